@@ -1,0 +1,422 @@
+"""The two tables everything rests on: annotations (truth) and predictions.
+
+Both are small frozen containers of pandas frames with Arrow-backed columns (forked loader workers
+share their memory) and are stored as a folder of Parquet files with one ``metadata.json``.
+Boxes are (x, y, width, height) in pixels; masks are compressed run-length strings (see
+:mod:`amodal_pipeline.annotations.rle`) on the canvas of their image.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from amodal_pipeline.annotations.storage import replacing
+
+BOX = pa.list_(pa.float32(), 4)
+
+IMAGES = pa.schema(
+    {
+        "image_id": pa.int64(),
+        "file_name": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "video_id": pa.int64(),
+        "frame": pa.int32(),
+    }
+)
+INSTANCES = pa.schema(
+    {
+        "instance_id": pa.int64(),
+        "image_id": pa.int64(),
+        "category_id": pa.int64(),
+        "amodal_rle": pa.string(),
+        "visible_rle": pa.string(),
+        "amodal_box": BOX,
+        "visible_box": BOX,
+        "occlusion_rate": pa.float32(),
+        "is_thing": pa.bool_(),
+        "track_id": pa.int64(),
+        "ignore": pa.bool_(),
+    }
+)
+ORDER = pa.schema(
+    {
+        "image_id": pa.int64(),
+        "occluder_id": pa.int64(),
+        "occludee_id": pa.int64(),
+        "area": pa.int64(),
+    }
+)
+FINDINGS = pa.schema(
+    {
+        "file": pa.string(),
+        "record": pa.string(),
+        "field": pa.string(),
+        "reason": pa.string(),
+        "share": pa.float32(),
+    }
+)
+PREDICTIONS = pa.schema(
+    {
+        "prediction_id": pa.int64(),
+        "image_id": pa.int64(),
+        "category_id": pa.int64(),
+        "score": pa.float32(),
+        "amodal_rle": pa.string(),
+        "visible_rle": pa.string(),
+        "invisible_rle": pa.string(),
+        "amodal_box": BOX,
+        "visible_box": BOX,
+        "instance_id": pa.int64(),
+        "source_id": pa.int64(),
+    }
+)
+PREDICTION_ORDER = pa.schema(
+    {
+        "image_id": pa.int64(),
+        "front_id": pa.int64(),
+        "back_id": pa.int64(),
+        "score": pa.float32(),
+        "source": pa.string(),
+    }
+)
+
+
+class Category(BaseModel):
+    """A category as its data set publishes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: int
+    name: str
+
+
+class Accounting(BaseModel):
+    """What became of the records of one kind: read = kept + repaired + rejected."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    read: int = 0
+    kept: int = 0
+    repaired: int = 0
+    rejected: int = 0
+
+
+class AnnotationsMetadata(BaseModel):
+    """What a table of annotations is and where it comes from.
+
+    ``image_root`` is the folder that ``file_name`` is relative to. ``sources`` maps each source
+    (a file, a renderer's configuration) to its SHA-256. ``fingerprint`` identifies the content,
+    wherever the images lie.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dataset: str
+    split: str
+    categories: tuple[Category, ...]
+    image_root: str
+    sources: dict[str, str] = {}
+    accounting: dict[str, Accounting] = {}
+    fingerprint: str = ""
+
+
+class PredictionsMetadata(BaseModel):
+    """Who predicted what, from what: ``inputs`` is "image", "true" or the name of a detector."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dataset: str
+    split: str
+    method: str
+    variant: str = "full"
+    inputs: str = "image"
+    seed: int = 0
+    categories: tuple[Category, ...]
+    image_root: str
+    annotations: str = ""
+    checkpoint: str = ""
+
+
+def frame(schema: pa.Schema, rows: Iterable[dict] | pd.DataFrame | dict[str, Any]) -> pd.DataFrame:
+    """An Arrow-backed frame with exactly the columns of ``schema``; absent columns become null.
+
+    Raises:
+        ValueError: a column the schema does not have, or a value its type cannot hold.
+    """
+    if not isinstance(rows, (pd.DataFrame, dict)):
+        rows = list(rows)
+        names = rows[0].keys() if rows else []
+        rows = {name: [row[name] for row in rows] for name in names}
+    unknown = [name for name in rows if name not in schema.names]
+    if unknown:
+        raise ValueError(f"unknown columns {unknown}; the table has {schema.names}")
+    length = len(next(iter(rows.values()))) if isinstance(rows, dict) and rows else len(rows)
+    columns = []
+    for field in schema:
+        if field.name not in rows:
+            columns.append(pa.nulls(length, field.type))
+        elif field.type == BOX:
+            columns.append(_box_array(rows[field.name]))
+        else:
+            values = rows[field.name]
+            try:
+                columns.append(_arrow(values, field.type))
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise ValueError(f"column {field.name}: {error}") from error
+    return _to_pandas(pa.table(columns, schema=schema))
+
+
+def boxes(column: pd.Series) -> np.ndarray:
+    """A box column as float32 [N, 4] of (x, y, width, height); null boxes are NaN."""
+    array = pa.chunked_array(column.array.__arrow_array__()).combine_chunks()
+    out = np.full((len(array), 4), np.nan, np.float32)
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    out[valid] = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4)
+    return out
+
+
+def concat(schema: pa.Schema, frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Frames of one schema below one another."""
+    tables = [_to_arrow(f, schema) for f in frames]
+    return _to_pandas(pa.concat_tables(tables) if tables else schema.empty_table())
+
+
+@dataclass(frozen=True)
+class AmodalAnnotations:
+    """The truth of one split. Built by :func:`amodal_pipeline.annotations.build`, which checks it.
+
+    Invariants: ids are unique; every mask fits its image's canvas; the amodal mask is not empty
+    and holds the visible one; ``visible_box`` is null exactly where nothing is visible;
+    ``occlusion_rate`` = 1 − |visible| / |amodal|; the amodal masks of an order pair overlap.
+    ``instances`` is sorted by image. ``repaired`` and ``rejected`` name each record that was
+    mended or left out, with the reason.
+    """
+
+    metadata: AnnotationsMetadata
+    images: pd.DataFrame
+    instances: pd.DataFrame
+    order: pd.DataFrame
+    repaired: pd.DataFrame
+    rejected: pd.DataFrame
+
+    @property
+    def fingerprint(self) -> str:
+        return self.metadata.fingerprint
+
+    @cached_property
+    def _rows(self) -> dict[int, slice]:
+        return _row_slices(self.instances["image_id"])
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Canvas (height, width) of every instance, int64 [len(instances), 2]."""
+        return _sizes_of(self.images, self.instances["image_id"])
+
+    def of_image(self, image_id: int) -> pd.DataFrame:
+        """The instances of one image (a view)."""
+        return self.instances.iloc[self._rows.get(image_id, slice(0, 0))]
+
+    def subset(self, image_ids: Iterable[int]) -> "AmodalAnnotations":
+        """The same annotations for some of the images, in the table's order."""
+        wanted = np.fromiter(image_ids, np.int64)
+
+        def pick(table: pd.DataFrame) -> pd.DataFrame:
+            keep = np.isin(table["image_id"].to_numpy(), wanted)
+            return table[keep].reset_index(drop=True)
+
+        images, instances, order = pick(self.images), pick(self.instances), pick(self.order)
+        metadata = self.metadata.model_copy(
+            update={"fingerprint": fingerprint_of(self.metadata, images, instances, order)}
+        )
+        return AmodalAnnotations(metadata, images, instances, order, self.repaired, self.rejected)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the tables below ``folder``, which is replaced as a whole or not at all."""
+        _save(
+            folder,
+            self.metadata,
+            images=_to_arrow(self.images, IMAGES),
+            instances=_to_arrow(self.instances, INSTANCES),
+            order=_to_arrow(self.order, ORDER),
+            repaired=_to_arrow(self.repaired, FINDINGS),
+            rejected=_to_arrow(self.rejected, FINDINGS),
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "AmodalAnnotations":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: a file is missing, damaged or of another layout; names it and the remedy.
+        """
+        return cls(
+            _load_metadata(folder, AnnotationsMetadata),
+            images=_load_table(folder, "images", IMAGES),
+            instances=_load_table(folder, "instances", INSTANCES),
+            order=_load_table(folder, "order", ORDER),
+            repaired=_load_table(folder, "repaired", FINDINGS),
+            rejected=_load_table(folder, "rejected", FINDINGS),
+        )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a method says about the images of one split.
+
+    Every prediction has an amodal or a visible mask; ``invisible_rle`` only where the method
+    predicts it by itself. ``instance_id`` names the true object that was completed, ``source_id``
+    the detection that was. ``order`` holds who is in front of whom, where a method tells.
+    """
+
+    metadata: PredictionsMetadata
+    images: pd.DataFrame
+    predictions: pd.DataFrame
+    order: pd.DataFrame
+
+    @cached_property
+    def _rows(self) -> dict[int, slice]:
+        return _row_slices(self.predictions["image_id"])
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Canvas (height, width) of every prediction, int64 [len(predictions), 2]."""
+        return _sizes_of(self.images, self.predictions["image_id"])
+
+    def of_image(self, image_id: int) -> pd.DataFrame:
+        """The predictions for one image (a view)."""
+        return self.predictions.iloc[self._rows.get(image_id, slice(0, 0))]
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the tables below ``folder``, which is replaced as a whole or not at all."""
+        _save(
+            folder,
+            self.metadata,
+            images=_to_arrow(self.images, IMAGES),
+            predictions=_to_arrow(self.predictions, PREDICTIONS),
+            order=_to_arrow(self.order, PREDICTION_ORDER),
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Predictions":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: a file is missing, damaged or of another layout; names it and the remedy.
+        """
+        return cls(
+            _load_metadata(folder, PredictionsMetadata),
+            images=_load_table(folder, "images", IMAGES),
+            predictions=_load_table(folder, "predictions", PREDICTIONS),
+            order=_load_table(folder, "order", PREDICTION_ORDER),
+        )
+
+
+def fingerprint_of(
+    metadata: AnnotationsMetadata,
+    images: pd.DataFrame,
+    instances: pd.DataFrame,
+    order: pd.DataFrame,
+) -> str:
+    """SHA-256 over the content of the tables, their categories and their sources."""
+    digest = hashlib.sha256()
+    described = metadata.model_dump(include={"dataset", "split", "categories", "sources"})
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    for table, schema in ((images, IMAGES), (instances, INSTANCES), (order, ORDER)):
+        for column in _to_arrow(table, schema).columns:
+            # Through IPC, so that slices and chunks of equal content have equal bytes.
+            batch = pa.record_batch([_contiguous(column)], names=["column"])
+            digest.update(batch.serialize())
+    return digest.hexdigest()
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _save(folder: str | os.PathLike, metadata: BaseModel, **tables: pa.Table) -> None:
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for name, table in tables.items():
+            pq.write_table(table, temporary / f"{name}.parquet", compression="zstd")
+        (temporary / "metadata.json").write_text(metadata.model_dump_json(indent=2))
+
+
+def _load_metadata(folder: str | os.PathLike, model: type[T]) -> T:
+    path = Path(folder) / "metadata.json"
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: run the pipeline that makes it again") from error
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged or of another version: {error}") from error
+
+
+def _load_table(folder: str | os.PathLike, name: str, schema: pa.Schema) -> pd.DataFrame:
+    path = Path(folder) / f"{name}.parquet"
+    try:
+        table = pq.read_table(path, memory_map=True)
+        return _to_pandas(table.select(schema.names).cast(schema))
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} cannot be read as the table {name!r} ({error}): "
+            "run the pipeline that makes it again"
+        ) from error
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    return table.combine_chunks().to_pandas(types_mapper=pd.ArrowDtype)
+
+
+def _to_arrow(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pandas(
+        table, schema=schema, preserve_index=False
+    ).replace_schema_metadata()
+
+
+def _arrow(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, pd.Series):
+        values = pa.Array.from_pandas(values)
+        values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        return values.cast(kind)
+    return pa.array(values, kind)
+
+
+def _box_array(values: Any) -> pa.Array:
+    if isinstance(values, pd.Series):
+        return pa.Array.from_pandas(values, type=BOX)
+    values = np.asarray(values, np.float32).reshape(-1, 4)
+    missing = np.isnan(values).any(axis=1)
+    array = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 4)
+    return pa.array(array, BOX) if not missing.any() else _with_nulls(array, missing)
+
+
+def _with_nulls(array: pa.Array, missing: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(array.values, 4, mask=pa.array(missing))
+
+
+def _contiguous(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays([c for c in column.chunks] or [pa.nulls(0, column.type)])
+
+
+def _row_slices(image_ids: pd.Series) -> dict[int, slice]:
+    ids = image_ids.to_numpy(dtype=np.int64)
+    if len(ids) == 0:
+        return {}
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)]])
+    return {
+        int(ids[a]): slice(int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)
+    }
+
+
+def _sizes_of(images: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
+    ids = images["image_id"].to_numpy(dtype=np.int64)
+    order = np.argsort(ids)
+    rows = order[np.searchsorted(ids[order], image_ids.to_numpy(dtype=np.int64))]
+    return images[["height", "width"]].to_numpy(dtype=np.int64)[rows]
