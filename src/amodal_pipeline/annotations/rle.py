@@ -8,6 +8,7 @@ of thousands of them and pycocotools checks nothing it is given.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -24,7 +25,8 @@ def unpack(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         counts: N compressed strings.
 
     Returns:
-        ``runs`` int64 [R] and ``offsets`` int64 [N + 1]: mask i has ``runs[offsets[i]:offsets[i+1]]``.
+        ``runs`` int64 [R] and ``offsets`` int64 [N + 1]; mask i has
+        ``runs[offsets[i]:offsets[i + 1]]``.
 
     Raises:
         ValueError: a string holds characters that are not run lengths, or ends within one;
@@ -98,7 +100,7 @@ def pack(runs: np.ndarray, offsets: np.ndarray) -> list[str]:
     chars += np.where(place < np.repeat(groups, groups) - 1, 0x20, 0)
     text = (chars + 48).astype(np.uint8).tobytes().decode("ascii")
     cuts = np.concatenate([[0], ends])[offsets]
-    return [text[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [text[a:b] for a, b in pairwise(cuts)]
 
 
 def problems(counts: Sequence[str], sizes: Sizes) -> np.ndarray:

@@ -24,8 +24,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir() and path.exists():
             # A folder cannot be renamed over one that is not empty: the old one steps aside first.
-            os.replace(path, holder / "replaced")
-        os.replace(temporary, path)
+            path.replace(holder / "replaced")
+        temporary.replace(path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
@@ -42,7 +42,7 @@ def inside(root: str | os.PathLike, name: str) -> Path:
 
 
 def is_relative_name(name: str) -> bool:
-    """Whether ``name`` is a non-empty relative path that cannot leave the folder it is joined to."""
+    """Whether ``name`` is a relative path that cannot leave the folder it is joined to."""
     path = PurePosixPath(str(name).replace("\\", "/"))
     drive = len(str(name)) > 1 and str(name)[1] == ":"
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not drive

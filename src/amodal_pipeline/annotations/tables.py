@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -402,7 +403,7 @@ def _with_nulls(array: pa.Array, missing: np.ndarray) -> pa.Array:
 
 
 def _contiguous(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays([c for c in column.chunks] or [pa.nulls(0, column.type)])
+    return pa.concat_arrays(list(column.chunks) or [pa.nulls(0, column.type)])
 
 
 def _row_slices(image_ids: pd.Series) -> dict[int, slice]:
@@ -410,9 +411,7 @@ def _row_slices(image_ids: pd.Series) -> dict[int, slice]:
     if len(ids) == 0:
         return {}
     starts = np.concatenate([[0], np.flatnonzero(np.diff(ids)) + 1, [len(ids)]])
-    return {
-        int(ids[a]): slice(int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)
-    }
+    return {int(ids[a]): slice(int(a), int(b)) for a, b in pairwise(starts)}
 
 
 def _sizes_of(images: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From raw records to a checked table of annotations: everything read is kept, repaired or rejected."""
+"""From raw records to a checked table: everything read is kept, repaired or rejected."""
 
 from collections.abc import Iterable
 from enum import Enum

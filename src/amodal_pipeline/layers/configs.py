@@ -1,0 +1,81 @@
+"""Configuration of the shared network parts. Defaults are those of ORCNN's appendix A.
+
+This module imports no torch: Kedro checks parameters against these classes before a run starts.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """A configuration that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneConfig(Strict):
+    """A timm image encoder under a feature pyramid.
+
+    ``weights``: "embedded" (the ImageNet weights of tf_efficientnet_lite0 from the Python package
+    of the extra ``weights``), "imagenet" (timm's own, downloaded), a path to a state dict, or None.
+    ``frozen_stages``: how many stages from the image on are not trained (2 = stem and the stage at
+    stride 4, as "FREEZE_AT 2" of the Detectron family); batch normalisation is always frozen.
+    """
+
+    name: str = "resnet101"
+    weights: str | None = "imagenet"
+    frozen_stages: int = Field(2, ge=0, le=5)
+    pyramid_channels: int = Field(256, gt=0)
+
+
+class ProposalConfig(Strict):
+    """Region proposal network; one anchor size a pyramid level (strides 4, 8, 16, 32, 64)."""
+
+    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    samples_per_image: int = Field(256, gt=0)
+    positive_fraction: float = Field(0.5, gt=0, le=1)
+    before_nms_train: int = Field(2000, gt=0)
+    before_nms_test: int = Field(1000, gt=0)
+    after_nms_train: int = Field(1000, gt=0)
+    after_nms_test: int = Field(1000, gt=0)
+    nms_threshold: float = Field(0.7, gt=0, lt=1)
+
+
+class BoxHeadConfig(Strict):
+    """Two fully connected layers that classify each RoI and refine its box.
+
+    ``samples_per_image`` RoIs, of which at most ``positive_fraction`` overlap an object
+    (IoU >= 0.5), enter the losses.
+    """
+
+    channels: int = Field(1024, gt=0)
+    samples_per_image: int = Field(256, gt=0)
+    positive_fraction: float = Field(0.25, gt=0, le=1)
+    score_threshold: float = Field(0.05, ge=0, lt=1)
+    nms_threshold: float = Field(0.5, gt=0, lt=1)
+    detections_per_image: int = Field(100, gt=0)
+
+
+class DetectorConfig(Strict):
+    """Faster R-CNN with a feature pyramid, as ORCNN sets it up (its appendix A).
+
+    Images are scaled in evaluation so that the shorter side is ``min_size`` pixels and the longer
+    at most ``max_size``. ``mean`` and ``std`` (0–1) default to those the backbone was trained with.
+    """
+
+    backbone: BackboneConfig = BackboneConfig()
+    proposals: ProposalConfig = ProposalConfig()
+    box_head: BoxHeadConfig = BoxHeadConfig()
+    min_size: int = Field(800, gt=0)
+    max_size: int = Field(1111, gt=0)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class MaskHeadConfig(Strict):
+    """``convolutions`` 3x3 convolutions on a RoI of 14x14 (8: "C8"), one deconvolution, one 1x1."""
+
+    convolutions: int = Field(4, gt=0)
+    channels: int = Field(256, gt=0)
+    roi_size: int = Field(14, gt=0)
+    class_agnostic: bool = False

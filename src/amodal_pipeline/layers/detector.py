@@ -1,0 +1,234 @@
+"""The box detector under every two-stage method: backbone, proposals, box head, RoI sampling.
+
+Built from torchvision's detection parts. Masks are left to the method; this module brings images
+into one batch and boxes back to the coordinates of the caller's images.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from amodal_pipeline.layers.backbone import PyramidBackbone
+from amodal_pipeline.layers.configs import DetectorConfig
+
+_DIVISIBLE = 32  # the coarsest stride of the pyramid that images are padded to
+_LEVELS = ("0", "1", "2", "3")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images ready for the network.
+
+    ``images`` [B, 3, H, W] normalised and padded; ``sizes`` (h, w) of each before padding;
+    ``features`` by pyramid level.
+    """
+
+    images: Tensor
+    sizes: list[tuple[int, int]]
+    features: OrderedDict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The RoIs of one training step that overlap an object, by image."""
+
+    boxes: list[Tensor]  # [P, 4] in input coordinates
+    matched: list[Tensor]  # [P], index of the object
+    labels: Tensor  # [all P], 1-based classes
+
+
+class BoxDetector(nn.Module):
+    """Faster R-CNN with a feature pyramid, up to and including the box head.
+
+    Args:
+        backbone: gives the pyramid.
+        min_size, max_size: scaling of images in evaluation (shorter side, longer side at most).
+        mean, std: of RGB images in 0–1.
+        rpn, roi_heads: as :func:`build` makes them.
+    """
+
+    def __init__(
+        self,
+        backbone: PyramidBackbone,
+        rpn: RegionProposalNetwork,
+        roi_heads: RoIHeads,
+        min_size: int,
+        max_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+        self.min_size, self.max_size = min_size, max_size
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def batch(self, images: Sequence[Tensor]) -> Batch:
+        """Normalise, scale (in evaluation), pad and encode images [3, H, W] in 0–1 or uint8."""
+        prepared = [self._prepare(image) for image in images]
+        sizes = [tuple(p.shape[-2:]) for p in prepared]
+        height, width = (
+            -(-max(side) // _DIVISIBLE) * _DIVISIBLE for side in zip(*sizes, strict=True)
+        )
+        padded = torch.stack(
+            [F.pad(p, (0, width - p.shape[-1], 0, height - p.shape[-2])) for p in prepared]
+        )
+        return Batch(padded, sizes, self.backbone(padded))
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"an image is [3, H, W], not {list(image.shape)}")
+        image = image.to(self.mean.device)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        if not self.training:
+            size = scaled_size(image.shape[-2:], self.min_size, self.max_size)
+            image = resize(image, size)
+        return (image - self.mean) / self.std
+
+    def learn(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[Batch, Sample, dict[str, Tensor]]:
+        """One training pass up to the box head.
+
+        ``targets`` have boxes [N, 4] and labels [N]. Gives the encoded batch, the RoIs that overlap
+        an object, and loss_objectness, loss_rpn_box_reg, loss_classifier and loss_box_reg.
+        """
+        batch = self.batch(images)
+        proposals, losses = self.rpn(ImageList(batch.images, batch.sizes), batch.features, targets)
+        boxes, matched, labels, regression = self.roi_heads.select_training_samples(
+            proposals, targets
+        )
+        logits, deltas = self._box_head(batch, boxes)
+        loss_classifier, loss_box = fastrcnn_loss(logits, deltas, labels, regression)
+        positive = [torch.where(label > 0)[0] for label in labels]
+        rois = Sample(
+            [b[p] for b, p in zip(boxes, positive, strict=True)],
+            [m[p] for m, p in zip(matched, positive, strict=True)],
+            torch.cat([label[p] for label, p in zip(labels, positive, strict=True)]),
+        )
+        return batch, rois, {**losses, "loss_classifier": loss_classifier, "loss_box_reg": loss_box}
+
+    def detect(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression."""
+        proposals, _ = self.rpn(ImageList(batch.images, batch.sizes), batch.features)
+        logits, deltas = self._box_head(batch, proposals)
+        found = self.roi_heads.postprocess_detections(
+            logits.float(), deltas.float(), proposals, batch.sizes
+        )
+        return [
+            {"boxes": b, "labels": label, "scores": s} for b, s, label in zip(*found, strict=True)
+        ]
+
+    def detect_masks(
+        self,
+        images: Sequence[Tensor],
+        pool: MultiScaleRoIAlign,
+        masks_of: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    ) -> list[dict[str, Tensor]]:
+        """Detections with masks, boxes in the coordinates of the images as they were given.
+
+        ``masks_of(features, labels)`` gives mask logits [all RoIs, M, M] by kind; they come back as
+        probabilities under "<kind>_masks".
+        """
+        batch = self.batch(images)
+        detections = self.detect(batch)
+        boxes = [d["boxes"] for d in detections]
+        pooled = pool(batch.features, boxes, batch.sizes)
+        masks = masks_of(pooled, torch.cat([d["labels"] for d in detections]))
+        for kind, logits in masks.items():
+            split = logits.float().sigmoid().split([len(b) for b in boxes])
+            for found, own in zip(detections, split, strict=True):
+                found[f"{kind}_masks"] = own
+        for found, (h, w), image in zip(detections, batch.sizes, images, strict=True):
+            factors = [image.shape[-1] / w, image.shape[-2] / h] * 2
+            found["boxes"] = found["boxes"] * found["boxes"].new_tensor(factors)
+        return detections
+
+    def _box_head(self, batch: Batch, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        pooled = self.roi_heads.box_roi_pool(batch.features, boxes, batch.sizes)
+        return self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+
+
+def build(config: DetectorConfig, classes: int) -> BoxDetector:
+    """A detector of ``classes`` categories (background not counted)."""
+    b, p, h = config.backbone, config.proposals, config.box_head
+    backbone = PyramidBackbone(b.name, b.weights, b.frozen_stages, b.pyramid_channels)
+    anchors = AnchorGenerator(
+        tuple((size,) for size in p.anchor_sizes), (p.aspect_ratios,) * len(p.anchor_sizes)
+    )
+    if len(p.anchor_sizes) != len(_LEVELS) + 1:
+        raise ValueError(f"anchor_sizes needs {len(_LEVELS) + 1} values, one a pyramid level")
+    rpn = RegionProposalNetwork(
+        anchors,
+        RPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=p.samples_per_image,
+        positive_fraction=p.positive_fraction,
+        pre_nms_top_n={"training": p.before_nms_train, "testing": p.before_nms_test},
+        post_nms_top_n={"training": p.after_nms_train, "testing": p.after_nms_test},
+        nms_thresh=p.nms_threshold,
+    )
+    roi_heads = RoIHeads(
+        MultiScaleRoIAlign(list(_LEVELS), output_size=7, sampling_ratio=2),
+        TwoMLPHead(backbone.out_channels * 7**2, h.channels),
+        FastRCNNPredictor(h.channels, classes + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=h.samples_per_image,
+        positive_fraction=h.positive_fraction,
+        bbox_reg_weights=None,
+        score_thresh=h.score_threshold,
+        nms_thresh=h.nms_threshold,
+        detections_per_img=h.detections_per_image,
+    )
+    return BoxDetector(
+        backbone,
+        rpn,
+        roi_heads,
+        config.min_size,
+        config.max_size,
+        config.mean or backbone.mean,
+        config.std or backbone.std,
+    )
+
+
+def mask_pool(roi_size: int) -> MultiScaleRoIAlign:
+    """RoIAlign for mask heads, over the same pyramid levels as the box head."""
+    return MultiScaleRoIAlign(list(_LEVELS), output_size=roi_size, sampling_ratio=2)
+
+
+def scaled_size(size: Sequence[int], min_size: int, max_size: int) -> tuple[int, int]:
+    """(height, width) with shorter side ``min_size``, or smaller where ``max_size`` demands."""
+    factor = min(min_size / min(size), max_size / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, anti-aliased where it shrinks; a float image [C, H, W]."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def on_boxes(targets: list[dict], kind: str) -> list[dict]:
+    """Targets with ``boxes`` set to the amodal or visible ones, of the objects that have one."""
+    chosen = []
+    for target in targets:
+        boxes = target[f"{kind}_boxes"]
+        there = torch.isfinite(boxes).all(dim=1)
+        objects = {k: v[there] for k, v in target.items() if k != "mask_scale"}
+        chosen.append({**objects, "mask_scale": target["mask_scale"], "boxes": boxes[there]})
+    return chosen

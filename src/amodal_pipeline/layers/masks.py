@@ -1,0 +1,137 @@
+"""Mask heads, their targets, and pasting RoI masks at full resolution straight to run lengths."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import roi_align
+
+from amodal_pipeline.annotations import rle
+
+
+class MaskHead(nn.Module):
+    """RoI features [N, C, S, S] to mask logits [N, classes, 2S, 2S] (1 class when agnostic).
+
+    Convolutions 3x3 with ReLU, a stride-2 deconvolution, one 1x1: Mask R-CNN's head, with
+    torchvision's parameter names, so that its COCO weights fit.
+    """
+
+    def __init__(self, in_channels: int, channels: int, convolutions: int, classes: int) -> None:
+        super().__init__()
+        self.layers = MaskRCNNHeads(in_channels, (channels,) * convolutions, dilation=1)
+        self.predictor = MaskRCNNPredictor(channels, channels, classes)
+        # As the Detectron family does: masks start undecided.
+        nn.init.normal_(self.predictor.mask_fcn_logits.weight, std=0.001)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.predictor(self.layers(features))
+
+
+def of_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """The channel of each RoI's class: [N, classes, M, M] to [N, M, M].
+
+    ``labels`` [N] are 1-based (0 is background). A class-agnostic head has one channel for all.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    return logits[torch.arange(len(logits), device=logits.device), labels - 1]
+
+
+def mask_targets(
+    targets: Sequence[dict],
+    kind: str,
+    boxes: Sequence[Tensor],
+    matched: Sequence[Tensor],
+    size: int,
+) -> Tensor:
+    """True masks as each RoI sees them, float [sum of RoIs, size, size] of 0 and 1.
+
+    Args:
+        targets: an image each, with "<kind>_masks" uint8 [objects, h, w] at any resolution and
+            mask_scale, the (x, y) factors from input coordinates to those of the masks.
+        kind: "amodal" or "visible".
+        boxes: RoIs [N, 4] (x1, y1, x2, y2) an image, in the coordinates of the network's input.
+        matched: int64 [N], the object of each RoI.
+        size: side of a mask target.
+    """
+    crops = []
+    for target, rois, index in zip(targets, boxes, matched, strict=True):
+        if len(rois) == 0:
+            crops.append(rois.new_zeros((0, size, size)))
+            continue
+        # Only the objects that a RoI asks for become float.
+        used, index = torch.unique(index, return_inverse=True)
+        masks = target[f"{kind}_masks"][used, None].to(rois.dtype)
+        scaled = rois * rois.new_tensor([*target["mask_scale"], *target["mask_scale"]])
+        indexed = torch.cat([index[:, None].to(rois.dtype), scaled], dim=1)
+        cropped = roi_align(masks, indexed, size, aligned=True)[:, 0]
+        crops.append((cropped >= 0.5).to(rois.dtype))
+    return torch.cat(crops)
+
+
+def paste(
+    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
+) -> list[str]:
+    """Masks on the image canvas as compressed run lengths, without a canvas in memory.
+
+    Every pixel of a RoI takes the bilinear value of the mask at its centre (0 beyond the mask's
+    rim) and is foreground above ``threshold``.
+
+    Args:
+        probabilities: [N, M, M] in 0–1.
+        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the canvas; parts outside are cut off.
+        size: (height, width) of the canvas.
+    """
+    height, width = size
+    masks = probabilities.detach().float().cpu().numpy()
+    corners = boxes.detach().double().cpu().numpy()
+    low = np.floor(np.clip(corners[:, :2], 0, (width, height))).astype(np.int64)
+    high = np.ceil(np.clip(corners[:, 2:], 0, (width, height))).astype(np.int64)
+    changes = []
+    for mask, (x1, y1, x2, y2), (left, top), (right, bottom) in zip(
+        masks, corners, low, high, strict=True
+    ):
+        # Bilinear sampling is separable: columns of the canvas x mask x rows of the canvas.
+        across = _interpolation(left, right, x1, x2, mask.shape[1])
+        down = _interpolation(top, bottom, y1, y2, mask.shape[0])
+        inside = across @ mask.T @ down.T > threshold  # [w, h]: in the order of the runs
+        changes.append(_changes(inside, left, top, height))
+    counts = np.array([len(c) for c in changes], np.int64)
+    return _runs(np.concatenate([*changes, np.zeros(0, np.int64)]), counts, height * width)
+
+
+def _interpolation(start: int, stop: int, low: float, high: float, side: int) -> np.ndarray:
+    """Weights [pixels, side] of a mask's cells for the pixels start … stop - 1 of an axis."""
+    at = (np.arange(start, stop) + 0.5 - low) / max(high - low, 1e-6) * side - 0.5
+    return np.clip(1 - np.abs(at[:, None] - np.arange(side)), 0, 1).astype(np.float32)
+
+
+def _changes(inside: np.ndarray, left: int, top: int, height: int) -> np.ndarray:
+    """Canvas positions, in column order, where a mask [w, h] at (left, top) starts or ends."""
+    w, h = inside.shape
+    # A pixel of background after each column, unless the columns join on the canvas.
+    stride = h if h == height else h + 1
+    padded = np.zeros(w * stride + 2, bool)
+    padded[1:-1].reshape(w, stride)[:, :h] = inside
+    at = np.flatnonzero(padded[1:] != padded[:-1])
+    return (left + at // stride) * height + top + at % stride
+
+
+def _runs(position: np.ndarray, counts: np.ndarray, pixels: int) -> list[str]:
+    """Compressed run lengths of masks that have ``counts`` changes each at ``position``."""
+    # Runs of a mask: from 0 to its first change, between changes, and from the last to the end.
+    ends = np.cumsum(counts + 1)
+    bounds = np.full(len(position) + len(counts), pixels, np.int64)
+    at_end = np.zeros(len(bounds), bool)
+    at_end[ends - 1] = True
+    bounds[~at_end] = position
+    runs = np.diff(bounds, prepend=0)
+    first = ends - counts - 1
+    runs[first] = bounds[first]
+    # A change at the very end leaves a run of nothing; COCO's writers leave it out.
+    empty = at_end & (runs == 0)
+    empty[first] = False
+    sizes = counts + 1 - empty[ends - 1]
+    return rle.pack(runs[~empty], np.concatenate([[0], np.cumsum(sizes)]))

@@ -1,0 +1,59 @@
+"""Mask R-CNN on amodal or visible boxes and masks: the baseline of every amodal paper."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amodal_pipeline.layers import detector
+from amodal_pipeline.layers.masks import MaskHead, mask_targets, of_class
+from amodal_pipeline.methods.configs import MaskRCNNConfig
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN with one mask head.
+
+    ``model(images, targets)`` gives named losses in training; ``model(images)`` in evaluation a
+    list of dicts with boxes [N, 4] (x1, y1, x2, y2 in pixels of the given image), labels [N]
+    (1-based), scores [N] and, by ``config.masks``, amodal_masks or visible_masks [N, 28, 28]
+    (probabilities within the box).
+
+    Targets: amodal_boxes, visible_boxes [N, 4] (NaN where nothing is visible), labels [N],
+    amodal_masks, visible_masks uint8 [N, h, w] at any resolution, mask_scale (x, y) from image
+    pixels to mask pixels.
+    """
+
+    def __init__(self, config: MaskRCNNConfig, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.box_kind = config.boxes
+        self.detector = detector.build(config.detector, classes)
+        head = config.mask_head
+        self.mask_pool = detector.mask_pool(head.roi_size)
+        self.mask_head = MaskHead(
+            config.detector.backbone.pyramid_channels,
+            head.channels,
+            head.convolutions,
+            1 if head.class_agnostic else classes,
+        )
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        if not self.training:
+            return self.detector.detect_masks(images, self.mask_pool, self._masks)
+        kind = self.config.masks
+        targets = detector.on_boxes(targets, self.config.boxes)
+        batch, rois, losses = self.detector.learn(images, targets)
+        pooled = self.mask_pool(batch.features, rois.boxes, batch.sizes)
+        logits = self._masks(pooled, rois.labels)[kind]
+        truth = mask_targets(targets, kind, rois.boxes, rois.matched, logits.shape[-1])
+        return {**losses, f"loss_{kind}_mask": mask_loss(logits, truth)}
+
+    def _masks(self, pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {self.config.masks: of_class(self.mask_head(pooled), labels)}
+
+
+def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean binary cross-entropy over the pixels of all RoIs; 0 (with a gradient) without RoIs."""
+    if truth.numel() == 0:
+        return logits.sum() * 0
+    return F.binary_cross_entropy_with_logits(logits.float(), truth)

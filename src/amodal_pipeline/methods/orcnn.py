@@ -1,0 +1,74 @@
+"""ORCNN: "Learning to See the Invisible", Follmann et al., WACV 2019."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amodal_pipeline.layers import detector
+from amodal_pipeline.layers.masks import MaskHead, mask_targets, of_class
+from amodal_pipeline.methods.configs import ORCNNConfig
+from amodal_pipeline.methods.mask_rcnn import mask_loss
+
+
+class ORCNN(nn.Module):
+    """Amodal boxes, an amodal and a visible mask head on the same RoIs, and their difference.
+
+    Section 3.1: the invisible mask has no parameters of its own; its logits are the amodal ones
+    minus the positive part of the visible ones. Section 3.2, eq. 1: three mask losses of weight 1.
+    Inputs and outputs are those of :class:`~amodal_pipeline.methods.mask_rcnn.MaskRCNN`, with
+    amodal_masks, visible_masks and invisible_masks.
+    """
+
+    # Section 4 (appendix A): both heads start from the one mask head of a Mask R-CNN.
+    pretrained_names = {"amodal_head.": "mask_head.", "visible_head.": "mask_head."}  # noqa: RUF012
+    box_kind = "amodal"
+
+    def __init__(self, config: ORCNNConfig, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.detector = detector.build(config.detector, classes)
+        head = config.mask_head
+        self.mask_pool = detector.mask_pool(head.roi_size)
+        channels = (
+            config.detector.backbone.pyramid_channels,
+            head.channels,
+            head.convolutions,
+            1 if head.class_agnostic else classes,
+        )
+        self.amodal_head = MaskHead(*channels)
+        self.visible_head = MaskHead(*channels)
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        if not self.training:
+            return self.detector.detect_masks(images, self.mask_pool, self._masks)
+        targets = detector.on_boxes(targets, "amodal")
+        batch, rois, losses = self.detector.learn(images, targets)
+        pooled = self.mask_pool(batch.features, rois.boxes, batch.sizes)
+        logits = self._masks(pooled, rois.labels)
+        return {**losses, **self._mask_losses(logits, rois, targets)}
+
+    def _masks(self, pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        amodal = of_class(self.amodal_head(pooled), labels)
+        # "independent" (Table 6): nothing of the visible branch reaches what the amodal head uses.
+        independent = self.config.independent
+        visible = of_class(self.visible_head(pooled.detach() if independent else pooled), labels)
+        minuend = amodal.detach() if independent else amodal
+        return {"amodal": amodal, "visible": visible, "invisible": minuend - F.relu(visible)}
+
+    def _mask_losses(
+        self, logits: dict[str, Tensor], rois: detector.Sample, targets: list[dict]
+    ) -> dict[str, Tensor]:
+        size = logits["amodal"].shape[-1]
+        amodal = mask_targets(targets, "amodal", rois.boxes, rois.matched, size)
+        losses = {"loss_amodal_mask": mask_loss(logits["amodal"], amodal)}
+        if not (self.config.visible_loss or self.config.invisible_loss):
+            return losses
+        visible = mask_targets(targets, "visible", rois.boxes, rois.matched, size)
+        if self.config.visible_loss:
+            losses["loss_visible_mask"] = mask_loss(logits["visible"], visible)
+        if self.config.invisible_loss:
+            # An object without a hidden part keeps its target of zeros.
+            invisible = amodal * (1 - visible)
+            losses["loss_invisible_mask"] = mask_loss(logits["invisible"], invisible)
+        return losses
