@@ -1,0 +1,71 @@
+"""Configuration of training and inference. Imports no torch (see methods.configs)."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from amodal_pipeline.layers.configs import Strict
+
+
+class AugmentationConfig(Strict):
+    """Flip and scale jitter, applied to image, boxes and both masks together.
+
+    The shorter side becomes one of ``min_sizes`` (drawn), the longer at most ``max_size`` pixels.
+    """
+
+    flip: float = Field(0.5, ge=0, le=1)
+    min_sizes: tuple[int, ...] = Field((800,), min_length=1)
+    max_size: int = Field(1111, gt=0)
+
+
+class TrainingConfig(Strict):
+    """Optimiser, schedule and bookkeeping of one training.
+
+    Iterations, not epochs: one is a batch of ``batch_size`` images over all devices.
+    ``schedule``: "multistep" multiplies the rate by ``gamma`` at each of ``milestones``; "cosine"
+    and "linear" fall to 0 at the end. Before that the rate rises linearly from ``warmup_factor`` of
+    its value over ``warmup_iterations``. ``precision``: "auto" is bf16 on a GPU and float32 on a
+    CPU. ``device``: "auto" takes a GPU where there is one.
+    """
+
+    iterations: int = Field(10_000, gt=0)
+    batch_size: int = Field(2, gt=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(0.0025, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["multistep", "cosine", "linear"] = "multistep"
+    milestones: tuple[int, ...] = (6_000, 8_000)
+    gamma: float = Field(0.1, gt=0, le=1)
+    warmup_iterations: int = Field(500, ge=0)
+    warmup_factor: float = Field(1 / 3, gt=0, le=1)
+    gradient_clip: float | None = Field(None, gt=0)
+    augmentation: AugmentationConfig = AugmentationConfig()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    workers: int = Field(4, ge=0)
+    checkpoint_every: int = Field(1_000, gt=0)
+    log_every: int = Field(20, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainingConfig":
+        if self.schedule == "multistep" and any(m >= self.iterations for m in self.milestones):
+            raise ValueError(
+                f"milestones {self.milestones} must lie before the last iteration "
+                f"({self.iterations})"
+            )
+        return self
+
+
+# What may change between two starts of one training without changing its weights.
+WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "log_every"})
+
+
+class InferenceConfig(Strict):
+    """How a trained method is run over images."""
+
+    batch_size: int = Field(4, gt=0)
+    workers: int = Field(4, ge=0)
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"

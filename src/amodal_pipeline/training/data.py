@@ -1,0 +1,148 @@
+"""Batches as pure functions of (seed, iteration), augmentation of (seed, iteration, index).
+
+A resumed training needs no state of the sampler, and gives the same weights whatever the number of
+workers. Masks stay run-length encoded until a batch asks for them, and are decoded at the image's
+own resolution: only the image is scaled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from amodal_pipeline.annotations import AmodalAnnotations, rle
+from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.tables import boxes as box_array
+from amodal_pipeline.layers.detector import resize, scaled_size
+from amodal_pipeline.training.configs import AugmentationConfig
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Images [3, H, W] uint8 with their targets and file names."""
+
+    images: list[Tensor]
+    targets: list[dict]
+    names: list[str]
+
+
+@lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def batch_indices(n: int, batch_size: int, seed: int, iteration: int) -> list[int]:
+    """Which of n images make up batch ``iteration``: every image once before any comes again."""
+    places = range(iteration * batch_size, (iteration + 1) * batch_size)
+    return [int(_permutation(n, seed, p // n)[p % n]) for p in places]
+
+
+class TrainingBatches(Dataset):
+    """Item ``i`` is the batch of iteration ``i``; images without an object to learn are left out.
+
+    Args:
+        annotations: the training split.
+        augmentation: flip and scale jitter.
+        batch_size: images an iteration, over all processes.
+        seed: of order and augmentation.
+        rank, world: of which processes this is one; each takes every ``world``-th image.
+
+    Raises:
+        ValueError: no image has an object that is not ignored.
+    """
+
+    def __init__(
+        self,
+        annotations: AmodalAnnotations,
+        augmentation: AugmentationConfig,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.annotations = annotations
+        self.augmentation = augmentation
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        wanted = annotations.instances.loc[~annotations.instances["ignore"], "image_id"]
+        images = annotations.images
+        useful = np.isin(images["image_id"].to_numpy(), wanted.unique().to_numpy())
+        if not useful.any():
+            raise ValueError(
+                f"{annotations.metadata.dataset}/{annotations.metadata.split} has no object to "
+                "train on: check its table of rejected records"
+            )
+        self.rows = np.flatnonzero(useful)
+
+    def __getitem__(self, iteration: int) -> TrainingBatch:
+        indices = batch_indices(len(self.rows), self.batch_size, self.seed, iteration)
+        samples = [self._sample(iteration, i) for i in indices[self.rank :: self.world]]
+        images, targets, names = zip(*samples, strict=True)
+        return TrainingBatch(list(images), list(targets), list(names))
+
+    def _sample(self, iteration: int, index: int) -> tuple[Tensor, dict, str]:
+        draw = np.random.default_rng([self.seed, iteration, index])
+        flip = draw.random() < self.augmentation.flip
+        min_size = int(draw.choice(self.augmentation.min_sizes))
+        image, target, name = sample(self.annotations, int(self.rows[index]))
+        size = scaled_size(image.shape[-2:], min_size, self.augmentation.max_size)
+        return *scale_and_flip(image, target, size, flip), name
+
+
+def sample(annotations: AmodalAnnotations, row: int) -> tuple[Tensor, dict, str]:
+    """Image ``row`` of a table as uint8 [3, H, W], its target, and its file name.
+
+    The target has amodal_boxes and visible_boxes float32 [N, 4] (x1, y1, x2, y2; NaN where nothing
+    is visible), labels int64 [N] (position of the category in the table, from 1), amodal_masks and
+    visible_masks uint8 [N, H, W], and mask_scale (1, 1). Ignored objects are left out.
+    """
+    record = annotations.images.iloc[row]
+    size = (int(record["height"]), int(record["width"]))
+    pixels = read_image(annotations.metadata.image_root, record["file_name"], size)
+    objects = annotations.of_image(int(record["image_id"]))
+    objects = objects[~objects["ignore"].to_numpy(dtype=bool)]
+    ids = np.array([c.id for c in annotations.metadata.categories])
+    order = np.argsort(ids)
+    category = objects["category_id"].to_numpy(dtype=np.int64)
+    labels = order[np.searchsorted(ids[order], category)] + 1
+    target = {
+        "amodal_boxes": _corners(box_array(objects["amodal_box"])),
+        "visible_boxes": _corners(box_array(objects["visible_box"])),
+        "labels": torch.from_numpy(labels.astype(np.int64)),
+        "amodal_masks": _masks(objects["amodal_rle"], size),
+        "visible_masks": _masks(objects["visible_rle"], size),
+        "mask_scale": (1.0, 1.0),
+    }
+    return torch.from_numpy(pixels).permute(2, 0, 1), target, record["file_name"]
+
+
+def scale_and_flip(
+    image: Tensor, target: dict, size: tuple[int, int], flip: bool
+) -> tuple[Tensor, dict]:
+    """Image and boxes scaled to ``size`` (h, w); masks are flipped but keep their resolution."""
+    height, width = image.shape[-2:]
+    factors = torch.tensor([size[1] / width, size[0] / height] * 2, dtype=torch.float32)
+    image = resize(image, size)
+    target = dict(target, mask_scale=(width / size[1], height / size[0]))
+    for kind in ("amodal", "visible"):
+        boxes = target[f"{kind}_boxes"] * factors
+        if flip:
+            boxes = torch.stack(
+                [size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], dim=1
+            )
+            target[f"{kind}_masks"] = target[f"{kind}_masks"].flip(-1)
+        target[f"{kind}_boxes"] = boxes
+    return (image.flip(-1) if flip else image).contiguous(), target
+
+
+def _corners(boxes: np.ndarray) -> Tensor:
+    corners = torch.from_numpy(boxes.copy())
+    corners[:, 2:] += corners[:, :2]
+    return corners
+
+
+def _masks(column: Sequence[str], size: tuple[int, int]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rle.decode(list(column), size)))

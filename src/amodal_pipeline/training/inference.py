@@ -1,0 +1,135 @@
+"""Running a trained detector over the images of a data set or a folder."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, concat, frame
+from amodal_pipeline.layers.masks import paste
+from amodal_pipeline.training.configs import InferenceConfig
+from amodal_pipeline.training.loop import resolve_device
+
+KINDS = ("amodal", "visible", "invisible")
+
+
+class _Images(Dataset):
+    def __init__(self, images: pd.DataFrame, root: str) -> None:
+        self.images, self.root = images, root
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[int, Tensor]:
+        record = self.images.iloc[row]
+        size = (int(record["height"]), int(record["width"]))
+        pixels = read_image(self.root, record["file_name"], size)
+        return int(record["image_id"]), torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def predict(
+    model: nn.Module,
+    images: pd.DataFrame,
+    metadata: PredictionsMetadata,
+    config: InferenceConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Detections of ``model`` on a table of images (:data:`~..annotations.tables.IMAGES`).
+
+    Masks are pasted at the images' full resolution and kept as run lengths only: memory grows with
+    the number of detections, not with the size of images. The tight box of a visible mask is
+    computed; the amodal box is the detector's own, where it regresses amodal boxes.
+    """
+    device = resolve_device(config.device)
+    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and device == "cuda")
+    model = model.to(device).eval()
+    loader = DataLoader(
+        _Images(images, metadata.image_root),
+        batch_size=config.batch_size,
+        num_workers=config.workers,
+        collate_fn=list,
+    )
+    category_ids = np.array([c.id for c in metadata.categories], np.int64)
+    tables, done = [], 0
+    for batch in loader:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16) if bf16 else nullcontext(),
+        ):
+            found = model([image.to(device) for _, image in batch])
+        for (image_id, image), detections in zip(batch, found, strict=True):
+            size = tuple(image.shape[-2:])
+            tables.append(_rows(detections, image_id, size, category_ids, model.box_kind))
+        done += len(batch)
+        if on_progress:
+            on_progress(done, len(images))
+    predictions = concat(PREDICTIONS, tables)
+    predictions = predictions.sort_values("image_id", kind="stable").reset_index(drop=True)
+    columns = {name: predictions[name] for name in predictions.columns}
+    columns["prediction_id"] = np.arange(1, len(predictions) + 1)
+    return Predictions(metadata, images, frame(PREDICTIONS, columns), frame(PREDICTION_ORDER, {}))
+
+
+def _rows(
+    detections: dict[str, Tensor],
+    image_id: int,
+    size: tuple[int, int],
+    category_ids: np.ndarray,
+    box_kind: str,
+) -> pd.DataFrame:
+    boxes = detections["boxes"].float()
+    n = len(boxes)
+    corners = boxes.cpu().numpy()
+    columns = {
+        "prediction_id": np.zeros(n, np.int64),
+        "image_id": np.full(n, image_id, np.int64),
+        "category_id": category_ids[detections["labels"].cpu().numpy() - 1],
+        "score": detections["scores"].float().cpu().numpy(),
+    }
+    for kind in KINDS:
+        if f"{kind}_masks" in detections:
+            columns[f"{kind}_rle"] = paste(detections[f"{kind}_masks"], boxes, size)
+            if kind != "invisible":
+                columns[f"{kind}_box"] = rle.box(columns[f"{kind}_rle"], size)
+    columns[f"{box_kind}_box"] = np.concatenate(
+        [corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1
+    )
+    return frame(PREDICTIONS, columns)
+
+
+def images_in(folder: Path) -> pd.DataFrame:
+    """A table of all images below a folder, in the order of their names.
+
+    Raises:
+        ValueError: the folder is missing or holds no image; or one cannot be read (named).
+    """
+    from amodal_pipeline.annotations.tables import IMAGES
+
+    suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: name one with --params images=<folder>")
+    names = sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.suffix.lower() in suffixes and p.is_file()
+    )
+    if not names:
+        raise ValueError(f"{folder} holds no image ({', '.join(sorted(suffixes))})")
+    sizes = [read_image(folder, name).shape[:2] for name in names]
+    return frame(
+        IMAGES,
+        {
+            "image_id": range(1, len(names) + 1),
+            "file_name": names,
+            "height": [h for h, _ in sizes],
+            "width": [w for _, w in sizes],
+        },
+    )

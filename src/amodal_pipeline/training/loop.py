@@ -1,0 +1,327 @@
+"""The one training loop of every method."""
+
+import json
+import math
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.methods import build
+from amodal_pipeline.methods.checkpoints import (
+    Checkpoint,
+    Fingerprint,
+    MethodCard,
+    start_from,
+    weights_of,
+    without_download,
+)
+from amodal_pipeline.methods.configs import AnyMethod, MethodConfig
+from amodal_pipeline.training.configs import WITHOUT_EFFECT, TrainingConfig
+from amodal_pipeline.training.data import TrainingBatch, TrainingBatches
+from amodal_pipeline.training.state import (
+    check_unchanged,
+    load_state,
+    read_card,
+    save_state,
+    truncate_history,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loop reports as it goes: losses are means since the last report."""
+
+    iteration: int
+    iterations: int
+    losses: dict[str, float]
+    learning_rate: float
+    images_per_second: float
+    seconds_left: float
+
+
+class DivergedError(ArithmeticError):
+    """A loss is not a finite number."""
+
+
+def fingerprint(
+    method: AnyMethod,
+    config: TrainingConfig,
+    annotations: AmodalAnnotations,
+    pretrained: Checkpoint | None = None,
+) -> Fingerprint:
+    """What decides the weights: configuration, data and the checkpoint started from."""
+    return Fingerprint.of(
+        model=method.model_dump(),
+        training=config.model_dump(exclude=WITHOUT_EFFECT),
+        annotations_train=annotations.fingerprint,
+        pretrained=pretrained.card.fingerprint.digest if pretrained else "none",
+    )
+
+
+def train(
+    method: AnyMethod,
+    config: TrainingConfig,
+    annotations: AmodalAnnotations,
+    folder: Path,
+    *,
+    pretrained: Checkpoint | None = None,
+    restart: bool = False,
+    on_step: Callable[[Step], None] | None = None,
+) -> Checkpoint:
+    """Train a method, from where an earlier run of the same training was cut.
+
+    Every ``config.checkpoint_every`` iterations and at the end the state is written to
+    ``folder/state``; reports go to ``folder/history.jsonl`` and to ``on_step``. On a CPU, a training that was killed and started again gives the same bits.
+
+    Args:
+        method: configuration of what to train.
+        config: how.
+        annotations: the training split.
+        folder: where the state lives.
+        pretrained: a checkpoint to start from (see :func:`~..methods.checkpoints.start_from`).
+        restart: throw away what is in ``folder`` first.
+
+    Raises:
+        ChangedTrainingError: the state in ``folder`` is of another training.
+        DivergedError: a loss became NaN or infinite; names the images of the batch.
+        OSError: the disk is full; the state before is intact.
+    """
+    from accelerate import Accelerator
+
+    folder = Path(folder)
+    state_folder, history = folder / "state", folder / "history.jsonl"
+    mark = fingerprint(method, config, annotations, pretrained)
+    if restart:
+        shutil.rmtree(state_folder, ignore_errors=True)
+        history.unlink(missing_ok=True)
+    card = read_card(state_folder)
+    if card:
+        check_unchanged(card.fingerprint, mark, state_folder)
+    done = card.iteration if card else 0
+
+    device = resolve_device(config.device)
+    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and device == "cuda")
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device == "cpu")
+    torch.manual_seed(config.seed)
+    categories = annotations.metadata.categories
+    model = build(without_download(method) if card else method, len(categories))
+    if pretrained and not card:
+        start_from(model, categories, pretrained)
+    optimizer = _optimizer(model, config)
+    if card:
+        load_state(state_folder, model, optimizer)
+    truncate_history(history, done)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    batches = TrainingBatches(
+        annotations,
+        config.augmentation,
+        config.batch_size,
+        config.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    plain, (model, optimizer) = model, accelerator.prepare(model, optimizer)
+    model.train()
+
+    meter = _Meter(config, done)
+    iteration = done
+    with _deterministic(accelerator.device):
+        for batch in _loader(batches, done, config):
+            losses = _step(model, optimizer, accelerator, batch, config, iteration)
+            iteration += 1
+            step = meter.add(iteration, losses, _rate(config, iteration - 1))
+            last = iteration == config.iterations
+            if accelerator.is_main_process:
+                if step:
+                    with history.open("a") as file:
+                        file.write(json.dumps(_row(step)) + "\n")
+                    if on_step:
+                        on_step(step)
+                if last or iteration % config.checkpoint_every == 0:
+                    save_state(state_folder, plain, optimizer, iteration, mark)
+    if done == config.iterations and on_step:
+        on_step(Step(done, done, {}, 0.0, 0.0, 0.0))
+    return Checkpoint(
+        MethodCard(
+            method=MethodConfig(method),
+            categories=categories,
+            dataset=annotations.metadata.dataset,
+            fingerprint=mark,
+            iterations=config.iterations,
+            seed=config.seed,
+            git_revision=git_revision(),
+            versions=versions(),
+        ),
+        weights_of(plain),
+    )
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator,
+    batch: TrainingBatch,
+    config: TrainingConfig,
+    iteration: int,
+) -> dict[str, Tensor]:
+    # Proposals and RoIs are drawn at random: seeded by the iteration, a resumed run draws the same.
+    entropy = np.random.SeedSequence([config.seed, iteration, accelerator.process_index])
+    torch.manual_seed(int(entropy.generate_state(1)[0]))
+    for group in optimizer.param_groups:
+        group["lr"] = _rate(config, iteration)
+    device = accelerator.device
+    targets = [
+        {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()}
+        for t in batch.targets
+    ]
+    images = [image.to(device, non_blocking=True) for image in batch.images]
+    with accelerator.autocast():
+        losses = model(images, targets)
+        total = sum(losses.values())
+    if not torch.isfinite(total):
+        named = ", ".join(f"{k} = {float(v):.4g}" for k, v in losses.items())
+        raise DivergedError(
+            f"the loss of iteration {iteration + 1} is not finite ({named}); "
+            f"images of the batch: {', '.join(batch.names)}. Lower the learning rate "
+            f"({config.learning_rate}), lengthen the warm-up ({config.warmup_iterations} "
+            "iterations) or clip gradients (gradient_clip: 10); the last saved state is intact"
+        )
+    accelerator.backward(total)
+    if config.gradient_clip:
+        accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}}
+
+
+class _Meter:
+    """Means of the losses, and speed, between two reports."""
+
+    def __init__(self, config: TrainingConfig, done: int) -> None:
+        self.config = config
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.start = (done, time.perf_counter())
+        self.last = self.start
+
+    def add(self, iteration: int, losses: dict[str, Tensor], rate: float) -> Step | None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.count += 1
+        if iteration % self.config.log_every and iteration != self.config.iterations:
+            return None
+        means = {name: float(value) / self.count for name, value in self.sums.items()}
+        now = time.perf_counter()
+        speed = (iteration - self.last[0]) / (now - self.last[1])
+        average = (iteration - self.start[0]) / (now - self.start[1])
+        self.sums, self.count, self.last = {}, 0, (iteration, now)
+        return Step(
+            iteration,
+            self.config.iterations,
+            means,
+            rate,
+            speed * self.config.batch_size,
+            (self.config.iterations - iteration) / average,
+        )
+
+
+def _row(step: Step) -> dict:
+    return {
+        "iteration": step.iteration,
+        **step.losses,
+        "learning_rate": step.learning_rate,
+        "images_per_second": step.images_per_second,
+    }
+
+
+def _loader(batches: TrainingBatches, done: int, config: TrainingConfig) -> Iterator[TrainingBatch]:
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(done, config.iterations),
+            num_workers=config.workers,
+            prefetch_factor=4 if config.workers else None,
+        )
+    )
+
+
+def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(trained, config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        trained, config.learning_rate, config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def _rate(config: TrainingConfig, iteration: int) -> float:
+    """Learning rate of an iteration (from 0)."""
+    warm = 1.0
+    if iteration < config.warmup_iterations:
+        progress = iteration / config.warmup_iterations
+        warm = config.warmup_factor * (1 - progress) + progress
+    match config.schedule:
+        case "multistep":
+            factor = config.gamma ** sum(iteration >= m for m in config.milestones)
+        case "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
+        case "linear":
+            factor = 1 - iteration / config.iterations
+    return config.learning_rate * warm * factor
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def resolve_device(name: str) -> str:
+    """The device that "auto" means here, or ``name``."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def git_revision() -> str:
+    """The commit of the working directory, with "+changes" where files differ; or "unknown"."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        changed = "+changes" if git("status", "--porcelain", "-uno") else ""
+        return git("rev-parse", "HEAD") + changed
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide numbers."""
+    found = {}
+    for name in ("amodal-pipeline", "torch", "torchvision", "timm", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
