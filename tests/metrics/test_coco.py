@@ -1,0 +1,248 @@
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from made_up import (
+    HEIGHT,
+    WIDTH,
+    annotations,
+    predictions,
+    random_scene,
+    rectangles,
+    truth_as_predictions,
+)
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.tables import boxes
+from amodal_pipeline.metrics import EvaluationConfig
+from amodal_pipeline.metrics.coco import candidates, coco_rows, match
+
+STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
+
+
+class IgnoringEval(COCOeval):
+    """pycocotools takes ``ignore`` from ``iscrowd``; here the flag that was given is kept."""
+
+    def _prepare(self):
+        super()._prepare()
+        for objects in self._gts.values():
+            for instance in objects:
+                instance["ignore"] = instance["left_out"]
+
+
+def pycocotools_results(truth, found, target, left_out, class_agnostic=False):
+    """The oracle: its 12 numbers and its evaluation, on the same tables."""
+    column = {"amodal": "amodal_rle", "visible": "visible_rle", "box": "amodal_box"}[target]
+
+    def records(table):
+        shapes = table[column]
+        given = boxes(shapes).astype(float).tolist() if target == "box" else shapes.tolist()
+        for i, (image, category, shape) in enumerate(
+            zip(table["image_id"], table["category_id"], given, strict=True)
+        ):
+            record = {"id": i + 1, "image_id": int(image), "category_id": int(category)}
+            if target == "box":
+                record |= {"bbox": shape, "area": shape[2] * shape[3]}
+            else:
+                record["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": shape.encode()}
+                record["area"] = int(rle.area([shape])[0])
+                record["bbox"] = [0, 0, 1, 1]
+            yield record
+
+    ground_truth, detections = COCO(), COCO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth.dataset = {
+            "images": [
+                {"id": int(i), "height": HEIGHT, "width": WIDTH} for i in truth.images["image_id"]
+            ],
+            "categories": [{"id": c.id, "name": c.name} for c in truth.metadata.categories],
+            "annotations": [
+                r | {"iscrowd": 0, "left_out": int(left_out[r["id"] - 1])}
+                for r in records(truth.instances)
+            ],
+        }
+        ground_truth.createIndex()
+        detections.dataset = ground_truth.dataset | {
+            "annotations": [
+                r | {"score": float(found.predictions["score"].iloc[r["id"] - 1]), "iscrowd": 0}
+                for r in records(found.predictions)
+            ]
+        }
+        detections.createIndex()
+        run = IgnoringEval(ground_truth, detections, "bbox" if target == "box" else "segm")
+        run.params.useCats = int(not class_agnostic)
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return run
+
+
+def value_of(rows, metric, category="all"):
+    chosen = rows[(rows["metric"] == metric) & (rows["category"] == category)]
+    assert len(chosen) == 1, metric
+    return chosen.iloc[0]
+
+
+def flags_of(truth, target, threshold=None):
+    instances = truth.instances
+    left_out = instances["ignore"].to_numpy(bool)
+    if target == "visible":
+        left_out = left_out | (rle.area(instances["visible_rle"].tolist()) == 0)
+    if threshold is not None:
+        amodal = rle.area(instances["amodal_rle"].tolist())
+        visible = rle.area(instances["visible_rle"].tolist())
+        left_out = left_out | (amodal - visible <= threshold * amodal + 1e-9)
+    return left_out
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_pycocotools(seed, class_agnostic):
+    truth, found = random_scene(seed)
+    rows = coco_rows(truth, found, EvaluationConfig(class_agnostic=class_agnostic))
+    assert set(rows["protocol"]) == {"coco_agnostic" if class_agnostic else "coco"}
+    for target in ("amodal", "visible", "box"):
+        for suffix, threshold in (("", None), ("_occluded15", 0.15)):
+            left_out = flags_of(truth, target, threshold)
+            oracle = pycocotools_results(truth, found, target, left_out, class_agnostic)
+            for name, place in STATS.items():
+                row = value_of(rows, f"{name}_{target}{suffix}")
+                assert row["value"] == pytest.approx(100 * oracle.stats[place], abs=1e-9)
+                assert row["n"] == (~left_out).sum()
+            if class_agnostic:
+                assert set(rows["category"]) == {"all"}
+                continue
+            for k, category_id in enumerate(oracle.params.catIds):
+                precision = oracle.eval["precision"][:, :, k, 0, -1]
+                name = {c.id: c.name for c in truth.metadata.categories}[category_id]
+                if (precision < 0).all():
+                    assert name not in set(rows["category"])
+                else:
+                    row = value_of(rows, f"AP_{target}{suffix}", name)
+                    assert row["value"] == pytest.approx(100 * precision.mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_pycocotools_with_more_detections_than_count(seed):
+    truth, found = random_scene(seed, objects=12, detections=500, images=2)
+    assert (found.predictions.groupby(["image_id", "category_id"]).size() > 100).any()
+    rows = coco_rows(truth, found, EvaluationConfig())
+    oracle = pycocotools_results(truth, found, "amodal", flags_of(truth, "amodal"))
+    for name, place in STATS.items():
+        expected = 100 * oracle.stats[place]
+        assert value_of(rows, f"{name}_amodal")["value"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_match_is_the_one_pycocotools_makes(seed):
+    truth, found = random_scene(seed)
+    left_out = flags_of(truth, "amodal")
+    oracle = pycocotools_results(truth, found, "amodal", left_out)
+    expected = {}
+    for image in oracle.evalImgs:
+        if image is not None and image["aRng"] == oracle.params.areaRng[0]:
+            for detection, matches in zip(image["dtIds"], image["dtMatches"].T, strict=True):
+                expected[detection - 1] = matches.astype(int) - 1
+    c = candidates(truth, found, "amodal")
+    matched = match(c, left_out[c.truth_row])
+    rows = np.where(matched >= 0, c.truth_row[matched], -1)
+    assert len(expected) == len(c.detection_row)
+    for place, row in enumerate(c.detection_row):
+        np.testing.assert_array_equal(rows[:, place], expected[row])
+
+
+def test_truth_against_itself_is_exactly_100():
+    truth, _ = random_scene(0)
+    truth = annotations(
+        [[0, 0, 8, 8], [4, 4, 20, 20], [1, 1, 9, 12]],
+        [0, 4, 8],
+        np.array([1, 1, 2]),
+        np.array([3, 3, 1]),
+        images=2,
+    )
+    rows = coco_rows(truth, truth_as_predictions(truth), EvaluationConfig())
+    reached = rows[~rows["metric"].str.contains("AR1_")]
+    assert (reached["value"] == 100).all()
+    assert value_of(rows, "AR1_amodal")["value"] == 75  # one of the two cars, and the rider
+    # The rider is fully hidden: it does not count among the visible masks.
+    assert value_of(rows, "AP_visible")["n"] == 2
+    assert value_of(rows, "AP_amodal_occluded15")["n"] == 2
+
+
+def test_closed_form_average_precision():
+    """Two of four objects found, first and third of four detections: precisions 1 and 2/3."""
+    corners = np.array([[0, 0, 5, 5], [6, 0, 11, 5], [12, 0, 17, 5], [18, 0, 23, 5]])
+    truth = annotations(corners)
+    drawn = corners.copy()
+    drawn[[1, 3], 1] += 12
+    drawn[[1, 3], 3] += 12
+    found = predictions(
+        truth,
+        {
+            "image_id": [1] * 4,
+            "category_id": [3] * 4,
+            "score": [0.9, 0.8, 0.7, 0.6],
+            "amodal_rle": rectangles(drawn),
+        },
+    )
+    rows = coco_rows(truth, found, EvaluationConfig())
+    # Recalls 0 … 0.25 (26 points) at precision 1, 0.26 … 0.5 (25 points) at 2/3.
+    expected = 100 * (26 + 25 * 2 / 3) / 101
+    assert value_of(rows, "AP_amodal")["value"] == pytest.approx(expected, abs=1e-12)
+    assert value_of(rows, "AR100_amodal")["value"] == 50
+    assert value_of(rows, "AR1_amodal")["value"] == 25
+
+
+def test_occlusion_of_exactly_the_threshold_does_not_count():
+    truth = annotations([[0, 0, 20, 5], [0, 10, 20, 15]], [3, 4])  # rates 0.15 and 0.20
+    rows = coco_rows(truth, truth_as_predictions(truth), EvaluationConfig())
+    row = value_of(rows, "AP_amodal_occluded15")
+    assert (row["n"], row["value"]) == (1, 100)
+
+
+def test_detection_of_an_ignored_object_counts_neither_way_but_a_stray_one_is_false():
+    truth = annotations([[0, 0, 8, 8], [10, 0, 18, 8]], [0, 4])
+    columns = {"image_id": [1, 1], "category_id": [3, 3], "score": [0.9, 0.5]}
+    both = predictions(truth, columns | {"amodal_rle": rectangles([[0, 0, 8, 8], [10, 0, 18, 8]])})
+    stray = predictions(
+        truth, columns | {"amodal_rle": rectangles([[0, 12, 8, 20], [10, 0, 18, 8]])}
+    )
+    config = EvaluationConfig()
+    assert value_of(coco_rows(truth, both, config), "AP_amodal_occluded15")["value"] == 100
+    assert value_of(coco_rows(truth, stray, config), "AP_amodal_occluded15")["value"] == 50
+
+
+def test_no_rows_of_masks_a_method_does_not_have():
+    truth = annotations([[0, 0, 8, 8]])
+    found = predictions(
+        truth,
+        {"image_id": [1], "category_id": [3], "score": [1.0], "amodal_rle": rectangles([0] * 4)},
+    )
+    metrics = set(coco_rows(truth, found, EvaluationConfig())["metric"])
+    assert "AP_amodal" in metrics
+    assert not any("visible" in name or "box" in name for name in metrics)
+
+
+def test_nothing_predicted_is_zero_and_nothing_to_find_is_null():
+    truth = annotations([[0, 0, 8, 8]])
+    nothing = predictions(truth, {"image_id": [], "category_id": [], "score": []})
+    rows = coco_rows(truth, nothing, EvaluationConfig())
+    assert value_of(rows, "AP_amodal")["value"] == 0
+    row = value_of(rows, "AP_amodal_occluded15")
+    assert row["n"] == 0
+    assert rows["value"].isna().sum() == 18  # the occluded metrics: nothing is occluded
+
+    empty = annotations(np.zeros((0, 4), int))
+    rows = coco_rows(empty, nothing, EvaluationConfig(occlusion_thresholds=()))
+    assert rows["value"].isna().all()
+    assert (rows["n"] == 0).all()
+
+
+def test_threshold_below_what_was_kept_is_refused():
+    truth, found = random_scene(0)
+    c = candidates(truth, found, "amodal")
+    with pytest.raises(ValueError, match="no threshold can be lower"):
+        match(c, np.zeros(len(c.truth_row), bool), np.array([0.4]))
