@@ -1,0 +1,90 @@
+"""The one way an image file is read: by the trainer, the metrics and the pictures alike."""
+
+import os
+import struct
+
+import numpy as np
+from PIL import Image
+
+from amodal_pipeline.annotations.storage import inside
+
+# Formats that hold pixels and nothing else; others that Pillow opens start programs (EPS) or
+# follow references to other files.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+
+_DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, struct.error)
+
+
+def read_image(
+    root: str | os.PathLike, file_name: str, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The pixels of an image as the annotations know them.
+
+    Grey, palette, CMYK and one-bit images become RGB; an alpha channel is dropped without
+    blending; of 16 bits a channel the upper eight are kept; of an animation the first frame.
+    The EXIF orientation is *not* applied: masks and boxes lie on the raw pixel grid, so a picture
+    that a viewer would turn stays as it is stored.
+
+    Args:
+        root: the folder that ``file_name`` is relative to.
+        file_name: relative path as a data file writes it.
+        size: expected (height, width) in pixels, as in the table of images; checked before any
+            pixel is decoded.
+
+    Returns:
+        uint8 [H, W, 3], RGB, writable.
+
+    Raises:
+        ValueError: the name leaves ``root``; the file is missing, no image, damaged, or has more
+            pixels than ``PIL.Image.MAX_IMAGE_PIXELS``; or its size is not ``size``.
+    """
+    path = inside(root, file_name)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            # Pillow refuses only twice the limit and warns between; one clear limit is easier.
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise _too_large(path)
+            if size is not None and (image.height, image.width) != tuple(size):
+                raise _NotThisImageError(
+                    f"{path} is {image.height}x{image.width} pixels (height x width), its record "
+                    f"in the table of images says {size[0]}x{size[1]}: the annotations belong to "
+                    "another version of this image"
+                )
+            return _rgb(image)
+    except _NotThisImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing: check the image root {str(root)!r} of the data set"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path) from error
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}): it is damaged or none of "
+            f"{', '.join(FORMATS)}; fetch it again"
+        ) from error
+
+
+class _NotThisImageError(ValueError):
+    """The file is readable and still not what was asked for."""
+
+
+def _too_large(path: os.PathLike) -> ValueError:
+    return _NotThisImageError(
+        f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels, which may be an attempt to fill "
+        "the memory; if it is genuine, raise PIL.Image.MAX_IMAGE_PIXELS"
+    )
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no defined range")
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "P":
+        # Through RGBA: straight to RGB warns where transparency is stored with the palette.
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
