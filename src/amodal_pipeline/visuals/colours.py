@@ -1,0 +1,46 @@
+"""Colours of objects and of plotted lines, told apart by colour-blind readers too."""
+
+import numpy as np
+
+# M. Okabe and K. Ito, "Color Universal Design", 2008, without black; ordered so that neighbours
+# in the list differ in hue as well as in lightness.
+PALETTE = np.array(
+    [
+        (230, 159, 0),  # orange
+        (86, 180, 233),  # sky blue
+        (213, 94, 0),  # vermilion
+        (0, 158, 115),  # bluish green
+        (240, 228, 66),  # yellow
+        (204, 121, 167),  # reddish purple
+        (0, 114, 178),  # blue
+    ],
+    dtype=np.uint8,
+)
+
+
+def object_colours(indices: np.ndarray | range) -> np.ndarray:
+    """Colour of each instance index, uint8 [N, 3]; the same index always has the same colour.
+
+    After each round through the palette its colours come lighter, then darker: 21 in all.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    colours = PALETTE[indices % len(PALETTE)].astype(np.float32)
+    turn = (indices // len(PALETTE) % 3)[:, None]
+    colours = np.where(turn == 1, colours + 0.5 * (255 - colours), colours)
+    colours = np.where(turn == 2, 0.55 * colours, colours)
+    return colours.round().astype(np.uint8)
+
+
+def line_colours(count: int) -> list[str]:
+    """Hex colours for lines and bars on white: the palette, its light tones darkened."""
+    colours = object_colours(range(count)).astype(np.float32)
+    light = luminance(colours) > 0.5
+    colours[light] *= 0.8
+    return ["#{:02x}{:02x}{:02x}".format(*c) for c in colours.round().astype(np.uint8)]
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """Relative luminance of sRGB colours [N, 3] of 0–255, in 0–1 (WCAG 2.1)."""
+    value = np.asarray(colours, dtype=np.float32) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)

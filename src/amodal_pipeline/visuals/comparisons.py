@@ -1,0 +1,140 @@
+"""Results sorted into tables whose lines may stand beside one another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+_COLUMNS = ("dataset", "split", "method", "variant", "inputs", "protocol", "category", "metric")
+_NUMBERS = ("value", "n", "low", "high")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Lines (methods) by metrics, all measured on one split, by one protocol, from like inputs.
+
+    ``inputs`` is "image" for whatever starts from the image alone, also by way of a detector;
+    otherwise what was given, such as "true": such lines know more and have a table of their own.
+    Arrays are float64 [lines, metrics] with NaN where nothing was measured: ``value``, ``low`` and
+    ``high`` in 0–100, ``n`` objects or pairs. Several runs of a line are averaged, ``low`` and
+    ``high`` then being one standard deviation below and above; ``runs`` int64 [lines].
+    """
+
+    dataset: str
+    split: str
+    protocol: str
+    inputs: str
+    lines: tuple[str, ...]
+    metrics: tuple[str, ...]
+    value: np.ndarray
+    n: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    runs: np.ndarray
+
+    @property
+    def about(self) -> str:
+        """Data set, split and protocol."""
+        return f"{self.dataset}, {self.split}  ·  protocol {self.protocol}"
+
+    @property
+    def given(self) -> str:
+        """What the methods started from, in words."""
+        words = {"image": "from the image", "true": "given the true visible masks"}
+        return words.get(self.inputs, f"given {self.inputs.replace('_', ' ')}")
+
+    def of(self, metrics: Sequence[str]) -> "Comparison | None":
+        """Only these metrics, in this order; lines without any are left out; None if all are."""
+        columns = [self.metrics.index(m) for m in metrics if m in self.metrics]
+        if not columns:
+            return None
+        rows = np.flatnonzero(np.isfinite(self.value[:, columns]).any(axis=1))
+        if not len(rows):
+            return None
+        cut = np.ix_(rows, columns)
+        return Comparison(
+            self.dataset,
+            self.split,
+            self.protocol,
+            self.inputs,
+            tuple(self.lines[i] for i in rows),
+            tuple(self.metrics[i] for i in columns),
+            *(getattr(self, name)[cut] for name in _NUMBERS),
+            self.runs[rows],
+        )
+
+    def best(self, decimals: int = 1) -> np.ndarray:
+        """Which values are the best of their metric as printed, bool [lines, metrics].
+
+        With a single value to a metric there is none.
+        """
+        printed = np.round(self.value, decimals)
+        known = np.isfinite(printed)
+        highest = np.max(np.where(known, printed, -np.inf), axis=0, initial=-np.inf)
+        return known & (printed == highest) & (known.sum(axis=0) > 1)
+
+
+def comparisons(results: pd.DataFrame) -> list[Comparison]:
+    """The results over all categories, in tables that compare like with like.
+
+    Args:
+        results: tidy rows with the columns of the results table.
+
+    Returns:
+        One comparison per data set, split, protocol and kind of inputs, in order of appearance.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    missing = [name for name in (*_COLUMNS, *_NUMBERS) if name not in results]
+    if missing:
+        raise ValueError(f"results lack the columns {missing}")
+    table = pd.DataFrame({name: results[name].astype(object) for name in _COLUMNS})
+    table = table.where(table.notna(), "").astype(str)
+    for name in _NUMBERS:
+        table[name] = (
+            pd.to_numeric(results[name], errors="coerce")
+            .astype("float64")
+            .to_numpy(dtype=np.float64, na_value=np.nan)
+        )
+    table = table[(table["category"] == "all").to_numpy()]
+    given = table["inputs"].str.startswith("true")
+    table["kind"] = table["inputs"].where(given, "image")
+    table["line"] = [
+        _line(*row) for row in zip(table["method"], table["variant"], table["inputs"], strict=True)
+    ]
+    keys = ["dataset", "split", "protocol", "kind"]
+    return [_comparison(*key, rows) for key, rows in table.groupby(keys, sort=False)]
+
+
+def _comparison(
+    dataset: str, split: str, protocol: str, kind: str, rows: pd.DataFrame
+) -> Comparison:
+    lines = tuple(rows["line"].drop_duplicates())
+    metrics = tuple(rows["metric"].drop_duplicates())
+
+    def table(column: str, how: str) -> np.ndarray:
+        wide = rows.pivot_table(column, "line", "metric", aggfunc=how, sort=False)
+        return wide.reindex(index=list(lines), columns=list(metrics)).to_numpy(np.float64)
+
+    value, count, deviation = table("value", "mean"), table("value", "count"), table("value", "std")
+    several = count > 1
+    return Comparison(
+        dataset,
+        split,
+        protocol,
+        kind,
+        lines,
+        metrics,
+        value,
+        table("n", "max"),
+        np.where(several, value - deviation, table("low", "mean")),
+        np.where(several, value + deviation, table("high", "mean")),
+        np.nan_to_num(count).max(axis=1, initial=0).astype(np.int64),
+    )
+
+
+def _line(method: str, variant: str, inputs: str) -> str:
+    name = method if variant in ("", "full") else f"{method}, {variant}"
+    return name if inputs in ("", "image") or inputs.startswith("true") else f"{name} on {inputs}"

@@ -1,0 +1,349 @@
+"""Pages of pictures: truth beside predictions, a data set at a glance, one image's overlay."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
+from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.visuals.colours import object_colours
+from amodal_pipeline.visuals.overlays import draw_objects
+from amodal_pipeline.visuals.selection import spread
+from amodal_pipeline.visuals.text import font, shortened
+
+CELL = 360  # width of a picture in a grid, pixels; wide images get up to 1.6 times as much
+MATCH_IOU = 0.5  # a prediction takes the colour of the true object it overlaps this much
+
+_TALLEST = 1.25  # of its width, a cell's height; longer images are shown smaller
+_SHARPNESS = 2  # pictures are drawn this many times larger and reduced: lines come out smooth
+_MARGIN, _GAP = 24, 10
+_INK, _FAINT, _PAPER, _EMPTY = (28, 32, 38), (104, 112, 124), (255, 255, 255), (241, 243, 246)
+
+Progress = Callable[[int, int], None]
+
+
+def prediction_grid(
+    annotations: AmodalAnnotations,
+    predictions: dict[str, Predictions],
+    image_ids: Sequence[int],
+    score_threshold: float = 0.5,
+    on_progress: Progress | None = None,
+) -> Image.Image:
+    """One row per image: the image, the truth, and one column per method.
+
+    A prediction that overlaps a true object (amodal IoU of at least 0.5, best scores first, one
+    to one; or that completes it by its ``instance_id``) has that object's colour.
+
+    Args:
+        predictions: column heading → predictions for images of ``annotations``.
+        image_ids: the rows, top to bottom.
+        score_threshold: predictions below it are not drawn; those without a score are.
+
+    Raises:
+        ValueError: an image is not in ``annotations``, cannot be read, or has another size than
+            a table says; a mask does not fit it.
+    """
+    headings = ["Image", "Truth", *predictions]
+    rows, cell = [], _cell_width(annotations.images, image_ids)
+    for done, image_id in enumerate(image_ids):
+        image = _read(annotations.images, annotations.metadata.image_root, image_id)
+        truth = _drawable(annotations.of_image(image_id))
+        cells = [_picture(image, cell), _picture(image, cell, truth)]
+        for method, predicted in predictions.items():
+            _check_canvas(predicted, method, image_id, image.shape[:2])
+            if not (predicted.images["image_id"] == image_id).any():
+                cells.append(None)
+                continue
+            objects = _confident(predicted.of_image(image_id), score_threshold)
+            colours = _colours_of_truth(objects, truth, image.shape[:2])
+            cells.append(_picture(image, cell, objects, colours))
+        hidden = truth["occlusion_rate"].max() if len(truth) else 0.0
+        caption = (
+            f"{_file_name(annotations.images, image_id)}  ·  {_objects(len(truth))}, "
+            f"up to {hidden:.0%} occluded"
+        )
+        rows.append((cells, caption))
+        if on_progress is not None:
+            on_progress(done + 1, len(image_ids))
+    title = f"{annotations.metadata.dataset}, {annotations.metadata.split}"
+    note = f"Predictions with a score of at least {score_threshold:g}" if predictions else ""
+    return _page(title, note, headings, rows, cell, "One colour per object, across its row")
+
+
+def preview_sheet(
+    annotations: AmodalAnnotations,
+    count: int = 12,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> Image.Image:
+    """A data set at a glance: ``count`` images from lightly to heavily occluded, with the truth.
+
+    Raises:
+        ValueError: an image cannot be read or has another size than its record.
+    """
+    image_ids = spread(annotations, count, seed)
+    across = int(min(4, max(1, len(image_ids))))
+    cells, captions, cell = [], [], _cell_width(annotations.images, image_ids)
+    for done, image_id in enumerate(image_ids):
+        image = _read(annotations.images, annotations.metadata.image_root, image_id)
+        truth = _drawable(annotations.of_image(image_id))
+        cells.append(_picture(image, cell, truth))
+        name = _file_name(annotations.images, image_id)
+        captions.append(f"{name}  ·  {_objects(len(truth))}")
+        if on_progress is not None:
+            on_progress(done + 1, len(image_ids))
+    rows = [(cells[i : i + across], captions[i : i + across]) for i in range(0, len(cells), across)]
+    title = f"{annotations.metadata.dataset}, {annotations.metadata.split}"
+    return _page(title, statistics_line(annotations), None, rows, cell, "One colour per object")
+
+
+def overlay(predictions: Predictions, image_id: int, score_threshold: float = 0.5) -> Image.Image:
+    """One image with what is predicted for it, each object labelled with category and score.
+
+    The picture has the image's own size, or a whole multiple of it where the image is small
+    (so that its longer side has at least 640 pixels), which leaves room for the labels.
+
+    Raises:
+        ValueError: as :func:`prediction_grid`.
+    """
+    image = _read(predictions.images, predictions.metadata.image_root, image_id)
+    objects = _confident(predictions.of_image(image_id), score_threshold)
+    names = {c.id: c.name for c in predictions.metadata.categories}
+    labels = [
+        names.get(int(c), f"category {c}") + ("" if pd.isna(s) else f" {s:.2f}")
+        for c, s in zip(objects["category_id"], objects["score"], strict=True)
+    ]
+    height, width = image.shape[:2]
+    times = max(1, -(-640 // max(height, width)))
+    amodal, visible = _masks(objects, (height, width))
+    size = (height * times, width * times)
+    return Image.fromarray(draw_objects(image, amodal, visible, labels=labels, size=size))
+
+
+def statistics_line(annotations: AmodalAnnotations) -> str:
+    """Images, objects, the share of objects that is occluded at all, and their mean rate."""
+    counted = annotations.instances[~annotations.instances["ignore"].to_numpy(dtype=bool)]
+    rates = counted["occlusion_rate"].to_numpy(dtype=np.float64)
+    hidden = rates[rates > 0]
+    line = f"{_grouped(len(annotations.images))} images  ·  {_objects(len(rates))}"
+    if len(rates):
+        line += f"  ·  {len(hidden) / len(rates):.0%} of them occluded"
+    if len(hidden):
+        line += f", by {hidden.mean():.0%} on average"
+    return line
+
+
+def _read(images: pd.DataFrame, root: str, image_id: int) -> np.ndarray:
+    record = images[(images["image_id"] == image_id).to_numpy(dtype=bool)]
+    if not len(record):
+        raise ValueError(f"image {image_id} is not in the table of images")
+    record = record.iloc[0]
+    return read_image(root, record["file_name"], (int(record["height"]), int(record["width"])))
+
+
+def _check_canvas(
+    predictions: Predictions, method: str, image_id: int, canvas: tuple[int, int]
+) -> None:
+    record = predictions.images[(predictions.images["image_id"] == image_id).to_numpy(dtype=bool)]
+    for height, width in zip(record["height"], record["width"], strict=True):
+        if (height, width) != canvas:
+            raise ValueError(
+                f"{method}: image {image_id} is {height}x{width} in the table of predictions and "
+                f"{canvas[0]}x{canvas[1]} in the annotations: predict again on these annotations"
+            )
+
+
+def _file_name(images: pd.DataFrame, image_id: int) -> str:
+    return str(images["file_name"][(images["image_id"] == image_id).to_numpy(dtype=bool)].iloc[0])
+
+
+def _drawable(instances: pd.DataFrame) -> pd.DataFrame:
+    return instances[~instances["ignore"].to_numpy(dtype=bool)]
+
+
+def _confident(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    score = predictions["score"].to_numpy(dtype=np.float64, na_value=np.nan)
+    return predictions[~(score < threshold)]
+
+
+def _masks(
+    objects: pd.DataFrame, canvas: tuple[int, int]
+) -> tuple[list[str | None], list[str | None]]:
+    """Amodal and visible masks; a visible one is derived where only the invisible is predicted."""
+    amodal, visible = _strings(objects["amodal_rle"]), _strings(objects["visible_rle"])
+    if "invisible_rle" in objects:
+        invisible = _strings(objects["invisible_rle"])
+        for i, (a, v, hidden) in enumerate(zip(amodal, visible, invisible, strict=True)):
+            if a is not None and v is None and hidden is not None:
+                _check_masks([a, hidden], canvas)
+                visible[i] = rle.difference([a], [hidden], canvas)[0]
+    return amodal, visible
+
+
+def _strings(column: pd.Series) -> list[str | None]:
+    return [None if absent else v for v, absent in zip(column, column.isna(), strict=True)]
+
+
+def _check_masks(masks: Sequence[str], canvas: tuple[int, int]) -> None:
+    reasons = [r for r in rle.problems(masks, canvas) if r is not None]
+    if reasons:
+        raise ValueError(f"a predicted mask does not fit its image: {reasons[0]}")
+
+
+def _colours_of_truth(
+    predicted: pd.DataFrame, truth: pd.DataFrame, canvas: tuple[int, int]
+) -> np.ndarray:
+    """Colours uint8 [N, 3]: those of the true objects found, fresh ones for everything else."""
+    masks = [
+        v if a is None else a
+        for a, v in zip(
+            *(_strings(predicted[c]) for c in ("amodal_rle", "visible_rle")), strict=True
+        )
+    ]
+    _check_masks([m for m in masks if m is not None], canvas)
+    overlap = rle.iou(masks, truth["amodal_rle"].tolist(), canvas)
+    position = {int(i): k for k, i in enumerate(truth["instance_id"])}
+    index = np.full(len(predicted), -1, np.int64)
+    for row, instance in enumerate(predicted["instance_id"]):
+        index[row] = -1 if pd.isna(instance) else position.get(int(instance), -1)
+    free = ~np.isin(np.arange(len(truth)), index)
+    score = predicted["score"].to_numpy(dtype=np.float64, na_value=np.nan)
+    for row in np.argsort(-score, kind="stable"):
+        if index[row] < 0 and free.any():
+            best = int(np.argmax(np.where(free, overlap[row], -1)))
+            if overlap[row, best] >= MATCH_IOU:
+                index[row], free[best] = best, False
+    unmatched = index < 0
+    index[unmatched] = len(truth) + np.arange(unmatched.sum())
+    return object_colours(index)
+
+
+def _cell_width(images: pd.DataFrame, image_ids: Sequence[int]) -> int:
+    """Wide images, as those of driving data, would be too low in a cell of the usual width."""
+    shown = images[images["image_id"].isin(list(image_ids)).to_numpy(dtype=bool)]
+    if not len(shown):
+        return CELL
+    aspect = shown["width"].to_numpy(np.float64) / shown["height"].to_numpy(np.float64)
+    return round(CELL * float(np.clip(np.sqrt(np.median(aspect) / 1.5), 1, 1.6)))
+
+
+def _picture(
+    image: np.ndarray,
+    cell: int,
+    objects: pd.DataFrame | None = None,
+    colours: np.ndarray | None = None,
+) -> Image.Image:
+    height, width = image.shape[:2]
+    scale = min(cell / width, _TALLEST * cell / height)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    amodal, visible = ([], []) if objects is None else _masks(objects, (height, width))
+    larger = (size[0] * _SHARPNESS, size[1] * _SHARPNESS)
+    drawn = draw_objects(image, amodal, visible, colours=colours, size=larger)
+    return Image.fromarray(drawn).reduce(_SHARPNESS)
+
+
+def _page(
+    title: str,
+    note: str,
+    headings: Sequence[str] | None,
+    rows: Sequence[tuple[Sequence[Image.Image | None], str | Sequence[str]]],
+    cell: int,
+    legend: str,
+) -> Image.Image:
+    """Cells in columns of equal width, with title, column headings, captions and the legend."""
+    columns = max([len(cells) for cells, _ in rows] + [len(headings or []), 1])
+    inner = columns * cell + (columns - 1) * _GAP
+    # Title and legend need their room even where one column stands alone.
+    inner = max(inner, 2 * cell + _GAP)
+    heights = [max([c.height for c in cells if c is not None]) for cells, _ in rows]
+    top = _MARGIN + 34 + (26 if note else 0) + (34 if headings else 12)
+    total = top + sum(h + 34 for h in heights) + 44 + _MARGIN
+    page = Image.new("RGB", (inner + 2 * _MARGIN, total), _PAPER)
+    draw = ImageDraw.Draw(page)
+
+    y = _MARGIN
+    _write(draw, (_MARGIN, y), inner, title, size=22, bold=True)
+    y += 34
+    if note:
+        _write(draw, (_MARGIN, y), inner, note, ink=_FAINT)
+    for i, heading in enumerate(headings or []):
+        _write(draw, (_left(i, cell), top - 26), cell, str(heading), size=16, bold=True)
+    y = top
+    for (cells, caption), height in zip(rows, heights, strict=True):
+        for i, picture in enumerate(cells):
+            x = _left(i, cell)
+            if picture is None:
+                draw.rectangle((x, y, x + cell - 1, y + height - 1), fill=_EMPTY)
+                _write(draw, (x + 12, y + 10), cell - 24, "No prediction", ink=_FAINT)
+            else:
+                page.paste(picture, (x + (cell - picture.width) // 2, y))
+        texts = [caption] if isinstance(caption, str) else caption
+        for i, text in enumerate(texts):
+            room = inner if isinstance(caption, str) else cell
+            at = (_left(i, cell), y + height + 6)
+            _write(draw, at, room, text, size=13, ink=_FAINT)
+        y += height + 34
+    _legend(page, draw, y + 10, inner, legend)
+    return page
+
+
+def _left(column: int, cell: int) -> int:
+    return _MARGIN + column * (cell + _GAP)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    room: int,
+    text: str,
+    *,
+    size: int = 14,
+    bold: bool = False,
+    ink: tuple[int, int, int] = _INK,
+) -> None:
+    style = font(size, bold)
+    draw.text(at, shortened(text, style, room), font=style, fill=ink)
+
+
+def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, y: int, room: int, remark: str) -> None:
+    """Three swatches, drawn by the same function as the objects above them."""
+    high, wide = 22, 44
+    # Objects of the swatch's size on a picture of a cell's size: the same line widths as there.
+    canvas = (3 * CELL // 4, CELL)
+    grey = np.full((*canvas, 3), 222, np.uint8)
+    whole = np.zeros((1, *canvas), np.uint8)
+    whole[:, :high, :wide] = 1
+    colour = object_colours(range(1))
+    x = _MARGIN
+    for text, seen in (("visible part", whole), ("occluded part", np.zeros_like(whole))):
+        drawn = draw_objects(
+            grey,
+            rle.encode(whole),
+            rle.encode(seen),
+            colours=colour,
+            size=(canvas[0] * _SHARPNESS, canvas[1] * _SHARPNESS),
+        )
+        swatch = Image.fromarray(drawn).reduce(_SHARPNESS).crop((0, 0, wide, high))
+        page.paste(swatch, (x, y))
+        x += wide + 8
+        draw.text((x, y + 3), text, font=font(14), fill=_INK)
+        x += int(font(14).getlength(text)) + 24
+    draw.line((x, y + high // 2, x + wide, y + high // 2), tuple(map(int, colour[0])), 3)
+    x += wide + 8
+    text = "outline of the whole object"
+    draw.text((x, y + 3), text, font=font(14), fill=_INK)
+    x += int(font(14).getlength(text)) + 24
+    style = font(14)
+    left = _MARGIN + room - x
+    if style.getlength(remark) <= left:
+        draw.text((x, y + 3), remark, font=style, fill=_FAINT)
+
+
+def _objects(count: int) -> str:
+    return f"{_grouped(count)} object{'' if count == 1 else 's'}"
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}".replace(",", "\N{NO-BREAK SPACE}")

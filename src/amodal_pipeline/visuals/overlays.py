@@ -1,0 +1,184 @@
+"""Objects drawn on their image: what is seen is filled, what is hidden is striped."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from amodal_pipeline.annotations import rle
+from amodal_pipeline.visuals.colours import luminance, object_colours
+from amodal_pipeline.visuals.text import font, shortened
+
+FILL = 0.5  # opacity of the visible part
+STRIPE = 0.95  # opacity of a stripe across the hidden part
+WASH = 0.15  # opacity between the stripes
+
+
+def draw_objects(
+    image: np.ndarray,
+    amodal_rles: Sequence[str | None],
+    visible_rles: Sequence[str | None],
+    *,
+    colours: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """The image with every object's visible part filled, hidden part striped, amodal outline drawn.
+
+    The hidden part is amodal minus visible. Where the amodal mask is None the visible one stands
+    for it; where the visible mask is None nothing is taken to be hidden. Without labels, no pixel
+    outside the masks is touched. Neighbouring objects have stripes of opposite slants.
+
+    Args:
+        image: uint8 [H, W, 3].
+        amodal_rles, visible_rles: N masks on the canvas (H, W).
+        colours: uint8 [N, 3]; by default one per position, see :func:`object_colours`.
+        labels: N short texts, set near the upper left corner of the object's box.
+        size: (height, width) of the picture to make; masks and image are resampled to it first,
+            so that lines keep their width. By default the image's own size.
+
+    Returns:
+        uint8 [*size, 3]; ``image`` is unchanged.
+
+    Raises:
+        ValueError: a mask does not fit the canvas, an object has no mask, or lengths differ.
+    """
+    canvas = image.shape[:2]
+    size = tuple(size) if size is not None else canvas
+    amodal_rles, visible_rles = _completed(amodal_rles, visible_rles, canvas)
+    count = len(amodal_rles)
+    colours = object_colours(range(count)) if colours is None else np.asarray(colours)
+    if len(colours) != count or (labels is not None and len(labels) != count):
+        raise ValueError(f"{count} objects need as many colours and labels")
+
+    # Large objects first: a small one is never buried under the fill of a large one.
+    drawn = np.argsort(-rle.area(amodal_rles), kind="stable")
+    stroke = stroke_width(size)
+    picture = np.asarray(_resized(image, size), dtype=np.float32).copy()
+    parts = [_Part.of(amodal_rles[i], visible_rles[i], canvas, size) for i in drawn]
+    for i, part in zip(drawn, parts, strict=True):
+        _blend(picture, part, FILL * part.visible, colours[i])
+    for i, part in zip(drawn, parts, strict=True):
+        stripes = part.hidden * np.maximum(WASH, STRIPE * _stripes(part, stroke, slant=i % 2))
+        _blend(picture, part, stripes, colours[i])
+    for i, part in zip(drawn, parts, strict=True):
+        _blend(picture, part, _outline(part.amodal, stroke), colours[i])
+    picture = picture.round().clip(0, 255).astype(np.uint8)
+    if labels is None:
+        return picture
+    corners = {i: (part.left, part.top) for i, part in zip(drawn, parts, strict=True)}
+    return _labelled(picture, [corners[i] for i in range(count)], labels, colours)
+
+
+def stroke_width(size: tuple[int, int]) -> float:
+    """Width in pixels of an outline in a picture of ``size`` (height, width)."""
+    return max(1.0, 0.0045 * float(np.sqrt(size[0] * size[1])))
+
+
+class _Part:
+    """One object's masks, cut to the smallest box of the picture that holds them."""
+
+    def __init__(self, amodal: np.ndarray, visible: np.ndarray):
+        seen = amodal | visible
+        rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+        self.top, bottom = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
+        self.left, right = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
+        self.window = (slice(self.top, bottom), slice(self.left, right))
+        self.amodal, self.visible = amodal[self.window], visible[self.window]
+        self.hidden = self.amodal & ~self.visible
+
+    @classmethod
+    def of(cls, amodal: str, visible: str, canvas: tuple[int, int], size: tuple[int, int]):
+        masks = rle.decode([amodal, visible], canvas).astype(bool)
+        if size == canvas:
+            return cls(*masks)
+        return cls(*(np.asarray(_resized(255 * m.astype(np.uint8), size)) > 127 for m in masks))
+
+
+def _completed(
+    amodal: Sequence[str | None], visible: Sequence[str | None], canvas: tuple[int, int]
+) -> tuple[list[str], list[str]]:
+    whole = [v if a is None else a for a, v in zip(amodal, visible, strict=True)]
+    seen = [a if v is None else v for a, v in zip(amodal, visible, strict=True)]
+    for masks in (whole, seen):
+        for row, counts in enumerate(masks):
+            if counts is None:
+                raise ValueError(f"object {row} has neither an amodal nor a visible mask")
+        found = rle.problems(masks, canvas)
+        for row in np.flatnonzero(found != None)[:1]:  # noqa: E711 - elementwise
+            raise ValueError(f"mask of object {row}: {found[row]}")
+    return whole, seen
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    image = Image.fromarray(pixels)
+    height, width = size
+    if image.size == (width, height):
+        return image
+    smooth = Image.Resampling.LANCZOS if pixels.ndim == 3 else Image.Resampling.BILINEAR
+    return image.resize((width, height), smooth)
+
+
+def _blend(picture: np.ndarray, part: _Part, opacity: np.ndarray, colour: np.ndarray) -> None:
+    region = picture[part.window]
+    region += opacity[..., None].astype(np.float32) * (colour.astype(np.float32) - region)
+
+
+def _stripes(part: _Part, stroke: float, slant: int) -> np.ndarray:
+    """Opacity 0–1 of diagonal stripes, with soft edges, in the picture's coordinates."""
+    y = np.arange(part.window[0].start, part.window[0].stop, dtype=np.float32)[:, None]
+    x = np.arange(part.window[1].start, part.window[1].stop, dtype=np.float32)[None]
+    across = (x - y if slant else x + y) / np.float32(np.sqrt(2))
+    period = 4.5 * stroke
+    from_middle = np.abs(np.mod(across, period) - period / 2)
+    return np.clip(0.21 * period - from_middle + 0.5, 0, 1)
+
+
+def _outline(mask: np.ndarray, stroke: float) -> np.ndarray:
+    """Opacity 0–1 of a line of ``stroke`` pixels along the inside of the mask's edge."""
+    if mask.size == 0:
+        return mask.astype(np.float32)
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    return np.clip(stroke + 1 - depth, 0, 1) * mask
+
+
+def _labelled(
+    picture: np.ndarray,
+    corners: Sequence[tuple[int, int]],
+    labels: Sequence[str],
+    colours: np.ndarray,
+) -> np.ndarray:
+    height, width = picture.shape[:2]
+    points = int(np.clip(0.022 * np.sqrt(height * width), 9, 60))
+    style = font(points, bold=True)
+    pad = max(1, points // 4)
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    ascent, descent = style.getmetrics()
+    tall = ascent + descent + pad
+    taken = np.zeros((0, 4))
+    for (left, top), label, colour in zip(corners, labels, colours, strict=True):
+        text = shortened(label, style, width - 2 * pad)
+        wide = int(np.ceil(style.getlength(text))) + 2 * pad
+        # On the box's upper edge if that is free, else below; else wherever least is covered.
+        steps = np.array([-tall, 0, tall, -2 * tall, 2 * tall, 3 * tall, -3 * tall])
+        y = np.clip(top + steps, 0, max(0, height - tall))
+        x = np.full(len(y), np.clip(left, 0, max(0, width - wide)))
+        places = np.stack([x, y, x + wide, y + tall], axis=1)
+        place = places[np.argmin(_covered(places, taken))]
+        taken = np.vstack([taken, place])
+        draw.rectangle(
+            (int(place[0]), int(place[1]), int(place[2]) - 1, int(place[3]) - 1),
+            fill=tuple(int(c) for c in colour),
+        )
+        ink = (0, 0, 0) if luminance(colour[None])[0] > 0.18 else (255, 255, 255)
+        draw.text((int(place[0]) + pad, int(place[1]) + pad // 2), text, font=style, fill=ink)
+    return np.asarray(image).copy()
+
+
+def _covered(places: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Pixels of each place [P, 4] (corners) that the taken ones [T, 4] cover, [P]."""
+    near = np.maximum(places[:, None, :2], taken[None, :, :2])
+    far = np.minimum(places[:, None, 2:], taken[None, :, 2:])
+    return np.prod(np.clip(far - near, 0, None), axis=2).sum(axis=1)

@@ -1,0 +1,297 @@
+"""Plots: losses by iteration, occlusion in a data set, results by method.
+
+Each function returns a :class:`matplotlib.figure.Figure` that no window and no pyplot state knows
+of; ``figure.savefig("name.png")`` writes it without a display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.visuals.colours import line_colours
+from amodal_pipeline.visuals.comparisons import Comparison, comparisons
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _FAINT, _GRID = "#1c2026", "#68707c", "#e4e7eb"
+_NOT_LOSSES = ("iteration", "learning_rate", "images_per_second", "loss")
+_DPI = 130
+
+
+def loss_curves(histories: Mapping[str, Sequence[dict]]) -> Figure:
+    """One panel per method: its losses by iteration, smooth over faint raw values.
+
+    The total is the dark line; each part has its name at its right end. The scale is logarithmic
+    where all values are positive.
+
+    Args:
+        histories: method → rows with "iteration" and any of "loss" and losses by name; other keys
+            that hold no loss ("learning_rate", "images_per_second") are not drawn.
+    """
+    columns = int(min(2, max(1, len(histories))))
+    rows = max(1, -(-len(histories) // columns))
+    figure = _figure(6.4 * columns, 3.7 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for panel in panels[len(histories) :]:
+        panel.set_axis_off()
+    if not histories:
+        _say(panels[0], "No training history")
+    for panel, (method, history) in zip(panels, histories.items(), strict=False):
+        _loss_panel(panel, method, history)
+    return figure
+
+
+def occlusion_histogram(annotations: AmodalAnnotations) -> Figure:
+    """How much of the objects of a data set is hidden: shares of all objects by occlusion rate.
+
+    Objects that are not occluded at all have a bar of their own, left of zero.
+    """
+    counted = annotations.instances[~annotations.instances["ignore"].to_numpy(dtype=bool)]
+    rates = counted["occlusion_rate"].to_numpy(dtype=np.float64)
+    figure = _figure(7.2, 3.9)
+    axes = figure.subplots()
+    name = f"{annotations.metadata.dataset}, {annotations.metadata.split}"
+    _style(axes, f"Occlusion in {name}")
+    if not len(rates):
+        _say(axes, "No objects")
+        return figure
+    hidden = rates[rates > 0]
+    none, some = line_colours(7)[6], line_colours(1)[0]
+    shares, edges = np.histogram(hidden, bins=20, range=(0, 1))
+    shares = 100 * shares / len(rates)
+    axes.bar(edges[:-1], shares, width=0.05, align="edge", color=some, edgecolor="white")
+    free = 100 * (1 - len(hidden) / len(rates))
+    axes.bar(-0.105, free, width=0.05, align="edge", color=none)
+    top = max(free, shares.max(), 1e-9)
+    axes.text(
+        -0.08,
+        free + 0.02 * top,
+        f"{free:.0f}%\nnot occluded",
+        ha="center",
+        va="bottom",
+        color=none,
+    )
+    if len(hidden):
+        mean = float(hidden.mean())
+        axes.axvline(mean, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
+        side = "left" if mean < 0.7 else "right"
+        axes.text(
+            mean + (0.012 if side == "left" else -0.012),
+            1.14 * top,
+            f"occluded objects are hidden by {mean:.0%} on average",
+            ha=side,
+            va="center",
+            color=_INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+        )
+    axes.set_xlim(-0.17, 1.01)
+    axes.set_ylim(0, 1.28 * top)
+    ticks = np.linspace(0, 1, 6)
+    axes.set_xticks([-0.08, *ticks], ["none", *(f"{t:.0%}" for t in ticks)])
+    axes.tick_params(axis="x", labelsize=9)
+    axes.set_xlabel(f"hidden share of the object ({len(rates):,} objects)".replace(",", "\u00a0"))
+    axes.set_ylabel("share of objects (%)")
+    return figure
+
+
+def results_chart(results: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+    """Bars of each method, one panel per metric, side by side over the same list of methods.
+
+    Lines that may not be compared (other data set, split, protocol or kind of inputs, see
+    :func:`amodal_pipeline.visuals.comparisons.comparisons`) stand in rows of their own. Whiskers
+    span the interval, or one standard deviation of several runs.
+
+    Args:
+        results: tidy rows of results.
+        metrics: the panels, left to right; those nobody has are left out.
+
+    Raises:
+        ValueError: a column of the results is missing.
+    """
+    groups = [g for g in (c.of(metrics) for c in comparisons(results)) if g is not None]
+    if not groups:
+        figure = _figure(6.4, 2.4)
+        _say(figure.subplots(), "No results")
+        return figure
+    heights = [1.0 + 0.4 * len(group.lines) for group in groups]
+    columns = max(len(group.metrics) for group in groups)
+    figure = _figure(1.9 + 2.3 * columns, sum(heights))
+    shown = list(dict.fromkeys(line for group in groups for line in group.lines))
+    colours = dict(zip(shown, line_colours(len(shown)), strict=True))
+    parts = np.atleast_1d(figure.subfigures(len(groups), 1, height_ratios=heights))
+    for part, group in zip(parts, groups, strict=True):
+        part.suptitle(
+            _cut(f"{group.about}  ·  {group.given}", 100),
+            x=0.012,
+            ha="left",
+            fontsize=10,
+            color=_FAINT,
+            parse_math=False,
+        )
+        panels = part.subplots(1, columns, squeeze=False, sharey=True)[0]
+        for i, panel in enumerate(panels):
+            if i < len(group.metrics):
+                _bars(panel, group, i, [colours[line] for line in group.lines])
+            else:
+                panel.set_axis_off()
+    return figure
+
+
+def _bars(axes: Axes, group: Comparison, column: int, colours: Sequence[str]) -> None:
+    value, best = group.value[:, column], group.best()[:, column]
+    rows = np.arange(len(group.lines))
+    _style(axes, group.metrics[column], grid="x")
+    axes.barh(rows, np.nan_to_num(value), height=0.66, color=list(colours))
+    low, high = group.low[:, column], group.high[:, column]
+    known = np.isfinite(value) & np.isfinite(low) & np.isfinite(high)
+    spans = np.clip(np.stack([value - low, high - value])[:, known], 0, None)
+    if known.any():
+        axes.errorbar(
+            value[known], rows[known], xerr=spans, fmt="none", ecolor=_INK, elinewidth=1, capsize=2
+        )
+    ends = np.where(known, high, value)
+    for row in rows:
+        missing = not np.isfinite(value[row])
+        axes.annotate(
+            "–" if missing else f"{value[row]:.1f}",
+            (0 if missing else ends[row], row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=_INK,
+            fontweight="bold" if best[row] else "normal",
+        )
+    axes.set_yticks(rows, [_cut(line, 28) for line in group.lines], parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    top = np.nanmax(np.append(ends, 1.0))
+    axes.set_xlim(0, min(1.3 * top, 122))
+    axes.spines["left"].set_visible(False)
+
+
+def _loss_panel(axes: Axes, method: str, history: Sequence[dict]) -> None:
+    table = pd.DataFrame(list(history))
+    losses = [
+        c for c in table if c not in _NOT_LOSSES and (c.startswith("loss") or c.endswith("loss"))
+    ]
+    total = ["loss"] if "loss" in table else []
+    # A total of one part alone would draw the same line twice.
+    losses = losses if len(losses) > 1 or not total else []
+    _style(axes, _cut(method, 60))
+    if "iteration" not in table or not (losses or total):
+        _say(axes, "No training history")
+        return
+    table = table.sort_values("iteration", kind="stable")
+    iteration = table["iteration"].to_numpy(np.float64)
+    ends, positive = [], True
+    colours = [*line_colours(len(losses)), _INK]
+    for name, colour in zip([*losses, *total], colours, strict=False):
+        raw = pd.to_numeric(table[name], errors="coerce").astype(np.float64)
+        raw = raw.where(np.isfinite(raw))
+        if raw.notna().sum() == 0:
+            continue
+        smooth = raw.ewm(span=max(1.0, len(raw) / 25), ignore_na=True).mean()
+        axes.plot(iteration, raw, color=colour, linewidth=0.8, alpha=0.22)
+        width = 2.4 if name == "loss" else 1.6
+        axes.plot(iteration, smooth, color=colour, linewidth=width, solid_capstyle="round")
+        ends.append((name, colour, float(smooth.dropna().iloc[-1])))
+        positive &= bool((raw.dropna() > 0).all())
+    if not ends:
+        _say(axes, "No finite loss")
+        return
+    if positive:
+        _decades(axes)
+    axes.set_xlabel("iteration")
+    axes.margins(x=0.01)
+    _end_labels(axes, ends)
+
+
+def _decades(axes: Axes) -> None:
+    """A logarithmic scale with labels at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _end_labels(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
+    """Each line's name and last value right of the axes, pushed apart where they would touch."""
+    values = np.array([end[2] for end in ends])
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log":
+        values, low, high = np.log10(values), np.log10(low), np.log10(high)
+    place = (values - low) / (high - low)
+    order = np.argsort(place, kind="stable")
+    steps = 0.068 * np.arange(len(order))
+    # Isotonic regression by hand: the running maximum from below, then lowered to fit on top.
+    spaced = np.maximum.accumulate(place[order] - steps) + steps
+    spaced = np.minimum(spaced, 1.0 - 0.068 * np.arange(len(order))[::-1])
+    for i, y in zip(order, spaced, strict=True):
+        name, colour, value = ends[i]
+        text = "total" if name == "loss" else name.removeprefix("loss_").replace("_", " ")
+        axes.annotate(
+            f"{_cut(text, 24)}  {value:.3g}",
+            (1.0, y),
+            xycoords="axes fraction",
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=colour,
+            fontweight="bold" if name == "loss" else "normal",
+            annotation_clip=False,
+            parse_math=False,
+        )
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(axes: Axes, title: str, grid: str = "y") -> None:
+    # Names are shown as they are: a dollar sign in one starts no formula.
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, parse_math=False)
+    axes.set_axisbelow(True)
+    axes.grid(True, axis=grid, color=_GRID, linewidth=0.9)
+    for side in ("top", "right", "left" if grid == "y" else "bottom"):
+        axes.spines[side].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color("#b6bcc6")
+    axes.tick_params(which="both", length=0, labelsize=9, colors=_FAINT)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_fontsize(9.5)
+        label.set_color(_FAINT)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.set_axis_off()
+    axes.text(
+        0.5,
+        0.5,
+        text,
+        ha="center",
+        va="center",
+        transform=axes.transAxes,
+        color=_FAINT,
+        fontsize=11,
+    )
+
+
+def _cut(text: str, length: int) -> str:
+    text = "".join(c if c.isprintable() else " " for c in str(text))
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,48 @@
+"""Which images to show."""
+
+import numpy as np
+import pandas as pd
+
+from amodal_pipeline.annotations import AmodalAnnotations, rle
+
+
+def most_occluded(annotations: AmodalAnnotations, count: int) -> list[int]:
+    """Ids of the ``count`` images in which the largest share of the canvas hides something.
+
+    Hidden pixels of each thing (stuff and ignored objects aside) are added up over the image and
+    divided by its area; equal images come in the order of their ids.
+    """
+    hidden = _hidden_shares(annotations)
+    return _ids(hidden.sort_index().sort_values(ascending=False, kind="stable").index[:count])
+
+
+def spread(annotations: AmodalAnnotations, count: int, seed: int = 0) -> list[int]:
+    """Ids of ``count`` images from lightly to heavily occluded, in the order of the table.
+
+    Images that have objects are ordered by the share of their canvas that is hidden and cut into
+    ``count`` equal parts; one is drawn from each. The same seed draws the same images.
+    """
+    hidden = _hidden_shares(annotations)
+    with_objects = hidden.index.isin(annotations.instances["image_id"].to_numpy(dtype=np.int64))
+    ids = hidden[with_objects if with_objects.any() else slice(None)]
+    ids = ids.sort_index().sort_values(kind="stable").index.to_numpy()
+    count = min(count, len(ids))
+    edges = np.linspace(0, len(ids), count + 1).astype(np.int64)
+    draws = np.random.default_rng(seed).integers(edges[:-1], edges[1:]) if count else []
+    chosen = set(ids[draws].tolist()) if count else set()
+    return [i for i in _ids(annotations.images["image_id"]) if i in chosen]
+
+
+def _hidden_shares(annotations: AmodalAnnotations) -> pd.Series:
+    """Hidden pixels of an image's things over its area, float, by image id."""
+    images, instances = annotations.images, annotations.instances
+    areas = rle.area(instances["amodal_rle"].tolist()) - rle.area(instances["visible_rle"].tolist())
+    counted = instances["is_thing"].to_numpy(bool) & ~instances["ignore"].to_numpy(bool)
+    hidden = pd.Series(areas * counted).groupby(instances["image_id"].to_numpy(np.int64)).sum()
+    ids = images["image_id"].to_numpy(dtype=np.int64)
+    pixels = images["height"].to_numpy(np.int64) * images["width"].to_numpy(np.int64)
+    return hidden.reindex(ids, fill_value=0) / pd.Series(pixels, index=ids)
+
+
+def _ids(index: pd.Index | pd.Series) -> list[int]:
+    return [int(i) for i in index]
