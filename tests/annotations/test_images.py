@@ -109,3 +109,11 @@ def test_too_many_pixels_are_refused(tmp_path, pixels, monkeypatch, limit):
             read_image(tmp_path, "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", H * W)
     assert read_image(tmp_path, "bomb.png").shape == (H, W, 3)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA"])
+def test_other_formats_are_refused_whatever_the_suffix(tmp_path, pixels, kind):
+    with open(tmp_path / "a.png", "wb") as file:
+        Image.fromarray(pixels).save(file, kind)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read .* none of JPEG, PNG"):
+        read_image(tmp_path, "a.png")
