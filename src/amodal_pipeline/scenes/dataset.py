@@ -1,0 +1,230 @@
+"""Renders splits of scenes to a folder, and gives their annotations."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from PIL import Image
+
+from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
+from amodal_pipeline.annotations.storage import checksum, is_relative_name, replacing
+from amodal_pipeline.scenes.config import ScenesConfig
+from amodal_pipeline.scenes.models import Models
+from amodal_pipeline.scenes.render import order_pairs, render_colour, visible_masks
+from amodal_pipeline.scenes.scene import ObjectRecord, SceneRecord, load_record, sample_scene
+
+RENDERER_VERSION = 1
+"""Raised with every change that alters a picture or a mask: what exists is then rendered again."""
+
+_ID_STEP = 100  # instance ids per image; see config.MAX_OBJECTS
+
+
+def render_split(
+    config: ScenesConfig,
+    split: str,
+    count: int,
+    folder: str | Path,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> AmodalAnnotations:
+    """Render ``count`` scenes into ``<folder>/<split>/`` and give their annotations.
+
+    Writes ``000000.png`` and its record ``000000.json`` per image, and ``statistics.json``. Image
+    ``index`` depends on the seed, the split and the index only: not on ``count``, the number of
+    workers, or what was rendered before. Images that are there already, made with the same
+    configuration, are kept.
+
+    Args:
+        config: what the scenes are like.
+        split: name of the split, a plain folder name.
+        count: number of images.
+        workers: processes; each computes in one thread.
+        on_progress: called with (done, total) after every image.
+
+    Returns:
+        The checked table: image_id is the index, instance_id 100 × index + place + 1. Objects that
+        show fewer than ``minimum_visible_pixels`` are marked ``ignore``.
+
+    Raises:
+        ValueError: a split that is no folder name, no images asked for, unknown categories, a
+            damaged mesh file, or limits that leave no scene.
+    """
+    if not is_relative_name(split) or len(Path(split).parts) != 1:
+        raise ValueError(f"split {split!r} is not a plain folder name")
+    if count < 1:
+        raise ValueError(f"split {split}: {count} images asked for, at least 1 is needed")
+    models = Models.of(config)
+    fingerprint = fingerprint_of(config, models)
+    target = Path(folder) / split
+    target.mkdir(parents=True, exist_ok=True)
+
+    records: dict[int, SceneRecord] = {}
+    for index in range(count):
+        record = _existing(target, split, index, fingerprint)
+        if record is not None:
+            records[index] = record
+    if on_progress is not None:
+        on_progress(len(records), count)
+    missing = [index for index in range(count) if index not in records]
+    for record in _render_all(config, models, split, missing, target, fingerprint, workers):
+        records[record.index] = record
+        if on_progress is not None:
+            on_progress(len(records), count)
+
+    table = _annotations(
+        [records[index] for index in range(count)], models, split, str(folder), fingerprint
+    )
+    with replacing(target / "statistics.json") as path:
+        path.write_text(json.dumps(statistics(table), indent=2))
+    return table
+
+
+def render_image(
+    config: ScenesConfig, models: Models, split: str, index: int, target: Path, fingerprint: str
+) -> SceneRecord:
+    """Render one image and write it below ``target``; the record is written last."""
+    scene, depth = sample_scene(config, models, split, index)
+    colour = render_colour(
+        scene.objects,
+        scene.camera,
+        scene.surroundings,
+        shadows=config.shadows,
+        antialiasing=config.antialiasing,
+    )
+    data = io.BytesIO()
+    Image.fromarray(colour).save(data, "PNG", compress_level=4)
+    picture = data.getvalue()
+
+    visible = visible_masks(depth)
+    amodal_rle, visible_rle = rle.encode(np.isfinite(depth)), rle.encode(visible)
+    first = _ID_STEP * index + 1
+    objects = tuple(
+        ObjectRecord(
+            instance_id=first + k,
+            source=scene.sources[k],
+            scale=float(np.cbrt(np.linalg.det(placed.pose[:3, :3]))),
+            yaw=float(np.degrees(np.arctan2(placed.pose[1, 0], placed.pose[0, 0]))),
+            pose=tuple(map(tuple, placed.pose.tolist())),
+            amodal_rle=amodal_rle[k],
+            visible_rle=visible_rle[k],
+            ignore=bool(visible[k].sum() < config.minimum_visible_pixels),
+        )
+        for k, placed in enumerate(scene.objects)
+    )
+    record = SceneRecord(
+        fingerprint=fingerprint,
+        split=split,
+        index=index,
+        picture_checksum=hashlib.sha256(picture).hexdigest(),
+        camera=scene.camera,
+        surroundings=scene.surroundings,
+        objects=objects,
+        order=tuple(map(tuple, (first + order_pairs(depth, config.minimum_order_pixels)).tolist())),
+    )
+    with replacing(target / f"{index:06d}.png") as path:
+        path.write_bytes(picture)
+    with replacing(target / f"{index:06d}.json") as path:
+        path.write_text(record.model_dump_json(indent=1))
+    return record
+
+
+def fingerprint_of(config: ScenesConfig, models: Models) -> str:
+    """SHA-256 of all that decides the pictures: configuration, mesh files, renderer."""
+    described = {
+        "version": RENDERER_VERSION,
+        "config": config.model_dump(mode="json", exclude={"meshes"}),
+        "categories": models.categories,
+        "files": models.files,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def statistics(table: AmodalAnnotations) -> dict:
+    """How much the objects of a split occlude one another; rates and shares are in 0 to 1."""
+    rate = table.instances["occlusion_rate"].to_numpy(dtype=np.float64)
+    occluded = rate > 0
+    names = {category.id: category.name for category in table.metadata.categories}
+    counts = table.instances["category_id"].value_counts()
+    return {
+        "images": len(table.images),
+        "objects": len(rate),
+        "ignored": int(table.instances["ignore"].sum()),
+        "order_pairs": len(table.order),
+        "share_occluded": float(occluded.mean()),
+        "mean_occlusion_rate": float(rate.mean()),
+        "mean_occlusion_rate_of_occluded": float(rate[occluded].mean()) if occluded.any() else 0.0,
+        "objects_by_category": {name: int(counts.get(id_, 0)) for id_, name in names.items()},
+    }
+
+
+def _existing(target: Path, split: str, index: int, fingerprint: str) -> SceneRecord | None:
+    """The record of an image that is there, whole, and made with the same configuration."""
+    path = target / f"{index:06d}.json"
+    picture = path.with_suffix(".png")
+    if not path.is_file() or not picture.is_file():
+        return None
+    try:
+        record = load_record(path)
+    except ValueError:
+        return None
+    same = (record.fingerprint, record.split, record.index) == (fingerprint, split, index)
+    return record if same and record.picture_checksum == checksum(picture) else None
+
+
+def _render_all(
+    config: ScenesConfig,
+    models: Models,
+    split: str,
+    indices: list[int],
+    target: Path,
+    fingerprint: str,
+    workers: int,
+) -> Iterator[SceneRecord]:
+    if workers <= 1 or len(indices) <= 1:
+        for index in indices:
+            yield render_image(config, models, split, index, target, fingerprint)
+        return
+    with parallel_config("loky", n_jobs=min(workers, len(indices)), inner_max_num_threads=1):
+        yield from Parallel(return_as="generator_unordered")(
+            delayed(render_image)(config, models, split, index, target, fingerprint)
+            for index in indices
+        )
+
+
+def _annotations(
+    records: list[SceneRecord], models: Models, split: str, image_root: str, fingerprint: str
+) -> AmodalAnnotations:
+    ids = {name: k + 1 for k, name in enumerate(models.categories)}
+    rows = [(record.index, o) for record in records for o in record.objects]
+    pairs = [(record.index, *pair) for record in records for pair in record.order]
+    return build(
+        dataset="scenes",
+        split=split,
+        categories=[Category(id=id_, name=name) for name, id_ in ids.items()],
+        image_root=image_root,
+        images={
+            "image_id": [r.index for r in records],
+            "file_name": [f"{split}/{r.index:06d}.png" for r in records],
+            "height": [r.camera.height for r in records],
+            "width": [r.camera.width for r in records],
+        },
+        instances={
+            "instance_id": [o.instance_id for _, o in rows],
+            "image_id": [index for index, _ in rows],
+            "category_id": [ids[o.source.category] for _, o in rows],
+            "amodal_rle": [o.amodal_rle for _, o in rows],
+            "visible_rle": [o.visible_rle for _, o in rows],
+            "ignore": [o.ignore for _, o in rows],
+        },
+        order={
+            "image_id": [p[0] for p in pairs],
+            "occluder_id": [p[1] for p in pairs],
+            "occludee_id": [p[2] for p in pairs],
+        },
+        sources={"scenes": fingerprint},
+        file="scenes",
+    )
