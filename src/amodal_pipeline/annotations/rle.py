@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 Sizes = np.ndarray | tuple[int, int]  # [N, 2] of (height, width), or one size for all
 
+_BATCH = 16_384  # masks unpacked at once where only a number per mask is wanted
 _MAX_GROUPS = 7  # five bits a character: enough for runs of any canvas pycocotools can hold
 
 
@@ -103,14 +104,64 @@ def pack(runs: np.ndarray, offsets: np.ndarray) -> list[str]:
     return [text[a:b] for a, b in pairwise(cuts)]
 
 
+def intervals(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Foreground of all masks as intervals of pixels, numbered column by column.
+
+    Returns:
+        ``owner`` (the mask, ascending), ``start`` and ``stop`` (exclusive), each int64 [R].
+    """
+    runs, offsets = unpack(counts)
+    owner = np.repeat(np.arange(len(counts)), np.diff(offsets))
+    total = np.concatenate([[0], np.cumsum(runs)])
+    stop = total[1:] - total[offsets[owner]]
+    position = np.arange(len(runs)) - offsets[owner]
+    kept = (position % 2 == 1) & (runs > 0)
+    return owner[kept], (stop - runs)[kept], stop[kept]
+
+
+def from_intervals(
+    owner: np.ndarray, start: np.ndarray, stop: np.ndarray, sizes: Sizes, n: int
+) -> list[str]:
+    """Compressed strings of ``n`` masks; the inverse of :func:`intervals`.
+
+    Intervals must be sorted by mask and start, not be empty and not overlap; those that touch
+    become one run. ``sizes`` are the canvases of the n masks.
+    """
+    owner, start, stop = (np.asarray(a, np.int64) for a in (owner, start, stop))
+    touching = (owner[1:] == owner[:-1]) & (start[1:] == stop[:-1])
+    first = np.concatenate([[True], ~touching])[: len(owner)]
+    last = np.concatenate([~touching, [True]])[: len(owner)]
+    owner, start, stop = owner[first], start[first], stop[last]
+
+    # A mask changes at each start and stop; its last run ends with the canvas.
+    pixels = _sizes(sizes, n).prod(axis=1)
+    changes = np.concatenate([np.stack([start, stop], axis=1).reshape(-1), pixels])
+    of = np.concatenate([np.repeat(owner, 2), np.arange(n)])
+    order = np.argsort(of, kind="stable")
+    changes, of = changes[order], of[order]
+    is_first = np.diff(of, prepend=-1) > 0
+    runs = np.where(is_first, changes, np.diff(changes, prepend=0))
+    # Background of no length at the end of the canvas is left out, as COCO's writers do.
+    kept = (runs > 0) | is_first
+    return pack(runs[kept], np.searchsorted(of[kept], np.arange(n + 1)))
+
+
 def problems(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
     """What is wrong with each mask: an object array [N] of None or a reason.
 
     Checks that each string can be read, has no negative run, and fills its canvas exactly.
     pycocotools reads outside its memory when given a string that does not.
     """
-    runs, offsets, damaged = _unpack(counts)
     sizes = _sizes(sizes, len(counts))
+    found = np.full(len(counts), None, dtype=object)
+    for start in range(0, len(counts), _BATCH):
+        batch = slice(start, start + _BATCH)
+        found[batch] = _problems(counts[batch], sizes[batch])
+    return found
+
+
+def _problems(counts: Sequence[str], sizes: np.ndarray) -> np.ndarray:
+    runs, offsets, damaged = _unpack(counts)
     found = np.full(len(counts), None, dtype=object)
     owner = np.repeat(np.arange(len(counts)), np.diff(offsets))
     total = np.bincount(owner, weights=np.clip(runs, -(2**40), 2**40), minlength=len(counts))
@@ -150,10 +201,14 @@ def as_coco(counts: Sequence[str], sizes: Sizes) -> list[dict]:
 
 def area(counts: Sequence[str]) -> np.ndarray:
     """Foreground pixels of each mask, int64 [N]."""
-    runs, offsets = unpack(counts)
-    position = np.arange(len(runs)) - np.repeat(offsets[:-1], np.diff(offsets))
-    total = np.concatenate([[0], np.cumsum(np.where(position % 2 == 1, runs, 0))])
-    return total[offsets[1:]] - total[offsets[:-1]]
+    areas = np.zeros(len(counts), np.int64)
+    for start in range(0, len(counts), _BATCH):
+        batch = slice(start, start + _BATCH)
+        runs, offsets = unpack(counts[batch])
+        position = np.arange(len(runs)) - np.repeat(offsets[:-1], np.diff(offsets))
+        total = np.concatenate([[0], np.cumsum(np.where(position % 2 == 1, runs, 0))])
+        areas[batch] = total[offsets[1:]] - total[offsets[:-1]]
+    return areas
 
 
 def box(counts: Sequence[str], sizes: Sizes) -> np.ndarray:

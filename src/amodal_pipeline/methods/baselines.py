@@ -1,0 +1,158 @@
+"""Baselines without parameters: what completing the mask is worth is measured against them.
+
+They complete the detections (or true objects) of other predictions, mask by mask.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.tables import (
+    PREDICTION_ORDER,
+    PREDICTIONS,
+    Predictions,
+    frame,
+)
+
+_BATCH = 4096  # masks worked on at once: bounds the memory
+
+
+def visible_mask(predictions: Predictions) -> Predictions:
+    """The visible mask taken for the whole object: nothing is completed.
+
+    Args:
+        predictions: of a detector that predicts visible masks, or true objects.
+
+    Returns:
+        The same objects under the same ids and scores, method "visible_mask", ``inputs`` the
+        method completed, ``source_id`` the prediction completed. An empty visible mask stays an
+        empty amodal mask without a box.
+
+    Raises:
+        ValueError: a prediction has no visible mask.
+    """
+    return _complete(predictions, "visible_mask", lambda counts, sizes: counts)
+
+
+def convex_hull(predictions: Predictions) -> Predictions:
+    """The convex hull of the visible mask taken for the whole object.
+
+    The hull of the centres of the visible pixels: a pixel is foreground when its centre lies in
+    it or on its rim. It holds every visible pixel, and a single pixel or a straight line of
+    pixels is its own hull.
+
+    Args, returns and raises as :func:`visible_mask`, method "convex_hull".
+    """
+    return _complete(predictions, "convex_hull", _hulls)
+
+
+def _complete(
+    predictions: Predictions,
+    method: str,
+    completed: Callable[[list[str], np.ndarray], list[str]],
+) -> Predictions:
+    table = predictions.predictions
+    absent = int(table["visible_rle"].isna().sum())
+    if absent:
+        raise ValueError(
+            f"{absent} of {len(table)} predictions of {predictions.metadata.method!r} have no "
+            f"visible mask: {method} needs a method that predicts visible masks"
+        )
+    visible, sizes = table["visible_rle"].tolist(), predictions.sizes
+    amodal = [
+        mask
+        for start in range(0, len(visible), _BATCH)
+        for mask in completed(visible[start : start + _BATCH], sizes[start : start + _BATCH])
+    ]
+    columns = {name: table[name] for name in ("image_id", "category_id", "score", "instance_id")}
+    return dataclasses.replace(
+        predictions,
+        metadata=predictions.metadata.model_copy(
+            update={
+                "method": method,
+                "variant": "full",
+                "inputs": predictions.metadata.method,
+                "checkpoint": "",
+            }
+        ),
+        predictions=frame(
+            PREDICTIONS,
+            columns
+            | {
+                "prediction_id": table["prediction_id"],
+                "source_id": table["prediction_id"],
+                "visible_rle": visible,
+                "visible_box": rle.box(visible, sizes),
+                "amodal_rle": amodal,
+                "amodal_box": rle.box(amodal, sizes),
+            },
+        ),
+        order=frame(PREDICTION_ORDER, {}),
+    )
+
+
+def _hulls(counts: list[str], sizes: np.ndarray) -> list[str]:
+    """Convex hulls of masks, from the highest and lowest pixel of each of their columns."""
+    owner, column, top, bottom = _column_extremes(counts, sizes[:, 0])
+    # Gaps between the parts of a mask are filled: every column from the first to the last.
+    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+    lasts = np.flatnonzero(np.diff(owner, append=len(counts)))
+    owners = owner[firsts]
+    widths = column[lasts] - column[firsts] + 1
+    of = np.repeat(owners, widths)
+    within = np.arange(len(of)) - np.repeat(np.cumsum(widths) - widths, widths)
+    x = np.repeat(column[firsts], widths) + within
+    low = _convex_minorant(owner, column, top, of, x)
+    high = -_convex_minorant(owner, column, -bottom, of, x)
+    # A hull thinner than a pixel can pass between the centres of a column.
+    of, x, low, high = (a[low <= high] for a in (of, x, low, high))
+    height = sizes[of, 0]
+    return rle.from_intervals(of, x * height + low, x * height + high + 1, sizes, len(counts))
+
+
+def _column_extremes(
+    counts: list[str], heights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each column a mask occupies: mask, column, first and last foreground row."""
+    owner, start, stop = rle.intervals(counts)
+    height = heights[owner]
+    first, last = start // height, (stop - 1) // height
+    # A run that goes on at the top of the next column is cut at the column's end.
+    pieces = last - first + 1
+    of = np.repeat(np.arange(len(owner)), pieces)
+    column = first[of] + np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    top = np.where(column == first[of], (start % height)[of], 0)
+    bottom = np.where(column == last[of], ((stop - 1) % height)[of], height[of] - 1)
+    owner = owner[of]
+    new = (np.diff(owner, prepend=-1) != 0) | (np.diff(column, prepend=-1) != 0)
+    end = np.concatenate([new[1:], [True]])[: len(new)]
+    return owner[new], column[new], top[new], bottom[end]
+
+
+def _convex_minorant(
+    owner: np.ndarray, x: np.ndarray, y: np.ndarray, at_owner: np.ndarray, at_x: np.ndarray
+) -> np.ndarray:
+    """The greatest convex function below the points (x, y) of each owner, at ``at_x``, rounded up.
+
+    Exact in whole numbers. Points are sorted by owner and x; every ``at_x`` lies between the first
+    and last x of its owner.
+    """
+    # A point on or above the chord of its neighbours is no vertex, whoever else is left out in
+    # the same round.
+    while True:
+        inner = (owner[2:] == owner[:-2]) if len(owner) > 2 else np.zeros(0, bool)
+        chord_x, chord_y = x[2:] - x[:-2], y[2:] - y[:-2]
+        above = chord_x * (y[1:-1] - y[:-2]) >= chord_y * (x[1:-1] - x[:-2])
+        drop = np.flatnonzero(inner & above) + 1
+        if len(drop) == 0:
+            break
+        owner, x, y = (np.delete(a, drop) for a in (owner, x, y))
+
+    stride = max(x.max(initial=0), 0) + 1
+    left = np.searchsorted(owner * stride + x, at_owner * stride + at_x, side="right") - 1
+    right = np.minimum(left + 1, len(owner) - 1)
+    right = np.where(owner[right] == at_owner, right, left)
+    run = np.maximum(x[right] - x[left], 1)
+    return y[left] - (y[left] - y[right]) * (at_x - x[left]) // run
