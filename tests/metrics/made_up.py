@@ -112,11 +112,14 @@ def random_scene(
     """Objects and jittered detections of them, with many equal scores and equal IoUs."""
     random = np.random.default_rng(seed)
     amodal = random_corners(random, objects)
+    amodal[: objects // 4] = amodal[objects // 4 : 2 * (objects // 4)]  # twins: equal IoUs
     hidden = random.integers(0, 4, objects) * random.integers(0, 2, objects)
     hidden = np.minimum(hidden, amodal[:, 2] - amodal[:, 0])
     image_ids = random.integers(1, images + 1, objects)
     # The last category has no objects; the detector uses it nevertheless.
     category_ids = random.choice([1, 3], objects)
+    for ids in (image_ids, category_ids):
+        ids[: objects // 4] = ids[objects // 4 : 2 * (objects // 4)]
     truth = annotations(
         amodal, hidden, image_ids, category_ids, random.random(objects) < 0.15, images
     )

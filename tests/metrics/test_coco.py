@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 
 import numpy as np
@@ -246,3 +247,10 @@ def test_threshold_below_what_was_kept_is_refused():
     c = candidates(truth, found, "amodal")
     with pytest.raises(ValueError, match="no threshold can be lower"):
         match(c, np.zeros(len(c.truth_row), bool), np.array([0.4]))
+
+
+def test_threshold_of_one_allows_for_rounding():
+    truth = annotations([[0, 0, 8, 8]])
+    c = candidates(truth, truth_as_predictions(truth), "box")
+    c = dataclasses.replace(c, pair_iou=np.array([1 - 1e-12]))
+    assert match(c, np.array([False]), np.array([1.0])).tolist() == [[0]]
