@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from amodal_pipeline.annotations.storage import replacing
 
 BOX = pa.list_(pa.float32(), 4)
+# Parquet readers fail on lists of fixed length with nulls: on disk the length is left open.
+_BOX_ON_DISK = pa.list_(pa.float32())
 
 IMAGES = pa.schema(
     {
@@ -345,7 +347,11 @@ def _save(folder: str | os.PathLike, metadata: BaseModel, **tables: pa.Table) ->
     with replacing(folder) as temporary:
         temporary.mkdir()
         for name, table in tables.items():
-            pq.write_table(table, temporary / f"{name}.parquet", compression="zstd")
+            stored = pa.schema(
+                [f.with_type(_BOX_ON_DISK) if f.type == BOX else f for f in table.schema]
+            )
+            path = temporary / f"{name}.parquet"
+            pq.write_table(table.cast(stored), path, compression="zstd")
         (temporary / "metadata.json").write_text(metadata.model_dump_json(indent=2))
 
 

@@ -77,7 +77,7 @@ class BoxDetector(nn.Module):
 
     def batch(self, images: Sequence[Tensor]) -> Batch:
         """Normalise, scale (in evaluation), pad and encode images [3, H, W] in 0–1 or uint8."""
-        prepared = [self._prepare(image) for image in images]
+        prepared = [self.prepare(image) for image in images]
         sizes = [tuple(p.shape[-2:]) for p in prepared]
         height, width = (
             -(-max(side) // _DIVISIBLE) * _DIVISIBLE for side in zip(*sizes, strict=True)
@@ -87,7 +87,8 @@ class BoxDetector(nn.Module):
         )
         return Batch(padded, sizes, self.backbone(padded))
 
-    def _prepare(self, image: Tensor) -> Tensor:
+    def prepare(self, image: Tensor) -> Tensor:
+        """One image [3, H, W], in 0–1 or uint8, normalised and (in evaluation) scaled."""
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"an image is [3, H, W], not {list(image.shape)}")
         image = image.to(self.mean.device)

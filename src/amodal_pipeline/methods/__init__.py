@@ -34,6 +34,7 @@ def load(folder: str | os.PathLike) -> nn.Module:
     >>> model = methods.load("data/06_models/scenes/orcnn")
     >>> detections = model([image])  # image: uint8 or float tensor [3, H, W]
     """
-    from amodal_pipeline.methods.checkpoints import Checkpoint, restore
+    from amodal_pipeline.methods.checkpoints import Checkpoint
+    from amodal_pipeline.methods.pretrained import restore
 
     return restore(Checkpoint.load(folder))

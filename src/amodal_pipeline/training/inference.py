@@ -15,7 +15,7 @@ from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, concat, frame
 from amodal_pipeline.layers.masks import paste
 from amodal_pipeline.training.configs import InferenceConfig
-from amodal_pipeline.training.loop import resolve_device
+from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 
 KINDS = ("amodal", "visible", "invisible")
 
@@ -48,7 +48,7 @@ def predict(
     computed; the amodal box is the detector's own, where it regresses amodal boxes.
     """
     device = resolve_device(config.device)
-    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and device == "cuda")
+    bf16 = wants_bfloat16(config.precision, device)
     model = model.to(device).eval()
     loader = DataLoader(
         _Images(images, metadata.image_root),

@@ -18,17 +18,13 @@ from torch.utils.data import DataLoader
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.methods import build
-from amodal_pipeline.methods.checkpoints import (
-    Checkpoint,
-    Fingerprint,
-    MethodCard,
-    start_from,
-    weights_of,
-    without_download,
-)
+from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import AnyMethod, MethodConfig
+from amodal_pipeline.methods.pretrained import start_from, weights_of, without_download
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, TrainingConfig
 from amodal_pipeline.training.data import TrainingBatch, TrainingBatches
+from amodal_pipeline.training.device import resolve_device, wants_bfloat16
+from amodal_pipeline.training.familiarity import familiarity
 from amodal_pipeline.training.state import (
     check_unchanged,
     load_state,
@@ -82,14 +78,15 @@ def train(
     """Train a method, from where an earlier run of the same training was cut.
 
     Every ``config.checkpoint_every`` iterations and at the end the state is written to
-    ``folder/state``; reports go to ``folder/history.jsonl`` and to ``on_step``. On a CPU, a training that was killed and started again gives the same bits.
+    ``folder/state``; reports go to ``folder/history.jsonl`` and to ``on_step``. On a CPU, a
+    training that was killed and started again gives the same bits.
 
     Args:
         method: configuration of what to train.
         config: how.
         annotations: the training split.
         folder: where the state lives.
-        pretrained: a checkpoint to start from (see :func:`~..methods.checkpoints.start_from`).
+        pretrained: a checkpoint to start from (see :func:`~..methods.pretrained.start_from`).
         restart: throw away what is in ``folder`` first.
 
     Raises:
@@ -111,8 +108,8 @@ def train(
     done = card.iteration if card else 0
 
     device = resolve_device(config.device)
-    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and device == "cuda")
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device == "cpu")
+    precision = "bf16" if wants_bfloat16(config.precision, device) else "no"
+    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
     torch.manual_seed(config.seed)
     categories = annotations.metadata.categories
     model = build(without_download(method) if card else method, len(categories))
@@ -163,6 +160,7 @@ def train(
             seed=config.seed,
             git_revision=git_revision(),
             versions=versions(),
+            familiarity=familiarity(plain, annotations),
         ),
         weights_of(plain),
     )
@@ -292,13 +290,6 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def resolve_device(name: str) -> str:
-    """The device that "auto" means here, or ``name``."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def git_revision() -> str:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from amodal_pipeline.annotations.storage import replacing
-from amodal_pipeline.methods.checkpoints import Fingerprint, weights_of
+from amodal_pipeline.methods.checkpoints import Fingerprint
+from amodal_pipeline.methods.pretrained import weights_of
 
 
 class StateCard(BaseModel):

@@ -1,0 +1,45 @@
+"""Trained methods in the catalog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import JSONPreview
+
+if TYPE_CHECKING:
+    from amodal_pipeline.methods.checkpoints import Checkpoint
+
+
+class CheckpointDataset(AbstractDataset["Checkpoint", "Checkpoint"]):
+    """A checkpoint folder: ``model.safetensors`` and ``method.json``, each replaced as a whole.
+
+    Not versioned: its fingerprint says what it was trained from, and a training of something else
+    does not replace it unasked.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Checkpoint:
+        from amodal_pipeline.methods.checkpoints import Checkpoint
+
+        try:
+            return Checkpoint.load(self._filepath)
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
+
+    def save(self, data: Checkpoint) -> None:
+        data.save(self._filepath)
+
+    def preview(self) -> JSONPreview:
+        """The card, for Kedro-Viz."""
+        return (self._filepath / "method.json").read_text()
+
+    def _exists(self) -> bool:
+        return (self._filepath / "method.json").exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

@@ -1,0 +1,341 @@
+"""Tracking in MLflow, a check that nothing stale is skipped, and the summary at the end of a run.
+
+MLflow costs seconds to import: it is imported when the first node runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PARAMETER = 5_000  # characters that MLflow keeps
+_BATCH = 100  # parameters that MLflow takes at once
+
+
+class TrackingHook:
+    """One MLflow run a ``kedro run``, one child run a method.
+
+    The parent has all parameters and the data versions; a child has its method's losses while it
+    trains, its results, pictures and checkpoint. ``--params tracking=false`` turns it off;
+    ``MLFLOW_TRACKING_URI`` says where the runs go (default: mlflow.db in the project).
+    """
+
+    def __init__(self) -> None:
+        self._client: MlflowClient | None = None
+        self._runs: dict[str, str] = {}  # "" is the parent; others by namespace
+        self._followers: dict[str, _HistoryFollower] = {}
+        self._described: dict[str, Any] = {}
+        self._parameters: dict[str, Any] = {}
+        self._catalog: DataCatalog | None = None
+        self._project = Path.cwd()
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        self._project = Path(context.project_path)
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
+        self._client, self._runs, self._followers = None, {}, {}
+        self._described, self._catalog = run_params, catalog
+        self._parameters = _flat(catalog.load("parameters"))
+
+    @hook_impl
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
+        if not self._enabled():
+            return
+        run = self._run_of(node)
+        for name, value in inputs.items():
+            self._note_data_version(name, value)
+        if "training" in node.tags:
+            folder = inputs[f"{node.namespace}.folder"]
+            follower = _HistoryFollower(self._client, run, folder / "history.jsonl")
+            self._followers[node.name] = follower
+            follower.start()
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        if follower := self._followers.pop(node.name, None):
+            follower.stop()
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
+        if self._enabled():
+            self._note_data_version(dataset_name, data)
+            self._log_output(self._run_of(node), dataset_name, data)
+
+    @hook_impl
+    def on_node_error(self, error: Exception, node: Node) -> None:
+        if not self._runs:
+            return
+        if follower := self._followers.pop(node.name, None):
+            follower.stop()
+        run = self._run_of(node)
+        for each in {run, self._runs[""]}:
+            self._client.set_tag(each, "error", f"{node.name}: {error}"[:_LONGEST_PARAMETER])
+        if node.namespace:
+            self._client.set_terminated(run, "FAILED")
+            self._runs.pop(node.namespace)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        self._end("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        self._end("FAILED")
+
+    def _enabled(self) -> bool:
+        return bool(self._parameters.get("tracking", True))
+
+    def _run_of(self, node: Node) -> str:
+        if self._client is None:
+            self._open()
+        namespace = node.namespace or ""
+        if namespace not in self._runs:
+            parent = self._runs[""]
+            run = self._client.create_run(
+                self._client.get_run(parent).info.experiment_id,
+                run_name=namespace,
+                tags={"mlflow.parentRunId": parent, "method": namespace},
+            )
+            self._runs[namespace] = run.info.run_id
+            own = {
+                k.removeprefix(f"{namespace}."): v
+                for k, v in self._parameters.items()
+                if k.startswith(f"{namespace}.")
+            }
+            self._log_parameters(run.info.run_id, own)
+        return self._runs[namespace]
+
+    def _open(self) -> None:
+        from mlflow import MlflowClient
+
+        from amodal_pipeline.training.loop import git_revision
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._project / 'mlflow.db'}"
+        # MLflow's own start-up chatter is not about the user's run.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._client = MlflowClient(uri)
+        name = str(self._parameters.get("dataset", "amodal_pipeline"))
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            place = (self._project / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
+            identity = self._client.create_experiment(name, artifact_location=place)
+        else:
+            identity = experiment.experiment_id
+        described = self._described
+        jobs = ", ".join(described.get("pipeline_names") or ["__default__"])
+        run = self._client.create_run(
+            identity,
+            run_name=f"{jobs} {described['run_id']}",
+            tags={
+                "kedro.pipelines": jobs,
+                "kedro.env": described.get("env") or "",
+                "kedro.run_id": described["run_id"],
+                "git_revision": git_revision(),
+            },
+        )
+        self._runs[""] = run.info.run_id
+        self._log_parameters(run.info.run_id, self._parameters)
+
+    def _log_parameters(self, run: str, parameters: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        rows = [Param(k, str(v)[:_LONGEST_PARAMETER]) for k, v in parameters.items()]
+        for start in range(0, len(rows), _BATCH):
+            self._client.log_batch(run, params=rows[start : start + _BATCH])
+
+    def _note_data_version(self, name: str, value: Any) -> None:
+        from amodal_pipeline.annotations import AmodalAnnotations
+
+        if isinstance(value, AmodalAnnotations):
+            dataset = self._catalog.get(name)
+            version = getattr(dataset, "resolve_load_version", lambda: "")()
+            self._client.set_tag(self._runs[""], f"data.{name}.version", version)
+            self._client.set_tag(self._runs[""], f"data.{name}.fingerprint", value.fingerprint)
+
+    def _log_output(self, run: str, name: str, value: Any) -> None:
+        from amodal_pipeline.datasets import CheckpointDataset, PictureDataset
+        from amodal_pipeline.methods.checkpoints import Checkpoint
+
+        dataset = self._catalog.get(name)
+        if isinstance(dataset, PictureDataset):
+            self._client.log_artifact(run, dataset._describe()["filepath"], "pictures")
+        if isinstance(value, Checkpoint):
+            self._client.set_tag(run, "fingerprint", value.card.fingerprint.digest)
+            if isinstance(dataset, CheckpointDataset):
+                folder = Path(dataset._describe()["filepath"])
+                for file in ("model.safetensors", "method.json"):
+                    self._client.log_artifact(run, str(folder / file), "checkpoint")
+        if name.endswith(".results"):
+            self._log_results(run, value)
+
+    def _log_results(self, run: str, results: Any) -> None:
+        from mlflow.entities import Metric
+
+        own = results["method"].iloc[0]
+        overall = results[(results["category"] == "all") & results["value"].notna()]
+        metrics = []
+        for row in overall.itertuples():
+            # The baselines' rows stand beside the method's own, under their names.
+            prefix = "" if row.method == own else f"{row.method}/"
+            metrics.append(Metric(f"{prefix}{row.protocol}/{row.metric}", float(row.value), 0, 0))
+        self._client.log_batch(run, metrics=metrics)
+
+    def _end(self, status: str) -> None:
+        for follower in self._followers.values():
+            follower.stop()
+        for run in self._runs.values():
+            self._client.set_terminated(run, status)
+        self._runs, self._followers, self._client = {}, {}, None
+
+
+class _HistoryFollower(threading.Thread):
+    """Copies the lines that a training adds to its history.jsonl into an MLflow run, as they come.
+
+    The loop knows nothing of MLflow, and may run in another process.
+    """
+
+    def __init__(self, client: MlflowClient, run: str, path: Path) -> None:
+        super().__init__(daemon=True)
+        self._client, self._run, self._path = client, run, path
+        self._ended = threading.Event()
+        self._sent = 0
+
+    def run(self) -> None:
+        while not self._ended.wait(2.0):
+            self._send()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+        self._send()
+
+    def _send(self) -> None:
+        from mlflow.entities import Metric
+
+        from amodal_pipeline.training.state import read_history
+
+        rows = [r for r in read_history(self._path) if r["iteration"] > self._sent]
+        metrics = [
+            Metric(name, value, 0, row["iteration"])
+            for row in rows
+            for name, value in row.items()
+            if name != "iteration"
+        ]
+        for start in range(0, len(metrics), 1000):
+            self._client.log_batch(self._run, metrics=metrics[start : start + 1000])
+        if rows:
+            self._sent = rows[-1]["iteration"]
+
+
+class FreshnessHook:
+    """Refuses ``--only-missing-outputs`` where what exists was made from something else."""
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
+        if not run_params.get("only_missing_outputs"):
+            return
+        for node in pipeline.nodes:
+            if "training" in node.tags:
+                self._check(node.namespace, catalog)
+
+    def _check(self, method: str, catalog: DataCatalog) -> None:
+        checkpoint, predictions = f"{method}.checkpoint", f"{method}.predictions"
+        if not catalog.exists(checkpoint):
+            return
+        from amodal_pipeline.methods.checkpoints import Fingerprint, MethodCard
+        from amodal_pipeline.training.configs import WITHOUT_EFFECT
+        from amodal_pipeline.training.state import check_unchanged
+
+        folder = Path(catalog.get(checkpoint)._describe()["filepath"])
+        card = MethodCard.model_validate_json((folder / "method.json").read_bytes())
+        job = catalog.load(f"params:{method}")
+        wanted = Fingerprint.of(
+            model=job.model.root.model_dump(),
+            training=job.training.model_dump(exclude=WITHOUT_EFFECT),
+        ).parts
+        if catalog.exists("annotations_train"):
+            wanted["annotations_train"] = catalog.load("annotations_train").fingerprint
+        else:
+            wanted["annotations_train"] = card.fingerprint.parts["annotations_train"]
+        wanted["pretrained"] = card.fingerprint.parts["pretrained"]
+        check_unchanged(card.fingerprint, Fingerprint(parts=wanted), folder)
+        if catalog.exists(predictions):
+            made_by = catalog.load(predictions).metadata.checkpoint
+            if made_by != card.fingerprint.digest:
+                raise ValueError(
+                    f"the predictions of {method} were made by another checkpoint than the one in "
+                    f"{folder}: run again without --only-missing-outputs"
+                )
+
+
+class SummaryHook:
+    """Prints the results, and where everything lies, when a run that made results has ended."""
+
+    def __init__(self) -> None:
+        self._project = Path.cwd()
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        self._project = Path(context.project_path)
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        if "results" not in pipeline.all_outputs() or not catalog.exists("results"):
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        from amodal_pipeline.metrics.results import summary_table
+        from amodal_pipeline.pipelines.report.nodes import MAIN_METRICS
+
+        results = catalog.load("results")
+        shown = summary_table(results, [m for m in MAIN_METRICS if (results["metric"] == m).any()])
+        table = Table(title=f"Results on {results['dataset'].iloc[0]} (validation, 0–100)")
+        for name in shown.columns:
+            # Long names of metrics break at their underscores.
+            table.add_column(name.replace("_", "_\u200b"), overflow="fold")
+        for row in shown.itertuples(index=False):
+            table.add_row(*(_text(cell) for cell in row))
+        console = Console()
+        console.print(table)
+        folder = Path(catalog.get("report_folder")._describe()["filepath"])
+        console.print(f"Report and pictures: {folder / 'report.html'}")
+        console.print("Lineage: [bold]make viz[/]   Compare runs: [bold]make ui[/]")
+
+
+def _text(cell: str | float) -> str:
+    if isinstance(cell, str):
+        return cell
+    return "–" if cell != cell else f"{cell:.1f}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    from pydantic import BaseModel
+
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        value = value.model_dump() if isinstance(value, BaseModel) else value
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            is_list = isinstance(value, (list, tuple))
+            flat[f"{prefix}{key}"] = json.dumps(value, default=str) if is_list else value
+    return flat

@@ -1,0 +1,26 @@
+"""The jobs that ``kedro run --pipeline=<name>`` knows."""
+
+from kedro.pipeline import Pipeline
+
+from amodal_pipeline.pipelines import evaluate, predict, prepare, report, train
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Every job by its name; ``__default__`` is the main job."""
+    methods = ("mask_rcnn", "orcnn")
+    return {
+        "__default__": prepare.create_pipeline()
+        + train.create_pipeline("mask_rcnn")
+        + train.create_pipeline("orcnn", starts_from="mask_rcnn", in_same_run=True)
+        + report.create_pipeline(methods),
+        "prepare": prepare.create_pipeline(),
+        "train_mask_rcnn": prepare.create_pipeline()
+        + train.create_pipeline("mask_rcnn")
+        + report.create_pipeline(("mask_rcnn",)),
+        "train_orcnn": prepare.create_pipeline()
+        + train.create_pipeline("orcnn", starts_from="mask_rcnn")
+        + report.create_pipeline(("orcnn",)),
+        "evaluate": evaluate.create_pipeline("chosen"),
+        "predict": predict.create_pipeline(),
+        "report": report.create_pipeline(),
+    }

@@ -1,0 +1,58 @@
+"""Nodes that run a trained method over a folder of images."""
+
+import logging
+from pathlib import Path
+
+from amodal_pipeline.annotations import Predictions, PredictionsMetadata
+from amodal_pipeline.annotations.storage import inside, replacing
+from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.pipelines.progress import progress
+from amodal_pipeline.training.configs import InferenceConfig
+
+logger = logging.getLogger(__name__)
+
+
+def predict_folder(checkpoint: Checkpoint, folder: Path, inference: InferenceConfig) -> Predictions:
+    """Predictions for every image below ``folder``; warns if they are unlike the training data."""
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.training import inference as run
+    from amodal_pipeline.training.familiarity import unfamiliar
+
+    card = checkpoint.card
+    images = run.images_in(folder)
+    model = restore(checkpoint)
+    if card.familiarity:
+        share = unfamiliar(model, card.familiarity, images, folder, inference)
+        if share > 0.5:
+            logger.warning(
+                "%.0f %% of the images in %s look nothing like those of %r, which %s was trained "
+                "on: expect nonsense. Train on images of this kind (docs/own_data.md)",
+                100 * share,
+                folder,
+                card.dataset,
+                card.method.root.name,
+            )
+    metadata = PredictionsMetadata(
+        dataset=folder.name,
+        split="user",
+        method=card.method.root.name,
+        seed=card.seed,
+        categories=card.categories,
+        image_root=str(folder),
+        checkpoint=card.fingerprint.digest,
+    )
+    with progress(f"predict {metadata.method}") as on_progress:
+        return run.predict(model, images, metadata, inference, on_progress)
+
+
+def draw_folder(predictions: Predictions, folder: Path, score_threshold: float) -> None:
+    """One picture an image in ``folder``, named as the image."""
+    from amodal_pipeline.visuals.grids import overlay
+
+    with progress("draw") as on_progress:
+        for done, (_, image) in enumerate(predictions.images.iterrows(), start=1):
+            picture = overlay(predictions, int(image["image_id"]), score_threshold)
+            with replacing(inside(folder, image["file_name"] + ".png")) as path:
+                picture.save(path, format="PNG")
+            on_progress(done, len(predictions.images))
+    logger.info("overlays of %d images are in %s", len(predictions.images), folder)

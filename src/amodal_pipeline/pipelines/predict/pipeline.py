@@ -1,0 +1,24 @@
+"""Wiring of `predict`."""
+
+from kedro.pipeline import Pipeline, node
+
+from amodal_pipeline.pipelines.predict.nodes import draw_folder, predict_folder
+
+
+def create_pipeline() -> Pipeline:
+    return Pipeline(
+        [
+            node(
+                predict_folder,
+                inputs=["chosen.checkpoint", "user_images", "params:inference"],
+                outputs="user_predictions",
+                name="predict_folder",
+            ),
+            node(
+                draw_folder,
+                inputs=["user_predictions", "user_overlays", "params:score_threshold"],
+                outputs=None,
+                name="draw_folder",
+            ),
+        ]
+    )
