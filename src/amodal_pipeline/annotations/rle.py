@@ -42,7 +42,8 @@ def unpack(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unpack(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    encoded = [c.encode("ascii", "replace") for c in counts]
+    # Beyond ASCII every byte is above the characters in use: marked as damaged below.
+    encoded = [c.encode("utf-8", "surrogatepass") for c in counts]
     lengths = np.array([len(e) for e in encoded], dtype=np.int64)
     ends = np.cumsum(lengths)
     chars = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) - 48
