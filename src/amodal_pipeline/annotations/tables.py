@@ -172,7 +172,7 @@ def frame(schema: pa.Schema, rows: Iterable[dict] | pd.DataFrame | dict[str, Any
             values = rows[field.name]
             try:
                 columns.append(_arrow(values, field.type))
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
                 raise ValueError(f"column {field.name}: {error}") from error
     return _to_pandas(pa.table(columns, schema=schema))
 
@@ -362,7 +362,10 @@ def _load_metadata(folder: str | os.PathLike, model: type[T]) -> T:
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: run the pipeline that makes it again") from error
     except ValidationError as error:
-        raise ValueError(f"{path} is damaged or of another version: {error}") from error
+        raise ValueError(
+            f"{path} is damaged or of another version ({error}): "
+            "run the pipeline that makes it again"
+        ) from error
 
 
 def _load_table(folder: str | os.PathLike, name: str, schema: pa.Schema) -> pd.DataFrame:
