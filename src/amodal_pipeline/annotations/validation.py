@@ -29,6 +29,7 @@ class Repair(Enum):
     """A fault that a data set is known to have and that is mended, counted and listed."""
 
     VISIBLE_OUTSIDE_AMODAL = "visible mask reached outside the amodal mask and was cut to it"
+    VISIBLE_ABSENT = "no visible mask, which others of its file have: taken as not occluded"
 
 
 def build(
@@ -56,11 +57,14 @@ def build(
             track_id, ignore). Boxes and occlusion rates are computed here.
         order: columns image_id, occluder_id, occludee_id; overlap areas are computed here.
         sources: checksum of each source file or configuration.
-        repairs: the faults this data set is known to have. A visible mask that reaches outside
-            its amodal mask by at most 10 % is then cut to it, else the record is rejected.
+        repairs: the faults this data set is known to have; a record with another fault is
+            rejected. VISIBLE_OUTSIDE_AMODAL: a visible mask of which at most 10 % lies outside
+            its amodal mask is cut to it. VISIBLE_ABSENT: a null ``visible_rle`` becomes the
+            amodal mask.
         file: what to name as the origin of the records in ``rejected``.
-        rejected: instances that a reader had to reject before they could become records, as
-            findings; they count as read.
+        rejected: what a reader had to reject before it could become a record, as findings; they
+            count as read: as images or order pairs where ``record`` begins with "image " or
+            "order pair ", else as instances.
 
     Returns:
         The table; ``metadata.accounting`` has read = kept + repaired + rejected for images,
@@ -77,20 +81,23 @@ def build(
     instances = frame(INSTANCES, _with_defaults(instances))
     order = frame(ORDER, order if order is not None else {})
     early = rejected if rejected is not None else frame(FINDINGS, {})
+    early_counts = _count_by_kind(early["record"])
     read = {
-        "images": len(images),
-        "instances": len(instances) + len(early),
-        "order": len(order),
+        "images": len(images) + early_counts["images"],
+        "instances": len(instances) + early_counts["instances"],
+        "order": len(order) + early_counts["order"],
     }
 
     findings = _Findings(file)
     images = findings.reject("image", images, images["image_id"], _image_problems(images))
     if read["images"] and not len(images):
-        raise ValueError(f"{file or dataset}: no image is usable: {findings.summary()}")
+        raise ValueError(f"{file or dataset}: no image is usable: {findings.summary(early)}")
 
-    found = _instance_problems(instances, images, category_ids)
+    found = _instance_problems(instances, images, category_ids, repairs)
     instances = findings.reject("instance", instances, instances["instance_id"], found)
-    instances, repaired = _mend_visible(instances, images, repairs, findings)
+    instances, filled = _fill_visible(instances, findings)
+    instances, cut = _mend_visible(instances, images, repairs, findings)
+    repaired = filled + cut
     instances = instances.sort_values("image_id", kind="stable").reset_index(drop=True)
     instances = _derive(instances, images)
 
@@ -101,9 +108,9 @@ def build(
 
     rejected_table = concat(FINDINGS, [early, findings.table("rejected")])
     rejects = {
-        "images": findings.count("image"),
-        "instances": findings.count("instance") + len(early),
-        "order": findings.count("order pair"),
+        "images": findings.count("image") + early_counts["images"],
+        "instances": findings.count("instance") + early_counts["instances"],
+        "order": findings.count("order pair") + early_counts["order"],
     }
     kept = {"images": len(images), "instances": len(instances) - repaired, "order": len(order)}
     accounting = {
@@ -166,8 +173,15 @@ class _Findings:
     def table(self, verdict: str) -> pd.DataFrame:
         return frame(FINDINGS, self.rows[verdict])
 
-    def summary(self) -> str:
-        return "; ".join(f"{r['record']}: {r['reason']}" for r in self.rows["rejected"][:3])
+    def summary(self, early: pd.DataFrame) -> str:
+        rows = (early.to_dict("records") + self.rows["rejected"])[:3]
+        return "; ".join(f"{r['record']}: {r['field']} {r['reason']}" for r in rows)
+
+
+def _count_by_kind(records: pd.Series) -> dict[str, int]:
+    images = int(records.str.startswith("image ").sum())
+    order = int(records.str.startswith("order pair ").sum())
+    return {"images": images, "instances": len(records) - images - order, "order": order}
 
 
 def _with_defaults(instances: pd.DataFrame | dict) -> pd.DataFrame | dict:
@@ -198,7 +212,10 @@ def _image_problems(images: pd.DataFrame) -> np.ndarray:
 
 
 def _instance_problems(
-    instances: pd.DataFrame, images: pd.DataFrame, category_ids: np.ndarray
+    instances: pd.DataFrame,
+    images: pd.DataFrame,
+    category_ids: np.ndarray,
+    repairs: frozenset[Repair],
 ) -> np.ndarray:
     found = np.full(len(instances), None, dtype=object)
     _mark(found, instances["instance_id"].isna().to_numpy(), "instance_id", "is missing")
@@ -209,8 +226,10 @@ def _instance_problems(
     category = instances["category_id"].fillna(-1).to_numpy(dtype=np.int64)
     _mark(found, ~np.isin(category, category_ids), "category_id", "names no category")
     for field in ("amodal_rle", "visible_rle"):
-        _mark(found, instances[field].isna().to_numpy(), field, "is missing")
-        ok = np.flatnonzero([f is None for f in found])
+        absent = instances[field].isna().to_numpy()
+        if field == "amodal_rle" or Repair.VISIBLE_ABSENT not in repairs:
+            _mark(found, absent, field, "is missing")
+        ok = np.flatnonzero(np.equal(found, None) & ~absent)
         sizes = _sizes(images, instances.iloc[ok])
         reasons = rle.problems(instances[field].iloc[ok].tolist(), sizes)
         for i, reason in zip(ok, reasons, strict=True):
@@ -221,6 +240,19 @@ def _instance_problems(
     for i in ok[empty]:
         found[i] = ("amodal_rle", "is empty")
     return found
+
+
+def _fill_visible(instances: pd.DataFrame, findings: _Findings) -> tuple[pd.DataFrame, int]:
+    absent = instances["visible_rle"].isna().to_numpy()
+    for i in np.flatnonzero(absent):
+        findings.add(
+            "repaired",
+            f"instance {instances['instance_id'].iloc[i]}",
+            "visible_rle",
+            Repair.VISIBLE_ABSENT.value,
+        )
+    visible = instances["visible_rle"].where(~absent, instances["amodal_rle"])
+    return frame(INSTANCES, instances.assign(visible_rle=visible)), int(absent.sum())
 
 
 def _mend_visible(
