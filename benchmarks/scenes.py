@@ -46,6 +46,7 @@ def main() -> None:
         "renderer_version": RENDERER_VERSION,
         "cores": os.cpu_count(),
         "machine": platform.machine(),
+        "load_before": round(os.getloadavg()[0], 1),
         "images_per_second": measure(
             config, arguments.images, tuple(arguments.workers), arguments.rounds
         ),

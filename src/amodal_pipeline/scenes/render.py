@@ -198,6 +198,10 @@ class _Tracer:
         """Linear RGB [N, 3] (float32) seen at pixel positions [N], lit from some of the four points
         on the rim of the light."""
         directions = self.camera.directions(columns, rows)
+        # The four points turn from pixel to pixel, by an even and aperiodic sequence, so that the
+        # rims of shadows do not fall into steps.
+        phase = (np.floor(columns) * 0.7548776662 + np.floor(rows) * 0.5698402910) % 1
+        phase = phase.astype(np.float32)
         eye = self.camera.position.astype(np.float32)
         n = len(directions)
         colour = np.empty((n, 3), np.float32)
@@ -236,6 +240,7 @@ class _Tracer:
                 directions[on_object],
                 open_share,
                 light_points,
+                phase[on_object],
             )
         if len(on_stage):
             wall = to_wall[on_stage] < to_ground[on_stage]
@@ -257,6 +262,7 @@ class _Tracer:
                 directions[on_stage],
                 open_share,
                 light_points,
+                phase[on_stage],
             )
             far = 0.0
             if self.surroundings.wall is None:  # haze towards the horizon
@@ -276,11 +282,12 @@ class _Tracer:
         directions: np.ndarray,
         open_share: np.ndarray,
         light_points: tuple[int, ...],
+        phase: np.ndarray,
     ) -> np.ndarray:
         to_eye = -directions / np.sqrt(dot(directions, directions))[:, None]
         normal = normal / np.maximum(np.sqrt(dot(normal, normal)), 1e-9)[:, None]
         normal = np.where((dot(normal, to_eye) < 0)[:, None], -normal, normal)
-        lit = self._lit(points, normal, light_points)
+        lit = self._lit(points, normal, light_points, phase)
         return light(
             self.surfaces.albedo(material, local),
             self.surfaces.gloss[material],
@@ -292,23 +299,29 @@ class _Tracer:
         )
 
     def _lit(
-        self, points: np.ndarray, normal: np.ndarray, light_points: tuple[int, ...]
+        self,
+        points: np.ndarray,
+        normal: np.ndarray,
+        light_points: tuple[int, ...],
+        phase: np.ndarray,
     ) -> np.ndarray:
-        """Share [N] of ``light_points`` that points on surfaces with ``normal`` see."""
+        """Share [N] of ``light_points``, turned by ``phase`` quarters, that the points see."""
         lit = np.ones(len(points), np.float32)
         if not self.shadows or self.caster is None:
             return lit
-        to_sun = np.array(self.surroundings.to_sun)
-        side = np.cross(to_sun, (0.0, 0.0, 1.0))
-        side /= np.linalg.norm(side)
+        to_sun = np.array(self.surroundings.to_sun, np.float32)
+        side = np.cross(to_sun, np.float32([0, 0, 1]))
+        side *= np.float32(self.surroundings.softness) / np.sqrt(dot(side, side))
         over = np.cross(to_sun, side)
-        facing = np.flatnonzero(dot(normal, to_sun.astype(np.float32)) > 0)
+        facing = np.flatnonzero(dot(normal, to_sun) > 0)
         start = points[facing] + np.float32(2e-3) * normal[facing]
         blocked = np.zeros(len(facing), np.float32)
+        turn = np.float32(np.pi / 2) * phase[facing, None]
+        toward = np.cos(turn) * side + np.sin(turn) * over
+        beside = np.cos(turn) * over - np.sin(turn) * side
+        rim = (toward, beside, -toward, -beside)
         for k in light_points:
-            turn = np.pi / 2 * (k + 0.25)
-            aim = to_sun + self.surroundings.softness * (np.cos(turn) * side + np.sin(turn) * over)
-            blocked += self.caster.blocked(start, np.broadcast_to(aim, start.shape))
+            blocked += self.caster.blocked(start, to_sun + rim[k])
         lit[facing] -= blocked / len(light_points)
         return lit
 

@@ -67,7 +67,7 @@ def sample_surroundings(rng: np.random.Generator, azimuth: float) -> Surrounding
         ),
         sun=(strength * (1 + warmth), strength, strength * (1 - warmth)),
         ambient=rng.uniform(0.36, 0.54),
-        softness=rng.uniform(0.02, 0.07),
+        softness=rng.uniform(0.01, 0.04),
     )
 
 
