@@ -60,6 +60,7 @@ def test_visible_masks_alone_get_no_completion_rows():
     [
         ({"split": "test"}, {}, "are for made_up/test, not for the annotations made_up/val"),
         ({"dataset": "kins"}, {}, "are for kins/val"),
+        ({}, {"category_id": None}, "150 have no category_id"),
         ({}, {"image_id": 99}, "e.g. image 99: predict again"),
         ({}, {"category_id": 5}, "use the category 5"),
         ({}, {"prediction_id": 1}, "use a prediction_id twice"),
@@ -79,6 +80,8 @@ def test_predictions_that_do_not_belong_are_refused(metadata, columns, message):
     found = changed(found, metadata, **{k: pd.Series([v] * n) for k, v in columns.items()})
     with pytest.raises(ValueError, match=message):
         evaluate(truth, found, EvaluationConfig())
+    with pytest.raises(ValueError, match=message):
+        match_detections(truth, found)
 
 
 def test_predictions_that_leave_out_images_are_refused():

@@ -12,6 +12,7 @@ import pandas as pd
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions
 from amodal_pipeline.metrics import coco, results
+from amodal_pipeline.metrics.checks import check
 
 MATCH_IOU = 0.5
 
@@ -36,7 +37,11 @@ def match_detections(
 
     Greedy by falling score at amodal IoU >= ``minimum_iou``. An object that is to be ignored takes
     a detection only when no other object is left for it.
+
+    Raises:
+        ValueError: the predictions are not of these annotations or are damaged; says what to do.
     """
+    check(annotations, predictions)
     c = coco.candidates(
         annotations, predictions, "amodal", max_detections=None, minimum_iou=minimum_iou
     )

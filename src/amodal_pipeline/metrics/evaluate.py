@@ -1,11 +1,10 @@
 """All rows of results for one table of predictions."""
 
-import numpy as np
 import pandas as pd
 
-from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions
 from amodal_pipeline.metrics import results
+from amodal_pipeline.metrics.checks import check
 from amodal_pipeline.metrics.coco import coco_rows
 from amodal_pipeline.metrics.completion import DetectionMatches, completes_truth, completion_rows
 from amodal_pipeline.metrics.config import EvaluationConfig
@@ -44,65 +43,3 @@ def evaluate(
     if len(table) == 0 or table["amodal_rle"].notna().any():
         parts.append(completion_rows(annotations, predictions, matches))
     return results.join(part.assign(run_id=run_id) for part in parts)
-
-
-def check(annotations: AmodalAnnotations, predictions: Predictions) -> None:
-    """Refuse predictions that do not belong to the annotations, or that cannot be scored.
-
-    Raises:
-        ValueError: names the method, what is wrong and the remedy.
-    """
-    truth, metadata, table = annotations.metadata, predictions.metadata, predictions.predictions
-    whose = f"predictions of {metadata.method!r} (variant {metadata.variant!r})"
-    here = f"the annotations {truth.dataset}/{truth.split}"
-    if (metadata.dataset, metadata.split) != (truth.dataset, truth.split):
-        raise ValueError(
-            f"{whose} are for {metadata.dataset}/{metadata.split}, not for {here}: "
-            "evaluate them against their own data set and split, or predict again"
-        )
-
-    known = annotations.images["image_id"].to_numpy(dtype=np.int64)
-    seen = predictions.images["image_id"].to_numpy(dtype=np.int64)
-    used = table["image_id"].to_numpy(dtype=np.int64)
-    unknown = np.setdiff1d(np.concatenate([seen, used]), known)
-    if len(unknown):
-        raise ValueError(
-            f"{whose} are for {len(unknown)} images that {here} do not have, e.g. image "
-            f"{unknown[0]}: predict again on these annotations"
-        )
-    unseen = np.setdiff1d(known, seen)
-    if len(unseen):
-        raise ValueError(
-            f"{whose} leave out {len(unseen)} of {len(known)} images of {here}, e.g. image "
-            f"{unseen[0]}: predict those too, or evaluate on annotations.subset(image_ids)"
-        )
-    categories = np.setdiff1d(
-        table["category_id"].to_numpy(dtype=np.int64), [c.id for c in truth.categories]
-    )
-    if len(categories):
-        raise ValueError(
-            f"{whose} use the category {categories[0]}, which {here} do not have: map the "
-            f"method's categories to {[c.id for c in truth.categories]}"
-        )
-
-    if len(np.unique(table["prediction_id"].to_numpy(dtype=np.int64))) != len(table):
-        raise ValueError(f"{whose} use a prediction_id twice: number them anew")
-    score = table["score"].to_numpy(dtype=np.float32, na_value=np.nan)
-    if not np.isfinite(score).all():
-        row = table[~np.isfinite(score)].iloc[0]
-        raise ValueError(
-            f"prediction {row['prediction_id']} of {metadata.method!r} has no finite score: "
-            "give every prediction one (1 where the method has none)"
-        )
-    order = np.argsort(known)
-    sizes = annotations.images[["height", "width"]].to_numpy(dtype=np.int64)
-    sizes = sizes[order[np.searchsorted(known[order], used)]]
-    for column in ("amodal_rle", "visible_rle", "invisible_rle"):
-        there = np.flatnonzero(table[column].notna())
-        found = rle.problems(table[column].iloc[there].tolist(), sizes[there])
-        bad = np.flatnonzero(pd.notna(found))
-        if len(bad):
-            raise ValueError(
-                f"prediction {table['prediction_id'].iloc[there[bad[0]]]} of {metadata.method!r}: "
-                f"{column}: {found[bad[0]]}: predict again, masks on the full image's canvas"
-            )
