@@ -1,0 +1,5 @@
+"""Photographs with known amodal truth, composed from any COCO instance data set."""
+
+from amodal_pipeline.compose.config import ComposeConfig
+
+__all__ = ["ComposeConfig"]

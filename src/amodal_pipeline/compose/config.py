@@ -1,0 +1,68 @@
+"""What a composed data set looks like."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class ComposeConfig(BaseModel):
+    """Parameters of :func:`amodal_pipeline.compose.dataset.compose_split`.
+
+    Ranges are (lowest, highest); what is drawn from them is drawn uniformly.
+
+    Attributes:
+        dataset: name that the table of annotations gets.
+        seed: everything random follows from it.
+        composites_per_image: how many pictures are made from each source photograph.
+        occluders: number of objects pasted on one picture.
+        occlusion_rates: share of a target's amodal mask that shall be hidden.
+        occlusion_weights: how often which part of ``occlusion_rates`` is wanted: the range is
+            divided into as many equal bins as there are weights. One weight: uniform.
+        same_image_probability: how often an occluder is cut from the very picture it is pasted
+            on, where that has a suitable object.
+        size_to_target: square root of an occluder's area over that of its target.
+        scale: limits to how far a cutout may be shrunk or enlarged to get that size.
+        flip_probability: how often a cutout is mirrored left to right.
+        edge_softness: standard deviation of the blur of a cutout's edge, in pixels; 0: hard.
+        match_brightness: bring luminance and contrast of a cutout nearer to where it is pasted.
+        min_source_area: smallest mask of an occluder, and of a target, in pixels at working size.
+        exclude_incomplete: mark original objects whose mask may lack hidden parts as ``ignore``,
+            so that they count neither for nor against a method.
+        class_agnostic: one category "object" with id 1 instead of the source's.
+        max_side: photographs with a longer side are scaled down to it, in pixels.
+        image_format, jpeg_quality: how pictures are stored; PNG is lossless and larger.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str = Field("composed_coco", min_length=1)
+    seed: int = Field(0, ge=0)
+    composites_per_image: int = Field(1, ge=1)
+    occluders: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (2, 5)
+    occlusion_rates: tuple[Share, Share] = (0.05, 0.5)
+    occlusion_weights: tuple[Annotated[float, Field(ge=0)], ...] = (1.0,)
+    same_image_probability: Share = 0.2
+    size_to_target: tuple[Positive, Positive] = (0.6, 1.4)
+    scale: tuple[Positive, Positive] = (0.2, 1.5)
+    flip_probability: Share = 0.5
+    edge_softness: float = Field(1.0, ge=0, le=20)
+    match_brightness: bool = True
+    min_source_area: int = Field(1024, ge=1)
+    exclude_incomplete: bool = True
+    class_agnostic: bool = False
+    max_side: int = Field(640, ge=32)
+    image_format: Literal["jpeg", "png"] = "jpeg"
+    jpeg_quality: int = Field(95, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("occluders", "occlusion_rates", "size_to_target", "scale"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the lowest value {low} is above the highest {high}")
+        if not sum(self.occlusion_weights) > 0:
+            raise ValueError("occlusion_weights: needs a weight above 0")
+        return self

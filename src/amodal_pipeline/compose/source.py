@@ -1,0 +1,165 @@
+"""Source photographs and their objects: what can be covered, and what can be cut out."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from amodal_pipeline.annotations import coco_json, rle
+from amodal_pipeline.annotations.coco_amodal import has_visible_mask, missing_images
+from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.tables import FINDINGS, AmodalAnnotations, frame
+from amodal_pipeline.annotations.validation import build
+
+CONTACT = 2  # pixels: masks this near to one another touch, drawn outlines are no more exact
+BORDER = 1  # pixels: polygons often end this far from the image border that cuts the object
+MIN_PART = 0.05  # of a mask: a second part as large as this is no drawing error
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """An object of a source photograph: all that is needed to cut it out or to cover it."""
+
+    instance_id: int
+    category_id: int
+    file_name: str
+    size: tuple[int, int]  # height, width of the photograph
+    counts: str
+    incomplete: bool
+    ignore: bool
+
+
+def read_source(json_path: Path, image_root: Path, split: str) -> AmodalAnnotations:
+    """A COCO instance file as a table whose amodal and visible masks are the modal ones.
+
+    Raises:
+        ValueError: the file is no COCO JSON, has amodal masks already, or names photographs
+            that are not below ``image_root`` (all of them are counted, the first ten named).
+    """
+    file = coco_json.read(json_path)
+    amodal = next((r for r in file.records if has_visible_mask(r)), None)
+    if amodal is not None:
+        raise ValueError(
+            f"{file.path}: instance {amodal['id']} has a visible mask beside its segmentation: "
+            "the file is amodal already, read it as it is instead of composing from it"
+        )
+    counts, reasons = coco_json.masks([r.get("segmentation") for r in file.records], file.sizes)
+    good = np.array([reason is None for reason in reasons], bool)
+    findings = list(file.findings)
+    for i in np.flatnonzero(~good):
+        record = f"instance {file.instances['instance_id'].iloc[i]}"
+        findings.append(coco_json.finding(file.path, record, "segmentation", reasons[i]))
+    masks = [counts[i] for i in np.flatnonzero(good)]
+    source = build(
+        dataset=file.path.name,
+        split=split,
+        categories=file.categories,
+        image_root=str(image_root),
+        images=file.images,
+        instances=file.instances[good]
+        .assign(amodal_rle=masks, visible_rle=masks)
+        .reset_index(drop=True),
+        sources={file.path.name: file.checksum},
+        file=str(file.path),
+        rejected=frame(FINDINGS, findings),
+    )
+    absent = missing_images(source)
+    if absent:
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        raise ValueError(
+            f"{file.path}: {len(absent)} of {len(source.images)} photographs are not below "
+            f"{image_root}: {', '.join(absent[:10])}{more}; correct the image root or fetch them"
+        )
+    return source
+
+
+def possibly_incomplete(counts: list[str], size: tuple[int, int]) -> np.ndarray:
+    """Which modal masks may lack a part of their object, bool [N].
+
+    A mask is flagged when it touches the image border (the object may go on outside), when it
+    comes within ``CONTACT`` pixels of another object's mask (which may cover it), or when it has
+    several parts (something without a mask of its own, a pole or a table, may lie across it).
+    What is covered by such a thing at one side only cannot be told from a mask.
+
+    Args:
+        counts: the masks of all objects of one image, crowds included.
+        size: canvas (height, width).
+    """
+    height, width = size
+    found = np.zeros(len(counts), bool)
+    if not counts:
+        return found
+    masks = rle.decode(counts, size).view(bool)
+    boxes = _pixel_boxes(counts, size)
+    x0, y0, x1, y1 = boxes.T
+    found |= (x0 <= BORDER) | (y0 <= BORDER) | (x1 >= width - BORDER) | (y1 >= height - BORDER)
+    near = (
+        (x0[:, None] - CONTACT < x1)
+        & (x0 < x1[:, None] + CONTACT)
+        & (y0[:, None] - CONTACT < y1)
+        & (y0 < y1[:, None] + CONTACT)
+    )
+    np.fill_diagonal(near, False)
+    for i in np.flatnonzero(~found):
+        x = slice(max(x0[i] - CONTACT, 0), x1[i] + CONTACT)
+        y = slice(max(y0[i] - CONTACT, 0), y1[i] + CONTACT)
+        grown = ndimage.binary_dilation(masks[i, y, x], iterations=CONTACT)
+        found[i] = (masks[near[i], y, x] & grown).any() or _in_parts(masks[i, y, x])
+    return found
+
+
+def working_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """(height, width) after a photograph was scaled down to ``max_side``, if it was longer."""
+    factor = min(1.0, max_side / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def working_masks(counts: list[str], size: tuple[int, int], max_side: int) -> np.ndarray:
+    """Masks bool [N, h, w] at working size from strings on the canvas ``size``."""
+    height, width = working_size(size, max_side)
+    masks = rle.decode(counts, size)
+    if (height, width) != size:
+        scaled = [
+            np.asarray(
+                Image.fromarray(mask * np.uint8(255)).resize((width, height), Image.Resampling.BOX)
+            )
+            for mask in masks
+        ]
+        return np.array(scaled, np.uint8).reshape(-1, height, width) > 127
+    return masks.view(bool)
+
+
+@lru_cache(maxsize=8)
+def photograph(root: str, file_name: str, size: tuple[int, int], max_side: int) -> np.ndarray:
+    """A source photograph at working size, uint8 [h, w, 3], read-only.
+
+    Raises:
+        ValueError: missing, damaged, of another size than annotated, or a decompression bomb;
+            names the file.
+    """
+    pixels = read_image(root, file_name, size)
+    height, width = working_size(size, max_side)
+    if (height, width) != size:
+        resized = Image.fromarray(pixels).resize(
+            (width, height), Image.Resampling.LANCZOS, reducing_gap=3.0
+        )
+        pixels = np.array(resized)
+    pixels.setflags(write=False)
+    return pixels
+
+
+def _pixel_boxes(counts: list[str], size: tuple[int, int]) -> np.ndarray:
+    """Tight boxes (x0, y0, x1, y1), the last pixel excluded, int64 [N, 4]."""
+    boxes = np.nan_to_num(rle.box(counts, size)).astype(np.int64)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _in_parts(mask: np.ndarray) -> bool:
+    parts, number = ndimage.label(mask, structure=np.ones((3, 3)))
+    if number < 2:
+        return False
+    areas = np.sort(np.bincount(parts.ravel())[1:])
+    return bool(areas[-2] >= MIN_PART * areas.sum())
