@@ -309,11 +309,14 @@ class SummaryHook:
         results = catalog.load("results")
         shown = summary_table(results, [m for m in MAIN_METRICS if (results["metric"] == m).any()])
         table = Table(title=f"Results on {results['dataset'].iloc[0]} (validation, 0–100)")
-        for name in shown.columns:
-            # Long names of metrics break at their underscores.
-            table.add_column(name.replace("_", "_\u200b"), overflow="fold")
-        for row in shown.itertuples(index=False):
-            table.add_row(*(_text(cell) for cell in row))
+        # Metrics downwards, methods across: many names fit a narrow terminal.
+        table.add_column("metric")
+        for line in shown[["method", "variant", "inputs"]].itertuples(index=False):
+            extra = [line.variant] if line.variant != "full" else []
+            extra += [f"on {line.inputs}"] if line.inputs != "image" else []
+            table.add_column("\n".join([line.method, *extra]), justify="right")
+        for metric in shown.columns[3:]:
+            table.add_row(metric, *(_text(value) for value in shown[metric]))
         console = Console()
         console.print(table)
         folder = Path(catalog.get("report_folder")._describe()["filepath"])
@@ -321,10 +324,8 @@ class SummaryHook:
         console.print("Lineage: [bold]make viz[/]   Compare runs: [bold]make ui[/]")
 
 
-def _text(cell: str | float) -> str:
-    if isinstance(cell, str):
-        return cell
-    return "–" if cell != cell else f"{cell:.1f}"
+def _text(value: float) -> str:
+    return "–" if value != value else f"{value:.1f}"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -53,11 +53,11 @@ def evaluate(
     from amodal_pipeline.metrics.evaluate import evaluate as score
 
     table = predictions.predictions
-    if not table["amodal_rle"].notna().any():
+    if len(table) and table["amodal_rle"].isna().any():
         return score(annotations, predictions, evaluation)
     matches = match_detections(annotations, predictions)
     parts = [score(annotations, predictions, evaluation, matches)]
-    if table["visible_rle"].notna().any():
+    if len(table) and table["visible_rle"].notna().all():
         for baseline in (baselines.visible_mask, baselines.convex_hull):
             parts.append(score(annotations, baseline(predictions), evaluation, matches))
     return results.join(parts)

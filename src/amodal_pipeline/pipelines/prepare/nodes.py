@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.annotations.storage import inside
 from amodal_pipeline.pipelines.prepare.sources import (
     CocoAmodal,
     CocoFile,
@@ -32,23 +33,23 @@ def prepare(
     splits = []
     for split in ("train", "val"):
         with progress(f"{dataset} {split}") as on_progress:
-            match source.root:
+            match source.chosen:
                 case RenderedScenes() as rendered:
                     from amodal_pipeline.scenes.dataset import render_split
 
                     count = getattr(rendered, split)
                     made = render_split(
-                        rendered.scenes, split, count, images_folder, workers, on_progress
+                        rendered.config, split, count, images_folder, workers, on_progress
                     )
                 case ComposedPhotographs() as composed:
                     from amodal_pipeline.compose.dataset import compose_split
 
                     file: CocoFile = getattr(composed, split)
                     made = compose_split(
-                        composed.compose,
+                        composed.config,
                         split,
-                        raw_folder / file.annotations,
-                        raw_folder / file.images,
+                        _first(raw_folder, file.annotations),
+                        _first(raw_folder, file.images),
                         images_folder,
                         workers,
                         on_progress,
@@ -58,11 +59,24 @@ def prepare(
 
                     file = getattr(published, split)
                     made = read_coco_amodal(
-                        raw_folder / file.annotations, raw_folder / file.images, dataset, split
+                        _first(raw_folder, file.annotations),
+                        _first(raw_folder, file.images),
+                        dataset,
+                        split,
                     )
         splits.append(made)
     train, val = splits
     return train, val
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path:
+    found = [inside(folder, name) for name in names if inside(folder, name).exists()]
+    if not found:
+        raise FileNotFoundError(
+            f"none of {', '.join(names)} is in {folder}: put the data set there, say where it is "
+            "with --params raw_root=<folder>, or name its files in the environment's `source`"
+        )
+    return found[0]
 
 
 def preview(annotations: AmodalAnnotations) -> tuple[Image.Image, object]:

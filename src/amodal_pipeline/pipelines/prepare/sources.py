@@ -1,8 +1,8 @@
 """Where a data set comes from. An environment chooses one kind; imports nothing heavy."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, RootModel
+from pydantic import Field, model_validator
 
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.layers.configs import Strict
@@ -10,17 +10,19 @@ from amodal_pipeline.scenes.config import ScenesConfig
 
 
 class CocoFile(Strict):
-    """A COCO-style file and the folder of its images, both relative to ``raw_root``."""
+    """A COCO-style file and the folder of its images, both relative to ``raw_root``.
 
-    annotations: str
-    images: str
+    Data sets get unpacked in different ways: of several names the first that exists is taken.
+    """
+
+    annotations: tuple[str, ...] = Field(min_length=1)
+    images: tuple[str, ...] = Field(min_length=1)
 
 
 class RenderedScenes(Strict):
     """Procedural scenes, rendered when they are not there yet: ``train`` and ``val`` images."""
 
-    kind: Literal["scenes"] = "scenes"
-    scenes: ScenesConfig = ScenesConfig()
+    config: ScenesConfig = ScenesConfig()
     train: int = Field(5_000, gt=0)
     val: int = Field(500, gt=0)
 
@@ -28,8 +30,7 @@ class RenderedScenes(Strict):
 class ComposedPhotographs(Strict):
     """Photographs of a modal COCO-style data set with occluders pasted over their objects."""
 
-    kind: Literal["composed"] = "composed"
-    compose: ComposeConfig = ComposeConfig()
+    config: ComposeConfig = ComposeConfig()
     train: CocoFile
     val: CocoFile
 
@@ -37,16 +38,27 @@ class ComposedPhotographs(Strict):
 class CocoAmodal(Strict):
     """Flat COCO-style files whose ``segmentation`` is amodal and that have visible masks too."""
 
-    kind: Literal["coco_amodal"] = "coco_amodal"
     train: CocoFile
     val: CocoFile
 
 
-class Source(
-    RootModel[
-        Annotated[RenderedScenes | ComposedPhotographs | CocoAmodal, Field(discriminator="kind")]
-    ]
-):
-    """The source of a data set, told apart by its ``kind``."""
+class Source(Strict):
+    """``kind`` names the section that counts; an environment need not clear the others."""
 
-    model_config = ConfigDict(frozen=True)
+    kind: Literal["scenes", "composed", "coco_amodal"]
+    scenes: RenderedScenes | None = None
+    composed: ComposedPhotographs | None = None
+    coco_amodal: CocoAmodal | None = None
+
+    @model_validator(mode="after")
+    def _has_its_section(self) -> "Source":
+        if self.chosen is None:
+            raise ValueError(
+                f"source.kind is {self.kind}, but there is no section source.{self.kind}"
+            )
+        return self
+
+    @property
+    def chosen(self) -> RenderedScenes | ComposedPhotographs | CocoAmodal:
+        """The section that ``kind`` names."""
+        return getattr(self, self.kind)

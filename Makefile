@@ -1,0 +1,41 @@
+# `make run` and `make test` do all of their own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: env run viz ui test lint bench lock
+
+env: .venv/.installed
+
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+run: env  ## data, Mask R-CNN, ORCNN, scores and a report, in minutes on two cores
+	$(BIN)/kedro run
+
+viz: env  ## the lineage, at http://127.0.0.1:4141
+	$(BIN)/kedro viz run
+
+ui: env  ## compare runs, at http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+test: env
+	$(BIN)/pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+bench: env  ## side-by-side timings, recorded in benchmarks/results
+	for program in scenes compose annotations training_step; do \
+		$(BIN)/python benchmarks/$$program.py --out benchmarks/results/$$program.json || exit 1; \
+	done
+
+lock: env  ## choose the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+		--upgrade --no-emit-index-url --no-annotate --no-header --output-file requirements.txt

@@ -1,0 +1,108 @@
+"""Small data and small networks that many tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
+from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.training.configs import TrainingConfig
+
+SIZE = 64
+COLOURS = {1: (220, 40, 40), 2: (40, 80, 220)}
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> AmodalAnnotations:
+    """Eight 64x64 images: a red square in front of a blue one, on grey."""
+    return make_shapes(tmp_path_factory.mktemp("shapes"), 8)
+
+
+def make_shapes(root: Path, count: int) -> AmodalAnnotations:
+    draw = np.random.default_rng(0)
+    images = {"image_id": [], "file_name": [], "height": [], "width": []}
+    instances = {k: [] for k in ("instance_id", "image_id", "category_id")}
+    amodal, visible, order = [], [], {"image_id": [], "occluder_id": [], "occludee_id": []}
+    for i in range(1, count + 1):
+        pixels = np.full((SIZE, SIZE, 3), 128, np.uint8)
+        x, y = draw.integers(4, 20, 2)
+        back, front = np.zeros((2, SIZE, SIZE), np.uint8)
+        back[y : y + 26, x : x + 26] = 1
+        front[y + 12 : y + 36, x + 10 : x + 36] = 1
+        pixels[back > 0], pixels[front > 0] = COLOURS[2], COLOURS[1]
+        Image.fromarray(pixels).save(root / f"{i}.png")
+        for name, value in zip(images, (i, f"{i}.png", SIZE, SIZE), strict=True):
+            images[name].append(value)
+        for name, values in zip(instances, ((2 * i, 2 * i + 1), (i, i), (1, 2)), strict=True):
+            instances[name] += values
+        for name, value in zip(order, (i, 2 * i, 2 * i + 1), strict=True):
+            order[name].append(value)
+        amodal += [front, back]
+        visible += [front, back * (1 - front)]
+    return build(
+        dataset="shapes",
+        split="train",
+        categories=[Category(id=1, name="red"), Category(id=2, name="blue")],
+        image_root=str(root),
+        images=images,
+        instances={
+            **instances,
+            "amodal_rle": rle.encode(np.stack(amodal)),
+            "visible_rle": rle.encode(np.stack(visible)),
+        },
+        order=order,
+    )
+
+
+TINY_DETECTOR = {
+    "backbone": {
+        "name": "resnet18",
+        "weights": None,
+        "frozen_stages": 0,
+        "pyramid_channels": 16,
+    },
+    "proposals": {
+        "anchor_sizes": [16, 24, 32, 48, 64],
+        "samples_per_image": 64,
+        "before_nms_train": 100,
+        "before_nms_test": 100,
+        "after_nms_train": 50,
+        "after_nms_test": 50,
+    },
+    "box_head": {"channels": 32, "samples_per_image": 32, "detections_per_image": 20},
+    "min_size": 64,
+    "max_size": 64,
+}
+TINY_METHODS = {
+    "mask_rcnn": {"name": "mask_rcnn"},
+    "mask_rcnn_visible": {"name": "mask_rcnn", "boxes": "visible", "masks": "visible"},
+    "orcnn": {"name": "orcnn"},
+    "orcnn_independent": {"name": "orcnn", "independent": True},
+    "orcnn_class_agnostic": {"name": "orcnn"},
+}
+
+
+def tiny_method(name: str):
+    """The configuration of a method small enough to train in a test."""
+    head = {"convolutions": 2, "channels": 16, "class_agnostic": name.endswith("class_agnostic")}
+    values = {**TINY_METHODS[name], "detector": TINY_DETECTOR, "mask_head": head}
+    return MethodConfig.model_validate(values).root
+
+
+def tiny_training(**changes) -> TrainingConfig:
+    """A training of six iterations."""
+    values = {
+        "iterations": 6,
+        "batch_size": 2,
+        "learning_rate": 0.01,
+        "schedule": "cosine",
+        "warmup_iterations": 2,
+        "augmentation": {"flip": 0.5, "min_sizes": [48, 64], "max_size": 64},
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "workers": 0,
+        "device": "cpu",
+    }
+    return TrainingConfig.model_validate({**values, **changes})
