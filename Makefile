@@ -31,10 +31,13 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# Composing needs photographs: make bench COCO_FILE=instances.json COCO_IMAGES=folder
 bench: env  ## side-by-side timings, recorded in benchmarks/results
-	for program in scenes compose annotations training_step; do \
+	for program in scenes annotations training_step; do \
 		$(BIN)/python benchmarks/$$program.py --out benchmarks/results/$$program.json || exit 1; \
 	done
+	test -z "$(COCO_FILE)" || $(BIN)/python benchmarks/compose.py $(COCO_FILE) $(COCO_IMAGES) \
+		--out benchmarks/results/compose.json
 
 lock: env  ## choose the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

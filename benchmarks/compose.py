@@ -5,14 +5,12 @@ python benchmarks/compose.py ../shared/data/coco_panoptic/instances_train2017_fr
 """
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
 
-from amodal_pipeline.annotations.storage import replacing
+from record import write
+
 from amodal_pipeline.compose.composite import VERSION
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.compose.dataset import compose_split
@@ -63,8 +61,6 @@ def main() -> None:
         "max_side": config.max_side,
         "rounds": arguments.rounds,
         "version": VERSION,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
         **measure(
             config,
             arguments.source_json,
@@ -73,10 +69,7 @@ def main() -> None:
             arguments.rounds,
         ),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.out is not None:
-        with replacing(arguments.out) as path:
-            path.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ python benchmarks/scenes.py --images 24 --out benchmarks/results/scenes.json
 """
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
 
-from amodal_pipeline.annotations.storage import replacing
+from record import write
+
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.dataset import RENDERER_VERSION, render_split
 
@@ -44,17 +42,11 @@ def main() -> None:
         "images": arguments.images,
         "rounds": arguments.rounds,
         "renderer_version": RENDERER_VERSION,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "load_before": round(os.getloadavg()[0], 1),
         "images_per_second": measure(
             config, arguments.images, tuple(arguments.workers), arguments.rounds
         ),
     }
-    print(json.dumps(result, indent=2))
-    if arguments.out is not None:
-        with replacing(arguments.out) as path:
-            path.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -60,10 +60,12 @@ class DetectorConfig(Strict):
     """Faster R-CNN with a feature pyramid, as ORCNN sets it up (its appendix A).
 
     Images are scaled in evaluation so that the shorter side is ``min_size`` pixels and the longer
-    at most ``max_size``. ``mean`` and ``std`` (0–1) default to those the backbone was trained with.
+    at most ``max_size``. RoIs of about ``canonical_size`` pixels come from the map of stride 16.
+    ``mean`` and ``std`` (0–1) default to those the backbone was trained with.
     """
 
     backbone: BackboneConfig = BackboneConfig()
+    canonical_size: int = Field(224, gt=0)
     proposals: ProposalConfig = ProposalConfig()
     box_head: BoxHeadConfig = BoxHeadConfig()
     min_size: int = Field(800, gt=0)

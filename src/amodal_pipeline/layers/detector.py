@@ -16,13 +16,12 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
 
 from amodal_pipeline.layers.backbone import PyramidBackbone
 from amodal_pipeline.layers.configs import DetectorConfig
+from amodal_pipeline.layers.pooling import LEVELS, PyramidRoIAlign
 
 _DIVISIBLE = 32  # the coarsest stride of the pyramid that images are padded to
-_LEVELS = ("0", "1", "2", "3")
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class BoxDetector(nn.Module):
     def detect_masks(
         self,
         images: Sequence[Tensor],
-        pool: MultiScaleRoIAlign,
+        pool: PyramidRoIAlign,
         masks_of: Callable[[Tensor, Tensor], dict[str, Tensor]],
     ) -> list[dict[str, Tensor]]:
         """Detections with masks, boxes in the coordinates of the images as they were given.
@@ -169,8 +168,8 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
     anchors = AnchorGenerator(
         tuple((size,) for size in p.anchor_sizes), (p.aspect_ratios,) * len(p.anchor_sizes)
     )
-    if len(p.anchor_sizes) != len(_LEVELS) + 1:
-        raise ValueError(f"anchor_sizes needs {len(_LEVELS) + 1} values, one a pyramid level")
+    if len(p.anchor_sizes) != len(LEVELS) + 1:
+        raise ValueError(f"anchor_sizes needs {len(LEVELS) + 1} values, one a pyramid level")
     rpn = RegionProposalNetwork(
         anchors,
         RPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
@@ -183,7 +182,7 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
         nms_thresh=p.nms_threshold,
     )
     roi_heads = RoIHeads(
-        MultiScaleRoIAlign(list(_LEVELS), output_size=7, sampling_ratio=2),
+        PyramidRoIAlign(7, config.canonical_size),
         TwoMLPHead(backbone.out_channels * 7**2, h.channels),
         FastRCNNPredictor(h.channels, classes + 1),
         fg_iou_thresh=0.5,
@@ -204,11 +203,6 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
         config.mean or backbone.mean,
         config.std or backbone.std,
     )
-
-
-def mask_pool(roi_size: int) -> MultiScaleRoIAlign:
-    """RoIAlign for mask heads, over the same pyramid levels as the box head."""
-    return MultiScaleRoIAlign(list(_LEVELS), output_size=roi_size, sampling_ratio=2)
 
 
 def scaled_size(size: Sequence[int], min_size: int, max_size: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from amodal_pipeline.layers import detector
 from amodal_pipeline.layers.masks import MaskHead, mask_targets, of_class
+from amodal_pipeline.layers.pooling import PyramidRoIAlign
 from amodal_pipeline.methods.configs import MaskRCNNConfig
 
 
@@ -27,7 +28,7 @@ class MaskRCNN(nn.Module):
         self.box_kind = config.boxes
         self.detector = detector.build(config.detector, classes)
         head = config.mask_head
-        self.mask_pool = detector.mask_pool(head.roi_size)
+        self.mask_pool = PyramidRoIAlign(head.roi_size, config.detector.canonical_size)
         self.mask_head = MaskHead(
             config.detector.backbone.pyramid_channels,
             head.channels,

@@ -1,0 +1,52 @@
+"""RoIAlign over a feature pyramid, exact to the half pixel."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}  # maps of the pyramid that RoIs are cut from: strides
+
+
+class PyramidRoIAlign(nn.Module):
+    """RoIs [N, 4] an image to features [all N, C, S, S].
+
+    A RoI is cut from the map of stride 16 when the square root of its area is ``canonical_size``,
+    from the next finer map at half of that, and so on (Lin et al., CVPR 2017, eq. 1). torchvision's
+    MultiScaleRoIAlign does the same with features half a cell off: two pixels at stride 4, which is
+    much of a small object.
+    """
+
+    def __init__(self, size: int, canonical_size: int, sampling_ratio: int = 2) -> None:
+        super().__init__()
+        self.size, self.canonical_size = size, canonical_size
+        self.sampling_ratio = sampling_ratio
+
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        boxes: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]] | None = None,  # asked for by torchvision's callers
+    ) -> Tensor:
+        rois = torch.cat(
+            [torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)]
+        )
+        extent = (rois[:, 3:] - rois[:, 1:3]).clamp(min=0)
+        scale = extent.prod(dim=1).sqrt() / self.canonical_size
+        level = (2 + torch.log2(scale + 1e-6)).floor().clamp(0, len(LEVELS) - 1).long()
+        pooled, rows = [], []
+        for number, (name, stride) in enumerate(LEVELS.items()):
+            here = torch.where(level == number)[0]
+            rows.append(here)
+            pooled.append(
+                roi_align(
+                    features[name],
+                    rois[here].to(features[name].dtype),
+                    self.size,
+                    1 / stride,
+                    self.sampling_ratio,
+                    aligned=True,
+                )
+            )
+        return torch.cat(pooled)[torch.cat(rows).argsort()]

@@ -1,0 +1,47 @@
+import torch
+from torchvision.ops import MultiScaleRoIAlign
+
+from amodal_pipeline.layers.pooling import PyramidRoIAlign
+
+
+def ramps(height=64, width=96):
+    """A pyramid whose maps hold, in every cell, the image coordinates of the cell's centre."""
+    maps = {}
+    for level, stride in enumerate((4, 8, 16, 32)):
+        x = (torch.arange(width // stride) + 0.5) * stride
+        y = (torch.arange(height // stride) + 0.5) * stride
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"))[None]
+        maps[str(level)] = torch.cat([grid, torch.full_like(grid[:, :1], stride)], dim=1)
+    return maps
+
+
+def test_features_are_those_of_the_very_place():
+    boxes = [torch.tensor([[20.0, 16, 34, 30], [30.0, 20, 60, 44]])]
+    pooled = PyramidRoIAlign(7, canonical_size=64)(ramps(), boxes)
+    for (x1, y1, x2, y2), cells in zip(boxes[0].tolist(), pooled, strict=True):
+        centres = (torch.arange(7) + 0.5) / 7
+        assert torch.allclose(cells[0, 0], x1 + centres * (x2 - x1), atol=1e-3)
+        assert torch.allclose(cells[1, :, 0], y1 + centres * (y2 - y1), atol=1e-3)
+
+
+def test_large_rois_come_from_coarse_maps_in_the_order_given():
+    boxes = [torch.tensor([[0.0, 0, 64, 64], [0.0, 0, 15, 15]]), torch.tensor([[0.0, 0, 33, 33]])]
+    maps = {k: v.repeat(2, 1, 1, 1) for k, v in ramps().items()}
+    strides = PyramidRoIAlign(7, canonical_size=64)(maps, boxes)[:, 2, 3, 3]
+    assert strides.tolist() == [16, 4, 8]
+
+
+def test_levels_agree_with_torchvision():
+    draw = torch.Generator().manual_seed(0)
+    corner = torch.rand(50, 2, generator=draw) * 300
+    boxes = [torch.cat([corner, corner + torch.rand(50, 2, generator=draw) * 500], dim=1)]
+    maps = {str(i): torch.full((1, 1, 800 // s, 800 // s), s) for i, s in enumerate((4, 8, 16, 32))}
+    maps = {k: v.float() for k, v in maps.items()}
+    own = PyramidRoIAlign(1, canonical_size=224)(maps, boxes).flatten()
+    other = MultiScaleRoIAlign(list(maps), 1, 2)(maps, boxes, [(800, 800)]).flatten()
+    assert torch.equal(own, other)
+
+
+def test_no_roi_at_all():
+    pooled = PyramidRoIAlign(7, canonical_size=64)(ramps(), [torch.zeros(0, 4)])
+    assert pooled.shape == (0, 3, 7, 7)

@@ -1,0 +1,240 @@
+"""The project as a user runs it, in a folder of its own, with everything small."""
+
+import inspect
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_type_hints
+
+import pandas as pd
+import pytest
+import yaml
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from mlflow import MlflowClient
+from PIL import Image
+
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.pipeline_registry import register_pipelines
+from amodal_pipeline.training.state import ChangedTrainingError
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "coco_panoptic"
+
+DETECTOR = {
+    "backbone": {"name": "resnet18", "weights": None, "pyramid_channels": 16},
+    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
+    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
+    "min_size": 64,
+    "max_size": 64,
+}
+TRAINING = {
+    "iterations": 4,
+    "warmup_iterations": 1,
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "augmentation": {"min_sizes": [64], "max_size": 64},
+}
+METHOD = {
+    "model": {"detector": DETECTOR, "mask_head": {"convolutions": 1, "channels": 16}},
+    "training": TRAINING,
+}
+SMALL = {
+    "source": {"scenes": {"train": 6, "val": 3, "config": {"image_size": 96}}},
+    "mask_rcnn": METHOD,
+    "orcnn": METHOD,
+    "workers": 1,
+    "pictures": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    bootstrap_project(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        # No handler may write info.log where the tests were started.
+        patch.chdir(folder)
+        yield folder
+
+
+def run(project, pipeline="__default__", env=None, parameters=None, **options):
+    with KedroSession.create(project, env=env, runtime_params=parameters or SMALL) as session:
+        return session.run(pipeline_names=[pipeline], **options)
+
+
+def client_of(project) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+
+
+def runs_of(project, dataset="scenes"):
+    experiment = client_of(project).get_experiment_by_name(dataset)
+    return client_of(project).search_runs(
+        [experiment.experiment_id], order_by=["attributes.start_time ASC"]
+    )
+
+
+def test_registering_the_pipelines_imports_nothing_heavy():
+    code = (
+        "import sys; from amodal_pipeline.pipeline_registry import register_pipelines; "
+        "register_pipelines(); import amodal_pipeline.settings; "
+        "heavy = {'torch', 'mlflow', 'matplotlib', 'trimesh', 'timm'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_types_of_every_node_resolve():
+    # Kedro passes plain dictionaries, with a warning at most, where they do not.
+    for name, pipeline in register_pipelines().items():
+        for node in pipeline.nodes:
+            hints = get_type_hints(node.func)
+            for parameter in inspect.signature(node.func).parameters.values():
+                if parameter.kind is not parameter.VAR_POSITIONAL:
+                    assert parameter.name in hints, (name, node.name, parameter.name)
+
+
+def test_outputs_of_different_data_sets_never_share_a_path():
+    catalog = yaml.safe_load((ROOT / "conf/base/catalog.yml").read_text())
+    for name, entry in catalog.items():
+        path = entry["filepath"]
+        raw = "01_raw" in path
+        assert raw or "${globals:dataset}" in path, name
+
+
+def test_the_main_job_from_nothing_to_a_report(project):
+    run(project)
+    folder = project / "data" / "08_reporting" / "scenes"
+    results = pd.read_csv(folder / "results.csv")
+    assert set(results["method"]) == {"mask_rcnn", "orcnn", "visible_mask", "convex_hull"}
+    assert {"AP_amodal", "AP75_amodal_occluded15", "mIoU_occluded"} <= set(results["metric"])
+    assert results["value"].dropna().between(0, 100).all()
+    page = (folder / "report.html").read_text()
+    assert "convex_hull" in page and "data:image/" in page
+    for picture in ("preview_train", "comparison", "orcnn/overlays", "orcnn/loss_curves"):
+        assert Image.open(folder / f"{picture}.png").size[0] > 100
+    for method in ("mask_rcnn", "orcnn"):
+        model = project / "data/06_models/scenes" / method
+        assert (model / "model.safetensors").exists() and (model / "method.json").exists()
+
+
+def test_mlflow_has_a_child_run_for_each_method_with_losses_by_step(project):
+    runs = runs_of(project)
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    children = {r.data.tags["method"]: r for r in runs if "mlflow.parentRunId" in r.data.tags}
+    assert len(parents) == 1 and set(children) == {"mask_rcnn", "orcnn"}
+    assert all(r.info.status == "FINISHED" for r in runs)
+    client = client_of(project)
+    losses = client.get_metric_history(children["orcnn"].info.run_id, "loss_invisible_mask")
+    assert [m.step for m in losses] == [1, 2, 3, 4]
+    metrics = children["orcnn"].data.metrics
+    assert {"coco/AP_amodal", "convex_hull/coco/AP_amodal"} <= metrics.keys()
+    assert children["orcnn"].data.params["training.iterations"] == "4"
+    assert parents[0].data.params["source.scenes.train"] == "6"
+    assert parents[0].data.tags["data.annotations_train.fingerprint"]
+    assert parents[0].data.tags["data.annotations_train.version"]
+    kept = {f.path for f in client.list_artifacts(children["orcnn"].info.run_id)}
+    assert kept == {"pictures", "checkpoint"}
+
+
+def test_what_exists_is_skipped_and_opens_no_run(project):
+    before = len(runs_of(project))
+    versions = list((project / "data/03_primary/scenes/annotations_train").iterdir())
+    run(project, only_missing_outputs=True)
+    assert list((project / "data/03_primary/scenes/annotations_train").iterdir()) == versions
+    # Only the report, which is no file of the catalog, is written again.
+    new = runs_of(project)[before:]
+    assert all("mlflow.parentRunId" not in r.data.tags for r in new)
+
+
+def test_what_was_made_from_something_else_is_not_skipped(project):
+    changed = {**SMALL, "orcnn": {**METHOD, "training": {**TRAINING, "learning_rate": 0.5}}}
+    with pytest.raises(ChangedTrainingError, match=r"training\.learning_rate.*\n.*restart=true"):
+        run(project, parameters=changed, only_missing_outputs=True)
+    with pytest.raises(ChangedTrainingError, match=r"learning_rate"):
+        run(project, parameters=changed)
+
+
+def test_a_failed_node_leaves_its_runs_failed_with_the_error(project):
+    # The test before this one failed in the training of ORCNN.
+    runs = runs_of(project)[-3:]
+    failed = [r for r in runs if r.info.status == "FAILED"]
+    assert {r.data.tags.get("method") for r in failed} == {None, "orcnn"}
+    assert all("learning_rate" in r.data.tags["error"] for r in failed)
+
+
+def test_train_orcnn_alone_starts_from_the_mask_rcnn_that_is_there(project):
+    card = (project / "data/06_models/scenes/orcnn/method.json").read_text()
+    run(project, "train_orcnn")  # the same training: nothing is repeated, nothing changes
+    again = (project / "data/06_models/scenes/orcnn/method.json").read_text()
+    assert '"pretrained": "none"' not in card
+    assert card == again
+
+
+def test_evaluate_scores_a_trained_method_again(project):
+    parts = project / "data/08_reporting/scenes/parts"
+    before = (parts / "mask_rcnn.csv").read_text()
+    (parts / "mask_rcnn.csv").unlink()
+    run(project, "evaluate", parameters={**SMALL, "method": "mask_rcnn"})
+    assert (parts / "mask_rcnn.csv").read_text() == before
+
+
+def test_predict_on_a_folder_of_images(project, tmp_path, caplog):
+    source = project / "data/02_intermediate/scenes/val"
+    images = tmp_path / "mine"
+    (images / "deeper").mkdir(parents=True)
+    shutil.copy(source / "000000.png", images / "a.png")
+    shutil.copy(source / "000001.png", images / "deeper" / "b.png")
+    run(project, "predict", parameters={**SMALL, "images": str(images), "score_threshold": 0.0})
+    made = sorted((project / "data/08_reporting/scenes/orcnn/user_images").rglob("*.png"))
+    assert [p.name for p in made] == ["a.png.png", "b.png.png"]
+    folder = project / "data/07_model_output/scenes/orcnn/user_predictions"
+    (version,) = folder.iterdir()
+    found = Predictions.load(version / "user_predictions")
+    assert found.images["file_name"].tolist() == ["a.png", "deeper/b.png"]
+
+
+def test_unknown_parameters_are_refused_before_anything_runs(project):
+    wrong = {**SMALL, "orcnn": {**METHOD, "training": {**TRAINING, "learning_rat": 1}}}
+    with pytest.raises(Exception, match=r"orcnn.*\n.*\n.*learning_rat"):
+        run(project, parameters=wrong)
+
+
+def test_missing_raw_data_says_what_is_missing_and_where(project, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"instances_train2017\.json.*raw_root"):
+        run(
+            project,
+            "prepare",
+            env="composed_coco",
+            parameters={"raw_root": str(tmp_path), "tracking": False},
+        )
+
+
+@pytest.mark.skipif(
+    not PHOTOGRAPHS.exists(), reason="needs ../shared/data/coco_panoptic beside the project"
+)
+def test_photographs_are_composed_and_trained_on(project):
+    small = {
+        "raw_root": str(PHOTOGRAPHS),
+        "source": {"composed": {"config": {"composites_per_image": 1, "max_side": 160}}},
+        "orcnn": METHOD,
+        "mask_rcnn": METHOD,
+        "pictures": 2,
+        "workers": 2,
+        "tracking": False,
+    }
+    run(project, "train_orcnn", env="composed_coco", parameters=small)
+    results = pd.read_csv(project / "data/08_reporting/composed_coco/results.csv")
+    assert set(results["method"]) == {"orcnn", "visible_mask", "convex_hull"}
+    splits = {}
+    for split in ("train", "val"):
+        (version,) = (project / f"data/03_primary/composed_coco/annotations_{split}").iterdir()
+        splits[split] = AmodalAnnotations.load(version / f"annotations_{split}")
+        assert [c.name for c in splits[split].metadata.categories] == ["object"]
+        assert len(splits[split].images) == 100
+    assert not set(splits["train"].images["file_name"]) & set(splits["val"].images["file_name"])
