@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ class TrackingHook:
         self._client: MlflowClient | None = None
         self._runs: dict[str, str] = {}  # "" is the parent; others by namespace
         self._followers: dict[str, _HistoryFollower] = {}
+        self._left: Counter[str] = Counter()  # nodes still to run, by namespace
         self._described: dict[str, Any] = {}
         self._parameters: dict[str, Any] = {}
         self._catalog: DataCatalog | None = None
@@ -51,6 +53,7 @@ class TrackingHook:
     @hook_impl
     def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
         self._client, self._runs, self._followers = None, {}, {}
+        self._left = Counter(node.namespace or "" for node in pipeline.nodes)
         self._described, self._catalog = run_params, catalog
         self._parameters = _flat(catalog.load("parameters"))
 
@@ -69,6 +72,7 @@ class TrackingHook:
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
+        self._left[node.namespace or ""] -= 1
         if follower := self._followers.pop(node.name, None):
             follower.stop()
 
@@ -201,8 +205,12 @@ class TrackingHook:
     def _end(self, status: str) -> None:
         for follower in self._followers.values():
             follower.stop()
-        for run in self._runs.values():
-            self._client.set_terminated(run, status)
+        for namespace, run in self._runs.items():
+            # A method that was through when another failed is finished; one that was cut is not.
+            cut_short = "FINISHED" if self._left[namespace] == 0 else "KILLED"
+            self._client.set_terminated(
+                run, cut_short if namespace and status == "FAILED" else status
+            )
         self._runs, self._followers, self._client = {}, {}, None
 
 

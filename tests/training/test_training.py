@@ -249,3 +249,26 @@ def test_strange_images_are_noticed(shapes, tmp_path):
         noise = draw.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / name)
     assert unfamiliar(restored, known, more.images, tmp_path, config) == 1
+
+
+def test_bfloat16_trains_with_boxes_and_masks_in_full_precision(shapes):
+    from amodal_pipeline import methods
+
+    torch.manual_seed(0)
+    model = methods.build(tiny_method("orcnn"), classes=2).train()
+    samples = [sample(shapes, i) for i in range(2)]
+    images, targets = [s[0] for s in samples], [s[1] for s in samples]
+
+    def losses(bf16):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return model(images, targets)
+
+    full, half = losses(False), losses(True)
+    for name, value in full.items():
+        assert half[name].dtype == torch.float32
+        assert float(half[name].detach()) == pytest.approx(float(value.detach()), rel=0.1, abs=0.02)
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = model(images)
+    assert all(f["boxes"].dtype == f["amodal_masks"].dtype == torch.float32 for f in found)

@@ -8,12 +8,11 @@ A data set with quirks of its own has its own reader on top of
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from amodal_pipeline.annotations import coco_json, rle
+from amodal_pipeline.annotations.images import read_size
 from amodal_pipeline.annotations.storage import inside
 from amodal_pipeline.annotations.tables import FINDINGS, AmodalAnnotations, frame
 from amodal_pipeline.annotations.validation import Repair, build
@@ -108,7 +107,7 @@ def wrong_sizes(annotations: AmodalAnnotations) -> list[str]:
     for name, height, width in zip(
         images["file_name"], images["height"], images["width"], strict=True
     ):
-        size = _size_on_disk(inside(root, name))
+        size = _size_on_disk(root, name)
         if size is not None and size != (height, width):
             found.append(
                 f"{name} is {size[0]}x{size[1]} (height x width), the annotations say "
@@ -153,9 +152,8 @@ def _visible_masks(
     return visible
 
 
-def _size_on_disk(path: Path) -> tuple[int, int] | None:
+def _size_on_disk(root: str, name: str) -> tuple[int, int] | None:
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, Image.DecompressionBombError, ValueError, SyntaxError):
+        return read_size(root, name)
+    except ValueError:
         return None

@@ -2,12 +2,6 @@
 
 from amodal_pipeline.datasets.checkpoint_dataset import CheckpointDataset
 from amodal_pipeline.datasets.files import FolderDataset, PictureDataset
-from amodal_pipeline.datasets.table_datasets import AnnotationsDataset, PredictionsDataset
+from amodal_pipeline.datasets.table_dataset import TableDataset
 
-__all__ = [
-    "AnnotationsDataset",
-    "CheckpointDataset",
-    "FolderDataset",
-    "PictureDataset",
-    "PredictionsDataset",
-]
+__all__ = ["CheckpointDataset", "FolderDataset", "PictureDataset", "TableDataset"]

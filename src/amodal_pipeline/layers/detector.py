@@ -46,6 +46,17 @@ class Sample:
     labels: Tensor  # [all P], 1-based classes
 
 
+class FullPrecisionHead(RPNHead):
+    """torchvision's proposal head with float32 results.
+
+    torchvision decodes boxes in the type of these; bf16 would place them to a few pixels only.
+    """
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [v.float() for v in logits], [v.float() for v in deltas]
+
+
 class BoxDetector(nn.Module):
     """Faster R-CNN with a feature pyramid, up to and including the box head.
 
@@ -124,9 +135,7 @@ class BoxDetector(nn.Module):
         """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression."""
         proposals, _ = self.rpn(ImageList(batch.images, batch.sizes), batch.features)
         logits, deltas = self._box_head(batch, proposals)
-        found = self.roi_heads.postprocess_detections(
-            logits.float(), deltas.float(), proposals, batch.sizes
-        )
+        found = self.roi_heads.postprocess_detections(logits, deltas, proposals, batch.sizes)
         return [
             {"boxes": b, "labels": label, "scores": s} for b, s, label in zip(*found, strict=True)
         ]
@@ -158,7 +167,8 @@ class BoxDetector(nn.Module):
 
     def _box_head(self, batch: Batch, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         pooled = self.roi_heads.box_roi_pool(batch.features, boxes, batch.sizes)
-        return self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        return logits.float(), deltas.float()
 
 
 def build(config: DetectorConfig, classes: int) -> BoxDetector:
@@ -172,7 +182,7 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
         raise ValueError(f"anchor_sizes needs {len(LEVELS) + 1} values, one a pyramid level")
     rpn = RegionProposalNetwork(
         anchors,
-        RPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
+        FullPrecisionHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=p.samples_per_image,

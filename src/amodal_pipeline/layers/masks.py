@@ -26,7 +26,7 @@ class MaskHead(nn.Module):
         nn.init.normal_(self.predictor.mask_fcn_logits.weight, std=0.001)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.predictor(self.layers(features))
+        return self.predictor(self.layers(features)).float()
 
 
 def of_class(logits: Tensor, labels: Tensor) -> Tensor:

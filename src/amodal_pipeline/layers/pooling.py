@@ -41,8 +41,9 @@ class PyramidRoIAlign(nn.Module):
             rows.append(here)
             pooled.append(
                 roi_align(
-                    features[name],
-                    rois[here].to(features[name].dtype),
+                    # In bf16 a coordinate of some hundred pixels is off by one or two.
+                    features[name].float(),
+                    rois[here],
                     self.size,
                     1 / stride,
                     self.sampling_ratio,

@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
-from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, concat, frame
+from amodal_pipeline.annotations.images import read_image, read_size
+from amodal_pipeline.annotations.tables import (
+    IMAGES,
+    PREDICTION_ORDER,
+    PREDICTIONS,
+    concat,
+    frame,
+)
 from amodal_pipeline.layers.masks import paste
 from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
@@ -110,8 +116,6 @@ def images_in(folder: Path) -> pd.DataFrame:
     Raises:
         ValueError: the folder is missing or holds no image; or one cannot be read (named).
     """
-    from amodal_pipeline.annotations.tables import IMAGES
-
     suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
     folder = Path(folder)
     if not folder.is_dir():
@@ -123,7 +127,7 @@ def images_in(folder: Path) -> pd.DataFrame:
     )
     if not names:
         raise ValueError(f"{folder} holds no image ({', '.join(sorted(suffixes))})")
-    sizes = [read_image(folder, name).shape[:2] for name in names]
+    sizes = [read_size(folder, name) for name in names]
     return frame(
         IMAGES,
         {

@@ -116,8 +116,6 @@ def train(
     if pretrained and not card:
         start_from(model, categories, pretrained)
     optimizer = _optimizer(model, config)
-    if card:
-        load_state(state_folder, model, optimizer)
     truncate_history(history, done)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -129,7 +127,12 @@ def train(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    plain, (model, optimizer) = model, accelerator.prepare(model, optimizer)
+    plain, plain_optimizer = model, optimizer
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if card:
+        # Into the plain optimiser, on the device already: torch knows which of its state stays on
+        # the CPU.
+        load_state(state_folder, plain, plain_optimizer)
     model.train()
 
     meter = _Meter(config, done)
@@ -147,7 +150,7 @@ def train(
                     if on_step:
                         on_step(step)
                 if last or iteration % config.checkpoint_every == 0:
-                    save_state(state_folder, plain, optimizer, iteration, mark)
+                    save_state(state_folder, plain, plain_optimizer, iteration, mark)
     if done == config.iterations and on_step:
         on_step(Step(done, done, {}, 0.0, 0.0, 0.0))
     return Checkpoint(

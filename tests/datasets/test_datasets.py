@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kedro.io import DatasetError, Version
+from matplotlib.figure import Figure
+from PIL import Image
+
+from amodal_pipeline.datasets import (
+    CheckpointDataset,
+    FolderDataset,
+    PictureDataset,
+    TableDataset,
+)
+from amodal_pipeline.training.loop import train
+from tests.conftest import tiny_method, tiny_training
+
+
+def test_annotations_are_versioned_and_previewed(shapes, tmp_path):
+    dataset = TableDataset(filepath=str(tmp_path / "a"), version=Version(None, "2026-01-01"))
+    assert not dataset.exists()
+    dataset.save(shapes)
+    assert dataset.exists()
+    assert dataset.load().fingerprint == shapes.fingerprint
+    preview = dataset.preview(nrows=3)
+    assert len(preview["data"]) == 3 and "occlusion_rate" in preview["columns"]
+    with pytest.raises(DatasetError, match="must not exist"):
+        dataset.save(shapes)
+    next(tmp_path.rglob("instances.parquet")).write_bytes(b"PAR1")
+    with pytest.raises(DatasetError, match=r"instances\.parquet.*run the pipeline"):
+        dataset.load()
+
+
+def test_checkpoints_round_trip_and_show_their_card(shapes, tmp_path):
+    checkpoint = train(
+        tiny_method("mask_rcnn"), tiny_training(iterations=2), shapes, tmp_path / "t"
+    )
+    dataset = CheckpointDataset(filepath=str(tmp_path / "c"))
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match="kedro run --pipeline=train_<method>"):
+        dataset.load()
+    dataset.save(checkpoint)
+    assert dataset.exists() and dataset.load().card == checkpoint.card
+    assert '"mask_rcnn"' in dataset.preview()
+
+
+def test_pictures_come_from_images_and_figures(tmp_path):
+    dataset = PictureDataset(filepath=str(tmp_path / "p.png"))
+    dataset.save(Image.fromarray(np.full((8, 9, 3), 7, np.uint8)))
+    assert np.asarray(dataset.load()).tolist() == np.full((8, 9, 3), 7).tolist()
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    dataset.save(figure)
+    assert dataset.load().size[0] > 100
+    assert dataset.preview().startswith("iVBOR")  # a PNG in base64
+    assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_folders_give_their_path_and_are_not_saved_to(tmp_path):
+    dataset = FolderDataset(filepath=str(tmp_path))
+    assert dataset.load() == Path(tmp_path)
+    with pytest.raises(DatasetError, match="is a folder"):
+        dataset.save("a value")
