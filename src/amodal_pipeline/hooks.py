@@ -5,6 +5,7 @@ MLflow costs seconds to import: it is imported when the first node runs.
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ from kedro.pipeline.node import Node
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from amodal_pipeline.methods.checkpoints import MethodCard
 
 logger = logging.getLogger(__name__)
 
@@ -112,16 +115,19 @@ class TrackingHook:
         namespace = node.namespace or ""
         if namespace not in self._runs:
             parent = self._runs[""]
+            # The jobs `evaluate` and `predict` work on a method that a parameter names.
+            asked = str(self._parameters.get("method", "orcnn"))
+            method = asked if namespace == "chosen" else namespace
             run = self._client.create_run(
                 self._client.get_run(parent).info.experiment_id,
-                run_name=namespace,
-                tags={"mlflow.parentRunId": parent, "method": namespace},
+                run_name=method,
+                tags={"mlflow.parentRunId": parent, "method": method},
             )
             self._runs[namespace] = run.info.run_id
             own = {
-                k.removeprefix(f"{namespace}."): v
+                k.removeprefix(f"{method}."): v
                 for k, v in self._parameters.items()
-                if k.startswith(f"{namespace}.")
+                if k.startswith(f"{method}.")
             }
             self._log_parameters(run.info.run_id, own)
         return self._runs[namespace]
@@ -129,7 +135,7 @@ class TrackingHook:
     def _open(self) -> None:
         from mlflow import MlflowClient
 
-        from amodal_pipeline.training.loop import git_revision
+        from amodal_pipeline.methods.checkpoints import git_revision
 
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._project / 'mlflow.db'}"
         # MLflow's own start-up chatter is not about the user's run.
@@ -157,6 +163,8 @@ class TrackingHook:
         )
         self._runs[""] = run.info.run_id
         self._log_parameters(run.info.run_id, self._parameters)
+        # Ctrl-C is no error to Kedro: without this the run would stay "running" for ever.
+        atexit.register(self._end, "KILLED")
 
     def _log_parameters(self, run: str, parameters: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -217,7 +225,8 @@ class TrackingHook:
 class _HistoryFollower(threading.Thread):
     """Copies the lines that a training adds to its history.jsonl into an MLflow run, as they come.
 
-    The loop knows nothing of MLflow, and may run in another process.
+    The loop knows nothing of MLflow, and may run in another process. A tracking server that fails
+    costs the live losses, never the training.
     """
 
     def __init__(self, client: MlflowClient, run: str, path: Path) -> None:
@@ -225,6 +234,7 @@ class _HistoryFollower(threading.Thread):
         self._client, self._run, self._path = client, run, path
         self._ended = threading.Event()
         self._sent = 0
+        self._stale = self._state()  # what an earlier training left, until this one rewrites it
 
     def run(self) -> None:
         while not self._ended.wait(2.0):
@@ -235,11 +245,21 @@ class _HistoryFollower(threading.Thread):
         self.join()
         self._send()
 
+    def _state(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def _send(self) -> None:
         from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
 
         from amodal_pipeline.training.state import read_history
 
+        if self._state() in (None, self._stale):
+            return
         rows = [r for r in read_history(self._path) if r["iteration"] > self._sent]
         metrics = [
             Metric(name, value, 0, row["iteration"])
@@ -247,8 +267,12 @@ class _HistoryFollower(threading.Thread):
             for name, value in row.items()
             if name != "iteration"
         ]
-        for start in range(0, len(metrics), 1000):
-            self._client.log_batch(self._run, metrics=metrics[start : start + 1000])
+        try:
+            for start in range(0, len(metrics), 1000):
+                self._client.log_batch(self._run, metrics=metrics[start : start + 1000])
+        except (MlflowException, OSError) as error:
+            logger.warning("losses could not be sent to MLflow, will try again: %s", error)
+            return
         if rows:
             self._sent = rows[-1]["iteration"]
 
@@ -260,6 +284,8 @@ class FreshnessHook:
     def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
         if not run_params.get("only_missing_outputs"):
             return
+        if catalog.load("params:restart"):
+            raise ValueError("restart=true and --only-missing-outputs contradict each other")
         for node in pipeline.nodes:
             if "training" in node.tags:
                 self._check(node.namespace, catalog)
@@ -268,12 +294,12 @@ class FreshnessHook:
         checkpoint, predictions = f"{method}.checkpoint", f"{method}.predictions"
         if not catalog.exists(checkpoint):
             return
-        from amodal_pipeline.methods.checkpoints import Fingerprint, MethodCard
+        from amodal_pipeline.methods.checkpoints import Fingerprint
         from amodal_pipeline.training.configs import WITHOUT_EFFECT
         from amodal_pipeline.training.state import check_unchanged
 
         folder = Path(catalog.get(checkpoint)._describe()["filepath"])
-        card = MethodCard.model_validate_json((folder / "method.json").read_bytes())
+        card = _card(catalog, method)
         job = catalog.load(f"params:{method}")
         wanted = Fingerprint.of(
             model=job.model.root.model_dump(),
@@ -284,6 +310,8 @@ class FreshnessHook:
         else:
             wanted["annotations_train"] = card.fingerprint.parts["annotations_train"]
         wanted["pretrained"] = card.fingerprint.parts["pretrained"]
+        if catalog.exists(f"{job.pretrained}.checkpoint"):
+            wanted["pretrained"] = _card(catalog, job.pretrained).fingerprint.digest
         check_unchanged(card.fingerprint, Fingerprint(parts=wanted), folder)
         if catalog.exists(predictions):
             made_by = catalog.load(predictions).metadata.checkpoint
@@ -292,6 +320,13 @@ class FreshnessHook:
                     f"the predictions of {method} were made by another checkpoint than the one in "
                     f"{folder}: run again without --only-missing-outputs"
                 )
+
+
+def _card(catalog: DataCatalog, method: str) -> MethodCard:
+    from amodal_pipeline.methods.checkpoints import MethodCard
+
+    folder = Path(catalog.get(f"{method}.checkpoint")._describe()["filepath"])
+    return MethodCard.model_validate_json((folder / "method.json").read_bytes())
 
 
 class SummaryHook:
@@ -312,23 +347,25 @@ class SummaryHook:
         from rich.table import Table
 
         from amodal_pipeline.metrics.results import summary_table
-        from amodal_pipeline.pipelines.report.nodes import MAIN_METRICS
+        from amodal_pipeline.visuals.definitions import MAIN_METRICS
 
-        results = catalog.load("results")
-        shown = summary_table(results, [m for m in MAIN_METRICS if (results["metric"] == m).any()])
-        table = Table(title=f"Results on {results['dataset'].iloc[0]} (validation, 0–100)")
-        # Metrics downwards, methods across: many names fit a narrow terminal.
-        table.add_column("metric")
-        for line in shown[["method", "variant", "inputs"]].itertuples(index=False):
-            extra = [line.variant] if line.variant != "full" else []
-            extra += [f"on {line.inputs}"] if line.inputs != "image" else []
-            table.add_column("\n".join([line.method, *extra]), justify="right")
-        for metric in shown.columns[3:]:
-            table.add_row(metric, *(_text(value) for value in shown[metric]))
         console = Console()
-        console.print(table)
+        results = catalog.load("results")
+        for protocol, part in results.groupby("protocol", sort=False):
+            metrics = [m for m in MAIN_METRICS if (part["metric"] == m).any()]
+            shown = summary_table(part, metrics)
+            title = f"{results['dataset'].iloc[0]}, validation: {protocol} (0–100)"
+            # Metrics downwards, methods across: many names fit a narrow terminal.
+            table = Table("metric", title=title)
+            for line in shown[["method", "variant", "inputs"]].itertuples(index=False):
+                extra = [line.variant] if line.variant != "full" else []
+                extra += [f"on {line.inputs}"] if line.inputs != "image" else []
+                table.add_column("\n".join([line.method, *extra]), justify="right")
+            for metric in metrics:
+                table.add_row(metric, *(_text(value) for value in shown[metric]))
+            console.print(table)
         folder = Path(catalog.get("report_folder")._describe()["filepath"])
-        console.print(f"Report and pictures: {folder / 'report.html'}")
+        console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
         console.print("Lineage: [bold]make viz[/]   Compare runs: [bold]make ui[/]")
 
 

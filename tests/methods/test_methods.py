@@ -118,6 +118,40 @@ def test_orcnn_losses_can_be_switched_off(switch, shapes):
     assert "loss_amodal_mask" in losses
 
 
+def test_ignored_objects_are_neither_objects_nor_background(shapes):
+    torch.manual_seed(0)
+    model = methods.build(tiny_method("mask_rcnn"), classes=2).train()
+    boxes = torch.tensor([[10.0, 10, 40, 40], [50.0, 50, 62, 62]])
+    anchors = [torch.tensor([[11.0, 11, 40, 40], [48.0, 50, 62, 62], [0.0, 48, 14, 60]])]
+    assign = model.detector.rpn.assign_targets_to_anchors
+    both = [{"boxes": boxes, "labels": torch.tensor([1, 2])}]
+    assert assign(anchors, both)[0][0].tolist() == [1, 1, 0]
+    one_ignored = [{"boxes": boxes, "labels": torch.tensor([1, -1])}]
+    assert assign(anchors, one_ignored)[0][0].tolist() == [1, -1, 0]
+
+    images, targets = batch(shapes)
+    for target in targets:
+        target["labels"][0] = -1
+    seen = []
+    heads = model.detector.roi_heads
+    sample_rois = heads.select_training_samples
+
+    def record(*args):
+        seen.append(sample_rois(*args))
+        return seen[-1]
+
+    heads.select_training_samples = record
+    losses = model(images, targets)
+    assert all(torch.isfinite(v) for v in losses.values())
+    from torchvision.ops import box_iou
+
+    for rois, labels, target in zip(seen[0][0], seen[0][2], targets, strict=True):
+        assert labels.min() >= 0 and 1 not in labels
+        on_ignored = box_iou(rois, target["amodal_boxes"]).argmax(1) == 0
+        close = box_iou(rois, target["amodal_boxes"]).amax(1) >= 0.5
+        assert not (on_ignored & close).any()
+
+
 def test_unknown_keys_and_values_are_refused():
     with pytest.raises(ValueError, match="extra"):
         MethodConfig.model_validate({"name": "orcnn", "visible_los": False})

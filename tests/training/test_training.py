@@ -1,7 +1,6 @@
 """The loop, its data and its state."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.training import loop, state
-from amodal_pipeline.training.configs import AugmentationConfig, TrainingConfig
+from amodal_pipeline.training.configs import TrainingConfig
 from amodal_pipeline.training.data import TrainingBatches, batch_indices, sample, scale_and_flip
 from amodal_pipeline.training.familiarity import familiarity, unfamiliar
 from tests.conftest import SIZE, make_shapes, tiny_method, tiny_training
@@ -56,15 +55,6 @@ def test_batches_do_not_depend_on_workers(shapes):
         expected = alone[i]
         assert batch.names == expected.names
         assert all(torch.equal(a, b) for a, b in zip(batch.images, expected.images, strict=True))
-
-
-def test_processes_share_a_batch(shapes):
-    whole = TrainingBatches(shapes, AugmentationConfig(min_sizes=(64,), max_size=64), 4, seed=0)
-    parts = [
-        TrainingBatches(shapes, AugmentationConfig(min_sizes=(64,), max_size=64), 4, 0, r, 2)
-        for r in (0, 1)
-    ]
-    assert sorted(whole[1].names) == sorted(parts[0][1].names + parts[1][1].names)
 
 
 def test_rate_warms_up_and_falls():
@@ -130,7 +120,7 @@ def test_a_killed_training_ends_with_the_same_bits(shapes, tmp_path):
             break
     assert killed.wait(60) == -signal.SIGKILL
     assert uninterrupted.wait(120) == 0
-    iteration = json.loads((cut / "state" / "state.json").read_text())["iteration"]
+    iteration = state.read_card(cut).iteration
     assert 3 <= iteration < 14
     resumed = start(cut)
     reported = [int(line) for line in resumed.stdout]
@@ -181,14 +171,14 @@ def test_a_full_disk_leaves_the_state_before(shapes, tmp_path, monkeypatch):
     written = state.save_file
 
     def fail_later(tensors, path):
-        if any((tmp_path / "state").glob("*")) and "optimizer" in str(path):
+        if "optimizer" in str(path) and "state-000000004" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
         return written(tensors, path)
 
     monkeypatch.setattr(state, "save_file", fail_later)
     with pytest.raises(OSError, match=r"disk is full.*iteration 4"):
         loop.train(tiny_method("mask_rcnn"), tiny_training(), shapes, tmp_path)
-    assert state.read_card(tmp_path / "state").iteration == 2
+    assert state.read_card(tmp_path).iteration == 2
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     monkeypatch.setattr(state, "save_file", written)
     steps = []
@@ -198,11 +188,13 @@ def test_a_full_disk_leaves_the_state_before(shapes, tmp_path, monkeypatch):
 
 def test_a_damaged_state_says_what_to_do(shapes, tmp_path):
     loop.train(tiny_method("mask_rcnn"), tiny_training(), shapes, tmp_path)
-    weights = tmp_path / "state" / "model.safetensors"
+    (place,) = tmp_path.glob("state-*")  # only the last one is kept
+    assert place.name == "state-000000006"
+    weights = place / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ValueError, match="restart=true"):
         loop.train(tiny_method("mask_rcnn"), tiny_training(), shapes, tmp_path)
-    (tmp_path / "state" / "state.json").write_text("{")
+    (place / "state.json").write_text("{")
     with pytest.raises(ValueError, match=r"state\.json is damaged"):
         loop.train(tiny_method("mask_rcnn"), tiny_training(), shapes, tmp_path)
 
@@ -272,3 +264,35 @@ def test_bfloat16_trains_with_boxes_and_masks_in_full_precision(shapes):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = model(images)
     assert all(f["boxes"].dtype == f["amodal_masks"].dtype == torch.float32 for f in found)
+
+
+def test_an_infinite_gradient_stops_before_it_reaches_the_weights(shapes, tmp_path):
+    # The loss is still finite in the first iteration; its update would not be.
+    config = tiny_training(iterations=1, learning_rate=0.01, warmup_iterations=0)
+    build = loop.build
+
+    def broken(*args):
+        model = build(*args)
+        weight = model.mask_head.predictor.mask_fcn_logits.weight
+        weight.register_hook(lambda gradient: gradient * float("inf"))
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "build", broken)
+        with pytest.raises(loop.DivergedError, match=r"gradient of iteration 1.*\.png"):
+            loop.train(tiny_method("mask_rcnn"), config, shapes, tmp_path)
+    assert state.read_card(tmp_path) is None
+
+
+def test_precisions_may_differ_within_a_process(shapes, tmp_path):
+    config = tiny_training(iterations=1, warmup_iterations=0)
+    loop.train(tiny_method("mask_rcnn"), config, shapes, tmp_path / "a")
+    half = tiny_training(iterations=1, warmup_iterations=0, precision="bfloat16")
+    loop.train(tiny_method("mask_rcnn"), half, shapes, tmp_path / "b")
+
+
+def test_what_a_kill_left_behind_is_no_state_and_goes(shapes, tmp_path):
+    (tmp_path / ".state-000000002.x").mkdir()
+    assert state.read_card(tmp_path) is None
+    loop.train(tiny_method("mask_rcnn"), tiny_training(), shapes, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.jsonl", "state-000000006"]

@@ -4,7 +4,6 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -41,13 +40,12 @@ def read_image(
         ValueError: the name leaves ``root``; the file is missing, no image, damaged, or has more
             pixels than ``PIL.Image.MAX_IMAGE_PIXELS``; or its size is not ``size``.
     """
-    path = inside(root, file_name)
-    with _opened(path) as image:
+    with _opened(root, file_name) as image:
         if size is not None and (image.height, image.width) != tuple(size):
             raise _NotThisImageError(
-                f"{path} is {image.height}x{image.width} pixels (height x width), its record "
-                f"in the table of images says {size[0]}x{size[1]}: the annotations belong to "
-                "another version of this image"
+                f"{inside(root, file_name)} is {image.height}x{image.width} pixels "
+                f"(height x width), its record in the table of images says {size[0]}x{size[1]}: "
+                "the annotations belong to another version of this image"
             )
         return _rgb(image)
 
@@ -58,13 +56,14 @@ def read_size(root: str | os.PathLike, file_name: str) -> tuple[int, int]:
     Raises:
         ValueError: as :func:`read_image`, but for damage behind the header.
     """
-    with _opened(inside(root, file_name)) as image:
+    with _opened(root, file_name) as image:
         return image.height, image.width
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(root: str | os.PathLike, file_name: str) -> Iterator[Image.Image]:
     """An open image within the pixel limit; whatever goes wrong names the file and the remedy."""
+    path = inside(root, file_name)
     try:
         with Image.open(path, formats=FORMATS) as image:
             # Pillow refuses only twice the limit and warns between; one clear limit is easier.
@@ -76,7 +75,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError as error:
         raise ValueError(
-            f"{path} is missing: check the image root {str(path.parent)!r} of the data set"
+            f"{path} is missing: check the image root {str(root)!r} of the data set"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path) from error

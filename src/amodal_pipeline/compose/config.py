@@ -14,7 +14,6 @@ class ComposeConfig(BaseModel):
     Ranges are (lowest, highest); what is drawn from them is drawn uniformly.
 
     Attributes:
-        dataset: name that the table of annotations gets.
         seed: everything random follows from it.
         composites_per_image: how many pictures are made from each source photograph.
         occluders: number of objects pasted on one picture.
@@ -38,7 +37,6 @@ class ComposeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dataset: str = Field("composed_coco", min_length=1)
     seed: int = Field(0, ge=0)
     composites_per_image: int = Field(1, ge=1)
     occluders: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (2, 5)

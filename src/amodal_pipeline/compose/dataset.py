@@ -41,6 +41,7 @@ def compose_split(
     folder: Path,
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
+    dataset: str = "composed_coco",
 ) -> AmodalAnnotations:
     """Compose one split from a COCO instance file.
 
@@ -87,7 +88,7 @@ def compose_split(
         if on_progress is not None:
             on_progress(len(records), total)
 
-    annotations = _table(records, source, config, split, folder / split)
+    annotations = _table(records, source, config, dataset, split, folder / split)
     pasted = np.array([i["pasted"] for r in records for i in r["instances"]], bool)
     with replacing(folder / split / "statistics.json") as path:
         path.write_text(json.dumps(occlusion_statistics(annotations, pasted), indent=2))
@@ -227,6 +228,7 @@ def _table(
     records: list[dict],
     source: AmodalAnnotations,
     config: ComposeConfig,
+    dataset: str,
     split: str,
     image_root: Path,
 ) -> AmodalAnnotations:
@@ -251,7 +253,7 @@ def _table(
         )
     made_with = {"compose": _sha256(config.model_dump(mode="json"))}
     return build(
-        dataset=config.dataset,
+        dataset=dataset,
         split=split,
         categories=(OBJECT,) if config.class_agnostic else source.metadata.categories,
         image_root=str(image_root),

@@ -58,7 +58,7 @@ class FolderDataset(AbstractDataset[None, Path]):
         self.metadata = metadata
 
     def load(self) -> Path:
-        return self._filepath.expanduser()
+        return self._filepath
 
     def save(self, data: None) -> None:
         raise DatasetError(f"{self._filepath} is a folder: nodes write into it themselves")

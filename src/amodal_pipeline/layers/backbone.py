@@ -35,11 +35,15 @@ class PyramidBackbone(nn.Module):
                 f"backbone {name!r} has maps at strides {info.reduction()}, needs {list(STRIDES)}; "
                 "choose another timm model"
             )
-        pretrained = weights == "imagenet"
+        tag = "" if weights == "imagenet" else f".{weights}"
+        published = weights == "imagenet" or f"{name}{tag}" in timm.list_pretrained(f"{name}.*")
         self.body = timm.create_model(
-            name, features_only=True, out_indices=indices, pretrained=pretrained
+            name + (tag if published else ""),
+            features_only=True,
+            out_indices=indices,
+            pretrained=published,
         )
-        if weights is not None and not pretrained:
+        if weights is not None and not published:
             _load_weights(self.body, name, weights)
         config = self.body.feature_info
         self.pyramid = FeaturePyramidNetwork(

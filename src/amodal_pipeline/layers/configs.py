@@ -16,7 +16,8 @@ class BackboneConfig(Strict):
     """A timm image encoder under a feature pyramid.
 
     ``weights``: "embedded" (the ImageNet weights of tf_efficientnet_lite0 from the Python package
-    of the extra ``weights``), "imagenet" (timm's own, downloaded), a path to a state dict, or None.
+    of the extra ``weights``), "imagenet" (timm's default, downloaded), another pretrained tag of
+    timm ("a1_in1k", downloaded), a path to a state dict, or None.
     ``frozen_stages``: how many stages from the image on are not trained (2 = stem and the stage at
     stride 4, as "FREEZE_AT 2" of the Detectron family); batch normalisation is always frozen.
     """

@@ -16,11 +16,13 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import box_iou
 
 from amodal_pipeline.layers.backbone import PyramidBackbone
 from amodal_pipeline.layers.configs import DetectorConfig
 from amodal_pipeline.layers.pooling import LEVELS, PyramidRoIAlign
 
+BACKGROUND_IOU = 0.3  # an anchor that overlaps every object less is background
 _DIVISIBLE = 32  # the coarsest stride of the pyramid that images are padded to
 
 
@@ -55,6 +57,25 @@ class FullPrecisionHead(RPNHead):
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
         return [v.float() for v in logits], [v.float() for v in deltas]
+
+
+class ProposalNetwork(RegionProposalNetwork):
+    """torchvision's, except that anchors on an ignored object (label -1) are no background.
+
+    The box head needs no such care: its sampler passes over proposals whose label is -1.
+    """
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        real = [{"boxes": t["boxes"][t["labels"] > 0]} for t in targets]
+        labels, matched = super().assign_targets_to_anchors(anchors, real)
+        for label, anchor, target in zip(labels, anchors, targets, strict=True):
+            ignored = target["boxes"][target["labels"] < 0]
+            if len(ignored):
+                near = box_iou(anchor, ignored).amax(dim=1) >= BACKGROUND_IOU
+                label[near & (label == 0)] = -1
+        return labels, matched
 
 
 class BoxDetector(nn.Module):
@@ -95,7 +116,9 @@ class BoxDetector(nn.Module):
         padded = torch.stack(
             [F.pad(p, (0, width - p.shape[-1], 0, height - p.shape[-2])) for p in prepared]
         )
-        return Batch(padded, sizes, self.backbone(padded))
+        # Anchors and RoIs take the type of the maps, and bf16 holds no coordinate exactly.
+        maps = OrderedDict((name, m.float()) for name, m in self.backbone(padded).items())
+        return Batch(padded, sizes, maps)
 
     def prepare(self, image: Tensor) -> Tensor:
         """One image [3, H, W], in 0–1 or uint8, normalised and (in evaluation) scaled."""
@@ -113,8 +136,9 @@ class BoxDetector(nn.Module):
     ) -> tuple[Batch, Sample, dict[str, Tensor]]:
         """One training pass up to the box head.
 
-        ``targets`` have boxes [N, 4] and labels [N]. Gives the encoded batch, the RoIs that overlap
-        an object, and loss_objectness, loss_rpn_box_reg, loss_classifier and loss_box_reg.
+        ``targets`` have boxes [N, 4] and labels [N] (-1: ignore this object). Gives the encoded
+        batch, the RoIs that overlap an object, and loss_objectness, loss_rpn_box_reg,
+        loss_classifier and loss_box_reg.
         """
         batch = self.batch(images)
         proposals, losses = self.rpn(ImageList(batch.images, batch.sizes), batch.features, targets)
@@ -180,11 +204,11 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
     )
     if len(p.anchor_sizes) != len(LEVELS) + 1:
         raise ValueError(f"anchor_sizes needs {len(LEVELS) + 1} values, one a pyramid level")
-    rpn = RegionProposalNetwork(
+    rpn = ProposalNetwork(
         anchors,
         FullPrecisionHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
+        bg_iou_thresh=BACKGROUND_IOU,
         batch_size_per_image=p.samples_per_image,
         positive_fraction=p.positive_fraction,
         pre_nms_top_n={"training": p.before_nms_train, "testing": p.before_nms_test},

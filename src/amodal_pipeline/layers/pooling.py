@@ -41,8 +41,7 @@ class PyramidRoIAlign(nn.Module):
             rows.append(here)
             pooled.append(
                 roi_align(
-                    # In bf16 a coordinate of some hundred pixels is off by one or two.
-                    features[name].float(),
+                    features[name],
                     rois[here],
                     self.size,
                     1 / stride,

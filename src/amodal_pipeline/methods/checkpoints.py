@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,9 @@ from amodal_pipeline.methods.configs import MethodConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_SOURCE = Path(__file__).parent
 
 
 class Fingerprint(BaseModel):
@@ -88,10 +93,11 @@ class Checkpoint:
     weights: dict[str, Tensor]
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write both files; each is replaced as a whole, the card last."""
+        """Write both files; the card goes first and comes last, so it never fits other weights."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
+        (folder / "method.json").unlink(missing_ok=True)
         with replacing(folder / "model.safetensors") as path:
             save_file({k: v.contiguous() for k, v in self.weights.items()}, path)
         with replacing(folder / "method.json") as path:
@@ -129,3 +135,29 @@ def _flatten(name: str, value: object, parts: dict[str, str]) -> None:
             _flatten(f"{name}.{key}", inner, parts)
     else:
         parts[name] = str(value)
+
+
+def git_revision() -> str:
+    """The commit of the project, with "+changes" where files differ; or "unknown"."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], capture_output=True, text=True, check=True, timeout=10, cwd=_SOURCE
+        ).stdout.strip()
+
+    try:
+        changed = "+changes" if git("status", "--porcelain", "-uno") else ""
+        return git("rev-parse", "HEAD") + changed
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide numbers."""
+    found = {}
+    for name in ("amodal-pipeline", "torch", "torchvision", "timm", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

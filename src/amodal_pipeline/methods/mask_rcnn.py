@@ -17,9 +17,9 @@ class MaskRCNN(nn.Module):
     (1-based), scores [N] and, by ``config.masks``, amodal_masks or visible_masks [N, 28, 28]
     (probabilities within the box).
 
-    Targets: amodal_boxes, visible_boxes [N, 4] (NaN where nothing is visible), labels [N],
-    amodal_masks, visible_masks uint8 [N, h, w] at any resolution, mask_scale (x, y) from image
-    pixels to mask pixels.
+    Targets: amodal_boxes, visible_boxes [N, 4] (NaN where nothing is visible), labels [N] (-1:
+    ignore this object), amodal_masks, visible_masks uint8 [N, h, w] at any resolution, mask_scale
+    (x, y) from image pixels to mask pixels.
     """
 
     def __init__(self, config: MaskRCNNConfig, classes: int) -> None:

@@ -52,6 +52,11 @@ def check(annotations: AmodalAnnotations, predictions: Predictions) -> None:
 
     if len(np.unique(table["prediction_id"].to_numpy(dtype=np.int64))) != len(table):
         raise ValueError(f"{whose} use a prediction_id twice: number them anew")
+    if metadata.annotations and metadata.annotations != truth.fingerprint:
+        raise ValueError(
+            f"{whose} were made for another version of {here} (their content differs): predict "
+            "again, or load the version of the annotations that they were made for"
+        )
     score = table["score"].to_numpy(dtype=np.float32, na_value=np.nan)
     if not np.isfinite(score).all():
         row = table[~np.isfinite(score)].iloc[0]

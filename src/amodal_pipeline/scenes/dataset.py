@@ -30,6 +30,7 @@ def render_split(
     folder: str | Path,
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
+    dataset: str = "scenes",
 ) -> AmodalAnnotations:
     """Render ``count`` scenes into ``<folder>/<split>/`` and give their annotations.
 
@@ -76,7 +77,7 @@ def render_split(
             on_progress(len(records), count)
 
     table = _annotations(
-        [records[index] for index in range(count)], models, split, str(folder), fingerprint
+        [records[index] for index in range(count)], models, dataset, split, str(folder), fingerprint
     )
     with replacing(target / "statistics.json") as path:
         path.write_text(json.dumps(statistics(table), indent=2))
@@ -196,13 +197,18 @@ def _render_all(
 
 
 def _annotations(
-    records: list[SceneRecord], models: Models, split: str, image_root: str, fingerprint: str
+    records: list[SceneRecord],
+    models: Models,
+    dataset: str,
+    split: str,
+    image_root: str,
+    fingerprint: str,
 ) -> AmodalAnnotations:
     ids = {name: k + 1 for k, name in enumerate(models.categories)}
     rows = [(record.index, o) for record in records for o in record.objects]
     pairs = [(record.index, *pair) for record in records for pair in record.order]
     return build(
-        dataset="scenes",
+        dataset=dataset,
         split=split,
         categories=[Category(id=id_, name=name) for name, id_ in ids.items()],
         image_root=image_root,

@@ -21,7 +21,7 @@ class AugmentationConfig(Strict):
 class TrainingConfig(Strict):
     """Optimiser, schedule and bookkeeping of one training.
 
-    Iterations, not epochs: one is a batch of ``batch_size`` images over all devices.
+    Iterations, not epochs: one is a batch of ``batch_size`` images.
     ``schedule``: "multistep" multiplies the rate by ``gamma`` at each of ``milestones``; "cosine"
     and "linear" fall to 0 at the end. Before that the rate rises linearly from ``warmup_factor`` of
     its value over ``warmup_iterations``. ``precision``: "auto" is bf16 on a GPU and float32 on a
@@ -42,7 +42,7 @@ class TrainingConfig(Strict):
     gradient_clip: float | None = Field(None, gt=0)
     augmentation: AugmentationConfig = AugmentationConfig()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(4, ge=0)
     checkpoint_every: int = Field(1_000, gt=0)
     log_every: int = Field(20, gt=0)
@@ -58,8 +58,8 @@ class TrainingConfig(Strict):
         return self
 
 
-# What may change between two starts of one training without changing its weights.
-WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "log_every"})
+# What may change between two starts of one training: none of it is a choice about the result.
+WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "log_every", "device"})
 
 
 class InferenceConfig(Strict):
@@ -67,5 +67,5 @@ class InferenceConfig(Strict):
 
     batch_size: int = Field(4, gt=0)
     workers: int = Field(4, ge=0)
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

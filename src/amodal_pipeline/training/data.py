@@ -47,9 +47,8 @@ class TrainingBatches(Dataset):
     Args:
         annotations: the training split.
         augmentation: flip and scale jitter.
-        batch_size: images an iteration, over all processes.
+        batch_size: images an iteration.
         seed: of order and augmentation.
-        rank, world: of which processes this is one; each takes every ``world``-th image.
 
     Raises:
         ValueError: no image has an object that is not ignored.
@@ -61,12 +60,10 @@ class TrainingBatches(Dataset):
         augmentation: AugmentationConfig,
         batch_size: int,
         seed: int,
-        rank: int = 0,
-        world: int = 1,
     ) -> None:
         self.annotations = annotations
         self.augmentation = augmentation
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.batch_size, self.seed = batch_size, seed
         wanted = annotations.instances.loc[~annotations.instances["ignore"], "image_id"]
         images = annotations.images
         useful = np.isin(images["image_id"].to_numpy(), wanted.unique().to_numpy())
@@ -79,7 +76,7 @@ class TrainingBatches(Dataset):
 
     def __getitem__(self, iteration: int) -> TrainingBatch:
         indices = batch_indices(len(self.rows), self.batch_size, self.seed, iteration)
-        samples = [self._sample(iteration, i) for i in indices[self.rank :: self.world]]
+        samples = [self._sample(iteration, i) for i in indices]
         images, targets, names = zip(*samples, strict=True)
         return TrainingBatch(list(images), list(targets), list(names))
 
@@ -96,18 +93,19 @@ def sample(annotations: AmodalAnnotations, row: int) -> tuple[Tensor, dict, str]
     """Image ``row`` of a table as uint8 [3, H, W], its target, and its file name.
 
     The target has amodal_boxes and visible_boxes float32 [N, 4] (x1, y1, x2, y2; NaN where nothing
-    is visible), labels int64 [N] (position of the category in the table, from 1), amodal_masks and
-    visible_masks uint8 [N, H, W], and mask_scale (1, 1). Ignored objects are left out.
+    is visible), labels int64 [N] (position of the category in the table, from 1; -1 for an object
+    to ignore: neither an object nor background), amodal_masks and visible_masks uint8 [N, H, W],
+    and mask_scale (1, 1).
     """
     record = annotations.images.iloc[row]
     size = (int(record["height"]), int(record["width"]))
     pixels = read_image(annotations.metadata.image_root, record["file_name"], size)
     objects = annotations.of_image(int(record["image_id"]))
-    objects = objects[~objects["ignore"].to_numpy(dtype=bool)]
     ids = np.array([c.id for c in annotations.metadata.categories])
     order = np.argsort(ids)
     category = objects["category_id"].to_numpy(dtype=np.int64)
     labels = order[np.searchsorted(ids[order], category)] + 1
+    labels[objects["ignore"].to_numpy(dtype=bool)] = -1
     target = {
         "amodal_boxes": _corners(box_array(objects["amodal_box"])),
         "visible_boxes": _corners(box_array(objects["visible_box"])),

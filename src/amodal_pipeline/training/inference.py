@@ -51,7 +51,7 @@ def predict(
 
     Masks are pasted at the images' full resolution and kept as run lengths only: memory grows with
     the number of detections, not with the size of images. The tight box of a visible mask is
-    computed; the amodal box is the detector's own, where it regresses amodal boxes.
+    computed; the box that the detector regresses, amodal or visible, is its own.
     """
     device = resolve_device(config.device)
     bf16 = wants_bfloat16(config.precision, device)

@@ -2,13 +2,10 @@
 
 import json
 import math
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,13 @@ from torch.utils.data import DataLoader
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.methods import build
-from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
+from amodal_pipeline.methods.checkpoints import (
+    Checkpoint,
+    Fingerprint,
+    MethodCard,
+    git_revision,
+    versions,
+)
 from amodal_pipeline.methods.configs import AnyMethod, MethodConfig
 from amodal_pipeline.methods.pretrained import start_from, weights_of, without_download
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, TrainingConfig
@@ -29,6 +32,7 @@ from amodal_pipeline.training.state import (
     check_unchanged,
     load_state,
     read_card,
+    remove_states,
     save_state,
     truncate_history,
 )
@@ -47,7 +51,7 @@ class Step:
 
 
 class DivergedError(ArithmeticError):
-    """A loss is not a finite number."""
+    """A loss, or its gradient, is not a finite number."""
 
 
 def fingerprint(
@@ -78,8 +82,8 @@ def train(
     """Train a method, from where an earlier run of the same training was cut.
 
     Every ``config.checkpoint_every`` iterations and at the end the state is written to
-    ``folder/state``; reports go to ``folder/history.jsonl`` and to ``on_step``. On a CPU, a
-    training that was killed and started again gives the same bits.
+    ``folder/state-<iteration>``; reports go to ``folder/history.jsonl`` and to ``on_step``. On a
+    CPU, a training that was killed and started again gives the same bits.
 
     Args:
         method: configuration of what to train.
@@ -95,19 +99,22 @@ def train(
         OSError: the disk is full; the state before is intact.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     folder = Path(folder)
-    state_folder, history = folder / "state", folder / "history.jsonl"
+    history = folder / "history.jsonl"
     mark = fingerprint(method, config, annotations, pretrained)
     if restart:
-        shutil.rmtree(state_folder, ignore_errors=True)
+        remove_states(folder)
         history.unlink(missing_ok=True)
-    card = read_card(state_folder)
+    card = read_card(folder)
     if card:
-        check_unchanged(card.fingerprint, mark, state_folder)
+        check_unchanged(card.fingerprint, mark, folder)
     done = card.iteration if card else 0
 
     device = resolve_device(config.device)
+    # Accelerate keeps the first precision and device of a process; trainings may differ in both.
+    AcceleratorState._reset_state(reset_partial_state=True)
     precision = "bf16" if wants_bfloat16(config.precision, device) else "no"
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
     torch.manual_seed(config.seed)
@@ -124,15 +131,13 @@ def train(
         config.augmentation,
         config.batch_size,
         config.seed,
-        accelerator.process_index,
-        accelerator.num_processes,
     )
     plain, plain_optimizer = model, optimizer
     model, optimizer = accelerator.prepare(model, optimizer)
     if card:
         # Into the plain optimiser, on the device already: torch knows which of its state stays on
         # the CPU.
-        load_state(state_folder, plain, plain_optimizer)
+        load_state(folder, card.iteration, plain, plain_optimizer)
     model.train()
 
     meter = _Meter(config, done)
@@ -143,14 +148,13 @@ def train(
             iteration += 1
             step = meter.add(iteration, losses, _rate(config, iteration - 1))
             last = iteration == config.iterations
-            if accelerator.is_main_process:
-                if step:
-                    with history.open("a") as file:
-                        file.write(json.dumps(_row(step)) + "\n")
-                    if on_step:
-                        on_step(step)
-                if last or iteration % config.checkpoint_every == 0:
-                    save_state(state_folder, plain, plain_optimizer, iteration, mark)
+            if step:
+                with history.open("a") as file:
+                    file.write(json.dumps(_row(step)) + "\n")
+                if on_step:
+                    on_step(step)
+            if last or iteration % config.checkpoint_every == 0:
+                save_state(folder, plain, plain_optimizer, iteration, mark)
     if done == config.iterations and on_step:
         on_step(Step(done, done, {}, 0.0, 0.0, 0.0))
     return Checkpoint(
@@ -178,7 +182,7 @@ def _step(
     iteration: int,
 ) -> dict[str, Tensor]:
     # Proposals and RoIs are drawn at random: seeded by the iteration, a resumed run draws the same.
-    entropy = np.random.SeedSequence([config.seed, iteration, accelerator.process_index])
+    entropy = np.random.SeedSequence([config.seed, iteration])
     torch.manual_seed(int(entropy.generate_state(1)[0]))
     for group in optimizer.param_groups:
         group["lr"] = _rate(config, iteration)
@@ -192,19 +196,30 @@ def _step(
         losses = model(images, targets)
         total = sum(losses.values())
     if not torch.isfinite(total):
-        named = ", ".join(f"{k} = {float(v):.4g}" for k, v in losses.items())
-        raise DivergedError(
-            f"the loss of iteration {iteration + 1} is not finite ({named}); "
-            f"images of the batch: {', '.join(batch.names)}. Lower the learning rate "
-            f"({config.learning_rate}), lengthen the warm-up ({config.warmup_iterations} "
-            "iterations) or clip gradients (gradient_clip: 10); the last saved state is intact"
-        )
+        raise DivergedError(_diverged("loss", losses, batch, config, iteration))
     accelerator.backward(total)
-    if config.gradient_clip:
-        accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip)
+    norm = accelerator.clip_grad_norm_(model.parameters(), config.gradient_clip or math.inf)
+    if not torch.isfinite(norm):
+        raise DivergedError(_diverged("gradient", losses, batch, config, iteration))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}}
+
+
+def _diverged(
+    what: str,
+    losses: dict[str, Tensor],
+    batch: TrainingBatch,
+    config: TrainingConfig,
+    iteration: int,
+) -> str:
+    named = ", ".join(f"{k} = {float(v):.4g}" for k, v in losses.items())
+    return (
+        f"the {what} of iteration {iteration + 1} is not finite ({named}); images of the batch: "
+        f"{', '.join(batch.names)}. Lower the learning rate ({config.learning_rate}), lengthen "
+        f"the warm-up ({config.warmup_iterations} iterations) or clip gradients "
+        "(gradient_clip: 10); the last saved state is intact"
+    )
 
 
 class _Meter:
@@ -293,29 +308,3 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def git_revision() -> str:
-    """The commit of the working directory, with "+changes" where files differ; or "unknown"."""
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", *args], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        changed = "+changes" if git("status", "--porcelain", "-uno") else ""
-        return git("rev-parse", "HEAD") + changed
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide numbers."""
-    found = {}
-    for name in ("amodal-pipeline", "torch", "torchvision", "timm", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -34,13 +35,16 @@ def save_state(
     iteration: int,
     fingerprint: Fingerprint,
 ) -> None:
-    """Write ``folder``; whatever happens, either the state before or this one is there after.
+    """Write ``folder/state-<iteration>``, then remove the states before.
+
+    Whatever happens, and whenever, a complete state is there afterwards.
 
     Raises:
         OSError: with the remedy, when the disk is full.
     """
+    place = _place(folder, iteration)
     try:
-        with replacing(folder) as temporary:
+        with replacing(place) as temporary:
             temporary.mkdir()
             save_file(weights_of(model), temporary / "model.safetensors")
             save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
@@ -55,37 +59,49 @@ def save_state(
                 f"{folder}; the state before is intact. Free space and run the same command again",
             ) from error
         raise
+    remove_states(folder, but=place)
+
+
+def remove_states(folder: Path, but: Path | None = None) -> None:
+    """Remove all states in ``folder`` except one, and what a killed run left of unfinished ones."""
+    for path in [*folder.glob("state-*"), *folder.glob(".state-*")]:
+        if path != but:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def read_card(folder: Path) -> StateCard | None:
-    """The card of a saved state; None where there is none.
+    """The card of the last state in ``folder``; None where there is none.
 
     Raises:
         ValueError: it is damaged.
     """
-    path = Path(folder) / "state.json"
+    iterations = [int(p.name.removeprefix("state-")) for p in Path(folder).glob("state-*")]
+    if not iterations:
+        return None
+    path = _place(folder, max(iterations)) / "state.json"
     try:
         return StateCard.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
+    except (FileNotFoundError, ValidationError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): start again with --params restart=true"
         ) from error
 
 
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_state(
+    folder: Path, iteration: int, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     """Put a saved state back into model and optimiser.
 
     Raises:
         ValueError: a file is missing, damaged or of another model.
     """
+    place = _place(folder, iteration)
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        tensors = load_file(folder / "optimizer.safetensors")
+        model.load_state_dict(load_file(place / "model.safetensors"))
+        tensors = load_file(place / "optimizer.safetensors")
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(
-            f"the training state in {folder} is damaged ({error}): "
+            f"the training state in {place} is damaged ({error}): "
             "start again with --params restart=true"
         ) from error
     state: dict[int, dict[str, Tensor]] = {}
@@ -94,6 +110,10 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
         state.setdefault(int(parameter), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _place(folder: Path, iteration: int) -> Path:
+    return Path(folder) / f"state-{iteration:09d}"
 
 
 def check_unchanged(found: Fingerprint, wanted: Fingerprint, folder: Path) -> None:

@@ -34,6 +34,7 @@ MAIN_METRICS = (
     "AP75_amodal",
     "AR100_amodal",
     "AP_amodal_occluded15",
+    "AP75_amodal_occluded15",
     "AP_visible",
     "AP_both",
     "AP50_invisible",

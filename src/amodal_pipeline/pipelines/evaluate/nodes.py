@@ -1,5 +1,7 @@
 """Nodes that run a trained method over the validation split and score it."""
 
+from functools import partial
+
 import pandas as pd
 from PIL import Image
 
@@ -53,6 +55,7 @@ def evaluate(
     from amodal_pipeline.metrics.evaluate import evaluate as score
 
     table = predictions.predictions
+    score = partial(score, run_id=scored(predictions))
     if len(table) and table["amodal_rle"].isna().any():
         return score(annotations, predictions, evaluation)
     matches = match_detections(annotations, predictions)
@@ -61,6 +64,12 @@ def evaluate(
         for baseline in (baselines.visible_mask, baselines.convex_hull):
             parts.append(score(annotations, baseline(predictions), evaluation, matches))
     return results.join(parts)
+
+
+def scored(predictions: Predictions) -> str:
+    """What a row of results rests on: the start of the checkpoint's and the data's fingerprints."""
+    made = predictions.metadata
+    return f"{made.checkpoint[:12]}-{made.annotations[:12]}"
 
 
 def draw(annotations: AmodalAnnotations, predictions: Predictions, count: int) -> Image.Image:

@@ -39,7 +39,13 @@ def prepare(
 
                     count = getattr(rendered, split)
                     made = render_split(
-                        rendered.config, split, count, images_folder, workers, on_progress
+                        rendered.config,
+                        split,
+                        count,
+                        images_folder,
+                        workers,
+                        on_progress,
+                        dataset,
                     )
                 case ComposedPhotographs() as composed:
                     from amodal_pipeline.compose.dataset import compose_split
@@ -53,6 +59,7 @@ def prepare(
                         images_folder,
                         workers,
                         on_progress,
+                        dataset,
                     )
                 case CocoAmodal() as published:
                     from amodal_pipeline.annotations.coco_amodal import read_coco_amodal
@@ -64,6 +71,7 @@ def prepare(
                         dataset,
                         split,
                     )
+                    _check_images(made)
         splits.append(made)
     train, val = splits
     return train, val
@@ -77,6 +85,19 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
             "with --params raw_root=<folder>, or name its files in the environment's `source`"
         )
     return found[0]
+
+
+def _check_images(annotations: AmodalAnnotations) -> None:
+    """Complain about absent and changed images now, not hours into a training."""
+    from amodal_pipeline.annotations.coco_amodal import missing_images, wrong_sizes
+
+    absent, changed = missing_images(annotations), wrong_sizes(annotations)
+    if absent or changed:
+        named = [f"{name} is missing" for name in absent[:5]] + changed[:5]
+        raise ValueError(
+            f"{annotations.metadata.image_root}: {len(absent)} images are missing and "
+            f"{len(changed)} have another size than the annotations say: {'; '.join(named)}"
+        )
 
 
 def preview(annotations: AmodalAnnotations) -> tuple[Image.Image, object]:

@@ -7,24 +7,15 @@ from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 
-MAIN_METRICS = (
-    "AP_amodal",
-    "AP50_amodal",
-    "AP75_amodal",
-    "AP75_amodal_occluded15",
-    "AP_visible",
-    "mIoU_full_matched",
-    "mIoU_occluded_matched",
-    "mIoU_full",
-    "mIoU_occluded",
-)
 
-
-def join_results(parts: Path, *evaluated: pd.DataFrame) -> pd.DataFrame:
+def join_results(
+    parts: Path, annotations: AmodalAnnotations, *evaluated: pd.DataFrame
+) -> pd.DataFrame:
     """The rows of every method and variant evaluated on this data set, in this run or before.
 
     Args:
         parts: folder with one CSV file for each method and variant.
+        annotations: the validation split; results on another version of it are refused.
         evaluated: results of this run; they are in the folder too, and are asked for only so that
             this node comes after them.
     """
@@ -33,11 +24,17 @@ def join_results(parts: Path, *evaluated: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for path in sorted(parts.glob("*.csv")):
         try:
-            tables.append(results.validate(pd.read_csv(path)))
+            table = results.validate(pd.read_csv(path))
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"{path} is not a table of results ({error}): remove it, or evaluate again"
             ) from error
+        if not table["run_id"].str.endswith(annotations.fingerprint[:12]).all():
+            raise ValueError(
+                f"{path} was scored on another version of the validation data: remove it, or "
+                f"train and evaluate {path.stem} again"
+            )
+        tables.append(table)
     if not tables:
         raise ValueError(
             f"{parts} has no results yet: run `kedro run --pipeline=train_<method>` first"
@@ -47,6 +44,7 @@ def join_results(parts: Path, *evaluated: pd.DataFrame) -> pd.DataFrame:
 
 def plot_results(results: pd.DataFrame) -> object:
     """Bars of the main metrics for every method, as a figure."""
+    from amodal_pipeline.visuals.definitions import MAIN_METRICS
     from amodal_pipeline.visuals.plots import results_chart
 
     shown = [m for m in MAIN_METRICS if (results["metric"] == m).any()]

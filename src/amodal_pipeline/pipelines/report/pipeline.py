@@ -15,7 +15,7 @@ def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
     nodes = [
         node(
             join_results,
-            inputs=["parts", *(f"{m}.results" for m in methods)],
+            inputs=["parts", "annotations_val", *(f"{m}.results" for m in methods)],
             outputs="results",
             name="join_results",
         ),

@@ -61,29 +61,41 @@ def train(
     return checkpoint, pd.DataFrame(read_history(folder / "history.jsonl"))
 
 
-def no_start() -> list[Checkpoint]:
-    """A method that starts from its backbone's weights alone."""
-    return []
-
-
-def from_checkpoint(checkpoint: Checkpoint) -> list[Checkpoint]:
-    """A method that starts from one trained in the same run."""
-    return [checkpoint]
-
-
-def choose_start(
-    annotations: AmodalAnnotations, job: Job, upstream: Job, upstream_folder: Path
-) -> list[Checkpoint]:
-    """What a method starts from, as its ``pretrained`` says.
-
-    The name of the upstream method means that of this data set. It is trained now where it is not
-    there; where it is, this is instant.
-    """
+def choose_start(job: Job) -> list[Checkpoint]:
+    """The checkpoint that ``pretrained`` names by its folder; none where it is null."""
     if job.pretrained is None:
         return []
+    return [Checkpoint.load(Path(job.pretrained).expanduser())]
+
+
+def choose_start_or_upstream(job: Job, upstream: Job, trained: Checkpoint) -> list[Checkpoint]:
+    """As :func:`choose_start`, or the upstream method that this run has trained."""
+    if job.pretrained == upstream.model.root.name:
+        return [trained]
+    return choose_start(job)
+
+
+def choose_start_or_train_upstream(
+    annotations: AmodalAnnotations, job: Job, upstream: Job, upstream_folder: Path, restart: bool
+) -> list[Checkpoint]:
+    """As :func:`choose_start`, or the upstream method of this data set, trained where need be.
+
+    One that is there, finished and of the same configuration and data, is taken as it is. One of
+    another is an error, or with ``restart`` is trained anew.
+    """
+    from amodal_pipeline.training.loop import fingerprint
+
     if job.pretrained != upstream.model.root.name:
-        return [Checkpoint.load(Path(job.pretrained).expanduser())]
-    checkpoint, _ = train(annotations, upstream, upstream_folder, False, no_start())
+        return choose_start(job)
+    below = choose_start(upstream)
+    wanted = fingerprint(
+        upstream.model.root, upstream.training, annotations, below[0] if below else None
+    )
+    if (upstream_folder / "method.json").exists():
+        found = Checkpoint.load(upstream_folder)
+        if found.card.fingerprint == wanted:
+            return [found]
+    checkpoint, _ = train(annotations, upstream, upstream_folder, restart, below)
     checkpoint.save(upstream_folder)
     return [checkpoint]
 

@@ -5,8 +5,8 @@ from kedro.pipeline import Pipeline, node
 from amodal_pipeline.pipelines.evaluate import create_pipeline as evaluate
 from amodal_pipeline.pipelines.train.nodes import (
     choose_start,
-    from_checkpoint,
-    no_start,
+    choose_start_or_train_upstream,
+    choose_start_or_upstream,
     plot_losses,
     train,
 )
@@ -22,22 +22,19 @@ def create_pipeline(
         starts_from: the method whose checkpoint it may start from.
         in_same_run: that method is trained by another part of the same pipeline.
     """
-    if starts_from and in_same_run:
-        start = node(from_checkpoint, f"{starts_from}.checkpoint", "start", name="start")
-    elif starts_from:
-        start = node(
-            choose_start,
-            inputs=[
-                "annotations_train",
-                f"params:{method}",
-                f"params:{starts_from}",
-                f"{starts_from}.folder",
-            ],
-            outputs="start",
-            name="start",
-        )
+    own, upstream = f"params:{method}", f"params:{starts_from}"
+    checkpoint, folder = f"{starts_from}.checkpoint", f"{starts_from}.folder"
+    parameters, shared = {"params:restart", own}, {"annotations_train"}
+    if starts_from is None:
+        start = node(choose_start, own, "start", name="start")
+    elif in_same_run:
+        inputs = [own, upstream, checkpoint]
+        start = node(choose_start_or_upstream, inputs, "start", name="start")
+        parameters, shared = parameters | {upstream}, shared | {checkpoint}
     else:
-        start = node(no_start, None, "start", name="start")
+        inputs = ["annotations_train", own, upstream, folder, "params:restart"]
+        start = node(choose_start_or_train_upstream, inputs, "start", name="start")
+        parameters, shared = parameters | {upstream}, shared | {folder}
     steps = Pipeline(
         [
             start,
@@ -45,7 +42,7 @@ def create_pipeline(
                 train,
                 inputs=[
                     "annotations_train",
-                    f"params:{method}",
+                    own,
                     "folder",
                     "params:restart",
                     "start",
@@ -54,15 +51,8 @@ def create_pipeline(
                 name="train",
                 tags="training",
             ),
-            node(plot_losses, [f"params:{method}", "history"], "loss_curves", name="plot_losses"),
+            node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
         ]
     )
-    shared = {"annotations_train"}
-    parameters = {"params:restart", f"params:{method}"}
-    if starts_from and in_same_run:
-        shared.add(f"{starts_from}.checkpoint")
-    elif starts_from:
-        shared.add(f"{starts_from}.folder")
-        parameters.add(f"params:{starts_from}")
     training = Pipeline(steps, namespace=method, inputs=shared, parameters=parameters)
     return training + evaluate(method)
