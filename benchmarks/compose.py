@@ -9,11 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import write
-
 from amodal_pipeline.compose.composite import VERSION
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.compose.dataset import compose_split
+from record import write
 
 
 def measure(

@@ -8,10 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import write
-
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.dataset import RENDERER_VERSION, render_split
+from record import write
 
 
 def measure(config: ScenesConfig, images: int, workers: tuple[int, ...], rounds: int) -> dict:

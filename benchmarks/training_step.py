@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-from record import write
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import maskrcnn_resnet50_fpn
@@ -22,6 +21,7 @@ from torchvision.ops import box_iou
 
 from amodal_pipeline import methods
 from amodal_pipeline.methods.configs import MethodConfig
+from record import write
 
 CLASSES, OBJECTS, POSITIVE, ROIS = 90, 16, 128, 512
 
