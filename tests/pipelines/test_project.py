@@ -240,3 +240,56 @@ def test_photographs_are_composed_and_trained_on(project):
         assert [c.name for c in splits[split].metadata.categories] == ["object"]
         assert len(splits[split].images) == 100
     assert not set(splits["train"].images["file_name"]) & set(splits["val"].images["file_name"])
+
+
+def test_own_data_as_the_docs_describe_it(project, shapes, tmp_path):
+    import json
+
+    from amodal_pipeline.annotations import rle
+
+    root = Path(shapes.metadata.image_root)
+    size = [64, 64]
+    described = {
+        "images": [
+            {"id": int(i), "file_name": f, "height": 64, "width": 64}
+            for i, f in zip(shapes.images["image_id"], shapes.images["file_name"], strict=True)
+        ],
+        "categories": [c.model_dump() for c in shapes.metadata.categories],
+        "annotations": [
+            {
+                "id": int(row.instance_id),
+                "image_id": int(row.image_id),
+                "category_id": int(row.category_id),
+                "segmentation": {"size": size, "counts": row.amodal_rle},
+            }
+            | (
+                {"visible_mask": {"size": size, "counts": row.visible_rle}}
+                if row.occlusion_rate > 0
+                else {}
+            )
+            for row in shapes.instances.itertuples()
+        ],
+    }
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(described))
+        shutil.copytree(root, tmp_path / split)
+        (tmp_path / split / "unused.txt").write_text("")
+    folder = project / "conf" / "mine"
+    folder.mkdir()
+    (folder / "globals.yml").write_text("dataset: mine\n")
+    files = {s: {"annotations": [f"{s}.json"], "images": [s]} for s in ("train", "val")}
+    source = {"source": {"kind": "coco_amodal", "coco_amodal": files}}
+    (folder / "parameters.yml").write_text(yaml.safe_dump(source))
+
+    own = {"raw_root": str(tmp_path), "tracking": False}
+    run(project, "prepare", env="mine", parameters=own)
+    (version,) = (project / "data/03_primary/mine/annotations_train").iterdir()
+    read = AmodalAnnotations.load(version / "annotations_train")
+    assert read.metadata.dataset == "mine"
+    assert read.instances["amodal_rle"].tolist() == shapes.instances["amodal_rle"].tolist()
+    hidden = rle.area(shapes.instances["visible_rle"].tolist())
+    assert rle.area(read.instances["visible_rle"].tolist()).tolist() == hidden.tolist()
+
+    (tmp_path / "val" / "3.png").unlink()
+    with pytest.raises(ValueError, match=r"1 images are missing.*3\.png is missing"):
+        run(project, "prepare", env="mine", parameters=own)
