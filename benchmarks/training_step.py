@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import box_iou
 
 from amodal_pipeline import methods
@@ -77,14 +78,10 @@ def force_samples(roi_heads, size: int, device: str) -> None:
 
 
 def models(size: int, device: str) -> dict[str, torch.nn.Module]:
-    reference = maskrcnn_resnet50_fpn(
-        weights=None,
-        weights_backbone=None,
-        num_classes=CLASSES + 1,
-        trainable_backbone_layers=3,
-        min_size=size,
-        max_size=size,
-    )
+    # As maskrcnn_resnet50_fpn builds it from pretrained weights: batch normalisation and the first
+    # two stages frozen, as in ours.
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
+    reference = MaskRCNN(backbone, CLASSES + 1, min_size=size, max_size=size)
     config = MethodConfig.model_validate(
         {
             "name": "orcnn",
