@@ -41,4 +41,4 @@ bench: env  ## side-by-side timings, recorded in benchmarks/results
 
 lock: env  ## choose the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
-		--upgrade --no-emit-index-url --no-annotate --no-header --output-file requirements.txt
+		--upgrade --no-annotate --no-header --output-file requirements.txt
