@@ -332,13 +332,6 @@ def _card(catalog: DataCatalog, method: str) -> MethodCard:
 class SummaryHook:
     """Prints the results, and where everything lies, when a run that made results has ended."""
 
-    def __init__(self) -> None:
-        self._project = Path.cwd()
-
-    @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
-        self._project = Path(context.project_path)
-
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         if "results" not in pipeline.all_outputs() or not catalog.exists("results"):

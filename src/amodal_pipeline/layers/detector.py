@@ -178,7 +178,7 @@ class BoxDetector(nn.Module):
         batch = self.batch(images)
         detections = self.detect(batch)
         boxes = [d["boxes"] for d in detections]
-        pooled = pool(batch.features, boxes, batch.sizes)
+        pooled = pool(batch.features, boxes)
         masks = masks_of(pooled, torch.cat([d["labels"] for d in detections]))
         for kind, logits in masks.items():
             split = logits.float().sigmoid().split([len(b) for b in boxes])
@@ -190,7 +190,7 @@ class BoxDetector(nn.Module):
         return detections
 
     def _box_head(self, batch: Batch, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        pooled = self.roi_heads.box_roi_pool(batch.features, boxes, batch.sizes)
+        pooled = self.roi_heads.box_roi_pool(batch.features, boxes)
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return logits.float(), deltas.float()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import roi_align
@@ -69,6 +70,13 @@ def mask_targets(
         cropped = roi_align(masks, indexed, size, aligned=True)[:, 0]
         crops.append((cropped >= 0.5).to(rois.dtype))
     return torch.cat(crops)
+
+
+def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean binary cross-entropy over the pixels of all RoIs; 0 (with a gradient) without RoIs."""
+    if truth.numel() == 0:
+        return logits.sum() * 0
+    return F.binary_cross_entropy_with_logits(logits, truth)
 
 
 def paste(

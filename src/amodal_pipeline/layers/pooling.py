@@ -23,12 +23,7 @@ class PyramidRoIAlign(nn.Module):
         self.size, self.canonical_size = size, canonical_size
         self.sampling_ratio = sampling_ratio
 
-    def forward(
-        self,
-        features: Mapping[str, Tensor],
-        boxes: Sequence[Tensor],
-        image_sizes: Sequence[tuple[int, int]] | None = None,  # asked for by torchvision's callers
-    ) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         rois = torch.cat(
             [torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)]
         )

@@ -1,10 +1,9 @@
 """Mask R-CNN on amodal or visible boxes and masks: the baseline of every amodal paper."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal_pipeline.layers import detector
-from amodal_pipeline.layers.masks import MaskHead, mask_targets, of_class
+from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_class
 from amodal_pipeline.layers.pooling import PyramidRoIAlign
 from amodal_pipeline.methods.configs import MaskRCNNConfig
 
@@ -44,17 +43,10 @@ class MaskRCNN(nn.Module):
         kind = self.config.masks
         targets = detector.on_boxes(targets, self.config.boxes)
         batch, rois, losses = self.detector.learn(images, targets)
-        pooled = self.mask_pool(batch.features, rois.boxes, batch.sizes)
+        pooled = self.mask_pool(batch.features, rois.boxes)
         logits = self._masks(pooled, rois.labels)[kind]
         truth = mask_targets(targets, kind, rois.boxes, rois.matched, logits.shape[-1])
         return {**losses, f"loss_{kind}_mask": mask_loss(logits, truth)}
 
     def _masks(self, pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {self.config.masks: of_class(self.mask_head(pooled), labels)}
-
-
-def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the pixels of all RoIs; 0 (with a gradient) without RoIs."""
-    if truth.numel() == 0:
-        return logits.sum() * 0
-    return F.binary_cross_entropy_with_logits(logits.float(), truth)

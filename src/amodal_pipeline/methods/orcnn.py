@@ -4,10 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal_pipeline.layers import detector
-from amodal_pipeline.layers.masks import MaskHead, mask_targets, of_class
+from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_class
 from amodal_pipeline.layers.pooling import PyramidRoIAlign
 from amodal_pipeline.methods.configs import ORCNNConfig
-from amodal_pipeline.methods.mask_rcnn import mask_loss
 
 
 class ORCNN(nn.Module):
@@ -45,7 +44,7 @@ class ORCNN(nn.Module):
             return self.detector.detect_masks(images, self.mask_pool, self._masks)
         targets = detector.on_boxes(targets, "amodal")
         batch, rois, losses = self.detector.learn(images, targets)
-        pooled = self.mask_pool(batch.features, rois.boxes, batch.sizes)
+        pooled = self.mask_pool(batch.features, rois.boxes)
         logits = self._masks(pooled, rois.labels)
         return {**losses, **self._mask_losses(logits, rois, targets)}
 
