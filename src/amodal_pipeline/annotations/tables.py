@@ -59,6 +59,7 @@ ORDER = pa.schema(
         "occluder_id": pa.int64(),
         "occludee_id": pa.int64(),
         "area": pa.int64(),
+        "inferred": pa.bool_(),
     }
 )
 FINDINGS = pa.schema(

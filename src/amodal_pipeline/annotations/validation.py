@@ -55,7 +55,8 @@ def build(
         images: columns image_id, file_name, height, width (video_id, frame).
         instances: columns instance_id, image_id, category_id, amodal_rle, visible_rle (is_thing,
             track_id, ignore). Boxes and occlusion rates are computed here.
-        order: columns image_id, occluder_id, occludee_id; overlap areas are computed here.
+        order: columns image_id, occluder_id, occludee_id (inferred: the pair was derived from
+            masks and is not the data set's own statement); overlap areas are computed here.
         sources: checksum of each source file or configuration.
         repairs: the faults this data set is known to have; a record with another fault is
             rejected. VISIBLE_OUTSIDE_AMODAL: a visible mask of which at most 10 % lies outside
@@ -78,8 +79,8 @@ def build(
     if len(np.unique(category_ids)) != len(category_ids):
         raise ValueError(f"{file or dataset}: two categories have the same id")
     images = frame(IMAGES, images)
-    instances = frame(INSTANCES, _with_defaults(instances))
-    order = frame(ORDER, order if order is not None else {})
+    instances = frame(INSTANCES, _with_defaults(instances, is_thing=True, ignore=False))
+    order = frame(ORDER, _with_defaults(order if order is not None else {}, inferred=False))
     early = rejected if rejected is not None else frame(FINDINGS, {})
     early_counts = _count_by_kind(early["record"])
     read = {
@@ -184,12 +185,10 @@ def _count_by_kind(records: pd.Series) -> dict[str, int]:
     return {"images": images, "instances": len(records) - images - order, "order": order}
 
 
-def _with_defaults(instances: pd.DataFrame | dict) -> pd.DataFrame | dict:
-    columns = dict(instances)
+def _with_defaults(table: pd.DataFrame | dict, **defaults: bool) -> pd.DataFrame | dict:
+    columns = dict(table)
     n = len(next(iter(columns.values()))) if columns else 0
-    columns.setdefault("is_thing", np.ones(n, bool))
-    columns.setdefault("ignore", np.zeros(n, bool))
-    return columns
+    return {name: np.full(n, value) for name, value in defaults.items()} | columns
 
 
 def _mark(found: np.ndarray, bad: np.ndarray, field: str, reason: str) -> None:
