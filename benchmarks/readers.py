@@ -1,83 +1,317 @@
-"""Time and memory of converting published annotation files, beside the plain way.
+"""Time and memory of converting annotation files of published size, beside the plain way.
 
-The plain way is what one writes first: json.load, then pycocotools one annotation at a time, in one
-process; it makes the same masks, boxes and rates and writes them to Parquet.
+Makes up the files (see made_up_files.py), converts every split of a data set to its table with one
+and with two workers, and measures the plain way on the same files: json.load, then pycocotools one
+annotation at a time, in one process, to the same masks, boxes, rates and order pairs in Parquet.
+Each measurement has a fresh process; they take turns, and the median counts. Checked as well: the
+tables of one and two workers have the same bytes, the plain way has the same masks, and a
+conversion that is killed leaves no half table and succeeds when started again.
 
-    python benchmarks/readers.py plain kins_2019 <out folder> <json> [<json> ...]
+Seconds are those of reading, converting and writing, without starting Python. Memory is the
+resident memory of the process and its workers, added up every 20 ms: pages they share count once
+for each of them. Budget for KINS with two workers: 90 s, 3 GiB, three times faster than plain.
+
+    python benchmarks/readers.py [--out benchmarks/results/readers.json] [--scale 0.01]
 """
 
 import argparse
+import hashlib
 import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from pycocotools import mask as coco_mask
+from made_up_files import DATA_SETS, MadeUp, make
+from plain_readers import plain
+
+BUDGET_SECONDS, BUDGET_MEGABYTES, BUDGET_RATIO = 90.0, 3 * 1024, 3.0
+WORKERS = (1, 2)
+SAMPLE_SECONDS = 0.02
+GRACE_SECONDS = 10.0  # for the workers of a killed process to notice
+
+Splits = dict[str, list[str]]  # the files of each split
 
 
-def plain_mask(segmentation: dict | list, height: int, width: int) -> dict | None:
-    """Run lengths of one segmentation, None where there is nothing to draw."""
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return coco_mask.frPyObjects(segmentation, height, width)
-        return segmentation
-    parts = [part for part in segmentation if len(part) >= 6]
-    return coco_mask.merge(coco_mask.frPyObjects(parts, height, width)) if parts else None
+def reader(data_set: str) -> Callable[..., Any]:
+    """The function that reads a data set; imported here, for imports are not timed."""
+    if data_set == "cocoa":
+        from amodal_pipeline.annotations.cocoa import read_cocoa as read
+    elif data_set == "d2sa":
+        from amodal_pipeline.annotations.d2sa import read_d2sa as read
+    else:
+        from amodal_pipeline.annotations.kins import read_kins as read
+    return read
 
 
-def plain_row(record: dict, amodal: dict, visible: dict) -> dict | None:
-    """A row of the table, None where the visible mask does not belong to the amodal one."""
-    inside = coco_mask.merge([amodal, visible], intersect=True)
-    amodal_area, area = int(coco_mask.area(amodal)), int(coco_mask.area(inside))
-    before = int(coco_mask.area(visible))
-    if amodal_area == 0 or before - area > 0.1 * before:
-        return None
-    counts = amodal["counts"]
+def convert(
+    read: Callable[..., Any], data_set: str, splits: Splits, out: Path, workers: int
+) -> None:
+    """Convert all splits of a data set."""
+    for split, paths in splits.items():
+        files = paths if len(paths) > 1 else paths[0]
+        read(files, "images", data_set, split, workers=workers).save(out / split)
+
+
+def command(step: str, data_set: str, splits: Splits, out: Path, workers: int = 0) -> list[str]:
+    """How to run a step of this program in a process of its own."""
+    options = ["--step", step, "--data-sets", data_set, "--workers", str(workers)]
+    return [
+        *(sys.executable, __file__, *options),
+        *("--splits", json.dumps(splits), "--tables", str(out)),
+    ]
+
+
+def run_step(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A step, in the process that was started for it."""
+    data_set, splits = arguments.data_sets[0], json.loads(arguments.splits)
+    tables = Path(arguments.tables)
+    if arguments.step == "compare":
+        return compare(splits, tables)
+    if arguments.step == "plain":
+        start = time.perf_counter()
+        plain(data_set, splits, tables)
+    else:
+        read = reader(data_set)
+        start = time.perf_counter()
+        convert(read, data_set, splits, tables, int(arguments.workers))
+    return {"seconds": time.perf_counter() - start}
+
+
+def measured(step: list[str]) -> dict[str, float]:
+    """Run a step; its seconds, and the peak memory of all its processes."""
+    with subprocess.Popen(step, stdout=subprocess.PIPE, text=True) as process:
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, sum(resident_megabytes(pid) for pid in family(process.pid)))
+            time.sleep(SAMPLE_SECONDS)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(step[:6])} … ended with code {process.returncode}")
+        return json.loads(process.stdout.read()) | {"peak_megabytes": peak}
+
+
+def family(pid: int) -> list[int]:
+    """The process and all processes it started, and those they started (Linux)."""
+    pids = [pid]
+    for member in pids:
+        for children in Path(f"/proc/{member}/task").glob("*/children"):
+            try:
+                pids += [int(child) for child in children.read_text().split()]
+            except OSError:  # it has ended meanwhile
+                continue
+    return pids
+
+
+def resident_megabytes(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def digest(table: Path) -> str:
+    """Of the names and bytes of all files in a folder."""
+    total = hashlib.sha256()
+    for file in sorted(table.rglob("*")):
+        total.update(file.name.encode() + b"\0")
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def digests(tables: Path) -> dict[str, str]:
+    return {table.name: digest(table) for table in sorted(tables.glob("[!.]*"))}
+
+
+def interrupted(
+    data_set: str, splits: Splits, folder: Path, finished: dict[str, str], seconds: float
+) -> dict[str, Any]:
+    """Kill conversions by two workers at several moments, and start each of them again.
+
+    The last one is killed while a table is being written. A table that stands afterwards must be
+    one of the ``finished``, byte for byte.
+    """
+    half_tables = stayed = 0
+    moments: list[float | None] = []
+    again = []
+    for moment in (0.25 * seconds, 0.6 * seconds, None):
+        out = folder / f"killed_{len(moments)}"
+        step = command("ours", data_set, splits, out, workers=WORKERS[-1])
+        silent = subprocess.DEVNULL
+        with subprocess.Popen(step, stdout=silent, stderr=silent) as process:
+            started = wait_for(process, lambda: len(family(process.pid)) > 1)
+            if moment is None:
+                # A table is written in a folder beside its place.
+                wait_for(process, lambda out=out: any(out.glob(".*/*/*.parquet")))
+            else:
+                time.sleep(moment)
+            workers = family(process.pid)[1:]
+            killed = process.poll() is None
+            process.kill()
+        moments.append(round(time.perf_counter() - started, 2) if killed else None)
+        limit = time.perf_counter() + GRACE_SECONDS
+        while any(map(alive, workers)) and time.perf_counter() < limit:
+            time.sleep(0.05)
+        for pid in filter(alive, workers):
+            stayed += 1
+            os.kill(pid, signal.SIGKILL)
+        half_tables += sum(finished.get(name) != found for name, found in digests(out).items())
+        code = subprocess.run(step, stdout=subprocess.DEVNULL).returncode
+        again.append(code == 0 and digests(out) == finished)
     return {
-        "instance_id": record["id"],
-        "image_id": record["image_id"],
-        "category_id": record["category_id"],
-        "amodal_rle": counts if isinstance(counts, str) else counts.decode(),
-        "visible_rle": inside["counts"].decode(),
-        "amodal_box": coco_mask.toBbox(amodal),
-        "visible_box": coco_mask.toBbox(inside) if area else None,
-        "occlusion_rate": 1 - area / amodal_area,
-        "ignore": bool(record["iscrowd"]),
+        "seconds_after_workers_started": moments,
+        "half_tables": half_tables,
+        "workers_that_stayed": stayed,
+        "second_start_succeeds": all(again),
     }
 
 
-def plain_kins_2019(json_path: Path, out: Path) -> int:
-    """KINS of 2019, one annotation at a time."""
-    with open(json_path) as file:
-        document = json.load(file)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
-    rows = []
-    for record in document["annotations"]:
-        height, width = sizes[record["image_id"]]
-        amodal = plain_mask(record["segmentation"], height, width)
-        visible = plain_mask(record["inmodal_seg"], height, width)
-        row = plain_row(record, amodal, visible) if amodal is not None else None
-        if row is not None:
-            rows.append(row)
-    pd.DataFrame(document["images"]).to_parquet(out / "images.parquet", compression="zstd")
-    table = pd.DataFrame(rows).sort_values("image_id", kind="stable")
-    table.to_parquet(out / "instances.parquet", compression="zstd")
-    return len(rows)
+def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> float:
+    """Wait until something has happened or the process has ended; returns the time."""
+    while process.poll() is None and not happened():
+        time.sleep(0.001)
+    return time.perf_counter()
+
+
+def compare(splits: Splits, tables: Path) -> dict[str, Any]:
+    """What the tables say of themselves, and how many rows the plain way has otherwise."""
+    from amodal_pipeline.annotations import AmodalAnnotations
+
+    accounting: Counter = Counter()
+    differences: Counter = Counter()
+    for split in splits:
+        ours = AmodalAnnotations.load(tables / "ours" / split)
+        for kind, counts in ours.metadata.accounting.items():
+            accounting.update({f"{kind}_{name}": n for name, n in counts.model_dump().items()})
+        for name, columns in (
+            ("instances", ["image_id", "amodal_rle", "visible_rle", "ignore"]),
+            ("order", ["image_id", "area"]),
+        ):
+            found = rows_of(getattr(ours, name), columns)
+            other = rows_of(pd.read_parquet(tables / "plain" / split / f"{name}.parquet"), columns)
+            differences[name] += ((found - other) + (other - found)).total()
+    return {"accounting": dict(accounting), "rows_unlike_plain": dict(differences)}
+
+
+def rows_of(table: pd.DataFrame, columns: Sequence[str]) -> Counter:
+    """The rows of some columns, each with how often it occurs."""
+    if table.empty:
+        return Counter()
+    return Counter(zip(*(table[column].tolist() for column in columns), strict=True))
+
+
+def benchmark(data_set: str, made: dict[str, tuple[MadeUp, ...]], runs: int) -> dict[str, Any]:
+    """All measurements and checks of one data set."""
+    splits = {split: [str(file.path) for file in files] for split, files in made.items()}
+    files = [file for some in made.values() for file in some]
+    counts: Counter = Counter()
+    for file in files:
+        counts.update({k: v for k, v in asdict(file).items() if k != "path"})
+    ways = {"plain": ("plain", 0)} | {f"workers_{n}": ("ours", n) for n in WORKERS}
+    results = defaultdict(list)
+    tables: dict[str, set] = {"plain": set(), "ours": set()}
+    with tempfile.TemporaryDirectory(dir=files[0].path.parent) as name:
+        folder = Path(name)
+        for _ in range(runs):
+            for way, (step, workers) in ways.items():
+                out = folder / step
+                shutil.rmtree(out, ignore_errors=True)
+                results[way].append(measured(command(step, data_set, splits, out, workers)))
+                tables[step].add(tuple(digests(out).items()))
+        checks = command("compare", data_set, splits, folder)
+        compared = json.loads(subprocess.run(checks, check=True, stdout=subprocess.PIPE).stdout)
+        timings = {
+            way: {
+                "seconds": round(statistics.median(r["seconds"] for r in found), 2),
+                "peak_megabytes": round(max(r["peak_megabytes"] for r in found)),
+                "runs": [round(r["seconds"], 2) for r in found],
+            }
+            for way, found in results.items()
+        }
+        finished = digests(folder / "ours")
+        seconds = timings[f"workers_{WORKERS[-1]}"]["seconds"]
+        killed = interrupted(data_set, splits, folder, finished, seconds)
+    return {
+        "made_up": dict(counts) | {"megabytes": sum(f.path.stat().st_size for f in files) >> 20},
+        **timings,
+        "times_faster": {
+            str(n): round(timings["plain"]["seconds"] / timings[f"workers_{n}"]["seconds"], 2)
+            for n in WORKERS
+        },
+        "same_bytes": len(tables["ours"]) == 1,
+        **compared,
+        "all_read": compared["accounting"]["instances_read"] == counts["objects"],
+        "killed": killed,
+    }
+
+
+def shortcomings(data_set: str, result: dict[str, Any], full_size: bool) -> list[str]:
+    """What a result falls short of; speed and memory count at full size only."""
+    killed = result["killed"]
+    found = {
+        "tables differ from run to run": not result["same_bytes"],
+        "records are missing": not result["all_read"],
+        "the plain way has other rows": any(result["rows_unlike_plain"].values()),
+        "a killed run left half a table": killed["half_tables"] > 0,
+        "a killed run left workers behind": killed["workers_that_stayed"] > 0,
+        "the second start failed": not killed["second_start_succeeds"],
+    }
+    if full_size and data_set.startswith("kins"):
+        two = result[f"workers_{WORKERS[-1]}"]
+        ratio = result["times_faster"][str(WORKERS[-1])]
+        found |= {
+            f"more than {BUDGET_SECONDS:.0f} s": two["seconds"] > BUDGET_SECONDS,
+            f"more than {BUDGET_MEGABYTES} MB": two["peak_megabytes"] > BUDGET_MEGABYTES,
+            f"not {BUDGET_RATIO:.0f} times faster than the plain way": ratio < BUDGET_RATIO,
+        }
+    return [text for text, true in found.items() if true]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("way", choices=["plain"])
-    parser.add_argument("data_set", choices=["kins_2019"])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--data-sets", nargs="+", choices=DATA_SETS, default=DATA_SETS)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the published sizes")
+    parser.add_argument("--runs", type=int, default=3, help="of each way; the median counts")
+    parser.add_argument("--files", type=Path, help="keep the made-up files in this folder")
+    parser.add_argument("--out", type=Path, help="record the results in this JSON file")
+    parser.add_argument("--step", choices=["plain", "ours", "compare"], help=argparse.SUPPRESS)
+    for option in ("--splits", "--tables", "--workers"):
+        parser.add_argument(option, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    for file in arguments.files:
-        folder = arguments.out / file.stem
-        folder.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        rows = plain_kins_2019(file, folder)
-        print(file.name, rows, "rows", round(time.perf_counter() - start, 2), "s")
+    if arguments.step is not None:
+        print(json.dumps(run_step(arguments)))
+        return
+
+    results: dict[str, Any] = {"scale": arguments.scale, "runs": arguments.runs}
+    failed = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for data_set in arguments.data_sets:
+            made = make(data_set, arguments.files or Path(temporary), arguments.scale)
+            result = benchmark(data_set, made, arguments.runs)
+            result["falls_short"] = shortcomings(data_set, result, arguments.scale >= 1)
+            failed += result["falls_short"]
+            results[data_set] = result
+    from record import write  # torch, which nothing that is measured may load
+
+    write(results, arguments.out)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
