@@ -217,9 +217,13 @@ def rows_of(table: pd.DataFrame, columns: Sequence[str]) -> Counter:
     return Counter(zip(*(table[column].tolist() for column in columns), strict=True))
 
 
+def paths_of(made: dict[str, tuple[MadeUp, ...]]) -> Splits:
+    return {split: [str(file.path) for file in files] for split, files in made.items()}
+
+
 def benchmark(data_set: str, made: dict[str, tuple[MadeUp, ...]], runs: int) -> dict[str, Any]:
     """All measurements and checks of one data set."""
-    splits = {split: [str(file.path) for file in files] for split, files in made.items()}
+    splits = paths_of(made)
     files = [file for some in made.values() for file in some]
     counts: Counter = Counter()
     for file in files:
@@ -229,6 +233,9 @@ def benchmark(data_set: str, made: dict[str, tuple[MadeUp, ...]], runs: int) -> 
     tables: dict[str, set] = {"plain": set(), "ours": set()}
     with tempfile.TemporaryDirectory(dir=files[0].path.parent) as name:
         folder = Path(name)
+        # What is compiled once and kept on disk is compiled now.
+        few = make(data_set, folder / "few", scale=0.001)
+        measured(command("ours", data_set, paths_of(few), folder / "warm_up", workers=1))
         for _ in range(runs):
             for way, (step, workers) in ways.items():
                 out = folder / step
