@@ -68,7 +68,7 @@ def test_visible_masks_alone_get_no_completion_rows():
         ({}, {"score": None}, "no finite score"),
         (
             {},
-            {"amodal_rle": "00"},
+            {"amodal_rle": "0"},
             "prediction 1 of 'detector': amodal_rle: run lengths cover 0 pixels",
         ),
         ({}, {"visible_rle": "~"}, "visible_rle: the run-length string is damaged"),

@@ -83,7 +83,7 @@ def test_registering_the_pipelines_imports_nothing_heavy():
     code = (
         "import sys; from amodal_pipeline.pipeline_registry import register_pipelines; "
         "register_pipelines(); import amodal_pipeline.settings; "
-        "heavy = {'torch', 'mlflow', 'matplotlib', 'trimesh', 'timm'} & set(sys.modules); "
+        "heavy = {'torch', 'mlflow', 'matplotlib', 'trimesh', 'timm', 'numba'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -75,9 +75,8 @@ def test_completed_objects_are_known_by_their_id(annotations, predict):
 
 def test_the_hidden_part_can_come_from_the_invisible_mask(annotations, predict):
     truth = annotations.of_image(5)
-    sizes = (60, 80)
     amodal, visible = truth["amodal_rle"].tolist(), truth["visible_rle"].tolist()
-    hidden = rle.difference(amodal, visible, sizes)
+    hidden = rle.difference(amodal, visible)
     none = [None, None]
     by_invisible = predict(image_ids=[5], visible_rle=none, invisible_rle=hidden)
     assert _same(overlay(by_invisible, 5), overlay(predict(image_ids=[5]), 5))

@@ -1,5 +1,7 @@
 """Annotation and prediction tables, run-length encoded masks, validation and readers."""
 
+from typing import TYPE_CHECKING, Any
+
 from amodal_pipeline.annotations.tables import (
     Accounting,
     AmodalAnnotations,
@@ -8,7 +10,9 @@ from amodal_pipeline.annotations.tables import (
     Predictions,
     PredictionsMetadata,
 )
-from amodal_pipeline.annotations.validation import Repair, build
+
+if TYPE_CHECKING:
+    from amodal_pipeline.annotations.validation import Repair, build
 
 __all__ = [
     "Accounting",
@@ -20,3 +24,13 @@ __all__ = [
     "Repair",
     "build",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The compiler behind the run-length loops takes half a second to import: only who checks
+    # masks waits for it, not every `kedro` command.
+    if name in ("Repair", "build"):
+        from amodal_pipeline.annotations import validation
+
+        return getattr(validation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,7 +141,7 @@ def _visible_masks(
         if invisible and pairs:
             rows, counts = [i for i, _ in pairs], [c for _, c in pairs]
             whole = [amodal[i] for i in rows]
-            pairs = zip(rows, rle.difference(whole, counts, file.sizes[rows]), strict=True)
+            pairs = zip(rows, rle.difference(whole, counts), strict=True)
         for i, text in pairs:
             visible[i] = text
     for i, record in enumerate(file.records):

@@ -2,21 +2,25 @@
 
 A column is a sequence of COCO *compressed counts* strings: the runs of a mask read column by column
 (top to bottom, then left to right), the first run being background. A mask's canvas ``(height,
-width)`` is not part of the string; the tables keep it with the image. pycocotools does the set
-operations; packing and unpacking the strings is vectorised here, because a data set has hundreds
-of thousands of them and pycocotools checks nothing it is given.
+width)`` is not part of the string; the tables keep it with the image. The loops are those of
+:mod:`amodal_pipeline.annotations.kernels`: a data set has hundreds of thousands of masks, and
+pycocotools checks nothing it is given.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 from pycocotools import mask as coco_mask
+
+from amodal_pipeline.annotations import kernels
 
 Sizes = np.ndarray | tuple[int, int]  # [N, 2] of (height, width), or one size for all
 
-_BATCH = 16_384  # masks unpacked at once where only a number per mask is wanted
-_MAX_GROUPS = 7  # five bits a character: enough for runs of any canvas pycocotools can hold
+_BATCH = 16_384  # masks unpacked at once: memory does not grow with a column
+_INTERSECTION = np.array([False, False, False, True])
+_UNION = np.array([False, True, True, True])
+_DIFFERENCE = np.array([False, False, True, False])
 
 
 def unpack(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -42,67 +46,36 @@ def unpack(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _unpack(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # Beyond ASCII every byte is above the characters in use: marked as damaged below.
-    encoded = [c.encode("utf-8", "surrogatepass") for c in counts]
-    lengths = np.array([len(e) for e in encoded], dtype=np.int64)
-    ends = np.cumsum(lengths)
-    chars = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) - 48
-    owner = np.repeat(np.arange(len(encoded)), lengths)
-    damaged = lengths == 0
-    damaged[owner[(chars < 0) | (chars > 63)]] = True
-    if len(chars) == 0:
-        return np.zeros(0, np.int64), np.zeros(len(encoded) + 1, np.int64), damaged
-
-    more = (chars & 0x20) != 0
-    cut = ends[lengths > 0] - 1  # last character of each string: must end a run
-    damaged[owner[cut[more[cut]]]] = True
-    more[cut] = False
-    last = np.flatnonzero(~more)
-    first = np.concatenate([[0], last[:-1] + 1])
-    groups = last - first + 1
-    token_owner = owner[last]
-    damaged[token_owner[groups > _MAX_GROUPS]] = True
-
-    place = np.minimum(np.arange(len(chars)) - np.repeat(first, groups), _MAX_GROUPS)
-    values = np.add.reduceat((chars & 0x1F) << (5 * place), first)
-    negative = (chars[last] & 0x10) != 0
-    values[negative] -= np.int64(1) << (5 * np.minimum(groups[negative], _MAX_GROUPS))
-
-    # From its fourth run on, a string stores the difference to the run two places before.
-    token_counts = np.bincount(token_owner, minlength=len(encoded))
-    offsets = np.concatenate([[0], np.cumsum(token_counts)])
-    position = np.arange(len(values)) - offsets[token_owner]
-    runs = np.empty_like(values)
-    for parity in (0, 1):
-        # Runs 1, 3, 5, … chain from run 1; runs 2, 4, 6, … from run 2; run 0 stands alone.
-        chain = (position % 2 == parity) & (position > 0)
-        total = np.cumsum(values[chain])
-        start = position[chain] == (1 if parity else 2)
-        before = np.where(start, total - values[chain], 0)
-        group = np.cumsum(start) - 1
-        runs[chain] = total - (before[start][group] if start.any() else 0)
-    runs[position == 0] = values[position == 0]
+    array = pa.array(counts, pa.large_string())
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    _, places, chars = array.buffers()
+    places = np.frombuffer(places, np.int64)[array.offset :][: len(array) + 1]
+    chars = np.frombuffer(chars or b"", np.uint8)
+    offsets = _ends(kernels.run_counts(chars, places))
+    runs, damaged = kernels.unpack(chars, places, offsets)
     return runs, offsets, damaged
 
 
 def pack(runs: np.ndarray, offsets: np.ndarray) -> list[str]:
     """Compressed strings of N masks from their run lengths; the inverse of :func:`unpack`."""
-    runs = np.asarray(runs, dtype=np.int64)
-    offsets = np.asarray(offsets, dtype=np.int64)
-    position = np.arange(len(runs)) - np.repeat(offsets[:-1], np.diff(offsets))
-    values = runs.copy()
-    chained = np.flatnonzero(position > 2)
-    values[chained] -= runs[chained - 2]
+    runs = np.ascontiguousarray(runs, dtype=np.int64)
+    offsets = np.ascontiguousarray(offsets, dtype=np.int64)
+    chars, places = kernels.pack(runs, offsets)
+    buffers = [None, pa.py_buffer(places), pa.py_buffer(chars)]
+    return pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers).to_pylist()
 
-    bounds = np.int64(16) << (5 * np.arange(_MAX_GROUPS))
-    groups = 1 + np.searchsorted(bounds, np.where(values < 0, -values - 1, values), side="right")
-    ends = np.cumsum(groups)
-    place = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - groups, groups)
-    chars = (np.repeat(values, groups) >> (5 * place)) & 0x1F
-    chars += np.where(place < np.repeat(groups, groups) - 1, 0x20, 0)
-    text = (chars + 48).astype(np.uint8).tobytes().decode("ascii")
-    cuts = np.concatenate([[0], ends])[offsets]
-    return [text[a:b] for a, b in pairwise(cuts)]
+
+def draw(polygons: np.ndarray, offsets: np.ndarray, sizes: Sizes) -> list[str]:
+    """Compressed strings of polygons, pixel for pixel as pycocotools draws them.
+
+    Args:
+        polygons: float64 [P, 2], corners (x, y) of all polygons in pixels, finite.
+        offsets: int64 [N + 1]; polygon i has ``polygons[offsets[i]:offsets[i + 1]]``.
+        sizes: canvas of each.
+    """
+    offsets = np.asarray(offsets, np.int64)
+    height, width = np.ascontiguousarray(_sizes(sizes, len(offsets) - 1).T)
+    return pack(*kernels.draw(np.ascontiguousarray(polygons, np.float64), offsets, height, width))
 
 
 def intervals(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,29 +123,29 @@ def from_intervals(
 def problems(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
     """What is wrong with each mask: an object array [N] of None or a reason.
 
-    Checks that each string can be read, has no negative run, and fills its canvas exactly.
-    pycocotools reads outside its memory when given a string that does not.
+    Checks that each string can be read, has no negative run, no empty one but the first, and
+    fills its canvas exactly. pycocotools reads and writes outside its memory when given a string
+    that does not.
     """
     sizes = _sizes(sizes, len(counts))
     found = np.full(len(counts), None, dtype=object)
-    for start in range(0, len(counts), _BATCH):
-        batch = slice(start, start + _BATCH)
+    for batch in _batches(counts):
         found[batch] = _problems(counts[batch], sizes[batch])
     return found
 
 
 def _problems(counts: Sequence[str], sizes: np.ndarray) -> np.ndarray:
     runs, offsets, damaged = _unpack(counts)
-    found = np.full(len(counts), None, dtype=object)
-    owner = np.repeat(np.arange(len(counts)), np.diff(offsets))
-    total = np.bincount(owner, weights=np.clip(runs, -(2**40), 2**40), minlength=len(counts))
     pixels = sizes[:, 0] * sizes[:, 1]
-    for i in np.flatnonzero(total != pixels):
+    codes, total = kernels.check(runs, offsets, pixels)
+    found = np.full(len(counts), None, dtype=object)
+    found[codes == 1] = "a run length is negative"
+    found[codes == 2] = "a run length within the mask is zero"
+    for i in np.flatnonzero(codes == 3):
         found[i] = (
-            f"run lengths cover {int(total[i])} pixels, the image "
-            f"{sizes[i, 0]}x{sizes[i, 1]} has {pixels[i]}"
+            f"run lengths cover {total[i]} pixels, the image {sizes[i, 0]}x{sizes[i, 1]} has "
+            f"{pixels[i]}"
         )
-    found[np.unique(owner[runs < 0])] = "a run length is negative"
     found[damaged] = "the run-length string is damaged"
     return found
 
@@ -203,54 +176,70 @@ def as_coco(counts: Sequence[str], sizes: Sizes) -> list[dict]:
 def area(counts: Sequence[str]) -> np.ndarray:
     """Foreground pixels of each mask, int64 [N]."""
     areas = np.zeros(len(counts), np.int64)
-    for start in range(0, len(counts), _BATCH):
-        batch = slice(start, start + _BATCH)
-        runs, offsets = unpack(counts[batch])
-        position = np.arange(len(runs)) - np.repeat(offsets[:-1], np.diff(offsets))
-        total = np.concatenate([[0], np.cumsum(np.where(position % 2 == 1, runs, 0))])
-        areas[batch] = total[offsets[1:]] - total[offsets[:-1]]
+    for batch in _batches(counts):
+        areas[batch] = kernels.area(*unpack(counts[batch]))
     return areas
 
 
 def box(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
     """Tight boxes (x, y, width, height) in pixels, float32 [N, 4]; an empty mask has NaN."""
-    if len(counts) == 0:
-        return np.zeros((0, 4), np.float32)
-    boxes = coco_mask.toBbox(as_coco(counts, sizes)).astype(np.float32)
-    boxes[boxes[:, 2] * boxes[:, 3] == 0] = np.nan
+    sizes = _sizes(sizes, len(counts))
+    boxes = np.zeros((len(counts), 4), np.float32)
+    for batch in _batches(counts):
+        height = np.ascontiguousarray(sizes[batch, 0])
+        boxes[batch] = kernels.box(*unpack(counts[batch]), height)
     return boxes
 
 
-def intersection(a: Sequence[str], b: Sequence[str], sizes: Sizes) -> list[str]:
+def intersection(a: Sequence[str], b: Sequence[str]) -> list[str]:
     """a ∩ b, row by row."""
-    return _merge(a, b, sizes, intersect=True)
+    return _merge(a, b, _INTERSECTION)
 
 
-def union(a: Sequence[str], b: Sequence[str], sizes: Sizes) -> list[str]:
+def union(a: Sequence[str], b: Sequence[str]) -> list[str]:
     """a ∪ b, row by row."""
-    return _merge(a, b, sizes, intersect=False)
+    return _merge(a, b, _UNION)
 
 
-def difference(a: Sequence[str], b: Sequence[str], sizes: Sizes) -> list[str]:
+def difference(a: Sequence[str], b: Sequence[str]) -> list[str]:
     """a without b, row by row."""
-    return _merge(a, complement(b), sizes, intersect=True)
+    return _merge(a, b, _DIFFERENCE)
 
 
-def complement(counts: Sequence[str]) -> list[str]:
-    """Background and foreground swapped: a leading run of nothing is added, or taken away."""
-    runs, offsets = unpack(counts)
-    if len(counts) == 0:
-        return []
-    first = runs[offsets[:-1]]
-    kept = np.ones(len(runs), dtype=bool)
-    drop = (first == 0) & (np.diff(offsets) > 1)
-    kept[offsets[:-1][drop]] = False
-    owner = np.repeat(np.arange(len(counts)), np.diff(offsets))[kept]
-    runs = runs[kept]
-    starts = np.searchsorted(owner, np.arange(len(counts)))
-    added = np.insert(runs, starts[~drop], 0)
-    sizes = np.bincount(owner, minlength=len(counts)) + ~drop
-    return pack(added, np.concatenate([[0], np.cumsum(sizes)]))
+def shared_area(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+    """Pixels of a ∩ b, row by row, int64 [N]."""
+    areas = np.zeros(len(a), np.int64)
+    for batch in _batches(a):
+        areas[batch] = kernels.shared_areas(*unpack(a[batch]), *unpack(b[batch]))
+    return areas
+
+
+def overlaps(
+    counts: Sequence[str], boxes: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of masks within a group that share pixels.
+
+    Args:
+        counts: N strings; those of one group have one canvas and stand together.
+        boxes: float32 [N, 4], their tight boxes (x, y, width, height).
+        groups: int64 [G + 1]; rows ``groups[g]:groups[g + 1]`` are a group.
+
+    Returns:
+        rows ``i`` and ``j`` with i < j, and the shared pixels of each pair, int64 [P] each.
+    """
+    boxes, found = np.nan_to_num(np.asarray(boxes, np.float32)), []
+    groups = np.asarray(groups, np.int64)
+    # Whole groups, of about a batch of masks together.
+    starts = np.searchsorted(groups, np.arange(groups[0], groups[-1], _BATCH), side="left")
+    starts = np.unique(np.append(starts, len(groups) - 1))
+    for first, last in zip(starts[:-1], starts[1:], strict=True):
+        low, high = groups[first], groups[last]
+        runs, offsets = unpack(counts[low:high])
+        local = groups[first : last + 1] - low
+        pairs = kernels.overlaps(runs, offsets, boxes[low:high], local)
+        found.append(pairs + [low, low, 0])
+    i, j, shared = np.concatenate([np.zeros((0, 3), np.int64), *found]).T
+    return i, j, shared
 
 
 def iou(a: Sequence[str], b: Sequence[str], size: tuple[int, int]) -> np.ndarray:
@@ -260,18 +249,27 @@ def iou(a: Sequence[str], b: Sequence[str], size: tuple[int, int]) -> np.ndarray
     return coco_mask.iou(as_coco(a, size), as_coco(b, size), np.zeros(len(b), np.uint8))
 
 
-def pair_iou(a: Sequence[str], b: Sequence[str], sizes: Sizes) -> np.ndarray:
+def pair_iou(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     """Intersection over union row by row, float64 [N]; two empty masks have 0."""
-    shared = area(intersection(a, b, sizes))
+    shared = shared_area(a, b)
     joined = area(a) + area(b) - shared
     return shared / np.maximum(joined, 1)
 
 
-def _merge(a: Sequence[str], b: Sequence[str], sizes: Sizes, intersect: bool) -> list[str]:
+def _merge(a: Sequence[str], b: Sequence[str], keep: np.ndarray) -> list[str]:
     return [
-        coco_mask.merge([x, y], intersect=intersect)["counts"].decode("ascii")
-        for x, y in zip(as_coco(a, sizes), as_coco(b, sizes), strict=True)
+        text
+        for batch in _batches(a)
+        for text in pack(*kernels.merge(*unpack(a[batch]), *unpack(b[batch]), keep))
     ]
+
+
+def _batches(counts: Sequence[str]) -> Iterator[slice]:
+    return (slice(start, start + _BATCH) for start in range(0, len(counts), _BATCH))
+
+
+def _ends(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def _sizes(sizes: Sizes, n: int) -> np.ndarray:

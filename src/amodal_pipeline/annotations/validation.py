@@ -261,7 +261,7 @@ def _mend_visible(
     findings: _Findings,
 ) -> tuple[pd.DataFrame, int]:
     amodal, visible = instances["amodal_rle"].tolist(), instances["visible_rle"].tolist()
-    inside = rle.intersection(visible, amodal, _sizes(images, instances))
+    inside = rle.intersection(visible, amodal)
     before = rle.area(visible)
     lost = (before - rle.area(inside)) / np.maximum(before, 1)
     found = np.full(len(instances), None, dtype=object)
@@ -315,11 +315,8 @@ def _order_problems(
     _mark(found, order.duplicated(["occluder_id", "occludee_id"]).to_numpy(), "order", "twice")
     ok = np.flatnonzero([f is None for f in found])
     front, back = (instances.iloc[rows[f][ok]] for f in ("occluder_id", "occludee_id"))
-    shared = rle.intersection(
-        front["amodal_rle"].tolist(), back["amodal_rle"].tolist(), _sizes(images, front)
-    )
     overlap = np.zeros(len(order), np.int64)
-    overlap[ok] = rle.area(shared)
+    overlap[ok] = rle.shared_area(front["amodal_rle"].tolist(), back["amodal_rle"].tolist())
     apart = np.zeros(len(order), bool)
     apart[ok] = overlap[ok] == 0
     _mark(found, apart, "order", "the amodal masks do not overlap")

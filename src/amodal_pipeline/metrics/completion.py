@@ -96,9 +96,8 @@ def completion_rows(
     there = drawn.notna().to_numpy(dtype=bool)
     masks, at = drawn[there].tolist(), instance[there]
     amodal, visible = (truth[f"{name}_rle"].iloc[at].tolist() for name in ("amodal", "visible"))
-    size = annotations.sizes[at]
-    with_amodal = rle.area(rle.intersection(masks, amodal, size))
-    with_visible = rle.area(rle.intersection(masks, visible, size))
+    with_amodal = rle.shared_area(masks, amodal)
+    with_visible = rle.shared_area(masks, visible)
     union = rle.area(masks) + areas["amodal"][at] - with_amodal
     full[at] = with_amodal / union
     # V* lies inside A*: taking it off shrinks the intersection by |P ∩ V*|, the union by |V*|.

@@ -178,7 +178,7 @@ def _masks(
         for i, (a, v, hidden) in enumerate(zip(amodal, visible, invisible, strict=True)):
             if a is not None and v is None and hidden is not None:
                 _check_masks([a, hidden], canvas)
-                visible[i] = rle.difference([a], [hidden], canvas)[0]
+                visible[i] = rle.difference([a], [hidden])[0]
     return amodal, visible
 
 

@@ -1,0 +1,260 @@
+"""The one long list of a JSON file, read piece by piece.
+
+Annotation files of hundreds of megabytes are mostly one list of records. :func:`scan` walks over
+the bytes once, finds where records end, and leaves the list in pieces of a few megabytes that
+:func:`records` parses, in any process and any order: memory does not grow with the file.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+
+PIECE_BYTES = 2 << 20
+_BLOCK_BYTES = 4 << 20
+_MAX_OUTSIDE_BYTES = 1 << 30  # of a file without its records: images, categories, …
+_KEY_BYTES = 4096  # that a key, its colon and white space around them may take
+
+_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+_STEP = np.zeros(256, np.int8)
+_STEP[[*b"{["]], _STEP[[*b"}]"]] = 1, -1
+_STRUCTURAL = _STEP != 0
+_STRUCTURAL[_QUOTE] = True
+_NEXT_RECORD = re.compile(rb"\s*,\s*(?=\{)")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Whole records of a file: its bytes from ``start`` to ``stop``."""
+
+    path: Path
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A JSON object whose list of records was left in pieces.
+
+    ``document`` is the object with that list empty, ``checksum`` the SHA-256 of the file.
+    """
+
+    path: Path
+    checksum: str
+    document: dict[str, Any]
+    pieces: tuple[Piece, ...]
+
+
+def scan(path: str | os.PathLike, key: str, piece_bytes: int = PIECE_BYTES) -> RecordFile:
+    """Find the records of the list ``key`` at the top of a JSON object.
+
+    Where the object has no such list, ``document`` is all of it and there are no pieces.
+
+    Args:
+        path: the file, UTF-8.
+        key: name of the list that is left in pieces.
+        piece_bytes: a piece ends with the first record beyond as many bytes.
+
+    Raises:
+        ValueError: the file is missing or cannot be read, is cut short, is no JSON outside of its
+            records, is no object, or has the list twice; the message names the file and the
+            remedy. Damage inside the records is found by :func:`records`.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            outline = _Outline(key, piece_bytes)
+            digest = hashlib.sha256()
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                outline.feed(block)
+            outline.check(path)
+            outside = _outside_list(file, outline, path)
+            cuts = _confirmed(file, outline.cuts)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing: put the data set's annotation file there or correct its path in "
+            "the catalog"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}): give the path of a file") from error
+    gap = outline.stop - outline.start
+    document = _parse(outside, path, lambda at: at if at <= outline.start else at + gap)
+    if not isinstance(document, dict):
+        raise ValueError(
+            f"{path} holds a JSON {type(document).__name__}, not an object: this is no COCO "
+            "annotation file"
+            + (" (a list of results is read as predictions)" if isinstance(document, list) else "")
+        )
+    if outline.found and document.get(key) != [] or not outline.found and document.get(key):
+        raise ValueError(f"{path}: write the key {key!r} of its list once, and without escapes")
+    starts = [outline.start, *(start for _, start in cuts)]
+    stops = [*(stop for stop, _ in cuts), outline.stop]
+    pieces = [Piece(path, a, b) for a, b in zip(starts, stops, strict=True) if b > a]
+    return RecordFile(path, digest.hexdigest(), document, tuple(pieces))
+
+
+def records(piece: Piece) -> list[Any]:
+    """Parse the records of a piece.
+
+    Raises:
+        ValueError: they are no JSON; names file, line, column and remedy.
+    """
+    try:
+        with open(piece.path, "rb") as file:
+            file.seek(piece.start)
+            text = file.read(piece.stop - piece.start)
+    except OSError as error:
+        raise ValueError(f"{piece.path} can no longer be read ({error})") from error
+    return _parse(b"[" + text + b"]", piece.path, lambda at: piece.start + at - 1)
+
+
+class _Outline:
+    """Follows strings and nesting through the blocks of a file; knows where its list lies."""
+
+    def __init__(self, key: str, piece_bytes: int):
+        # Not after a backslash: that would be the end of a longer key with a quote in it.
+        self.key = re.compile(rb'(?<!\\)"' + re.escape(key.encode()) + rb'"\s*:\s*\Z')
+        self.piece_bytes = piece_bytes
+        self.length = 0
+        self.depth = 0
+        self.in_string = False
+        self.found = 0
+        self.start = self.stop = 0
+        self.cuts: list[int] = []
+        self._inside = False
+        self._before = b""
+        self._backslashes = 0  # at the end of what was fed
+
+    def feed(self, block: bytes) -> None:
+        chars = np.frombuffer(block, np.uint8)
+        at = np.flatnonzero(_STRUCTURAL[chars])
+        is_quote = chars[at] == _QUOTE
+        is_quote[is_quote] = ~self._escaped(block, chars, at[is_quote])
+        outside = (np.cumsum(is_quote) + self.in_string) % 2 == 0
+        self.in_string = bool((is_quote.sum() + self.in_string) % 2)
+        at = at[outside & (_STEP[chars[at]] != 0)]
+        depth = self.depth + np.cumsum(_STEP[chars[at]], dtype=np.int64)
+        if len(at):
+            self._find(block, chars, at, depth)
+            self.depth = int(depth[-1])
+        self.length += len(block)
+        self._before = (self._before + block)[-_KEY_BYTES:]
+        end = len(block.rstrip(b"\\"))
+        self._backslashes = len(block) - end + (self._backslashes if end == 0 else 0)
+
+    def check(self, path: Path) -> None:
+        if self.depth > 0 or self.in_string:
+            what = "a string" if self.in_string else "a list or object"
+            raise ValueError(
+                f"{path} is not JSON: it ends, at byte {self.length}, inside {what}; the file may "
+                "be cut short, fetch it again"
+            )
+
+    def _escaped(self, block: bytes, chars: np.ndarray, quotes: np.ndarray) -> np.ndarray:
+        """Which quotes stand behind an odd number of backslashes."""
+        escaped = np.zeros(len(quotes), bool)
+        behind = chars[quotes - 1] == _BACKSLASH
+        behind[quotes == 0] = self._backslashes > 0
+        for i in np.flatnonzero(behind):
+            last = first = int(quotes[i])
+            while first > 0 and block[first - 1] == _BACKSLASH:
+                first -= 1
+            run = last - first + (self._backslashes if first == 0 else 0)
+            escaped[i] = run % 2
+        return escaped
+
+    def _find(self, block: bytes, chars: np.ndarray, at: np.ndarray, depth: np.ndarray) -> None:
+        """The list's begin and end among brackets ``at`` with the ``depth`` behind each."""
+        opens = _STEP[chars[at]] > 0
+        for i in np.flatnonzero((opens & (depth == 2)) | (~opens & (depth == 1))):
+            here = int(at[i])
+            if self._inside and not opens[i]:
+                self.stop = self.length + here
+                self._inside = False
+            elif opens[i] and chars[here] == ord("["):
+                near = block[max(0, here - _KEY_BYTES) : here]
+                if self.key.search(self._before + near if here < _KEY_BYTES else near):
+                    self.found += 1
+                    if self.found == 1:
+                        self.start = self.length + here + 1
+                        self._inside = True
+        if not self.found:
+            return
+        ends = self.length + 1 + at[~opens & (depth == 2) & (chars[at] == ord("}"))]
+        ends = ends[(ends > self.start) & (self._inside | (ends <= self.stop))]
+        while len(ends):
+            last = self.cuts[-1] if self.cuts else self.start
+            ends = ends[np.searchsorted(ends, last + self.piece_bytes) :]
+            self.cuts += ends[:1].tolist()
+
+
+def _outside_list(file: BinaryIO, outline: _Outline, path: Path) -> bytes:
+    """The bytes of the file without its records."""
+    size = outline.length - (outline.stop - outline.start)
+    if size > _MAX_OUTSIDE_BYTES:
+        raise ValueError(
+            f"{path} has {size} bytes besides its records, more than the {_MAX_OUTSIDE_BYTES} "
+            "allowed: this is no annotation file of a known kind"
+        )
+    file.seek(0)
+    before = file.read(outline.start)
+    file.seek(outline.stop)
+    return before + file.read()
+
+
+def _confirmed(file: BinaryIO, cuts: Sequence[int]) -> list[tuple[int, int]]:
+    """The cuts behind which a comma and a further record follow, with where that record starts.
+
+    Elsewhere the list is damaged: there the parser is to see both sides of the cut.
+    """
+    confirmed = []
+    for cut in cuts:
+        file.seek(cut)
+        following = _NEXT_RECORD.match(file.read(_KEY_BYTES))
+        if following:
+            confirmed.append((cut, cut + following.end()))
+    return confirmed
+
+
+def _parse(text: bytes, path: Path, in_file: Callable[[int], int]) -> Any:
+    """JSON from a part of a file; ``in_file`` maps positions in ``text`` to those in the file."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    # Python's parser is slower, tells positions, and reads the NaN that many programs write.
+    try:
+        decoded = text.decode("utf-8")
+        value = json.loads(decoded)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # no half of a surrogate pair
+        return value
+    except json.JSONDecodeError as error:
+        line, column = _line(path, in_file(len(decoded[: error.pos].encode())))
+        raise ValueError(
+            f"{path} is not JSON: {error.msg} at line {line}, column {column}; the file may be "
+            "cut short or damaged, fetch it again"
+        ) from error
+    except UnicodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}): fetch the file again") from error
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is no annotation file ({error}): fetch it again") from error
+
+
+def _line(path: Path, position: int) -> tuple[int, int]:
+    """Line and column (bytes), from 1, of a position in a file."""
+    line, last, seen = 1, -1, 0
+    with open(path, "rb") as file:
+        while seen < position and (block := file.read(min(_BLOCK_BYTES, position - seen))):
+            line += block.count(b"\n")
+            found = block.rfind(b"\n")
+            last = seen + found if found >= 0 else last
+            seen += len(block)
+    return line, position - last
