@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from amodal_pipeline.annotations import Repair, coco_json, rle
-from amodal_pipeline.annotations.coco_amodal import (
-    missing_images,
-    read_coco_amodal,
-    wrong_sizes,
-)
+from amodal_pipeline.annotations import coco_json, rle
+from amodal_pipeline.annotations.coco_amodal import REPAIRS, read_coco_amodal
+from amodal_pipeline.annotations.flat import MODAL, read_records
+from amodal_pipeline.annotations.on_disk import check_on_disk, image_problems
 
 SIZE = (20, 30)
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -58,10 +56,10 @@ def document(annotations, **changes):
 
 @pytest.fixture
 def read(tmp_path):
-    def _read(annotations, repairs=frozenset({Repair.VISIBLE_ABSENT}), **changes):
+    def _read(annotations, repairs=REPAIRS, **changes):
         path = tmp_path / "amodal.json"
         path.write_text(json.dumps(document(annotations, **changes)))
-        return read_coco_amodal(path, tmp_path, "d2sa", "val", repairs)
+        return read_coco_amodal(path, tmp_path, "d2sa", "val", repairs=repairs)
 
     return _read
 
@@ -102,7 +100,7 @@ def test_objects_without_visible_mask_are_unoccluded_and_listed(read):
     assert (counted.read, counted.kept, counted.repaired, counted.rejected) == (2, 1, 1, 0)
 
     strict = read([annotation(1), bare], repairs=frozenset())
-    assert reasons(strict) == {"instance 2": ("visible_rle", "is missing")}
+    assert reasons(strict) == {"instance 2": ("visible_mask", "is missing")}
 
 
 def test_missing_visible_mask_of_an_object_said_to_be_occluded_is_rejected(read):
@@ -114,7 +112,7 @@ def test_missing_visible_mask_of_an_object_said_to_be_occluded_is_rejected(read)
 def test_modal_file_is_refused_with_the_keys_and_the_way_out(read):
     record = annotation(1)
     del record["visible_mask"]
-    with pytest.raises(ValueError, match=r"inmodal_seg.*kedro run --env=composed_coco") as error:
+    with pytest.raises(ValueError, match=r"look like plain COCO.*--env=composed_coco") as error:
         read([record])
     assert "amodal.json" in str(error.value)
 
@@ -150,7 +148,7 @@ def test_crowds_are_ignored_stuff_is_no_thing_boxes_are_computed(read):
         ({"segmentation": {"size": [20, 30], "counts": [5, 5]}}, "segmentation", "600"),
         ({"segmentation": {"size": [20, 30], "counts": [-1, 601]}}, "segmentation", "between"),
         ({"segmentation": {"size": [20, 30], "counts": [600]}}, "amodal_rle", "is empty"),
-        ({"visible_mask": {"size": [20, 30], "counts": "é"}}, "visible mask", "damaged"),
+        ({"visible_mask": {"size": [20, 30], "counts": "é"}}, "visible_mask", "damaged"),
     ],
 )
 def test_damaged_record_is_a_finding_and_the_others_are_kept(read, change, field, reason):
@@ -197,7 +195,7 @@ def test_damaged_images_are_findings_and_take_their_objects_along(read):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"images": [],\n "annotations": [}', "line 2, column 18"),
+        ('{"images": [],\n "annotations": [}', "ends, at byte 33, inside"),
         ("[1, 2]", "not an object"),
         ('{"images": [], "annotations": []}', "no list 'categories'"),
         ('{"images": [], "annotations": {}, "categories": []}', "no list 'annotations'"),
@@ -210,14 +208,14 @@ def test_file_that_is_no_coco_json_is_named(tmp_path, text, message):
     path = tmp_path / "broken.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=message) as error:
-        coco_json.read(path)
+        coco_json.open_file(path)
     assert str(path) in str(error.value)
 
 
 def test_missing_file_and_folder_are_named(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         with pytest.raises(ValueError, match=str(path)):
-            coco_json.read(path)
+            coco_json.open_file(path)
 
 
 boxes = st.tuples(st.integers(0, 14), st.integers(0, 9), st.integers(2, 15), st.integers(2, 10))
@@ -233,7 +231,7 @@ def test_every_form_of_a_mask_gives_the_mask_of_pycocotools(drawn):
         other = [x, y, x + 1.5 * w, y + 0.5, x + w, y + h]
         plain = coco_mask.frPyObjects([polygon], *size)[0]
         joined = coco_mask.merge(coco_mask.frPyObjects([polygon, other], *size))
-        runs, _ = rle.unpack([plain["counts"].decode()])
+        runs = rle.unpack([plain["counts"].decode()]).lengths
         forms = [
             (polygon, plain),
             ([polygon], plain),
@@ -244,9 +242,9 @@ def test_every_form_of_a_mask_gives_the_mask_of_pycocotools(drawn):
         segmentations += [form for form, _ in forms]
         expected += [e["counts"].decode() for _, e in forms]
         sizes += [size] * len(forms)
-    counts, found = coco_json.masks(segmentations, np.array(sizes))
-    assert found == [None] * len(found)
-    assert counts == expected
+    found = coco_json.masks(segmentations, np.array(sizes))
+    assert found.reasons == [None] * len(expected)
+    assert found.counts == expected
 
 
 def test_missing_images_and_wrong_sizes(read, tmp_path):
@@ -258,19 +256,23 @@ def test_missing_images_and_wrong_sizes(read, tmp_path):
     Image.new("RGB", (20, 30)).save(tmp_path / "b.jpg")
     (tmp_path / "d.jpg").write_bytes(b"no image")
     table = read([annotation(1)], images=images)
-    assert missing_images(table) == ["c.jpg"]
-    (wrong,) = wrong_sizes(table)
-    assert wrong.startswith("b.jpg is 30x20")
+    good, wrong, missing, damaged = image_problems(table.images, tmp_path)
+    assert good is None
+    assert wrong == ("height", "and width are 20x30, b.jpg is 30x20 pixels")
+    assert missing == ("file_name", "names c.jpg, which is missing")
+    assert damaged[1].startswith("names d.jpg") and "cannot be read" in damaged[1]
+    with pytest.raises(ValueError, match=r"3 of the 4 images of d2sa val .* image 8: height"):
+        check_on_disk(table)
 
 
 def test_real_coco_file_is_read_whole():
     path = DATA / "coco_panoptic" / "instances_val2017_from_panoptic.json"
     if not path.is_file():
         pytest.skip("COCO sample is not beside the repository")
-    file = coco_json.read(path)
-    segmentations = [r["segmentation"] for r in file.records]
-    counts, found = coco_json.masks(segmentations, file.sizes)
-    assert not file.findings and not any(found)
-    assert rle.area(counts).tolist() == [r["area"] for r in file.records]
+    file = coco_json.open_file(path)
+    records = json.loads(path.read_text())["annotations"]
+    found = read_records(file, MODAL, frozenset())
+    assert not file.rejected and not any(part.rejected for part in found.parts)
+    assert rle.area(found.rows["amodal_rle"].tolist()).tolist() == [r["area"] for r in records]
     with pytest.raises(ValueError, match="composed_coco"):
         read_coco_amodal(path, path.parent, "coco", "val")

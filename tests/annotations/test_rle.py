@@ -54,10 +54,12 @@ def test_encode_and_decode(masks):
 @given(stacks())
 def test_unpack_and_pack(masks):
     counts = by_coco(masks)
-    runs, offsets = rle.unpack(counts)
+    runs = rle.unpack(counts)
     for i, mask in enumerate(masks):
-        assert runs[offsets[i] : offsets[i + 1]].tolist() == runs_of(mask)
-    assert rle.pack(runs, offsets) == counts
+        assert runs.lengths[runs.offsets[i] : runs.offsets[i + 1]].tolist() == runs_of(mask)
+    assert rle.pack(runs.lengths, runs.offsets) == counts
+    half = runs[len(masks) // 2 :]
+    assert rle.area(half).tolist() == masks[len(masks) // 2 :].sum(axis=(1, 2)).tolist()
 
 
 @fast
@@ -73,7 +75,7 @@ def test_long_runs(lists):
     runs = np.concatenate([np.array(r) for r in lists])
     offsets = np.cumsum([0] + [len(r) for r in lists])
     counts = rle.pack(runs, offsets)
-    np.testing.assert_array_equal(rle.unpack(counts)[0], runs)
+    np.testing.assert_array_equal(rle.unpack(counts).lengths, runs)
     expected = [
         coco_mask.frPyObjects({"size": [sum(r), 1], "counts": r}, sum(r), 1)["counts"].decode()
         for r in lists
@@ -157,9 +159,7 @@ POINTS = st.floats(-30, 60, width=32) | st.sampled_from([0.5, 0.1, 2.5, 10, 11.9
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(
-        st.lists(st.tuples(POINTS, POINTS), min_size=3, max_size=9), min_size=1, max_size=4
-    ),
+    st.lists(st.lists(st.tuples(POINTS, POINTS), min_size=3, max_size=9), min_size=1, max_size=4),
     hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40),
 )
 def test_polygons_are_drawn_as_pycocotools_draws_them(polygons, size):
@@ -242,7 +242,7 @@ def test_changed_strings_are_judged_without_a_crash(masks, data):
     text = text[:at] + change + text[at + data.draw(st.integers(0, 2)) :]
     size = masks.shape[1:]
     if rle.problems([text], size)[0] is None:
-        runs, _ = rle.unpack([text])
+        runs = rle.unpack([text]).lengths
         assert (runs >= 0).all()
         assert runs.sum() == masks[0].size
         pixels = np.repeat(np.arange(len(runs)) % 2, runs)

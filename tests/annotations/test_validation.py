@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from amodal_pipeline.annotations import Category, Repair, build, rle
-from amodal_pipeline.annotations.tables import FINDINGS, boxes, frame
+from amodal_pipeline.annotations.tables import boxes
+from amodal_pipeline.annotations.validation import finding
 
 SIZE = (20, 30)
 CATEGORIES = (Category(id=4, name="car"), Category(id=2, name="cow"))
@@ -242,10 +243,7 @@ def test_visible_outside_amodal_is_cut_up_to_a_tenth(outside, mended):
 
 
 def test_what_a_reader_rejected_counts_as_read():
-    early = frame(
-        FINDINGS,
-        [{"file": "truth.json", "record": "instance 99", "field": "segm", "reason": "is a letter"}],
-    )
+    early = [finding("truth.json", "instance 99", "segm", "is a letter")]
     annotations = built(rejected=early)
     assert_accounting(annotations)
     assert annotations.metadata.accounting["instances"].read == 4

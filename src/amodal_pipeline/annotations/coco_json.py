@@ -5,243 +5,253 @@ lacks a key or holds a mask that cannot be one becomes a finding with its reason
 the findings to :func:`amodal_pipeline.annotations.build`, which counts them.
 """
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Real
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pycocotools import mask as coco_mask
 
-from amodal_pipeline.annotations import rle
-from amodal_pipeline.annotations.storage import checksum
+from amodal_pipeline.annotations import json_records, kernels, rle
+from amodal_pipeline.annotations.storage import is_relative_name
 from amodal_pipeline.annotations.tables import IMAGES, Category, frame
+from amodal_pipeline.annotations.validation import Finding, check_images, finding
 
-MAX_PIXELS = 1 << 28  # of a canvas: above it a damaged or hostile file could fill the memory
+MAX_SIDE = (1 << 15) - 1  # of a canvas; above these two a damaged or hostile file could fill the
+MAX_PIXELS = 89_478_485  # memory (the second is Pillow's limit: no larger image can be read)
 MAX_OVERHANG = 4  # image sides that a polygon may reach beyond its image, for the same reason
-
-Finding = dict[str, Any]  # a row of the table of findings
+MAX_CROSSINGS = 1 << 22  # of pixel columns by the sides of a polygon, likewise
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """The readable part of a COCO JSON file.
+    """The readable part of a COCO JSON file, its annotations left in pieces.
 
-    ``records`` are the annotations as written; ``instances`` has a row for each of them with
-    instance_id, image_id, category_id and ignore (``iscrowd``). ``sizes`` int64 [N, 2] is the
-    canvas (height, width) of each record, 0 where the file has no such image. ``findings`` has
-    a row for every image and annotation that could not be read.
+    ``images`` are the usable ones (columns of IMAGES, ``file_name`` below ``folder``);
+    ``rejected`` has a finding for each other image. ``document`` is the rest of the file.
     """
 
     path: Path
     checksum: str
+    document: dict[str, Any]
     categories: tuple[Category, ...]
     images: pd.DataFrame
-    records: tuple[dict, ...]
-    instances: pd.DataFrame
-    sizes: np.ndarray
-    findings: tuple[Finding, ...]
+    pieces: tuple[json_records.Piece, ...]
+    rejected: tuple[Finding, ...]
 
 
-def read(path: str | os.PathLike) -> CocoFile:
-    """Read a flat COCO file: one record per object in ``annotations``.
+@dataclass(frozen=True)
+class Masks:
+    """Masks drawn from JSON: a string or a reason for each; None and None where no image is known.
+
+    ``left_out`` bool [N]: polygons of fewer than three points beside others were left out.
+    """
+
+    counts: list[str | None]
+    reasons: list[str | None]
+    left_out: np.ndarray
+
+
+def open_file(
+    path: str | os.PathLike,
+    folder: str = "",
+    lists: Sequence[str] = ("images", "annotations", "categories"),
+) -> CocoFile:
+    """Open a COCO file: everything but its annotations is read.
+
+    Args:
+        path: the file.
+        folder: of the file's images, relative to the table's ``image_root``; goes in front of
+            every file name.
+        lists: what the file must have.
 
     Raises:
-        ValueError: as :func:`load` and :func:`categories` do.
+        ValueError: as :func:`json_records.scan`; a list is missing; a category is none.
     """
-    path = Path(path)
-    document = load(path, ("images", "annotations", "categories"))
-    table, image_findings = images(document["images"], path)
-    records, instances, findings = _instances(document["annotations"], path)
-    return CocoFile(
-        path=path,
-        checksum=checksum(path),
-        categories=categories(document["categories"], path),
-        images=table,
-        records=records,
-        instances=instances,
-        sizes=canvases(table, instances["image_id"]),
-        findings=(*image_findings, *findings),
-    )
-
-
-def load(path: str | os.PathLike, lists: Sequence[str]) -> dict[str, Any]:
-    """The JSON object in a file, which must hold the named lists.
-
-    Raises:
-        ValueError: the file is missing or cannot be read, is no JSON (names line and column), is
-            not an object, or lacks one of the lists; the message names the file and the remedy.
-    """
-    path = Path(path)
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{path} is missing: put the data set's annotation file there or correct its path in "
-            "the catalog"
-        ) from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error}): give the path of a file") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; the "
-            "file may be cut short, fetch it again"
-        ) from error
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is not COCO JSON ({error}): fetch the file again") from error
-    if not isinstance(document, dict):
-        raise ValueError(
-            f"{path} holds a JSON {type(document).__name__}, not an object with the lists "
-            f"{', '.join(lists)}: this is no COCO annotation file"
-            + (" (a list of results is read as predictions)" if isinstance(document, list) else "")
-        )
-    absent = [name for name in lists if not isinstance(document.get(name), list)]
+    file = json_records.scan(path, "annotations")
+    absent = [name for name in lists if not isinstance(file.document.get(name), list)]
     if absent:
+        keys = ", ".join(map(repr, list(file.document)[:8]))
         raise ValueError(
-            f"{path} has no list {' and no list '.join(map(repr, absent))} (its keys: "
-            f"{', '.join(map(repr, list(document)[:8]))}): this is no COCO annotation file"
+            f"{file.path} has no list {' and no list '.join(map(repr, absent))} (its keys: "
+            f"{keys}): this is no COCO annotation file"
         )
-    return document
+    table, unreadable = images(file.document["images"], file.path, folder)
+    table, unusable = check_images(table, str(file.path))
+    if unreadable + unusable and not len(table):
+        first = "; ".join(
+            f"{f['record']}: {f['field']} {f['reason']}" for f in (unreadable + unusable)[:3]
+        )
+        raise ValueError(f"{file.path}: no image is usable: {first}")
+    return CocoFile(
+        path=file.path,
+        checksum=file.checksum,
+        document=file.document,
+        categories=categories(file.document.get("categories", []), file.path),
+        images=table,
+        pieces=file.pieces,
+        rejected=(*unreadable, *unusable),
+    )
 
 
 def categories(entries: Sequence[Any], path: Path) -> tuple[Category, ...]:
     """The categories of a file.
 
     Raises:
-        ValueError: one lacks an integer ``id`` or a ``name``; without categories no record
-            means anything, so this is no finding.
+        ValueError: one lacks an integer ``id`` or a ``name``, or has the id of another; without
+            categories no record means anything, so this is no finding.
     """
-    found = []
+    found: dict[int, Category] = {}
     for position, entry in enumerate(entries):
         ok = isinstance(entry, dict) and isinstance(entry.get("name"), str)
-        if not ok or integer(entry.get("id")) is None:
+        number = integer(entry.get("id")) if ok else None
+        if number is None:
             raise ValueError(
                 f"{path}: category at position {position} has no integer 'id' and string 'name': "
                 "correct the list 'categories'"
             )
-        found.append(Category(id=integer(entry["id"]), name=entry["name"]))
-    return tuple(found)
+        if number in found:
+            raise ValueError(f"{path}: two categories have the same id {number}: correct one")
+        found[number] = Category(id=number, name=entry["name"])
+    return tuple(found.values())
 
 
-def images(entries: Sequence[Any], path: Path) -> tuple[pd.DataFrame, list[Finding]]:
+def images(
+    entries: Sequence[Any], path: Path, folder: str = ""
+) -> tuple[pd.DataFrame, list[Finding]]:
     """The table of images (columns of IMAGES), and a finding for each that cannot be one."""
     rows, findings = [], []
     for position, entry in enumerate(entries):
-        name, values, problem = _integers(entry, ("id", "height", "width"), position, "image")
+        name, values, problem = integers(entry, ("id", "height", "width"), position, "image")
         if problem is None and not isinstance(entry.get("file_name"), str):
             problem = ("file_name", "is missing")
-        if problem is None and values["height"] * values["width"] > MAX_PIXELS:
-            problem = ("height", f"times width is more than the {MAX_PIXELS} pixels allowed")
+        if problem is None:
+            problem = _size_problem(values["height"], values["width"])
         if problem is None:
             rows.append(
                 {
                     "image_id": values["id"],
-                    "file_name": entry["file_name"],
+                    "file_name": below(folder, entry["file_name"]),
                     "height": values["height"],
                     "width": values["width"],
                 }
             )
         else:
-            findings.append(finding(path, name, *problem))
+            findings.append(finding(str(path), name, *problem))
     return frame(IMAGES, rows), findings
 
 
-def canvases(images: pd.DataFrame, image_ids: Iterable[int]) -> np.ndarray:
-    """Canvas (height, width) of each image id, int64 [N, 2]; 0 where there is no such image."""
-    ids = images["image_id"].to_numpy(dtype=np.int64)
-    sizes = pd.DataFrame(images[["height", "width"]].to_numpy(dtype=np.int64), index=ids)
-    sizes = sizes[~sizes.index.duplicated() & (sizes > 0).all(axis=1).to_numpy()]
-    wanted = np.asarray(image_ids, dtype=np.int64)
-    return sizes.reindex(wanted, fill_value=0).to_numpy(dtype=np.int64).reshape(-1, 2)
-
-
-def finding(path: Path, record: str, field: str, reason: str) -> Finding:
-    return {"file": str(path), "record": record, "field": field, "reason": reason, "share": None}
+def below(folder: str, name: str) -> str:
+    """``name`` in ``folder``; one that is not relative is left as it is, for the check to see."""
+    return str(PurePosixPath(folder) / name) if folder and is_relative_name(name) else name
 
 
 def integer(value: Any) -> int | None:
     """``value`` as a 64-bit integer (3 and 3.0 are one), else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    if isinstance(value, float) and not value.is_integer():
-        return None
-    return int(value) if abs(value) < 1 << 63 else None
+    if type(value) is int:
+        return value if abs(value) < 1 << 63 else None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
+        return int(value)
+    return None
 
 
-def masks(
-    segmentations: Sequence[Any], sizes: np.ndarray
-) -> tuple[list[str | None], list[str | None]]:
+def integers(
+    entry: Any, keys: Sequence[str], position: int, kind: str
+) -> tuple[str, dict[str, int], tuple[str, str] | None]:
+    """The record's name, its integer values, and the first problem (field, reason) with them."""
+    place = f"{kind} at position {position}"
+    if not isinstance(entry, dict):
+        return place, {}, (kind, f"is a JSON {type(entry).__name__}, not an object")
+    values = {key: integer(entry.get(key)) for key in keys}
+    name = place if values["id"] is None else f"{kind} {values['id']}"
+    if None not in values.values():
+        return name, values, None
+    for key, value in values.items():
+        if value is None:
+            reason = f"is not an integer: {entry[key]!r:.40}" if key in entry else "is missing"
+            return name, {}, (key, reason)
+    return name, values, None
+
+
+def masks(segmentations: Sequence[Any], sizes: np.ndarray, leave_out: bool = False) -> Masks:
     """Compressed run-length strings from COCO segmentations of any form.
 
-    Polygons (a list of [x1, y1, x2, y2, …] lists, or one flat such list as COCOA has it),
-    run lengths as a list, or as a compressed string. All records of one canvas are drawn in
-    one call.
+    Polygons (a list of [x1, y1, x2, y2, …] lists, or one flat such list as COCOA has it), run
+    lengths as a list, or as a compressed string. Several polygons are one mask, their union.
 
     Args:
         segmentations: N values as the JSON has them.
         sizes: canvas (height, width) of each, int64 [N, 2]. Where it is 0 (the file lacks the
             image) neither a mask nor a reason comes back.
-
-    Returns:
-        ``(counts, reasons)``, N each: exactly one of the two is None for each segmentation that
-        has a canvas.
+        leave_out: leave out polygons of fewer than three points where others remain.
     """
     counts: list[str | None] = [None] * len(segmentations)
     reasons: list[str | None] = [None] * len(segmentations)
-    drawn: list[int] = []
-    parts: list[Sequence[float]] = []
-    part_owner: list[int] = []
+    left_out = np.zeros(len(segmentations), bool)
+    given: list[int] = []
     listed: list[int] = []
-    for i, value in enumerate(segmentations):
-        if not sizes[i].all():
+    parts: list[Sequence[float]] = []
+    owner: list[int] = []
+    for i, (value, size) in enumerate(zip(segmentations, sizes.tolist(), strict=True)):
+        if 0 in size:
             continue
-        if value is None:
-            reasons[i] = "is missing"
-        elif isinstance(value, dict):
-            reasons[i] = _run_length_problem(value, sizes[i])
+        if isinstance(value, dict):
+            reasons[i] = _run_length_problem(value, size)
             if reasons[i] is None and isinstance(value["counts"], str):
                 counts[i] = value["counts"]
+                given.append(i)
             elif reasons[i] is None:
                 listed.append(i)
         elif isinstance(value, list) and value:
-            flat = [value] if isinstance(value[0], Real) else value
-            if all(isinstance(part, list) for part in flat):
-                drawn.append(i)
-                parts.extend(flat)
-                part_owner.extend([i] * len(flat))
-            else:
+            polygons = [value] if isinstance(value[0], Real) else value
+            if not all(isinstance(part, list) for part in polygons):
                 reasons[i] = "is neither a list of polygons nor one flat polygon"
+                continue
+            if leave_out and any(len(part) < 6 for part in polygons):
+                enough = [part for part in polygons if len(part) >= 6]
+                left_out[i] = bool(enough)
+                polygons = enough or polygons
+            parts.extend(polygons)
+            owner.extend([i] * len(polygons))
+        elif value is None:
+            reasons[i] = "is missing"
         else:
             reasons[i] = "has no polygon" if value == [] else "is neither polygons nor run lengths"
 
-    _pack_lists(segmentations, listed, counts, reasons)
-    _draw_polygons(parts, np.array(part_owner, np.int64), sizes, counts, reasons)
-    written = [i for i in range(len(counts)) if counts[i] is not None]
-    problems = rle.problems([counts[i] for i in written], sizes[written])
-    for i, problem in zip(written, problems, strict=True):
+    given += _pack_lists(segmentations, listed, counts, reasons)
+    problems = rle.problems([counts[i] for i in given], sizes[given])
+    for i, problem in zip(given, problems, strict=True):
         if problem is not None:
             counts[i], reasons[i] = None, problem
-    return counts, reasons
+    if parts:
+        _draw(parts, np.array(owner, np.int64), sizes, counts, reasons)
+    return Masks(counts, reasons, left_out & np.equal(reasons, None))
 
 
-def _run_length_problem(value: dict, size: np.ndarray) -> str | None:
-    counts, written = value.get("counts"), value.get("size")
-    if not isinstance(counts, (str, list)):
-        return "has no 'counts', neither a string nor a list"
-    if not isinstance(written, list) or [integer(side) for side in written] != size.tolist():
-        return f"is for a canvas {written}, the image is {size.tolist()} (height, width)"
-    if isinstance(counts, str) and not counts.isascii():
-        return "the run-length string is damaged"
+def _size_problem(height: int, width: int) -> tuple[str, str] | None:
+    for key, side in (("height", height), ("width", width)):
+        if not 0 < side <= MAX_SIDE:
+            return key, f"is {side}, not between 1 and {MAX_SIDE} pixels"
+    if height * width > MAX_PIXELS:
+        return "height", f"times width is more than the {MAX_PIXELS} pixels allowed"
     return None
 
 
-def _pack_lists(segmentations, listed, counts, reasons) -> None:
-    """Run lengths given as lists of integers."""
+def _run_length_problem(value: dict, size: list[int]) -> str | None:
+    counts, written = value.get("counts"), value.get("size")
+    if not isinstance(counts, (str, list)):
+        return "has no 'counts', neither a string nor a list"
+    if written != size:
+        return f"is for a canvas {written!r:.40}, the image is {size} (height, width)"
+    return None
+
+
+def _pack_lists(segmentations, listed, counts, reasons) -> list[int]:
+    """Run lengths given as lists of integers; returns the rows that could be packed."""
     runs = {}
     for i in listed:
         values = [integer(v) for v in segmentations[i]["counts"]]
@@ -254,10 +264,11 @@ def _pack_lists(segmentations, listed, counts, reasons) -> None:
     packed = rle.pack(flat, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
     for i, text in zip(runs, packed, strict=True):
         counts[i] = text
+    return list(runs)
 
 
-def _draw_polygons(parts, owner, sizes, counts, reasons) -> None:
-    """Polygons of all records: checked in one array, drawn canvas by canvas."""
+def _draw(parts, owner, sizes, counts, reasons) -> None:
+    """Polygons of all records: checked in one array, drawn in one call."""
     lengths = np.array([len(part) for part in parts], np.int64)
     try:
         flat = np.fromiter(chain.from_iterable(parts), np.float64, lengths.sum())
@@ -287,57 +298,37 @@ def _draw_polygons(parts, owner, sizes, counts, reasons) -> None:
         flag(any_of(np.abs(flat) > reach), "a coordinate lies far outside the image")
 
     good = np.array([reasons[i] is None for i in owner], bool)
-    if not good.any():
-        return
-    rows = np.flatnonzero(good)
-    rows = rows[np.lexsort((owner[rows], *sizes[owner[rows]].T))]
-    drawn: dict[int, list[dict]] = {}
-    changes = np.flatnonzero(np.diff(sizes[owner[rows]], axis=0).any(axis=1)) + 1
-    for group in np.split(rows, changes):
-        height, width = (int(side) for side in sizes[owner[group[0]]])
-        polygons = [flat[offsets[r] : offsets[r + 1]] for r in group]
-        for r, encoded in zip(group, coco_mask.frPyObjects(polygons, height, width), strict=True):
-            drawn.setdefault(int(owner[r]), []).append(encoded)
-    for i, encoded in drawn.items():
-        joined = encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded)
-        counts[i] = joined["counts"].decode("ascii")
+    points = flat[np.repeat(good, lengths)].reshape(-1, 2)
+    offsets = np.concatenate([[0], np.cumsum(lengths[good] // 2)])
+    width = np.ascontiguousarray(sizes[owner[good], 1])
+    long = kernels.crossings(points, offsets, width) > MAX_CROSSINGS
+    for i in owner[good][long]:
+        reasons[i] = "a polygon crosses its image too often"
+    if long.any():
+        good[good] = [reasons[i] is None for i in owner[good]]
+        points = flat[np.repeat(good, lengths)].reshape(-1, 2)
+        offsets = np.concatenate([[0], np.cumsum(lengths[good] // 2)])
+    whose = owner[good]
+    drawn = rle.draw(points, offsets, sizes[whose])
+    again: list[tuple[int, str]] = []
+    for i, text in zip(whose.tolist(), drawn, strict=True):
+        if counts[i] is None:
+            counts[i] = text
+        else:
+            again.append((i, text))
+    while again:
+        # One further polygon of each record at a time.
+        first = dict(reversed(again))
+        joined = rle.union([counts[i] for i in first], list(first.values()))
+        for i, text in zip(first, joined, strict=True):
+            counts[i] = text
+        taken, rest = set(), []
+        for i, text in again:
+            if i in taken:
+                rest.append((i, text))
+            taken.add(i)
+        again = rest
 
 
 def _all_numbers(part: list) -> bool:
     return all(isinstance(v, Real) for v in part)
-
-
-def _instances(
-    entries: Sequence[Any], path: Path
-) -> tuple[tuple[dict, ...], pd.DataFrame, list[Finding]]:
-    records, rows, findings = [], [], []
-    for position, entry in enumerate(entries):
-        keys = ("id", "image_id", "category_id")
-        name, values, problem = _integers(entry, keys, position, "instance")
-        if problem is not None:
-            findings.append(finding(path, name, *problem))
-            continue
-        records.append(entry)
-        rows.append((values["id"], values["image_id"], values["category_id"]))
-    columns = np.array(rows, np.int64).reshape(-1, 3)
-    instances = pd.DataFrame(columns, columns=["instance_id", "image_id", "category_id"])
-    instances["ignore"] = np.array(
-        [integer(r.get("iscrowd")) not in (None, 0) for r in records], bool
-    )
-    return tuple(records), instances, findings
-
-
-def _integers(
-    entry: Any, keys: Sequence[str], position: int, kind: str
-) -> tuple[str, dict[str, int], tuple[str, str] | None]:
-    """The record's name, its integer values, and the first problem with them."""
-    place = f"{kind} at position {position}"
-    if not isinstance(entry, dict):
-        return place, {}, (kind, f"is a JSON {type(entry).__name__}, not an object")
-    values = {key: integer(entry.get(key)) for key in keys}
-    name = place if values["id"] is None else f"{kind} {values['id']}"
-    for key, value in values.items():
-        if value is None:
-            reason = f"is not an integer: {entry[key]!r:.40}" if key in entry else "is missing"
-            return name, {}, (key, reason)
-    return name, values, None

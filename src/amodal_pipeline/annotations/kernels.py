@@ -205,9 +205,7 @@ def shared_areas(a, a_offsets, b, b_offsets):
     """:func:`shared_area` row by row."""
     areas = np.zeros(len(a_offsets) - 1, np.int64)
     for i in range(len(areas)):
-        areas[i] = shared_area(
-            a, a_offsets[i], a_offsets[i + 1], b, b_offsets[i], b_offsets[i + 1]
-        )
+        areas[i] = shared_area(a, a_offsets[i], a_offsets[i + 1], b, b_offsets[i], b_offsets[i + 1])
     return areas
 
 

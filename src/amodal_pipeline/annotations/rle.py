@@ -8,6 +8,8 @@ pycocotools checks nothing it is given.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -23,37 +25,54 @@ _UNION = np.array([False, True, True, True])
 _DIFFERENCE = np.array([False, False, True, False])
 
 
-def unpack(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Run lengths of all masks, end to end.
+@dataclass(frozen=True)
+class Runs:
+    """Run lengths of N masks, end to end: mask i has ``lengths[offsets[i]:offsets[i + 1]]``.
 
-    Args:
-        counts: N compressed strings.
+    ``lengths`` int64 [R], ``offsets`` int64 [N + 1]. Functions that look at masks take it in place
+    of the strings, so that several of them unpack a column once.
+    """
 
-    Returns:
-        ``runs`` int64 [R] and ``offsets`` int64 [N + 1]; mask i has
-        ``runs[offsets[i]:offsets[i + 1]]``.
+    lengths: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, rows: slice) -> "Runs":
+        start, stop, _ = rows.indices(len(self))
+        return Runs(self.lengths, self.offsets[start : max(start, stop) + 1])
+
+
+Masks = Sequence[str] | pa.Array | Runs
+
+
+def unpack(counts: Masks) -> Runs:
+    """Run lengths of compressed strings.
 
     Raises:
         ValueError: a string holds characters that are not run lengths, or ends within one;
             ``error.rows`` lists the positions of all such masks.
     """
-    runs, offsets, damaged = _unpack(counts)
+    if isinstance(counts, Runs):
+        return counts
+    runs, damaged = _unpack(counts)
     if damaged.any():
         error = ValueError(f"damaged run-length strings at rows {np.flatnonzero(damaged)[:5]}")
         error.rows = np.flatnonzero(damaged)
         raise error
-    return runs, offsets
+    return runs
 
 
-def _unpack(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    array = pa.array(counts, pa.large_string())
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+def _unpack(counts: Sequence[str] | pa.Array) -> tuple[Runs, np.ndarray]:
+    array = counts if isinstance(counts, pa.Array) else pa.array(counts, pa.large_string())
+    array = array.cast(pa.large_string())
     _, places, chars = array.buffers()
     places = np.frombuffer(places, np.int64)[array.offset :][: len(array) + 1]
     chars = np.frombuffer(chars or b"", np.uint8)
     offsets = _ends(kernels.run_counts(chars, places))
-    runs, damaged = kernels.unpack(chars, places, offsets)
-    return runs, offsets, damaged
+    lengths, damaged = kernels.unpack(chars, places, offsets)
+    return Runs(lengths, offsets), damaged
 
 
 def pack(runs: np.ndarray, offsets: np.ndarray) -> list[str]:
@@ -84,13 +103,13 @@ def intervals(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     Returns:
         ``owner`` (the mask, ascending), ``start`` and ``stop`` (exclusive), each int64 [R].
     """
-    runs, offsets = unpack(counts)
-    owner = np.repeat(np.arange(len(counts)), np.diff(offsets))
-    total = np.concatenate([[0], np.cumsum(runs)])
-    stop = total[1:] - total[offsets[owner]]
-    position = np.arange(len(runs)) - offsets[owner]
-    kept = (position % 2 == 1) & (runs > 0)
-    return owner[kept], (stop - runs)[kept], stop[kept]
+    runs = unpack(counts)
+    owner = np.repeat(np.arange(len(counts)), np.diff(runs.offsets))
+    total = np.concatenate([[0], np.cumsum(runs.lengths)])
+    stop = total[1:] - total[runs.offsets[owner]]
+    position = np.arange(len(runs.lengths)) - runs.offsets[owner]
+    kept = (position % 2 == 1) & (runs.lengths > 0)
+    return owner[kept], (stop - runs.lengths)[kept], stop[kept]
 
 
 def from_intervals(
@@ -130,14 +149,16 @@ def problems(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
     sizes = _sizes(sizes, len(counts))
     found = np.full(len(counts), None, dtype=object)
     for batch in _batches(counts):
-        found[batch] = _problems(counts[batch], sizes[batch])
+        found[batch] = inspect(counts[batch], sizes[batch])[1]
     return found
 
 
-def _problems(counts: Sequence[str], sizes: np.ndarray) -> np.ndarray:
-    runs, offsets, damaged = _unpack(counts)
+def inspect(counts: Sequence[str] | pa.Array, sizes: Sizes) -> tuple[Runs, np.ndarray]:
+    """The run lengths of all masks, and their :func:`problems`; unpacked at once."""
+    sizes = _sizes(sizes, len(counts))
+    runs, damaged = _unpack(counts)
     pixels = sizes[:, 0] * sizes[:, 1]
-    codes, total = kernels.check(runs, offsets, pixels)
+    codes, total = kernels.check(runs.lengths, runs.offsets, pixels)
     found = np.full(len(counts), None, dtype=object)
     found[codes == 1] = "a run length is negative"
     found[codes == 2] = "a run length within the mask is zero"
@@ -147,7 +168,7 @@ def _problems(counts: Sequence[str], sizes: np.ndarray) -> np.ndarray:
             f"{pixels[i]}"
         )
     found[damaged] = "the run-length string is damaged"
-    return found
+    return runs, found
 
 
 def encode(masks: np.ndarray) -> list[str]:
@@ -173,49 +194,51 @@ def as_coco(counts: Sequence[str], sizes: Sizes) -> list[dict]:
     ]
 
 
-def area(counts: Sequence[str]) -> np.ndarray:
+def area(counts: Masks) -> np.ndarray:
     """Foreground pixels of each mask, int64 [N]."""
     areas = np.zeros(len(counts), np.int64)
     for batch in _batches(counts):
-        areas[batch] = kernels.area(*unpack(counts[batch]))
+        runs = unpack(counts[batch])
+        areas[batch] = kernels.area(runs.lengths, runs.offsets)
     return areas
 
 
-def box(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
+def box(counts: Masks, sizes: Sizes) -> np.ndarray:
     """Tight boxes (x, y, width, height) in pixels, float32 [N, 4]; an empty mask has NaN."""
     sizes = _sizes(sizes, len(counts))
     boxes = np.zeros((len(counts), 4), np.float32)
     for batch in _batches(counts):
-        height = np.ascontiguousarray(sizes[batch, 0])
-        boxes[batch] = kernels.box(*unpack(counts[batch]), height)
+        height, runs = np.ascontiguousarray(sizes[batch, 0]), unpack(counts[batch])
+        boxes[batch] = kernels.box(runs.lengths, runs.offsets, height)
     return boxes
 
 
-def intersection(a: Sequence[str], b: Sequence[str]) -> list[str]:
+def intersection(a: Masks, b: Masks) -> list[str]:
     """a ∩ b, row by row."""
     return _merge(a, b, _INTERSECTION)
 
 
-def union(a: Sequence[str], b: Sequence[str]) -> list[str]:
+def union(a: Masks, b: Masks) -> list[str]:
     """a ∪ b, row by row."""
     return _merge(a, b, _UNION)
 
 
-def difference(a: Sequence[str], b: Sequence[str]) -> list[str]:
+def difference(a: Masks, b: Masks) -> list[str]:
     """a without b, row by row."""
     return _merge(a, b, _DIFFERENCE)
 
 
-def shared_area(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
+def shared_area(a: Masks, b: Masks) -> np.ndarray:
     """Pixels of a ∩ b, row by row, int64 [N]."""
     areas = np.zeros(len(a), np.int64)
     for batch in _batches(a):
-        areas[batch] = kernels.shared_areas(*unpack(a[batch]), *unpack(b[batch]))
+        x, y = unpack(a[batch]), unpack(b[batch])
+        areas[batch] = kernels.shared_areas(x.lengths, x.offsets, y.lengths, y.offsets)
     return areas
 
 
 def overlaps(
-    counts: Sequence[str], boxes: np.ndarray, groups: np.ndarray
+    counts: Masks, boxes: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of masks within a group that share pixels.
 
@@ -232,12 +255,11 @@ def overlaps(
     # Whole groups, of about a batch of masks together.
     starts = np.searchsorted(groups, np.arange(groups[0], groups[-1], _BATCH), side="left")
     starts = np.unique(np.append(starts, len(groups) - 1))
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in pairwise(starts):
         low, high = groups[first], groups[last]
-        runs, offsets = unpack(counts[low:high])
-        local = groups[first : last + 1] - low
-        pairs = kernels.overlaps(runs, offsets, boxes[low:high], local)
-        found.append(pairs + [low, low, 0])
+        runs, local = unpack(counts[low:high]), groups[first : last + 1] - low
+        pairs = kernels.overlaps(runs.lengths, runs.offsets, boxes[low:high], local)
+        found.append(pairs + np.array([low, low, 0]))
     i, j, shared = np.concatenate([np.zeros((0, 3), np.int64), *found]).T
     return i, j, shared
 
@@ -256,15 +278,15 @@ def pair_iou(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
     return shared / np.maximum(joined, 1)
 
 
-def _merge(a: Sequence[str], b: Sequence[str], keep: np.ndarray) -> list[str]:
-    return [
-        text
-        for batch in _batches(a)
-        for text in pack(*kernels.merge(*unpack(a[batch]), *unpack(b[batch]), keep))
-    ]
+def _merge(a: Masks, b: Masks, keep: np.ndarray) -> list[str]:
+    texts = []
+    for batch in _batches(a):
+        x, y = unpack(a[batch]), unpack(b[batch])
+        texts += pack(*kernels.merge(x.lengths, x.offsets, y.lengths, y.offsets, keep))
+    return texts
 
 
-def _batches(counts: Sequence[str]) -> Iterator[slice]:
+def _batches(counts: Masks) -> Iterator[slice]:
     return (slice(start, start + _BATCH) for start in range(0, len(counts), _BATCH))
 
 

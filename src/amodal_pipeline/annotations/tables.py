@@ -187,6 +187,12 @@ def boxes(column: pd.Series) -> np.ndarray:
     return out
 
 
+def strings(column: pd.Series) -> pa.Array:
+    """A column of text as one Arrow array, without a copy where it is one already."""
+    array = pa.Array.from_pandas(column)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
 def concat(schema: pa.Schema, frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Frames of one schema below one another."""
     tables = [_to_arrow(f, schema) for f in frames]

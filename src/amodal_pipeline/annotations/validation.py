@@ -1,10 +1,14 @@
 """From raw records to a checked table: everything read is kept, repaired or rejected."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.storage import is_relative_name
@@ -20,9 +24,14 @@ from amodal_pipeline.annotations.tables import (
     concat,
     fingerprint_of,
     frame,
+    strings,
 )
 
 MAX_LOST_SHARE = 0.10  # of the visible mask; beyond it the two masks belong to different things
+
+_ROWS = 16_384  # checked at once: memory for unpacked masks does not grow with the data set
+
+Finding = dict[str, Any]  # a row of the table of findings
 
 
 class Repair(Enum):
@@ -30,6 +39,26 @@ class Repair(Enum):
 
     VISIBLE_OUTSIDE_AMODAL = "visible mask reached outside the amodal mask and was cut to it"
     VISIBLE_ABSENT = "no visible mask, which others of its file have: taken as not occluded"
+    DEGENERATE_POLYGON = "polygon of fewer than three points beside others: left out"
+
+
+@dataclass(frozen=True)
+class CheckedInstances:
+    """Instances whose masks are in order, with boxes and rates; what was mended, what rejected.
+
+    ``kept`` int64: which of the rows given each row of ``rows`` was. ``mended`` lists (row of
+    ``rows``, finding): a row may have several.
+    """
+
+    rows: pd.DataFrame
+    kept: np.ndarray
+    mended: tuple[tuple[int, Finding], ...]
+    rejected: tuple[Finding, ...]
+
+
+def finding(file: str, record: str, field: str, reason: str, share: float | None = None) -> Finding:
+    """A row of the tables ``repaired`` and ``rejected``."""
+    return {"file": str(file), "record": record, "field": field, "reason": reason, "share": share}
 
 
 def build(
@@ -39,12 +68,12 @@ def build(
     categories: Iterable[Category],
     image_root: str,
     images: pd.DataFrame | dict,
-    instances: pd.DataFrame | dict,
+    instances: pd.DataFrame | dict | Sequence[CheckedInstances],
     order: pd.DataFrame | dict | None = None,
     sources: dict[str, str] | None = None,
     repairs: frozenset[Repair] = frozenset(),
     file: str = "",
-    rejected: pd.DataFrame | None = None,
+    rejected: Sequence[Finding] = (),
 ) -> AmodalAnnotations:
     """Check raw records, mend what may be mended, and derive boxes, rates and overlaps.
 
@@ -54,14 +83,12 @@ def build(
         image_root: folder that the images' ``file_name`` is relative to.
         images: columns image_id, file_name, height, width (video_id, frame).
         instances: columns instance_id, image_id, category_id, amodal_rle, visible_rle (is_thing,
-            track_id, ignore). Boxes and occlusion rates are computed here.
+            track_id, ignore), boxes and occlusion rates are computed here; or parts that went
+            through :func:`check_instances` against the same images.
         order: columns image_id, occluder_id, occludee_id (inferred: the pair was derived from
             masks and is not the data set's own statement); overlap areas are computed here.
         sources: checksum of each source file or configuration.
-        repairs: the faults this data set is known to have; a record with another fault is
-            rejected. VISIBLE_OUTSIDE_AMODAL: a visible mask of which at most 10 % lies outside
-            its amodal mask is cut to it. VISIBLE_ABSENT: a null ``visible_rle`` becomes the
-            amodal mask.
+        repairs: the faults this data set is known to have, see :func:`check_instances`.
         file: what to name as the origin of the records in ``rejected``.
         rejected: what a reader had to reject before it could become a record, as findings; they
             count as read: as images or order pairs where ``record`` begins with "image " or
@@ -78,50 +105,40 @@ def build(
     category_ids = np.array([c.id for c in categories], np.int64)
     if len(np.unique(category_ids)) != len(category_ids):
         raise ValueError(f"{file or dataset}: two categories have the same id")
-    images = frame(IMAGES, images)
-    instances = frame(INSTANCES, _with_defaults(instances, is_thing=True, ignore=False))
     order = frame(ORDER, _with_defaults(order if order is not None else {}, inferred=False))
-    early = rejected if rejected is not None else frame(FINDINGS, {})
-    early_counts = _count_by_kind(early["record"])
-    read = {
-        "images": len(images) + early_counts["images"],
-        "instances": len(instances) + early_counts["instances"],
-        "order": len(order) + early_counts["order"],
-    }
+    images = frame(IMAGES, images)
+    read = {"images": len(images), "order": len(order)}
+    images, unusable = check_images(images, file)
+    findings = [*rejected, *unusable]
+    if findings and not len(images):
+        some = "; ".join(f"{f['record']}: {f['field']} {f['reason']}" for f in findings[:3])
+        raise ValueError(f"{file or dataset}: no image is usable: {some}")
 
-    findings = _Findings(file)
-    images = findings.reject("image", images, images["image_id"], _image_problems(images))
-    if read["images"] and not len(images):
-        raise ValueError(f"{file or dataset}: no image is usable: {findings.summary(early)}")
+    if isinstance(instances, (pd.DataFrame, dict)):
+        table = frame(INSTANCES, _with_defaults(instances, is_thing=True, ignore=False))
+        instances = [
+            check_instances(table[start : start + _ROWS], images, category_ids, repairs, file)
+            for start in range(0, len(table), _ROWS)
+        ]
+    read["instances"] = sum(len(part.rows) + len(part.rejected) for part in instances)
+    for part in instances:
+        findings += part.rejected
+    instances, mended, repeated = _join(instances, file)
+    order, refused = _check_order(order, instances, file)
+    findings += repeated + refused
 
-    found = _instance_problems(instances, images, category_ids, repairs)
-    instances = findings.reject("instance", instances, instances["instance_id"], found)
-    instances, filled = _fill_visible(instances, findings)
-    instances, cut = _mend_visible(instances, images, repairs, findings)
-    repaired = filled + cut
-    instances = instances.sort_values("image_id", kind="stable").reset_index(drop=True)
-    instances = _derive(instances, images)
-
-    found, overlap = _order_problems(order, instances, images)
-    records = order["occluder_id"].astype(str) + " over " + order["occludee_id"].astype(str)
-    order = findings.reject("order pair", order.assign(area=overlap), records, found)
-    order = frame(ORDER, order)
-
-    rejected_table = concat(FINDINGS, [early, findings.table("rejected")])
-    rejects = {
-        "images": findings.count("image") + early_counts["images"],
-        "instances": findings.count("instance") + early_counts["instances"],
-        "order": findings.count("order pair") + early_counts["order"],
-    }
-    kept = {"images": len(images), "instances": len(instances) - repaired, "order": len(order)}
+    kept = {"images": images, "instances": instances, "order": order}
+    repaired = {"instances": len({row for row, _ in mended})}
+    early = _count_by_kind(rejected)
+    late = _count_by_kind(findings)
     accounting = {
         kind: Accounting(
-            read=read[kind],
-            kept=kept[kind],
-            repaired=repaired if kind == "instances" else 0,
-            rejected=rejects[kind],
+            read=read[kind] + early[kind],
+            kept=len(kept[kind]) - repaired.get(kind, 0),
+            repaired=repaired.get(kind, 0),
+            rejected=late[kind],
         )
-        for kind in read
+        for kind in kept
     }
     for kind, a in accounting.items():
         assert a.read == a.kept + a.repaired + a.rejected, (kind, a)
@@ -140,48 +157,165 @@ def build(
         images,
         instances,
         order,
-        findings.table("repaired"),
-        rejected_table,
+        frame(FINDINGS, [f for _, f in mended]),
+        frame(FINDINGS, findings),
     )
 
 
-class _Findings:
-    """Collects what was rejected or repaired, with file, record, field and reason."""
-
-    def __init__(self, file: str):
-        self.file = file
-        self.rows: dict[str, list[dict]] = {"rejected": [], "repaired": []}
-        self.counts: dict[str, int] = {}
-
-    def add(self, verdict: str, record: str, field: str, reason: str, share: float | None = None):
-        self.rows[verdict].append(
-            {"file": self.file, "record": record, "field": field, "reason": reason, "share": share}
-        )
-
-    def reject(
-        self, kind: str, table: pd.DataFrame, ids: pd.Series, found: np.ndarray
-    ) -> pd.DataFrame:
-        """``table`` without the rows that have a problem ``(field, reason)``."""
-        bad = np.array([f is not None for f in found], dtype=bool)
-        for i in np.flatnonzero(bad):
-            self.add("rejected", f"{kind} {ids.iloc[i]}", *found[i])
-        self.counts[kind] = self.counts.get(kind, 0) + int(bad.sum())
-        return table[~bad].reset_index(drop=True)
-
-    def count(self, kind: str) -> int:
-        return self.counts.get(kind, 0)
-
-    def table(self, verdict: str) -> pd.DataFrame:
-        return frame(FINDINGS, self.rows[verdict])
-
-    def summary(self, early: pd.DataFrame) -> str:
-        rows = (early.to_dict("records") + self.rows["rejected"])[:3]
-        return "; ".join(f"{r['record']}: {r['field']} {r['reason']}" for r in rows)
+def check_images(images: pd.DataFrame, file: str = "") -> tuple[pd.DataFrame, list[Finding]]:
+    """The usable rows of a table of images, and a finding for each of the others."""
+    found = _Problems(len(images))
+    found.mark(images["image_id"].isna(), "image_id", "is missing")
+    found.mark(images["image_id"].duplicated(), "image_id", "is used twice")
+    unsafe = [not is_relative_name(name) for name in images["file_name"].fillna("")]
+    found.mark(unsafe, "file_name", "is not a relative path inside the image folder")
+    for side in ("height", "width"):
+        found.mark(~(images[side].fillna(0) > 0), side, "is not a positive number of pixels")
+    return found.split(images, "image", images["image_id"], file)
 
 
-def _count_by_kind(records: pd.Series) -> dict[str, int]:
-    images = int(records.str.startswith("image ").sum())
-    order = int(records.str.startswith("order pair ").sum())
+def check_instances(
+    instances: pd.DataFrame | dict,
+    images: pd.DataFrame,
+    category_ids: Sequence[int],
+    repairs: frozenset[Repair] = frozenset(),
+    file: str = "",
+) -> CheckedInstances:
+    """Check the masks of some instances, each for itself: any part of a data set, in any process.
+
+    Args:
+        instances: as for :func:`build`.
+        images: the usable images.
+        category_ids: the known ids.
+        repairs: a record with another fault is rejected. VISIBLE_OUTSIDE_AMODAL: a visible mask
+            of which at most 10 % lies outside its amodal mask is cut to it. VISIBLE_ABSENT: a
+            null ``visible_rle`` becomes the amodal mask. (DEGENERATE_POLYGON is for readers.)
+        file: what to name as their origin.
+    """
+    instances = frame(INSTANCES, _with_defaults(instances, is_thing=True, ignore=False))
+    sizes = canvases(images, instances["image_id"].fillna(-1))
+    found = _Problems(len(instances))
+    found.mark(instances["instance_id"].isna(), "instance_id", "is missing")
+    absent = instances["image_id"].isna().to_numpy(dtype=bool) | ~sizes.all(axis=1)
+    found.mark(absent, "image_id", "names an image that is not there or was rejected")
+    category = instances["category_id"].fillna(-1).to_numpy(dtype=np.int64)
+    unknown = instances["category_id"].isna() | ~np.isin(category, category_ids)
+    found.mark(unknown, "category_id", "names no category")
+
+    amodal, visible = strings(instances["amodal_rle"]), strings(instances["visible_rle"])
+    absent = np.asarray(visible.is_null())
+    found.mark(amodal.is_null(), "amodal_rle", "is missing")
+    if Repair.VISIBLE_ABSENT not in repairs:
+        found.mark(absent, "visible_rle", "is missing")
+    visible = pc.coalesce(visible, amodal)
+    amodal_runs, reasons = rle.inspect(amodal, sizes)
+    found.mark_each("amodal_rle", reasons)
+    visible_runs, reasons = rle.inspect(visible, sizes)
+    found.mark_each("visible_rle", reasons)
+    found.mark(rle.area(amodal_runs) == 0, "amodal_rle", "is empty")
+    given = instances
+    kept = np.flatnonzero(found.without())
+    instances, rejected = found.split(instances, "instance", instances["instance_id"], file)
+    if len(kept) < len(given):
+        sizes, absent = sizes[kept], absent[kept]
+        amodal, visible = amodal.take(kept), visible.take(kept)
+        amodal_runs, visible_runs = rle.unpack(amodal), rle.unpack(visible)
+
+    before, inside = rle.area(visible_runs), rle.shared_area(visible_runs, amodal_runs)
+    outside = (before - inside) / np.maximum(before, 1)
+    cut = (outside > 0) & (outside <= MAX_LOST_SHARE) & (Repair.VISIBLE_OUTSIDE_AMODAL in repairs)
+    if cut.any():
+        both = rle.intersection(visible.filter(pa.array(cut)), amodal.filter(pa.array(cut)))
+        visible = pc.replace_with_mask(visible, pa.array(cut), pa.array(both, visible.type))
+        visible_runs = rle.unpack(visible)
+    found = _Problems(len(instances))
+    misfit = (outside > 0) & ~cut
+    for i in np.flatnonzero(misfit):
+        reason = f"{outside[i]:.1%} of the visible mask lies outside the amodal mask"
+        found.of[i] = ("visible_rle", reason)
+    columns = {name: instances[name] for name in instances.columns}
+    columns |= {
+        "visible_rle": visible,
+        "amodal_box": rle.box(amodal_runs, sizes),
+        "visible_box": rle.box(visible_runs, sizes),
+        "occlusion_rate": (1 - inside / np.maximum(rle.area(amodal_runs), 1)).astype(np.float32),
+    }
+    checked = frame(INSTANCES, columns)
+    rows, misfits = found.split(checked, "instance", instances["instance_id"], file)
+    row = np.cumsum(~misfit) - 1
+    ids = instances["instance_id"]
+    mended = [
+        (int(row[i]), finding(file, f"instance {ids.iloc[i]}", "visible_rle", repair.value, share))
+        for repair, which in ((Repair.VISIBLE_ABSENT, absent), (Repair.VISIBLE_OUTSIDE_AMODAL, cut))
+        for i in np.flatnonzero(which & ~misfit)
+        for share in [float(outside[i]) if which is cut else None]
+    ]
+    return CheckedInstances(rows, kept[~misfit], tuple(mended), (*rejected, *misfits))
+
+
+def canvases(images: pd.DataFrame, image_ids: Iterable[int]) -> np.ndarray:
+    """Canvas (height, width) of each image id, int64 [N, 2]; 0 where there is no such image."""
+    ids = images["image_id"].to_numpy(dtype=np.int64)
+    sizes = pd.DataFrame(images[["height", "width"]].to_numpy(dtype=np.int64), index=ids)
+    wanted = np.asarray(image_ids, dtype=np.int64)
+    return sizes.reindex(wanted, fill_value=0).to_numpy(dtype=np.int64).reshape(-1, 2)
+
+
+class _Problems:
+    """The first problem of each row of a table."""
+
+    def __init__(self, n: int):
+        self.of = np.full(n, None, dtype=object)
+
+    def mark(self, bad: Any, field: str, reason: str) -> None:
+        for i in np.flatnonzero(np.asarray(bad, dtype=bool)):
+            self.of[i] = self.of[i] or (field, reason)
+
+    def mark_each(self, field: str, reasons: np.ndarray) -> None:
+        for i in np.flatnonzero(np.not_equal(reasons, None)):
+            self.of[i] = self.of[i] or (field, reasons[i])
+
+    def without(self) -> np.ndarray:
+        return np.equal(self.of, None).astype(bool)
+
+    def split(
+        self, table: pd.DataFrame, kind: str, ids: pd.Series, file: str
+    ) -> tuple[pd.DataFrame, list[Finding]]:
+        """``table`` without the rows that have a problem, and these as findings."""
+        good = self.without()
+        if good.all():
+            return table, []
+        bad = [finding(file, f"{kind} {ids.iloc[i]}", *self.of[i]) for i in np.flatnonzero(~good)]
+        return table[good].reset_index(drop=True), bad
+
+
+def _join(
+    parts: Sequence[CheckedInstances], file: str
+) -> tuple[pd.DataFrame, list[tuple[int, Finding]], list[Finding]]:
+    """All parts by image; repairs with the row they are about; and instances that come twice."""
+    table = concat(INSTANCES, [part.rows for part in parts])
+    starts = np.cumsum([0, *(len(part.rows) for part in parts)])
+    mended = [
+        (start + row, f)
+        for start, part in zip(starts, parts, strict=False)
+        for row, f in part.mended
+    ]
+    twice = _Problems(len(table))
+    twice.mark(table["instance_id"].duplicated(), "instance_id", "is used twice")
+    good = twice.without()
+    _, repeated = twice.split(table, "instance", table["instance_id"], file)
+    rows = np.flatnonzero(good)
+    rows = rows[np.argsort(table["image_id"].to_numpy(dtype=np.int64)[rows], kind="stable")]
+    place = np.full(len(table), -1)
+    place[rows] = np.arange(len(rows))
+    mended = [(int(place[row]), f) for row, f in mended if place[row] >= 0]
+    return table.iloc[rows].reset_index(drop=True), mended, repeated
+
+
+def _count_by_kind(findings: Sequence[Finding]) -> dict[str, int]:
+    records = [f["record"] for f in findings]
+    images = sum(r.startswith("image ") for r in records)
+    order = sum(r.startswith("order pair ") for r in records)
     return {"images": images, "instances": len(records) - images - order, "order": order}
 
 
@@ -191,139 +325,33 @@ def _with_defaults(table: pd.DataFrame | dict, **defaults: bool) -> pd.DataFrame
     return {name: np.full(n, value) for name, value in defaults.items()} | columns
 
 
-def _mark(found: np.ndarray, bad: np.ndarray, field: str, reason: str) -> None:
-    for i in np.flatnonzero(bad):
-        if found[i] is None:
-            found[i] = (field, reason)
-
-
-def _image_problems(images: pd.DataFrame) -> np.ndarray:
-    found = np.full(len(images), None, dtype=object)
-    _mark(found, images["image_id"].isna().to_numpy(), "image_id", "is missing")
-    _mark(found, images["image_id"].duplicated().to_numpy(), "image_id", "is used twice")
-    names = images["file_name"].fillna("")
-    unsafe = ~np.array([is_relative_name(n) for n in names], dtype=bool)
-    _mark(found, unsafe, "file_name", "is not a relative path inside the image folder")
-    for side in ("height", "width"):
-        bad = ~(images[side].fillna(0) > 0).to_numpy(dtype=bool)
-        _mark(found, bad, side, "is not a positive number of pixels")
-    return found
-
-
-def _instance_problems(
-    instances: pd.DataFrame,
-    images: pd.DataFrame,
-    category_ids: np.ndarray,
-    repairs: frozenset[Repair],
-) -> np.ndarray:
-    found = np.full(len(instances), None, dtype=object)
-    _mark(found, instances["instance_id"].isna().to_numpy(), "instance_id", "is missing")
-    _mark(found, instances["instance_id"].duplicated().to_numpy(), "instance_id", "is used twice")
-    image_ids = instances["image_id"].fillna(-1).to_numpy(dtype=np.int64)
-    known = np.isin(image_ids, images["image_id"].to_numpy(dtype=np.int64))
-    _mark(found, ~known, "image_id", "names an image that is not there or was rejected")
-    category = instances["category_id"].fillna(-1).to_numpy(dtype=np.int64)
-    _mark(found, ~np.isin(category, category_ids), "category_id", "names no category")
-    for field in ("amodal_rle", "visible_rle"):
-        absent = instances[field].isna().to_numpy()
-        if field == "amodal_rle" or Repair.VISIBLE_ABSENT not in repairs:
-            _mark(found, absent, field, "is missing")
-        ok = np.flatnonzero(np.equal(found, None) & ~absent)
-        sizes = _sizes(images, instances.iloc[ok])
-        reasons = rle.problems(instances[field].iloc[ok].tolist(), sizes)
-        for i, reason in zip(ok, reasons, strict=True):
-            if reason is not None:
-                found[i] = (field, reason)
-    ok = np.flatnonzero([f is None for f in found])
-    empty = rle.area(instances["amodal_rle"].iloc[ok].tolist()) == 0
-    for i in ok[empty]:
-        found[i] = ("amodal_rle", "is empty")
-    return found
-
-
-def _fill_visible(instances: pd.DataFrame, findings: _Findings) -> tuple[pd.DataFrame, int]:
-    absent = instances["visible_rle"].isna().to_numpy()
-    for i in np.flatnonzero(absent):
-        findings.add(
-            "repaired",
-            f"instance {instances['instance_id'].iloc[i]}",
-            "visible_rle",
-            Repair.VISIBLE_ABSENT.value,
-        )
-    visible = instances["visible_rle"].where(~absent, instances["amodal_rle"])
-    return frame(INSTANCES, instances.assign(visible_rle=visible)), int(absent.sum())
-
-
-def _mend_visible(
-    instances: pd.DataFrame,
-    images: pd.DataFrame,
-    repairs: frozenset[Repair],
-    findings: _Findings,
-) -> tuple[pd.DataFrame, int]:
-    amodal, visible = instances["amodal_rle"].tolist(), instances["visible_rle"].tolist()
-    inside = rle.intersection(visible, amodal)
-    before = rle.area(visible)
-    lost = (before - rle.area(inside)) / np.maximum(before, 1)
-    found = np.full(len(instances), None, dtype=object)
-    mend = (lost > 0) & (lost <= MAX_LOST_SHARE) & (Repair.VISIBLE_OUTSIDE_AMODAL in repairs)
-    for i in np.flatnonzero((lost > 0) & ~mend):
-        reason = f"{lost[i]:.1%} of the visible mask lies outside the amodal mask"
-        found[i] = ("visible_rle", reason)
-    for i in np.flatnonzero(mend):
-        findings.add(
-            "repaired",
-            f"instance {instances['instance_id'].iloc[i]}",
-            "visible_rle",
-            Repair.VISIBLE_OUTSIDE_AMODAL.value,
-            float(lost[i]),
-        )
-    mended = frame(INSTANCES, instances.assign(visible_rle=inside))
-    ids = instances["instance_id"]
-    return findings.reject("instance", mended, ids, found), int(mend.sum())
-
-
-def _derive(instances: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    sizes = _sizes(images, instances)
-    amodal, visible = instances["amodal_rle"].tolist(), instances["visible_rle"].tolist()
-    rate = 1 - rle.area(visible) / np.maximum(rle.area(amodal), 1)
-    columns = {name: instances[name] for name in instances.columns}
-    columns["amodal_box"] = rle.box(amodal, sizes)
-    columns["visible_box"] = rle.box(visible, sizes)
-    columns["occlusion_rate"] = rate.astype(np.float32)
-    return frame(INSTANCES, columns)
-
-
-def _order_problems(
-    order: pd.DataFrame, instances: pd.DataFrame, images: pd.DataFrame
-) -> tuple[np.ndarray, np.ndarray]:
-    found = np.full(len(order), None, dtype=object)
-    rows = {}
+def _check_order(
+    order: pd.DataFrame, instances: pd.DataFrame, file: str
+) -> tuple[pd.DataFrame, list[Finding]]:
+    found = _Problems(len(order))
     position = pd.Series(
         np.arange(len(instances)), index=instances["instance_id"].to_numpy(dtype=np.int64)
     )
-    image_of = instances["image_id"].to_numpy(dtype=np.int64)
+    image_of = np.append(instances["image_id"].to_numpy(dtype=np.int64), -1)
+    rows = {}
     for field in ("occluder_id", "occludee_id"):
         ids = order[field].fillna(-1).to_numpy(dtype=np.int64)
         row = position.reindex(ids).fillna(-1).to_numpy(dtype=np.int64)
-        _mark(found, row < 0, field, "names an instance that is not there or was rejected")
+        found.mark(row < 0, field, "names an instance that is not there or was rejected")
         images_of_pair = order["image_id"].fillna(-1).to_numpy(dtype=np.int64)
-        elsewhere = (row >= 0) & (image_of[row] != images_of_pair if len(image_of) else True)
-        _mark(found, elsewhere, field, "names an instance of another image")
+        found.mark(image_of[row] != images_of_pair, field, "names an instance of another image")
         rows[field] = row
     same = rows["occluder_id"] == rows["occludee_id"]
-    _mark(found, same, "occludee_id", "is the occluder itself")
-    _mark(found, order.duplicated(["occluder_id", "occludee_id"]).to_numpy(), "order", "twice")
-    ok = np.flatnonzero([f is None for f in found])
-    front, back = (instances.iloc[rows[f][ok]] for f in ("occluder_id", "occludee_id"))
+    found.mark(same, "occludee_id", "is the occluder itself")
+    found.mark(order.duplicated(["occluder_id", "occludee_id"]), "order", "twice")
+    ok = np.flatnonzero(found.without())
+    front, back = (
+        instances["amodal_rle"].iloc[rows[f][ok]].tolist() for f in ("occluder_id", "occludee_id")
+    )
     overlap = np.zeros(len(order), np.int64)
-    overlap[ok] = rle.shared_area(front["amodal_rle"].tolist(), back["amodal_rle"].tolist())
+    overlap[ok] = rle.shared_area(front, back)
     apart = np.zeros(len(order), bool)
     apart[ok] = overlap[ok] == 0
-    _mark(found, apart, "order", "the amodal masks do not overlap")
-    return found, overlap
-
-
-def _sizes(images: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    by_id = images.set_index(images["image_id"].to_numpy(dtype=np.int64))
-    ids = rows["image_id"].to_numpy(dtype=np.int64)
-    return by_id.loc[ids, ["height", "width"]].to_numpy(dtype=np.int64).reshape(-1, 2)
+    found.mark(apart, "order", "the amodal masks do not overlap")
+    records = order["occluder_id"].astype(str) + " over " + order["occludee_id"].astype(str)
+    return found.split(frame(ORDER, order.assign(area=overlap)), "order pair", records, file)

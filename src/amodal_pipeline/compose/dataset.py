@@ -262,7 +262,7 @@ def _table(
         order=pd.DataFrame(order, columns=["image_id", "occluder_id", "occludee_id"]),
         sources={**source.metadata.sources, **made_with},
         file=source.metadata.dataset,
-        rejected=source.rejected,
+        rejected=source.rejected.to_dict("records"),
     )
 
 

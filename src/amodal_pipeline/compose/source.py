@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from amodal_pipeline.annotations import coco_json, rle
-from amodal_pipeline.annotations.coco_amodal import has_visible_mask, missing_images
+from amodal_pipeline.annotations import coco_json, flat, rle
+from amodal_pipeline.annotations.formats import Format, require
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.tables import FINDINGS, AmodalAnnotations, frame
-from amodal_pipeline.annotations.validation import build
+from amodal_pipeline.annotations.on_disk import check_on_disk
+from amodal_pipeline.annotations.tables import AmodalAnnotations
 
 CONTACT = 2  # pixels: masks this near to one another touch, drawn outlines are no more exact
 BORDER = 1  # pixels: polygons often end this far from the image border that cuts the object
@@ -37,42 +37,19 @@ def read_source(json_path: Path, image_root: Path, split: str) -> AmodalAnnotati
 
     Raises:
         ValueError: the file is no COCO JSON, has amodal masks already, or names photographs
-            that are not below ``image_root`` (all of them are counted, the first ten named).
+            that are not below ``image_root`` or have another size.
     """
-    file = coco_json.read(json_path)
-    amodal = next((r for r in file.records if has_visible_mask(r)), None)
-    if amodal is not None:
-        raise ValueError(
-            f"{file.path}: instance {amodal['id']} has a visible mask beside its segmentation: "
-            "the file is amodal already, read it as it is instead of composing from it"
-        )
-    counts, reasons = coco_json.masks([r.get("segmentation") for r in file.records], file.sizes)
-    good = np.array([reason is None for reason in reasons], bool)
-    findings = list(file.findings)
-    for i in np.flatnonzero(~good):
-        record = f"instance {file.instances['instance_id'].iloc[i]}"
-        findings.append(coco_json.finding(file.path, record, "segmentation", reasons[i]))
-    masks = [counts[i] for i in np.flatnonzero(good)]
-    source = build(
+    file = coco_json.open_file(json_path)
+    require(file, Format.MODAL)
+    source = flat.build_table(
+        file,
+        flat.read_records(file, flat.MODAL, frozenset()),
+        flat.MODAL,
         dataset=file.path.name,
         split=split,
-        categories=file.categories,
-        image_root=str(image_root),
-        images=file.images,
-        instances=file.instances[good]
-        .assign(amodal_rle=masks, visible_rle=masks)
-        .reset_index(drop=True),
-        sources={file.path.name: file.checksum},
-        file=str(file.path),
-        rejected=frame(FINDINGS, findings),
+        image_root=image_root,
     )
-    absent = missing_images(source)
-    if absent:
-        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
-        raise ValueError(
-            f"{file.path}: {len(absent)} of {len(source.images)} photographs are not below "
-            f"{image_root}: {', '.join(absent[:10])}{more}; correct the image root or fetch them"
-        )
+    check_on_disk(source)
     return source
 
 

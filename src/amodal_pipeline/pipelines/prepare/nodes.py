@@ -63,6 +63,7 @@ def prepare(
                     )
                 case CocoAmodal() as published:
                     from amodal_pipeline.annotations.coco_amodal import read_coco_amodal
+                    from amodal_pipeline.annotations.on_disk import check_on_disk
 
                     file = getattr(published, split)
                     made = read_coco_amodal(
@@ -71,7 +72,7 @@ def prepare(
                         dataset,
                         split,
                     )
-                    _check_images(made)
+                    check_on_disk(made)
         splits.append(made)
     train, val = splits
     return train, val
@@ -85,19 +86,6 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
             "with --params raw_root=<folder>, or name its files in the environment's `source`"
         )
     return found[0]
-
-
-def _check_images(annotations: AmodalAnnotations) -> None:
-    """Complain about absent and changed images now, not hours into a training."""
-    from amodal_pipeline.annotations.coco_amodal import missing_images, wrong_sizes
-
-    absent, changed = missing_images(annotations), wrong_sizes(annotations)
-    if absent or changed:
-        named = [f"{name} is missing" for name in absent[:5]] + changed[:5]
-        raise ValueError(
-            f"{annotations.metadata.image_root}: {len(absent)} images are missing and "
-            f"{len(changed)} have another size than the annotations say: {'; '.join(named)}"
-        )
 
 
 def preview(annotations: AmodalAnnotations) -> tuple[Image.Image, object]:

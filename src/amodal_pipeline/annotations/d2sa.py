@@ -1,0 +1,49 @@
+"""D2SA (Follmann et al., "Learning to See the Invisible", WACV 2019): amodal masks for D2S.
+
+Sixty products on a turntable, 1440x1920 pixels; the augmented training images are padded with
+zeros so that amodal masks may leave the picture, their canvases are larger.
+"""
+
+import os
+
+from amodal_pipeline.annotations import coco_json, flat
+from amodal_pipeline.annotations.formats import Format, require
+from amodal_pipeline.annotations.tables import AmodalAnnotations
+from amodal_pipeline.annotations.validation import Repair
+
+FORM = flat.FlatFormat(
+    amodal=("segmentation",),
+    visible=("visible_mask",),
+    invisible="invisible_mask",
+    always_visible=True,
+    rank="occl_depth",
+)
+REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL})
+
+
+def read_d2sa(
+    json_path: str | os.PathLike,
+    image_root: str | os.PathLike,
+    dataset: str,
+    split: str,
+    *,
+    folder: str = "",
+    repairs: frozenset[Repair] = REPAIRS,
+    workers: int = 1,
+    on_progress: flat.Progress | None = None,
+) -> AmodalAnnotations:
+    """Read a D2SA file (``rot0``, ``augmented``, ``validation``); the training set is two of them.
+
+    Masks are run lengths. A record without ``visible_mask`` is not occluded. Visible boxes come
+    from the visible masks: converters in use elsewhere copy the amodal box. Of two objects of an
+    image whose amodal masks overlap, the one with the smaller ``occl_depth`` (0: front) is the
+    occluder; equal ones state no order.
+
+    Args and errors: as :func:`coco_amodal.read_coco_amodal`.
+    """
+    file = coco_json.open_file(json_path, folder)
+    require(file, Format.FLAT)
+    records = flat.read_records(file, FORM, repairs, workers, on_progress)
+    return flat.build_table(
+        file, records, FORM, dataset=dataset, split=split, image_root=image_root
+    )

@@ -1,0 +1,290 @@
+"""Flat COCO-style files: one record per object. What their formats share, and where they differ."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from amodal_pipeline.annotations import coco_json, json_records, rle
+from amodal_pipeline.annotations.coco_json import CocoFile, integer, integers
+from amodal_pipeline.annotations.order import by_rank
+from amodal_pipeline.annotations.tables import INSTANCES, AmodalAnnotations, concat
+from amodal_pipeline.annotations.validation import (
+    CheckedInstances,
+    Finding,
+    Repair,
+    build,
+    canvases,
+    check_instances,
+    finding,
+)
+
+UNKNOWN = -1  # rank or cluster of a record that states none
+_IDS = ("id", "image_id", "category_id")
+_LEFT_OUT = Repair.DEGENERATE_POLYGON.value
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FlatFormat:
+    """Which key of a record holds what.
+
+    Of several keys the first that a record has counts. ``invisible`` is used where there is no
+    visible mask. ``always_visible``: a record without both is not occluded, by the format's own
+    rule; otherwise that is a fault. ``crowds``: ``iscrowd`` marks objects to ignore. ``cluster``
+    and ``rank`` say who is nearer: of two objects of an image and of a cluster, the smaller rank;
+    one below ``first_rank`` says nothing.
+    """
+
+    amodal: tuple[str, ...]
+    visible: tuple[str, ...]
+    invisible: str | None = None
+    always_visible: bool = False
+    crowds: bool = True
+    cluster: str | None = None
+    rank: str | None = None
+    first_rank: int = 0
+
+
+# Plain COCO: what is visible is all there is.
+MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
+
+
+@dataclass(frozen=True)
+class FlatRecords:
+    """The records of a file: checked parts; ``cluster`` and ``rank`` of all their rows."""
+
+    parts: tuple[CheckedInstances, ...]
+    cluster: np.ndarray
+    rank: np.ndarray
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The good rows of all parts, in the file's order."""
+        return concat(INSTANCES, [part.rows for part in self.parts])
+
+
+def read_records(
+    file: CocoFile,
+    form: FlatFormat,
+    repairs: frozenset[Repair],
+    workers: int = 1,
+    on_progress: Progress | None = None,
+    image_ids: Iterable[int] | None = None,
+) -> FlatRecords:
+    """Convert the annotations of a file, several processes at once.
+
+    Args:
+        image_ids: convert the records of these images only; the others are not looked at.
+
+    Raises:
+        ValueError: the records are no JSON; names file and place.
+    """
+    convert = partial(
+        _convert,
+        form=form,
+        images=file.images,
+        category_ids=tuple(c.id for c in file.categories),
+        repairs=repairs,
+        only=None if image_ids is None else np.fromiter(image_ids, np.int64),
+    )
+    done = json_records.in_pieces(file.pieces, convert, workers, on_progress)
+    starts = np.cumsum([0, *(part.read for part in done)])
+    parts = tuple(
+        replace(
+            part.checked,
+            rejected=(
+                *part.checked.rejected,
+                *(
+                    finding(str(file.path), f"instance at position {start + at}", field, reason)
+                    for at, field, reason in part.unnamed
+                ),
+            ),
+        )
+        for start, part in zip(starts, done, strict=False)
+    )
+    none = [np.zeros(0, np.int64)]
+    return FlatRecords(
+        parts,
+        np.concatenate([part.cluster for part in done] or none),
+        np.concatenate([part.rank for part in done] or none),
+    )
+
+
+def first_of(record: dict, keys: Iterable[str]) -> Any:
+    """The value of the first of ``keys`` that a record has, else None."""
+    for key in keys:
+        value = record.get(key)
+        if value is not None:
+            return value
+    return None
+
+
+def build_table(
+    file: CocoFile,
+    records: FlatRecords,
+    form: FlatFormat,
+    *,
+    dataset: str,
+    split: str,
+    image_root: str | os.PathLike,
+) -> AmodalAnnotations:
+    """The checked table of a file's records, with the order that their ranks state."""
+    rejected, order = list(file.rejected), None
+    if form.rank is not None:
+        order, crowded = by_rank(
+            records.rows, records.cluster, records.rank, form.rank, str(file.path)
+        )
+        rejected += crowded
+    return build(
+        dataset=dataset,
+        split=split,
+        categories=file.categories,
+        image_root=str(image_root),
+        images=file.images,
+        instances=records.parts,
+        order=order,
+        sources={file.path.name: file.checksum},
+        file=str(file.path),
+        rejected=rejected,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A converted piece; ``unnamed`` are problems of records without an id, by position."""
+
+    checked: CheckedInstances
+    unnamed: tuple[tuple[int, str, str], ...]
+    cluster: np.ndarray
+    rank: np.ndarray
+    read: int
+
+
+def _convert(
+    piece: json_records.Piece,
+    form: FlatFormat,
+    images: pd.DataFrame,
+    category_ids: Sequence[int],
+    repairs: frozenset[Repair],
+    only: np.ndarray | None,
+) -> _Part:
+    parsed = json_records.records(piece)
+    path = str(piece.path)
+    rejected: list[Finding] = []
+    unnamed: list[tuple[int, str, str]] = []
+    records, ids = [], []
+    for position, record in enumerate(parsed):
+        name, values, problem = integers(record, _IDS, position, "instance")
+        if problem is None:
+            records.append(record)
+            ids.append(tuple(values.values()))
+        elif name.startswith("instance at"):
+            unnamed.append((position, *problem))
+        else:
+            rejected.append(finding(path, name, *problem))
+    columns = np.array(ids, np.int64).reshape(-1, 3)
+    if only is not None:
+        wanted = np.isin(columns[:, 1], only)
+        columns = columns[wanted]
+        records = [record for record, keep in zip(records, wanted, strict=True) if keep]
+        rejected, unnamed = [], []
+    sizes = canvases(images, columns[:, 1])
+
+    amodal, visible, problems, left_out = _both_masks(records, form, sizes, repairs)
+    good = np.equal(problems, None).astype(bool)
+    for i in np.flatnonzero(~good):
+        rejected.append(finding(path, f"instance {columns[i, 0]}", *problems[i]))
+    rows = np.flatnonzero(good)
+    checked = check_instances(
+        {
+            "instance_id": columns[rows, 0],
+            "image_id": columns[rows, 1],
+            "category_id": columns[rows, 2],
+            "amodal_rle": [amodal[i] for i in rows],
+            "visible_rle": [visible[i] for i in rows],
+            "is_thing": np.array([not records[i].get("isStuff") for i in rows], bool),
+            "ignore": np.array([form.crowds and _crowd(records[i]) for i in rows], bool),
+        },
+        images,
+        category_ids,
+        repairs,
+        path,
+    )
+    kept = rows[checked.kept]
+    mended = [
+        (int(at), finding(path, f"instance {columns[i, 0]}", form.amodal[0], _LEFT_OUT))
+        for at, i in enumerate(kept)
+        if left_out[i]
+    ]
+    checked = replace(
+        checked,
+        mended=(*mended, *checked.mended),
+        rejected=(*rejected, *checked.rejected),
+    )
+    cluster, rank = (
+        np.array([_whole(records[i], key) for i in kept], np.int64)
+        for key in (form.cluster, form.rank)
+    )
+    rank[rank < form.first_rank] = UNKNOWN
+    return _Part(checked, tuple(unnamed), cluster, rank, len(parsed))
+
+
+def _both_masks(
+    records: list[dict], form: FlatFormat, sizes: np.ndarray, repairs: frozenset[Repair]
+) -> tuple[list[str | None], list[str | None], np.ndarray, np.ndarray]:
+    """Amodal and visible masks, the problem (field, reason) of each record, and what was left out.
+
+    A visible mask stays None where a record says nothing of it.
+    """
+    leave_out = Repair.DEGENERATE_POLYGON in repairs
+    drawn = coco_json.masks([first_of(r, form.amodal) for r in records], sizes, leave_out)
+    amodal, left_out = drawn.counts, drawn.left_out
+    problems = np.full(len(records), None, dtype=object)
+    for i, reason in enumerate(drawn.reasons):
+        if reason is not None:
+            key = next((k for k in form.amodal if k in records[i]), form.amodal[0])
+            problems[i] = (key, reason)
+    if form.visible == form.amodal:
+        return amodal, list(amodal), problems, left_out
+
+    visible: list[str | None] = [None] * len(records)
+    keys = (*form.visible, form.invisible) if form.invisible else form.visible
+    key_of = [next((k for k in keys if r.get(k) is not None), None) for r in records]
+    rows = [i for i, key in enumerate(key_of) if key is not None and problems[i] is None]
+    drawn = coco_json.masks([records[i][key_of[i]] for i in rows], sizes[rows], leave_out)
+    left_out[rows] |= drawn.left_out
+    hidden = []
+    for i, text, reason in zip(rows, drawn.counts, drawn.reasons, strict=True):
+        visible[i] = text
+        if reason is not None:
+            problems[i] = (key_of[i], reason)
+        elif key_of[i] == form.invisible and text is not None:
+            hidden.append(i)
+    remains = rle.difference([amodal[i] for i in hidden], [visible[i] for i in hidden])
+    for i, text in zip(hidden, remains, strict=True):
+        visible[i] = text
+    for i, record in enumerate(records):
+        if key_of[i] is None and problems[i] is None:
+            rate = record.get("occlude_rate")
+            if isinstance(rate, (int, float)) and rate > 0:
+                problems[i] = (form.visible[0], f"is missing although occlude_rate is {rate}")
+            elif form.always_visible:
+                visible[i] = amodal[i]
+            elif Repair.VISIBLE_ABSENT not in repairs:
+                problems[i] = (form.visible[0], "is missing")
+    return amodal, visible, problems, left_out
+
+
+def _crowd(record: dict) -> bool:
+    return integer(record.get("iscrowd")) not in (None, 0)
+
+
+def _whole(record: dict, key: str | None) -> int:
+    value = None if key is None else integer(record.get(key))
+    return UNKNOWN if value is None or value < 0 else value

@@ -1,0 +1,62 @@
+"""Which published format a file is in: seen from its records, never from its name."""
+
+from enum import Enum
+
+from amodal_pipeline.annotations import json_records
+from amodal_pipeline.annotations.coco_json import CocoFile
+
+
+class Format(Enum):
+    """The layouts of amodal annotations that are published, and of plain COCO."""
+
+    KINS_2019 = "KINS of 2019"
+    KINS_2020 = "KINS of 2020"
+    COCOA = "COCOA, regions within annotations"
+    FLAT = "flat COCO style with visible masks, as COCOA-cls and D2SA"
+    MODAL = "plain COCO instances, without amodal masks"
+    UNKNOWN = "no format known here"
+
+
+_MARKS = (
+    (Format.KINS_2020, {"a_segm", "i_segm"}),
+    (Format.KINS_2019, {"inmodal_seg"}),
+    (Format.COCOA, {"regions"}),
+    (Format.FLAT, {"visible_mask", "invisible_mask", "visible_segmentation", "occlude_rate"}),
+    (Format.MODAL, {"segmentation"}),
+)
+_REMEDY = {
+    Format.KINS_2019: "read it with --env=kins",
+    Format.KINS_2020: "read it with --env=kins",
+    Format.COCOA: "read it with --env=cocoa",
+    Format.FLAT: "read it with --env=d2sa or --env=cocoa_cls, or as your own data "
+    "(docs/own_data.md)",
+    Format.MODAL: "make a data set with known amodal masks from it with --env=composed_coco",
+    Format.UNKNOWN: "docs/data_sets.md lists the files that are expected",
+}
+
+
+def recognise(file: CocoFile) -> Format:
+    """The format of a file: the first whose keys any of its first records has."""
+    keys: set[str] = set()
+    for piece in file.pieces[:1]:
+        for record in json_records.records(piece):
+            if isinstance(record, dict):
+                keys |= record.keys()
+    return next((form for form, marks in _MARKS if keys & marks), Format.UNKNOWN)
+
+
+def require(file: CocoFile, *wanted: Format) -> Format:
+    """The format of a file, which must be among those wanted.
+
+    Raises:
+        ValueError: it is another; names the file, what it looks like and the remedy.
+    """
+    found = recognise(file)
+    if found in wanted:
+        return found
+    if not file.pieces:
+        raise ValueError(f"{file.path} has no annotations: fetch it again, or name another file")
+    named = " or ".join(form.value for form in wanted)
+    raise ValueError(
+        f"{file.path} is not {named}; its records look like {found.value}: {_REMEDY[found]}"
+    )

@@ -1,0 +1,61 @@
+"""KINS (Qi et al., "Amodal Instance Segmentation with KINS Dataset", CVPR 2019).
+
+Amodal annotations of KITTI's object images. Two layouts are in use and are told apart by their
+records: that of 2019 (``segmentation`` amodal, ``inmodal_seg`` visible) and that of 2020
+(``a_segm``, ``i_segm``, with order). Boxes and areas in the files are not used; ``iscrowd`` marks
+nothing and is passed over, as in every loader of this data set.
+"""
+
+import os
+
+from amodal_pipeline.annotations import coco_json, flat
+from amodal_pipeline.annotations.formats import Format, require
+from amodal_pipeline.annotations.tables import AmodalAnnotations
+from amodal_pipeline.annotations.validation import Repair
+
+FORMS = {
+    Format.KINS_2019: flat.FlatFormat(
+        amodal=("segmentation",), visible=("inmodal_seg",), crowds=False
+    ),
+    Format.KINS_2020: flat.FlatFormat(
+        amodal=("a_segm",),
+        visible=("i_segm",),
+        crowds=False,
+        cluster="oco_id",
+        rank="ico_id",
+        first_rank=1,
+    ),
+}
+REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL, Repair.DEGENERATE_POLYGON})
+
+
+def read_kins(
+    json_path: str | os.PathLike,
+    image_root: str | os.PathLike,
+    dataset: str,
+    split: str,
+    *,
+    folder: str = "",
+    repairs: frozenset[Repair] = REPAIRS,
+    workers: int = 1,
+    on_progress: flat.Progress | None = None,
+) -> AmodalAnnotations:
+    """Read a KINS file of either year.
+
+    Categories are the file's: 7 in 2019 (ids 1, 2, 4–8), 8 in 2020 (with 3, rider). Both masks
+    are drawn by hand, so the visible one may reach beyond the amodal one by a few pixels: it is
+    cut (:attr:`Repair.VISIBLE_OUTSIDE_AMODAL`); polygons of fewer than three points beside
+    others are left out (:attr:`Repair.DEGENERATE_POLYGON`).
+
+    Order, 2020 only: objects that overlap share a cluster ``oco_id``; within it ``ico_id`` counts
+    from 1, the nearest (0: overlaps nobody). Of two objects of a cluster whose amodal masks
+    overlap, the one with the smaller ``ico_id`` is the occluder; equal ones state no order.
+
+    Args and errors: as :func:`coco_amodal.read_coco_amodal`.
+    """
+    file = coco_json.open_file(json_path, folder)
+    form = FORMS[require(file, *FORMS)]
+    records = flat.read_records(file, form, repairs, workers, on_progress)
+    return flat.build_table(
+        file, records, form, dataset=dataset, split=split, image_root=image_root
+    )

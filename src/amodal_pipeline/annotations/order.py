@@ -1,0 +1,66 @@
+"""Who is in front of whom, where a data set states it by ranks."""
+
+import numpy as np
+import pandas as pd
+
+from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.tables import boxes, strings
+from amodal_pipeline.annotations.validation import Finding, finding
+
+MAX_OBJECTS = 1_000  # of an image whose pairs are looked at: they grow with the square
+
+
+def overlapping(instances: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of objects of one image whose amodal masks share pixels.
+
+    Args:
+        instances: rows of INSTANCES in any order. Images of more than MAX_OBJECTS objects are
+            passed over.
+
+    Returns:
+        rows ``i`` and ``j`` and their shared pixels, int64 [P] each.
+    """
+    image_id = instances["image_id"].to_numpy(dtype=np.int64)
+    by_image = np.argsort(image_id, kind="stable")
+    starts = np.flatnonzero(np.diff(image_id[by_image], prepend=image_id.min(initial=0) - 1))
+    sizes = np.diff(starts, append=len(image_id))
+    by_image = by_image[np.repeat(sizes <= MAX_OBJECTS, sizes)]
+    groups = np.concatenate([[0], np.cumsum(sizes[sizes <= MAX_OBJECTS])])
+    i, j, shared = rle.overlaps(
+        strings(instances["amodal_rle"]).take(by_image),
+        boxes(instances["amodal_box"])[by_image],
+        groups,
+    )
+    return by_image[i], by_image[j], shared
+
+
+def by_rank(
+    instances: pd.DataFrame, cluster: np.ndarray, rank: np.ndarray, field: str, file: str
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Order pairs of overlapping objects of a cluster: the smaller rank is in front.
+
+    Args:
+        instances: rows of INSTANCES.
+        cluster, rank: int64 [N]; a negative rank states nothing, equal ranks neither.
+        field, file: the key that ranks come from, and the file, for findings.
+
+    Returns:
+        columns image_id, occluder_id, occludee_id; and a finding for each image that has too
+        many objects for its pairs to be looked at.
+    """
+    i, j, _ = overlapping(instances)
+    ranked = (cluster[i] == cluster[j]) & (rank[i] >= 0) & (rank[j] >= 0) & (rank[i] != rank[j])
+    i, j = i[ranked], j[ranked]
+    front = np.where(rank[i] < rank[j], i, j)
+    back = np.where(rank[i] < rank[j], j, i)
+    ids = instances["instance_id"].to_numpy(dtype=np.int64)
+    image_id = instances["image_id"].to_numpy(dtype=np.int64)
+    pairs = pd.DataFrame(
+        {"image_id": image_id[front], "occluder_id": ids[front], "occludee_id": ids[back]}
+    )
+    crowded, counts = np.unique(image_id[rank >= 0], return_counts=True)
+    return pairs, [
+        finding(file, f"order pair of image {image}", field, f"{count} objects: no order derived")
+        for image, count in zip(crowded, counts, strict=True)
+        if count > MAX_OBJECTS
+    ]
