@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import subprocess
 import sys
@@ -8,7 +9,13 @@ import pytest
 from PIL import Image
 
 from amodal_pipeline.visuals.comparisons import comparisons
-from amodal_pipeline.visuals.plots import loss_curves, occlusion_histogram, results_chart
+from amodal_pipeline.visuals.plots import (
+    loss_curves,
+    objects_per_image,
+    occlusion_histogram,
+    results_chart,
+    size_histogram,
+)
 
 
 def _texts(figure):
@@ -95,6 +102,45 @@ def test_histogram_of_nothing(annotations):
     assert "No objects" in _texts(occlusion_histogram(annotations.subset([])))
 
 
+def test_images_are_counted_by_their_objects(annotations):
+    ignored = annotations.instances["instance_id"].isin([1, 50, 51])
+    part = dataclasses.replace(
+        annotations, instances=annotations.instances.assign(ignore=ignored.to_numpy())
+    )
+    figure = objects_per_image(part)
+    # Image 0 has lost one of its two objects, image 5 both.
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [1, 1, 4]
+    assert "1.5 on average" in _texts(figure)
+    _png(figure)
+
+
+def test_many_different_numbers_of_objects_are_binned(annotations):
+    image = np.repeat(0, 100)
+    many = annotations.instances.iloc[[0] * 100].assign(image_id=image)
+    axes = objects_per_image(dataclasses.replace(annotations, instances=many)).axes[0]
+    bars = [bar.get_height() for bar in axes.patches]
+    assert len(bars) <= 30 and sum(bars) == 6 and bars[-1] == 1
+    assert "numbers to a bar" in axes.get_xlabel()
+
+
+def test_sizes_are_the_roots_of_areas_with_the_limits_of_coco(annotations):
+    figure = size_histogram(annotations)
+    bars = [bar for bar in figure.axes[0].patches if bar.get_height()]
+    assert sum(bar.get_height() for bar in bars) == 12
+    # Six cups of 30 x 30 pixels; the boxes are 45 high and 30 to 50 wide.
+    assert (
+        bars[0].get_height() == 6 and bars[0].get_x() <= 30 < bars[0].get_x() + bars[0].get_width()
+    )
+    assert "medium\n50%" in _texts(figure)
+    _png(figure)
+
+
+@pytest.mark.parametrize("plot", [objects_per_image, size_histogram])
+def test_plots_of_nothing_say_so(annotations, plot):
+    assert any(text.startswith("No ") for text in _texts(plot(annotations.subset([]))))
+    _png(plot(annotations.subset([])))
+
+
 def test_results_chart_keeps_true_inputs_apart(results):
     figure = results_chart(results, ["AP_amodal", "AP_visible", "mIoU_full", "unknown"])
     texts = _texts(figure)
@@ -144,7 +190,7 @@ def test_results_read_back_from_csv_are_the_same(results, tmp_path):
 def test_the_modules_load_without_matplotlib_and_figures_need_no_display():
     code = (
         "import sys, os; os.environ.pop('DISPLAY', None); os.environ['MPLBACKEND'] = 'tkagg'\n"
-        "from amodal_pipeline.visuals import grids, overlays, plots, report, selection\n"
+        "from amodal_pipeline.visuals import audit_page, grids, overlays, plots, report\n"
         "assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules\n"
         "plots.loss_curves({'a': [{'iteration': 0, 'loss': 1.0}]}).savefig(sys.argv[1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

@@ -1,10 +1,10 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from parsed_page import Page
 from PIL import Image
 
 from amodal_pipeline.visuals import report
@@ -12,29 +12,6 @@ from amodal_pipeline.visuals.definitions import MAIN_METRICS, definition
 from amodal_pipeline.visuals.report import write_report
 
 EVIL = "<script>alert('1')</script>\"&"
-VOID = {"meta", "img", "wbr", "link"}
-
-
-class _Page(HTMLParser):
-    """Tags in order, all attributes, and that every tag is closed where it should be."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture
@@ -59,7 +36,7 @@ def _write(folder, results, **options):
 def test_report_has_the_numbers_with_the_best_in_bold(folder, results):
     path, text = _write(folder, results, notes=["A note"], commands={"Compare": "mlflow ui -p 1"})
     assert path == folder / "report.html"
-    page = _Page(text)
+    page = Page(text)
     plain = " ".join(page.text)
     for expected in ("41.3", "38.1", "12.5", "11.5–13.8", "87.5", "67.6", "± 1.4", "n = 77"):
         assert expected in plain, expected
@@ -97,7 +74,7 @@ def test_all_text_is_escaped(folder, results):
             _, text = _write(folder, results, **options)
         finally:
             report.EMBEDDED_BYTES = kept
-        page = _Page(text)
+        page = Page(text)
         assert "script" not in page.tags
         assert not any(name.startswith("on") for name, _ in page.attributes)
         assert "".join(page.text).count("<script>") >= 8
@@ -105,7 +82,7 @@ def test_all_text_is_escaped(folder, results):
 
 def test_nothing_is_loaded_from_elsewhere(folder, results):
     _, text = _write(folder, results)
-    page = _Page(text)
+    page = Page(text)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     sources = [value for name, value in page.attributes if name in ("src", "href")]
     assert len(sources) == 1 and sources[0].startswith("data:image/png;base64,")
@@ -150,7 +127,7 @@ def test_bad_pictures_are_named_and_no_report_is_left(folder, results, name):
 def test_a_report_without_results(folder, results):
     _, text = _write(folder, results[:0], figures={}, dataset_summary=())
     assert "There are no results yet." in text
-    _Page(text)
+    Page(text)
 
 
 def test_equal_inputs_give_equal_bytes(folder, results):

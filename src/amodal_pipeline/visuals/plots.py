@@ -1,4 +1,4 @@
-"""Plots: losses by iteration, occlusion in a data set, results by method.
+"""Plots: losses by iteration, what is in a data set, results by method.
 
 Each function returns a :class:`matplotlib.figure.Figure` that no window and no pyplot state knows
 of; ``figure.savefig("name.png")`` writes it without a display.
@@ -7,22 +7,25 @@ of; ``figure.savefig("name.png")`` writes it without a display.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.annotations import AmodalAnnotations, rle
 from amodal_pipeline.visuals.colours import line_colours
 from amodal_pipeline.visuals.comparisons import Comparison, comparisons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _INK, _FAINT, _GRID = "#1c2026", "#68707c", "#e4e7eb"
 _NOT_LOSSES = ("iteration", "learning_rate", "images_per_second", "loss")
 _DPI = 130
+_BATCH = 8192  # masks in memory at once
 
 
 def loss_curves(histories: Mapping[str, Sequence[dict]]) -> Figure:
@@ -55,7 +58,7 @@ def occlusion_histogram(annotations: AmodalAnnotations) -> Figure:
     """
     counted = annotations.instances[~annotations.instances["ignore"].to_numpy(dtype=bool)]
     rates = counted["occlusion_rate"].to_numpy(dtype=np.float64)
-    figure = _figure(7.2, 3.9)
+    figure = _figure(6.0, 3.6)
     axes = figure.subplots()
     name = f"{annotations.metadata.dataset}, {annotations.metadata.split}"
     _style(axes, f"Occlusion in {name}")
@@ -80,24 +83,92 @@ def occlusion_histogram(annotations: AmodalAnnotations) -> Figure:
     )
     if len(hidden):
         mean = float(hidden.mean())
-        axes.axvline(mean, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        side = "left" if mean < 0.7 else "right"
-        axes.text(
-            mean + (0.012 if side == "left" else -0.012),
-            1.14 * top,
-            f"occluded objects are hidden by {mean:.0%} on average",
-            ha=side,
-            va="center",
-            color=_INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
-        )
-    axes.set_xlim(-0.17, 1.01)
+        text = f"occluded objects: {mean:.0%} on average"
+        _mark_mean(axes, mean, text, 1.14 * top, (0, 1))
+    axes.set_xlim(-0.21, 1.01)
     axes.set_ylim(0, 1.28 * top)
     ticks = np.linspace(0, 1, 6)
     axes.set_xticks([-0.08, *ticks], ["none", *(f"{t:.0%}" for t in ticks)])
     axes.tick_params(axis="x", labelsize=9)
-    axes.set_xlabel(f"hidden share of the object ({len(rates):,} objects)".replace(",", "\u00a0"))
+    axes.set_xlabel(f"hidden share of the object ({_grouped(len(rates))} objects)")
     axes.set_ylabel("share of objects (%)")
+    return figure
+
+
+def objects_per_image(annotations: AmodalAnnotations) -> Figure:
+    """Images by their number of objects, ignored ones aside; many different numbers are binned."""
+    counted = annotations.instances[~annotations.instances["ignore"].to_numpy(dtype=bool)]
+    image_ids = annotations.images["image_id"].to_numpy(dtype=np.int64)
+    of = np.searchsorted(np.sort(image_ids), counted["image_id"].to_numpy(dtype=np.int64))
+    objects = np.bincount(of, minlength=len(image_ids))
+    figure = _figure(6.0, 3.6)
+    axes = figure.subplots()
+    _style(axes, "Objects per image")
+    if not len(objects):
+        _say(axes, "No images")
+        return figure
+    # Whole numbers to a bar, and few enough bars to see one.
+    width = max(1, -(-(int(objects.max()) + 1) // 30))
+    bars = np.bincount(objects // width)
+    left = width * np.arange(len(bars)) - 0.5
+    blue = line_colours(7)[6]
+    axes.bar(left, bars, width=width, align="edge", color=blue, edgecolor="white")
+    mean = float(objects.mean())
+    _mark_mean(axes, mean, f"{mean:.1f} on average", 1.12 * bars.max(), (left[0], left[-1] + width))
+    axes.set_xlim(left[0] - 0.3 * width, left[-1] + 1.3 * width)
+    axes.set_ylim(0, 1.24 * bars.max())
+    _whole_numbers(axes.xaxis)
+    _whole_numbers(axes.yaxis)
+    bins = "" if width == 1 else f", {width} numbers to a bar"
+    images = "image" if len(objects) == 1 else "images"
+    axes.set_xlabel(f"objects ({_grouped(len(objects))} {images}{bins})")
+    axes.set_ylabel("images")
+    return figure
+
+
+def size_histogram(annotations: AmodalAnnotations) -> Figure:
+    """Objects by the square root of their amodal area, ignored ones aside, on a logarithmic scale.
+
+    The lines are COCO's: objects below 32 pixels are small, above 96 large.
+    """
+    sides = np.sqrt(_amodal_areas(annotations))
+    figure = _figure(6.0, 3.6)
+    axes = figure.subplots()
+    _style(axes, "Size of the whole object")
+    if not len(sides):
+        _say(axes, "No objects")
+        return figure
+    low = np.floor(2 * np.log2(sides.min())) / 2
+    high = max(np.floor(2 * np.log2(sides.max())) / 2 + 0.5, low + 0.5)
+    edges = 2 ** np.linspace(low, high, round(4 * (high - low)) + 1)
+    bars, edges = np.histogram(sides, bins=edges)
+    blue = line_colours(7)[6]
+    axes.bar(edges[:-1], bars, width=np.diff(edges), align="edge", color=blue, edgecolor="white")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(0, 1.24 * bars.max())
+    axes.set_xlim(edges[0] / 1.06, edges[-1] * 1.06)
+    limits = [edges[0], 32, 96, edges[-1]]
+    for name, (left, right) in zip(("small", "medium", "large"), pairwise(limits), strict=True):
+        share = np.mean((sides >= left) & ((sides < right) | (name == "large")))
+        left, right = max(left, edges[0]), min(right, edges[-1])
+        if left >= right:
+            continue
+        if left > edges[0]:
+            axes.axvline(left, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
+        if right / left > 1.8:
+            axes.text(
+                np.sqrt(left * right),
+                1.15 * bars.max(),
+                f"{name}\n{share:.0%}",
+                ha="center",
+                va="center",
+                color=_INK,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+            )
+    _whole_numbers(axes.yaxis)
+    axes.set_xlabel(f"√area, pixels ({_grouped(len(sides))} objects)")
+    axes.set_ylabel("objects")
     return figure
 
 
@@ -251,6 +322,43 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
             annotation_clip=False,
             parse_math=False,
         )
+
+
+def _mark_mean(
+    axes: Axes, mean: float, text: str, height: float, span: tuple[float, float]
+) -> None:
+    """A line at the mean, its text on the side where there is room."""
+    axes.axvline(mean, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
+    place = (mean - span[0]) / (span[1] - span[0])
+    axes.annotate(
+        text,
+        (mean, height),
+        xytext=(5 if place < 0.5 else -5, 0),
+        textcoords="offset points",
+        ha="left" if place < 0.5 else "right",
+        va="center",
+        color=_INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+    )
+
+
+def _amodal_areas(annotations: AmodalAnnotations) -> np.ndarray:
+    """Amodal pixels of each object that counts; masks are read a few thousand at a time."""
+    counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
+    masks = annotations.instances["amodal_rle"][counted]
+    areas = [rle.area(masks.iloc[i : i + _BATCH].tolist()) for i in range(0, len(masks), _BATCH)]
+    return np.concatenate([np.zeros(0, np.int64), *areas])
+
+
+def _whole_numbers(axis: Axis) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+    axis.set_major_formatter(lambda value, _: _grouped(round(value)))
+
+
+def _grouped(count: int) -> str:
+    return f"{count:,}".replace(",", "\N{NO-BREAK SPACE}")
 
 
 def _figure(width: float, height: float) -> Figure:

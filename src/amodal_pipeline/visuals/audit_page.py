@@ -1,0 +1,336 @@
+"""The audit of a data set as one HTML page: what was read, what is there, and the worst of it."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.annotations.audit import LINES, Audit, CategoryCount, Number, Reason
+from amodal_pipeline.annotations.storage import inside
+from amodal_pipeline.visuals import page, worst
+from amodal_pipeline.visuals.plots import objects_per_image, occlusion_histogram, size_histogram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CUT, HIDDEN, ENTANGLED = 3, 6, 4
+"""Examples drawn of what lost most, of what is hidden most, and of entangled images."""
+
+MOST_CATEGORIES = 25  # in the table that is seen at once
+MOST_FOLDED = 500  # further ones, folded away; the rest is in the table of the audit only
+MOST_REJECTED = 100  # records listed one by one
+
+_KINDS = {"images": "Images", "instances": "Objects", "order": "Order pairs"}
+_SECTIONS = {"counts": "Images and objects", "occlusion": "Occlusion", "order": "Order"}
+_UNKNOWN = "–"
+
+
+def write_audit(
+    folder: str | os.PathLike,
+    annotations: AmodalAnnotations,
+    audit: Audit,
+    *,
+    name: str = "audit.html",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write ``folder/name``: accounting, counts beside the published ones, distributions, examples.
+
+    The page loads nothing from elsewhere; all text is escaped. Images that are not on disk, or
+    not as the table has them, are drawn as grey. Which examples are drawn follows from the table
+    alone, and their number is bounded.
+
+    Args:
+        folder: where the page goes; made if absent.
+        annotations: one split.
+        audit: its :func:`amodal_pipeline.annotations.audit.audit`.
+        name: the file's name inside ``folder``.
+        on_progress: called with (done, total) for each of the page's parts.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: ``name`` leads out of ``folder``.
+    """
+    path = inside(folder, name)
+    parts: list[tuple[str, Callable[[], str]]] = [
+        ("At a glance", lambda: _glance(audit)),
+        ("What was read", lambda: _reading(audit)),
+        ("What is there", lambda: _numbers(audit)),
+        ("Distributions", lambda: _distributions(annotations)),
+        ("Categories", lambda: _categories(audit.categories)),
+        ("The worst of it", lambda: _examples(annotations)),
+        ("Rejected records", lambda: _rejected(annotations.rejected)),
+    ]
+    sections = []
+    for done, (heading, make) in enumerate(parts):
+        sections.append((heading, make()))
+        if on_progress is not None:
+            on_progress(done + 1, len(parts))
+    return page.write(path, f"Audit of {audit.dataset}, {audit.split}", sections, _STYLE)
+
+
+def _glance(audit: Audit) -> str:
+    accounted = audit.accounting.values()
+    repaired, rejected = (sum(getattr(a, w) for a in accounted) for w in ("repaired", "rejected"))
+    cards = [
+        ("Images", _plain(audit["images"])),
+        ("Objects", _plain(audit["objects"])),
+        ("Objects occluded", _share(audit["object_occlusion_rate"])),
+        ("Mean rate of the occluded", _share(audit["mean_occlusion_rate_occluded"])),
+        ("Order pairs", _plain(audit["order_pairs"])),
+        ("Records repaired", _plain(repaired)),
+        ("Records rejected", _plain(rejected)),
+    ]
+    published = [n for n in audit.numbers if n.published is not None]
+    if not published:
+        return page.tiles(cards) + "<p class=faint>No published numbers are given to compare.</p>"
+    differences = audit.differences
+    cards.append(("As published", f"{len(published) - len(differences)} of {len(published)}"))
+    lines = "".join(f"<li>{page.text(line)}</li>" for line in differences)
+    found = f"<ul class=warn>{lines}</ul>" if differences else "<p>All counts are as published.</p>"
+    return page.tiles(cards) + found
+
+
+def _reading(audit: Audit) -> str:
+    columns = ("read", "kept", "repaired", "rejected")
+    lines = [
+        [page.text(_KINDS.get(kind, kind)), *(page.count(getattr(a, c)) for c in columns)]
+        for kind, a in audit.accounting.items()
+    ]
+    text = page.table(["", *(c.capitalize() for c in columns)], lines) if lines else ""
+    if audit.remarks:
+        text += f"<ul class=warn>{''.join(f'<li>{page.text(r)}</li>' for r in audit.remarks)}</ul>"
+    for verdict in ("rejected", "repaired"):
+        reasons = [r for r in audit.reasons if r.verdict == verdict]
+        if reasons:
+            text += f"<h3>{verdict.capitalize()}, by reason</h3>{_reasons(reasons)}"
+    if not audit.reasons:
+        text += "<p>Nothing had to be repaired or rejected.</p>"
+    return text
+
+
+def _reasons(reasons: Sequence[Reason]) -> str:
+    with_share = any(r.largest_share is not None for r in reasons)
+    lines = []
+    for r in reasons:
+        examples = "".join(f"<div class=faint>{page.text(e)}</div>" for e in r.examples)
+        field = f"<code>{page.text(r.field)}</code> " if r.field else ""
+        share = _UNKNOWN if r.largest_share is None else _share(100 * r.largest_share)
+        lines.append(
+            [
+                f"{field}{page.text(r.reason)}{examples}",
+                page.text(_KINDS[r.kind]),
+                page.count(r.count),
+                *([share] if with_share else []),
+            ]
+        )
+    headings = ["Reason, with examples", "Of", "Records", *(["Largest share"] * with_share)]
+    return f"<div class=reasons>{page.table(headings, lines)}</div>"
+
+
+def _numbers(audit: Audit) -> str:
+    compared = any(n.published is not None for n in audit.numbers)
+    text = ""
+    for section, heading in _SECTIONS.items():
+        numbers = [n for n in audit.numbers if LINES[n.name].section == section]
+        columns = [heading, "Here", *(["Published"] if compared else [])]
+        text += page.table(columns, [_line(n, compared) for n in numbers])
+    return f"<div class=lines>{text}</div>"
+
+
+def _line(number: Number, compared: bool) -> list[str]:
+    line = LINES[number.name]
+    label = f"{page.text(line.label)}<span class=faint>{page.text(line.meaning)}</span>"
+    cells = [label, _value(number.value, line.unit)]
+    if number.published is not None:
+        mark = "differs" if number.differs else "faint"
+        theirs = _value(number.published, line.unit, exact=True)
+        cells.append(f"{theirs}<span class={mark}>{page.text(number.difference)}</span>")
+    elif compared:
+        cells.append("")
+    return cells
+
+
+def _distributions(annotations: AmodalAnnotations) -> str:
+    drawn: list[tuple[str, Figure]] = [
+        ("Occlusion rates", occlusion_histogram(annotations)),
+        ("Objects per image", objects_per_image(annotations)),
+        ("Sizes of objects", size_histogram(annotations)),
+    ]
+    figures = []
+    for alt, figure in drawn:
+        packed = io.BytesIO()
+        figure.savefig(packed, format="png", metadata={"Software": None})
+        size = tuple(round(side * figure.dpi) for side in figure.get_size_inches()[::-1])
+        figures.append(page.picture(page.embedded_png(packed.getvalue()), size, alt, ""))
+    return f"<div class=plots>{''.join(figures)}</div>"
+
+
+def _categories(categories: Sequence[CategoryCount]) -> str:
+    found = sorted((c for c in categories if c.objects), key=lambda c: (-c.objects, c.id))
+    empty = [c for c in categories if not c.objects]
+    text, most = "", max((c.objects for c in found), default=1)
+    if found:
+        text = _category_table(found[:MOST_CATEGORIES], most)
+    further = found[MOST_CATEGORIES:]
+    if further:
+        objects = sum(c.objects for c in further)
+        shown = further[:MOST_FOLDED]
+        rest = ""
+        if len(shown) < len(further):
+            rest = f"<p class=faint>{_plain(len(further) - len(shown))} more are not shown.</p>"
+        text += (
+            f"<details><summary>Further {_plain(len(further))} categories with "
+            f"{_plain(objects)} objects</summary>{_category_table(shown, most)}{rest}</details>"
+        )
+    if empty:
+        named = ", ".join(page.text(c.name) for c in empty[:MOST_CATEGORIES])
+        more = len(empty) - MOST_CATEGORIES
+        named += f" and {_plain(more)} more" if more > 0 else ""
+        text += f"<p>Without any object: {named}.</p>"
+    return text
+
+
+def _category_table(categories: Sequence[CategoryCount], most: int) -> str:
+    """Bars whose full length is ``most`` objects; the darker part is occluded."""
+    lines = []
+    for c in categories:
+        # As width and not as picture: sharp at any size, and read out as the number beside it.
+        part, whole = (100 * n / most for n in (c.occluded_objects, c.objects))
+        bar = (
+            f'<span class=bar><i style="width:{whole:.2f}%"></i>'
+            f'<b style="width:{part:.2f}%"></b></span>'
+        )
+        lines.append(
+            [
+                page.text(c.name),
+                bar,
+                page.count(c.objects),
+                page.count(c.occluded_objects),
+                _share(c.mean_occlusion_rate),
+            ]
+        )
+    headings = ["Category", "", "Objects", "Occluded", "Mean occlusion rate"]
+    return f"<div class=categories>{page.table(headings, lines)}</div>"
+
+
+def _examples(annotations: AmodalAnnotations) -> str:
+    groups = [
+        (
+            "Lost most of the visible mask in the repair",
+            "What lay outside the whole mask was cut off; the masks are those after it.",
+            worst.most_cut(annotations, CUT),
+            "small",
+        ),
+        (
+            "Hidden most",
+            "The line is the outline of the whole object, what is seen of it is filled, what is "
+            "hidden striped. One object an image.",
+            worst.most_occluded_objects(annotations, HIDDEN),
+            "small",
+        ),
+        (
+            "Most entangled",
+            "Images with the largest cycles, most order pairs and most objects. Arrows lead from "
+            "an object to what it hides, grey ones where that was inferred; ignored objects are "
+            "grey.",
+            worst.most_entangled(annotations, ENTANGLED),
+            "large",
+        ),
+    ]
+    text = ""
+    for heading, note, examples, size in groups:
+        if examples:
+            figures = "".join(_example(e) for e in examples)
+            text += (
+                f"<h3>{page.text(heading)}</h3><p class=faint>{page.text(note)}</p>"
+                f"<div class='examples {size}'>{figures}</div>"
+            )
+    return text
+
+
+def _example(example: worst.Example) -> str:
+    if example.pixels is None:
+        return f"<figure><figcaption>{page.text(example.caption)}</figcaption></figure>"
+    source = page.embedded(example.pixels)
+    size = example.pixels.shape[:2]
+    return page.picture(source, size, example.caption, page.text(example.caption))
+
+
+def _rejected(rejected: pd.DataFrame) -> str:
+    if not len(rejected):
+        return ""
+    shown = rejected.iloc[:MOST_REJECTED]
+    lines = []
+    for _, row in shown.iterrows():
+        file = "" if pd.isna(row["file"]) else Path(row["file"]).name
+        record = f"{page.text(row['record'])}<span class=faint>{page.text(file)}</span>"
+        lines.append([record, f"<code>{page.text(row['field'])}</code> {page.text(row['reason'])}"])
+    more = len(rejected) - len(shown)
+    rest = f"<p class=faint>{_plain(more)} more are in the table's list of rejected records.</p>"
+    return (
+        "<p>Their masks are not in the table, so that none can be drawn.</p>"
+        f"<details><summary>{_plain(len(shown))} records</summary><div class=records>"
+        f"{page.table(['Record', 'Reason'], lines)}</div></details>"
+        f"{rest if more else ''}"
+    )
+
+
+def _value(value: float, unit: str, exact: bool = False) -> str:
+    if unit:
+        return f"{value:g}&nbsp;%" if exact else page.text(_share(value))
+    return page.count(value) if float(value).is_integer() else f"{value:g}"
+
+
+def _share(percent: float) -> str:
+    return _UNKNOWN if math.isnan(percent) else f"{percent:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _plain(count: float) -> str:
+    return f"{int(count):,}".replace(",", "\N{NO-BREAK SPACE}")
+
+
+_STYLE = """
+.warn { border-left: 4px solid #d55e00; background: var(--card); border-radius: 0 8px 8px 0;
+  margin: 1rem 0; padding: .7rem 1rem .7rem 2rem; overflow-wrap: anywhere; }
+.differs { display: block; font-size: .78rem; color: #c04f00; font-weight: 600; }
+@media (prefers-color-scheme: dark) { .differs { color: #ff9d5c; } }
+.lines { display: grid; gap: 1.6rem; }
+.lines table, .reasons table, .records table, .categories table { width: 100%; }
+.lines table { table-layout: fixed; }
+.lines th:nth-child(2) { width: 8rem; } .lines th:nth-child(3) { width: 14rem; }
+.lines td .faint { white-space: normal; }
+.lines th:first-child, .reasons th:first-child { max-width: none; }
+.lines th .faint { white-space: normal; max-width: 40rem; }
+.lines thead th:first-child { font-size: 1rem; }
+.reasons td .faint, .reasons th .faint { white-space: normal; overflow-wrap: anywhere; }
+.reasons code { font-size: .9em; }
+.plots { display: grid; gap: 1.2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.examples { display: grid; gap: 1.4rem 1.2rem; align-items: start; }
+.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
+.large { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); }
+.plots figure, .examples figure { margin: 0; }
+.small img { width: 100%; } .large img { width: auto; max-height: 30rem; }
+.examples figcaption { overflow-wrap: anywhere; }
+.records :is(th, td):nth-child(2) { text-align: left; overflow-wrap: anywhere; }
+.records th:first-child { width: 30%; } .records th .faint { white-space: normal; }
+.categories table { table-layout: fixed; } .categories th:nth-child(n+3) { width: 6.5rem; }
+.categories th:nth-child(2) { width: 45%; }
+.bar { position: relative; display: block; height: 1.1em; min-width: 5rem; margin-top: .2em; }
+.bar i, .bar b { position: absolute; left: 0; top: 0; bottom: 0; border-radius: 2px; }
+.bar i { background: var(--accent); opacity: .3; } .bar b { background: var(--accent); }
+@media (max-width: 40rem) { main { padding: 1.5rem 1rem 3rem; }
+  th, td { padding: .4rem .45rem; } .lines th:nth-child(2) { width: 5rem; }
+  .lines th:nth-child(3) { width: 6.5rem; } .numbers { grid-template-columns: repeat(2, 1fr); }
+  .categories :is(th, td):nth-child(2) { display: none; }
+  .categories th:nth-child(n+3) { width: 5.2rem; } }
+"""
