@@ -530,10 +530,8 @@ def _masks(blobs: _Blobs) -> _Masks:
     amodal = [mask["counts"].decode("ascii") for mask in drawn]
     box = np.nan_to_num(rle.box(amodal, blobs.sizes))
     nearer, farther = _neighbours(blobs.image, box)
-    shared = rle.intersection(
-        [amodal[i] for i in nearer], [amodal[i] for i in farther], blobs.sizes[nearer]
-    )
-    overlap = rle.area(shared) > 0
+    shared = rle.shared_area([amodal[i] for i in nearer], [amodal[i] for i in farther])
+    overlap = shared > 0
     pairs = np.stack([nearer[overlap], farther[overlap]], axis=1)
 
     behind, begins = np.unique(pairs[:, 1], return_index=True)
@@ -543,7 +541,7 @@ def _masks(blobs: _Blobs) -> _Masks:
         for front, _ in zip(fronts, behind, strict=False)  # without pairs there is one empty front
     ]
     visible = list(amodal)
-    left = rle.difference([amodal[i] for i in behind], covers, blobs.sizes[behind])
+    left = rle.difference([amodal[i] for i in behind], covers)
     for i, text in zip(behind, left, strict=True):
         visible[i] = text
     visible_box = np.nan_to_num(rle.box(visible, blobs.sizes))
@@ -565,7 +563,7 @@ def _invisible(masks: _Masks, blobs: _Blobs) -> Iterator[tuple[int, str]]:
     """The hidden part of each occluded object."""
     rows = np.flatnonzero(masks.occluded)
     amodal, visible = ([m[i] for i in rows] for m in (masks.amodal, masks.visible))
-    hidden = rle.difference(amodal, visible, blobs.sizes[rows])
+    hidden = rle.difference(amodal, visible)
     return zip(rows.tolist(), hidden, strict=True)
 
 
