@@ -18,8 +18,8 @@ from pycocotools.cocoeval import COCOeval
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import boxes
-from amodal_pipeline.metrics import EvaluationConfig
 from amodal_pipeline.metrics.coco import candidates, coco_rows, match
+from amodal_pipeline.metrics.config import EvaluationConfig
 
 STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
 

@@ -11,8 +11,7 @@ from made_up import (
 )
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.metrics import match_detections
-from amodal_pipeline.metrics.completion import completion_rows
+from amodal_pipeline.metrics.completion import completion_rows, match_detections
 
 
 def values(rows):

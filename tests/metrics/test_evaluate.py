@@ -7,7 +7,9 @@ from made_up import annotations, predictions, random_scene, rectangles, truth_as
 from pydantic import ValidationError
 
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
-from amodal_pipeline.metrics import EvaluationConfig, evaluate, match_detections
+from amodal_pipeline.metrics.completion import match_detections
+from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.metrics.evaluate import evaluate
 
 
 def changed(found, metadata=None, **columns):
