@@ -19,6 +19,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         + train.create_pipeline("orcnn", starts_from="mask_rcnn", in_same_run=True)
         + report.create_pipeline(methods),
         "prepare": prepare.create_pipeline(),
+        "prepare_test": prepare.create_test_pipeline(),
         "train_mask_rcnn": prepare.create_pipeline()
         + train.create_pipeline("mask_rcnn")
         + report.create_pipeline(("mask_rcnn",)),

@@ -3,7 +3,7 @@ import pytest
 
 from amodal_pipeline.annotations import Category, Repair, build, rle
 from amodal_pipeline.annotations.tables import boxes
-from amodal_pipeline.annotations.validation import finding
+from amodal_pipeline.annotations.validation import finding, join, reject_images
 
 SIZE = (20, 30)
 CATEGORIES = (Category(id=4, name="car"), Category(id=2, name="cow"))
@@ -265,3 +265,46 @@ def test_images_without_instances_are_kept():
     assert_accounting(annotations)
     assert len(annotations.images) == 2
     assert len(annotations.instances) == 0
+
+
+def test_files_of_a_split_become_one_table(caplog):
+    whole = built(sources={"a.json": "0"})
+    other = built(sources={"b.json": "1"})
+    joined = join([whole, other])
+    n = len(whole.instances)
+    assert len(joined.instances) == 2 * n
+    assert joined.instances["instance_id"].is_unique and joined.images["image_id"].is_unique
+    assert joined.instances["image_id"].is_monotonic_increasing
+    assert "collide" in caplog.text
+    counted, once = joined.metadata.accounting, whole.metadata.accounting
+    for kind in once:
+        assert counted[kind].read == 2 * once[kind].read
+    assert_accounting(joined)
+    later = joined.instances.iloc[n:]
+    assert later["amodal_rle"].tolist() == whole.instances["amodal_rle"].tolist()
+    assert set(later["image_id"]) <= set(joined.images["image_id"])
+    assert len(joined.order) == 2 * len(whole.order) == 2
+    assert set(joined.order["occluder_id"]) <= set(joined.instances["instance_id"])
+    assert joined.metadata.sources == {"a.json": "0", "b.json": "1"}
+    assert join([whole]) is whole
+    with pytest.raises(ValueError, match="different split"):
+        join([whole, built(split="val")])
+
+
+def test_rejecting_images_takes_their_objects_and_pairs_along():
+    table = built()
+    gone = table.instances["image_id"].iloc[0]
+    problems = [("file_name", "missing") if i == gone else None for i in table.images["image_id"]]
+    less = reject_images(table, problems)
+    assert gone not in set(less.images["image_id"]) | set(less.instances["image_id"])
+    assert gone not in set(less.order["image_id"])
+    assert_accounting(less)
+    for kind, counted in less.metadata.accounting.items():
+        assert counted.read == table.metadata.accounting[kind].read
+    lost = len(table.instances) - len(less.instances)
+    assert lost > 0
+    assert less.metadata.accounting["instances"].rejected == lost
+    assert less.fingerprint != table.fingerprint
+    assert reject_images(table, [None] * len(problems)) is table
+    with pytest.raises(ValueError, match="none of the"):
+        reject_images(table, [("file_name", "missing")] * len(problems))

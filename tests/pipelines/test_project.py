@@ -54,6 +54,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "conf", folder / "conf")
     shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(ROOT / ".telemetry", folder)
     (folder / "src").mkdir()  # Kedro wants one; the package is imported from where it is installed
     bootstrap_project(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -291,5 +292,5 @@ def test_own_data_as_the_docs_describe_it(project, shapes, tmp_path):
     assert rle.area(read.instances["visible_rle"].tolist()).tolist() == hidden.tolist()
 
     (tmp_path / "val" / "3.png").unlink()
-    with pytest.raises(ValueError, match=r"1 images are missing.*3\.png is missing"):
+    with pytest.raises(ValueError, match=r"1 of the 8 images .*3\.png, which is missing"):
         run(project, "prepare", env="mine", parameters=own)

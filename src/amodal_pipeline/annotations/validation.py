@@ -1,5 +1,6 @@
 """From raw records to a checked table: everything read is kept, repaired or rejected."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -30,6 +31,8 @@ from amodal_pipeline.annotations.tables import (
 MAX_LOST_SHARE = 0.10  # of the visible mask; beyond it the two masks belong to different things
 
 _ROWS = 16_384  # checked at once: memory for unpacked masks does not grow with the data set
+
+_log = logging.getLogger(__name__)
 
 Finding = dict[str, Any]  # a row of the table of findings
 
@@ -151,14 +154,132 @@ def build(
         sources=sources or {},
         accounting=accounting,
     )
-    fingerprint = fingerprint_of(metadata, images, instances, order)
-    return AmodalAnnotations(
-        metadata.model_copy(update={"fingerprint": fingerprint}),
+    repaired_table = frame(FINDINGS, [f for _, f in mended])
+    rejected_table = frame(FINDINGS, findings)
+    return _with_fingerprint(metadata, images, instances, order, repaired_table, rejected_table)
+
+
+def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
+    """Several files of one split as one table.
+
+    Where a part has an image or instance id that an earlier one has too, all its ids of that kind
+    are raised by the same power of ten; the log says so.
+
+    Raises:
+        ValueError: there is no part, or they differ in data set, split, categories or image root.
+    """
+    if not parts:
+        raise ValueError("a split needs at least one annotation file")
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts[1:]:
+        for name in ("dataset", "split", "image_root", "categories"):
+            here, there = getattr(first.metadata, name), getattr(part.metadata, name)
+            if here != there:
+                raise ValueError(
+                    f"{', '.join(first.metadata.sources)} and {', '.join(part.metadata.sources)} "
+                    f"have different {name} ({here!s:.60} and {there!s:.60}): they cannot be one "
+                    "split"
+                )
+    images, instances, order, sources = [], [], [], {}
+    last_image, last_instance = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for number, part in enumerate(parts):
+        label = ", ".join(part.metadata.sources)
+        image = _shift(part.images["image_id"], last_image, f"images of {label}")
+        instance = _shift(part.instances["instance_id"], last_instance, f"instances of {label}")
+        images.append(_raised(part.images, image_id=image))
+        instances.append(_raised(part.instances, image_id=image, instance_id=instance))
+        order.append(
+            _raised(part.order, image_id=image, occluder_id=instance, occludee_id=instance)
+        )
+        last_image = np.append(last_image, images[-1]["image_id"].to_numpy(dtype=np.int64))
+        last_instance = np.append(
+            last_instance, instances[-1]["instance_id"].to_numpy(dtype=np.int64)
+        )
+        for name, digest in part.metadata.sources.items():
+            sources[name if name not in sources else f"{name} ({number + 1})"] = digest
+    table = concat(INSTANCES, instances)
+    by_image = np.argsort(table["image_id"].to_numpy(dtype=np.int64), kind="stable")
+    accounting = {
+        kind: Accounting(
+            **{
+                name: sum(getattr(part.metadata.accounting[kind], name) for part in parts)
+                for name in Accounting.model_fields
+            }
+        )
+        for kind in first.metadata.accounting
+    }
+    return _with_fingerprint(
+        first.metadata.model_copy(update={"sources": sources, "accounting": accounting}),
+        concat(IMAGES, images),
+        table.iloc[by_image].reset_index(drop=True),
+        concat(ORDER, order),
+        concat(FINDINGS, [part.repaired for part in parts]),
+        concat(FINDINGS, [part.rejected for part in parts]),
+    )
+
+
+def reject_images(
+    annotations: AmodalAnnotations, problems: Sequence[tuple[str, str] | None]
+) -> AmodalAnnotations:
+    """The table without some images, their objects and pairs, which count as rejected now.
+
+    Args:
+        problems: (field, reason) or None for each image, as of :func:`on_disk.image_problems`.
+
+    Raises:
+        ValueError: no image remains.
+    """
+    good = np.array([problem is None for problem in problems], bool)
+    if good.all():
+        return annotations
+    file = ", ".join(annotations.metadata.sources)
+    if not good.any():
+        field, reason = problems[0]
+        raise ValueError(f"{file}: none of the {len(good)} images is usable: {field} {reason}")
+    found = _Problems(len(good))
+    for i in np.flatnonzero(~good):
+        found.of[i] = problems[i]
+    images, rejected = found.split(
+        annotations.images, "image", annotations.images["image_id"], file
+    )
+    tables, counts = {}, {"images": len(rejected)}
+    for kind, table, ids in (
+        ("instance", annotations.instances, annotations.instances["instance_id"].astype(str)),
+        (
+            "order pair",
+            annotations.order,
+            annotations.order["occluder_id"].astype(str)
+            + " over "
+            + annotations.order["occludee_id"].astype(str),
+        ),
+    ):
+        found = _Problems(len(table))
+        there = np.isin(table["image_id"].to_numpy(), images["image_id"].to_numpy())
+        found.mark(~there, "image_id", "names an image that was rejected")
+        tables[kind], lost = found.split(table, kind, ids, file)
+        counts["instances" if kind == "instance" else "order"] = len(lost)
+        rejected += lost
+    gone = {f["record"] for f in rejected}
+    was_repaired = annotations.repaired["record"].isin(gone).to_numpy(dtype=bool)
+    lost_repairs = annotations.repaired["record"][was_repaired].nunique()
+    accounting = {}
+    for kind, a in annotations.metadata.accounting.items():
+        repaired = lost_repairs if kind == "instances" else 0
+        accounting[kind] = Accounting(
+            read=a.read,
+            kept=a.kept - counts[kind] + repaired,
+            repaired=a.repaired - repaired,
+            rejected=a.rejected + counts[kind],
+        )
+    return _with_fingerprint(
+        annotations.metadata.model_copy(update={"accounting": accounting}),
         images,
-        instances,
-        order,
-        frame(FINDINGS, [f for _, f in mended]),
-        frame(FINDINGS, findings),
+        tables["instance"],
+        tables["order pair"],
+        annotations.repaired[~was_repaired].reset_index(drop=True),
+        concat(FINDINGS, [annotations.rejected, frame(FINDINGS, rejected)]),
     )
 
 
@@ -259,6 +380,29 @@ def canvases(images: pd.DataFrame, image_ids: Iterable[int]) -> np.ndarray:
     sizes = pd.DataFrame(images[["height", "width"]].to_numpy(dtype=np.int64), index=ids)
     wanted = np.asarray(image_ids, dtype=np.int64)
     return sizes.reindex(wanted, fill_value=0).to_numpy(dtype=np.int64).reshape(-1, 2)
+
+
+def _with_fingerprint(metadata, images, instances, order, repaired, rejected):
+    fingerprint = fingerprint_of(metadata, images, instances, order)
+    metadata = metadata.model_copy(update={"fingerprint": fingerprint})
+    return AmodalAnnotations(metadata, images, instances, order, repaired, rejected)
+
+
+def _shift(ids: pd.Series, taken: np.ndarray, what: str) -> int:
+    """By how much ids must be raised to be none of those taken."""
+    ids = ids.to_numpy(dtype=np.int64)
+    if not np.isin(ids, taken).any():
+        return 0
+    largest = max(int(np.abs(taken).max()), int(np.abs(ids).max()))
+    shift = 10 ** len(str(2 * largest))
+    if shift + largest >= 1 << 63:
+        raise ValueError(f"the ids of the {what} collide and are too large to be raised")
+    _log.warning("the ids of the %s collide with others: raised by %s", what, shift)
+    return shift
+
+
+def _raised(table: pd.DataFrame, **shifts: int) -> pd.DataFrame:
+    return table.assign(**{name: table[name] + shift for name, shift in shifts.items()})
 
 
 class _Problems:

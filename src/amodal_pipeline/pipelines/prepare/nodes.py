@@ -1,20 +1,24 @@
-"""Nodes that make the annotations of a data set and pictures of them."""
+"""Nodes that make the annotations of a data set, account for them, and draw them."""
 
+import logging
 import os
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
-from amodal_pipeline.annotations.storage import inside
+from amodal_pipeline.pipelines.prepare.published import find, read_split
 from amodal_pipeline.pipelines.prepare.sources import (
-    CocoAmodal,
-    CocoFile,
+    AnnotatedFile,
+    AuditConfig,
     ComposedPhotographs,
     RenderedScenes,
     Source,
 )
 from amodal_pipeline.pipelines.progress import progress
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -29,63 +33,100 @@ def prepare(
         raw_folder: ``raw_root``, the folder that a published data set lies in.
         workers: processes; 0 is one a core.
     """
-    workers = workers or os.cpu_count() or 1
-    splits = []
-    for split in ("train", "val"):
-        with progress(f"{dataset} {split}") as on_progress:
-            match source.chosen:
-                case RenderedScenes() as rendered:
-                    from amodal_pipeline.scenes.dataset import render_split
-
-                    count = getattr(rendered, split)
-                    made = render_split(
-                        rendered.config,
-                        split,
-                        count,
-                        images_folder,
-                        workers,
-                        on_progress,
-                        dataset,
-                    )
-                case ComposedPhotographs() as composed:
-                    from amodal_pipeline.compose.dataset import compose_split
-
-                    file: CocoFile = getattr(composed, split)
-                    made = compose_split(
-                        composed.config,
-                        split,
-                        _first(raw_folder, file.annotations),
-                        _first(raw_folder, file.images),
-                        images_folder,
-                        workers,
-                        on_progress,
-                        dataset,
-                    )
-                case CocoAmodal() as published:
-                    from amodal_pipeline.annotations.coco_amodal import read_coco_amodal
-                    from amodal_pipeline.annotations.on_disk import check_on_disk
-
-                    file = getattr(published, split)
-                    made = read_coco_amodal(
-                        _first(raw_folder, file.annotations),
-                        _first(raw_folder, file.images),
-                        dataset,
-                        split,
-                    )
-                    check_on_disk(made)
-        splits.append(made)
-    train, val = splits
+    train, val = (
+        prepare_split(source, split, dataset, images_folder, raw_folder, workers)
+        for split in ("train", "val")
+    )
+    if train.metadata.categories != val.metadata.categories:
+        differ = set(train.metadata.categories) ^ set(val.metadata.categories)
+        raise ValueError(
+            f"{dataset}: the files of train and val have different categories, "
+            f"{', '.join(sorted(f'{c.id} {c.name}' for c in differ)) or 'in another order'}: they "
+            "are of different versions of the data set"
+        )
     return train, val
 
 
-def _first(folder: Path, names: tuple[str, ...]) -> Path:
-    found = [inside(folder, name) for name in names if inside(folder, name).exists()]
-    if not found:
-        raise FileNotFoundError(
-            f"none of {', '.join(names)} is in {folder}: put the data set there, say where it is "
-            "with --params raw_root=<folder>, or name its files in the environment's `source`"
+def prepare_split(
+    source: Source,
+    split: str,
+    dataset: str,
+    images_folder: Path,
+    raw_folder: Path,
+    workers: int,
+) -> AmodalAnnotations:
+    """One split of the data set."""
+    workers = workers or os.cpu_count() or 1
+    with progress(f"{dataset} {split}") as on_progress:
+        match source.chosen:
+            case RenderedScenes() as rendered:
+                from amodal_pipeline.scenes.dataset import render_split
+
+                return render_split(
+                    rendered.config,
+                    split,
+                    getattr(rendered, split),
+                    images_folder,
+                    workers,
+                    on_progress,
+                    dataset,
+                )
+            case ComposedPhotographs() as composed:
+                from amodal_pipeline.compose.dataset import compose_split
+
+                file: AnnotatedFile = getattr(composed, split)
+                return compose_split(
+                    composed.config,
+                    split,
+                    find(raw_folder, file.annotations, composed),
+                    find(raw_folder, file.images, composed),
+                    images_folder,
+                    workers,
+                    on_progress,
+                    dataset,
+                )
+        return read_split(source, split, dataset, raw_folder, images_folder, workers, on_progress)
+
+
+def prepare_test(
+    source: Source, dataset: str, images_folder: Path, raw_folder: Path, workers: int
+) -> AmodalAnnotations:
+    """The test split, of a data set that has one."""
+    if not getattr(source.chosen, "test", ()):
+        raise ValueError(
+            f"{dataset} has no test split: add source.{source.kind}.test to its environment"
         )
-    return found[0]
+    return prepare_split(source, "test", dataset, images_folder, raw_folder, workers)
+
+
+def audit(annotations: AmodalAnnotations, config: AuditConfig, folder: Path) -> pd.DataFrame:
+    """What was read, kept, repaired and rejected, and how occluded it is: a table, and a page.
+
+    The page is ``audit_<split>.html`` in ``folder``.
+    """
+    from amodal_pipeline.annotations.audit import audit as account
+    from amodal_pipeline.visuals.audit_page import write_audit
+
+    split = annotations.metadata.split
+    found = account(annotations, config.published.get(split))
+    for difference in found.differences:
+        _log.warning("%s %s: %s", annotations.metadata.dataset, split, difference)
+    with progress(f"audit {split}") as on_progress:
+        page = write_audit(
+            folder, annotations, found, name=f"audit_{split}.html", on_progress=on_progress
+        )
+    counted = annotations.metadata.accounting
+    _log.info(
+        "%s %s: %s; see %s",
+        annotations.metadata.dataset,
+        split,
+        "; ".join(
+            f"{kind}: {a.read} read, {a.kept} kept, {a.repaired} repaired, {a.rejected} rejected"
+            for kind, a in counted.items()
+        ),
+        page,
+    )
+    return found.rows()
 
 
 def preview(annotations: AmodalAnnotations) -> tuple[Image.Image, object]:

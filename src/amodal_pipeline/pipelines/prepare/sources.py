@@ -1,16 +1,16 @@
 """Where a data set comes from. An environment chooses one kind; imports nothing heavy."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.scenes.config import ScenesConfig
 
 
-class CocoFile(Strict):
-    """A COCO-style file and the folder of its images, both relative to ``raw_root``.
+class AnnotatedFile(Strict):
+    """A file of annotations and the folder of its images, both relative to ``raw_root``.
 
     Data sets get unpacked in different ways: of several names the first that exists is taken.
     """
@@ -31,24 +31,63 @@ class ComposedPhotographs(Strict):
     """Photographs of a modal COCO-style data set with occluders pasted over their objects."""
 
     config: ComposeConfig = ComposeConfig()
-    train: CocoFile
-    val: CocoFile
+    train: AnnotatedFile
+    val: AnnotatedFile
+    obtain: str = ""
 
 
-class CocoAmodal(Strict):
-    """Flat COCO-style files whose ``segmentation`` is amodal and that have visible masks too."""
+class AnnotatedImages(Strict):
+    """A data set that others made: one or several files a split.
 
-    train: CocoFile
-    val: CocoFile
+    ``obtain`` says where its files come from and under which licence; it is shown where they are
+    missing. ``absent_images``: images that are missing, damaged or of another size than the
+    annotations say are an error ("error"), rejected with their objects ("reject"), or not looked
+    for ("unchecked", for tables and audits without images).
+    """
+
+    train: tuple[AnnotatedFile, ...] = Field(min_length=1)
+    val: tuple[AnnotatedFile, ...] = Field(min_length=1)
+    test: tuple[AnnotatedFile, ...] = ()
+    absent_images: Literal["error", "reject", "unchecked"] = "error"
+    obtain: str = ""
+
+    @field_validator("train", "val", "test", mode="before")
+    @classmethod
+    def _one_file_is_a_list_of_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+
+class Cocoa(AnnotatedImages):
+    """COCOA. Of several ``annotators`` of an image the first, or each as an image of its own;
+    all ``regions``, or only things or stuff.
+    """
+
+    annotators: Literal["first", "all"] = "first"
+    regions: Literal["all", "things", "stuff"] = "all"
+
+
+class CocoaCls(AnnotatedImages):
+    """COCOA-cls: its ready files, or, where those are absent, the merge of COCOA with COCO 2014.
+
+    ``coco_instances`` are COCO's instance files of each split, relative to ``raw_root``;
+    ``cocoa`` the files of COCOA.
+    """
+
+    cocoa: AnnotatedImages
+    coco_instances: dict[Literal["train", "val", "test"], tuple[str, ...]]
 
 
 class Source(Strict):
     """``kind`` names the section that counts; an environment need not clear the others."""
 
-    kind: Literal["scenes", "composed", "coco_amodal"]
+    kind: Literal["scenes", "composed", "coco_amodal", "kins", "cocoa", "cocoa_cls", "d2sa"]
     scenes: RenderedScenes | None = None
     composed: ComposedPhotographs | None = None
-    coco_amodal: CocoAmodal | None = None
+    coco_amodal: AnnotatedImages | None = None
+    kins: AnnotatedImages | None = None
+    cocoa: Cocoa | None = None
+    cocoa_cls: CocoaCls | None = None
+    d2sa: AnnotatedImages | None = None
 
     @model_validator(mode="after")
     def _has_its_section(self) -> "Source":
@@ -59,6 +98,12 @@ class Source(Strict):
         return self
 
     @property
-    def chosen(self) -> RenderedScenes | ComposedPhotographs | CocoAmodal:
+    def chosen(self) -> RenderedScenes | ComposedPhotographs | AnnotatedImages:
         """The section that ``kind`` names."""
         return getattr(self, self.kind)
+
+
+class AuditConfig(Strict):
+    """``published``: by split, figures of the data set's paper under the audit's names."""
+
+    published: dict[Literal["train", "val", "test"], dict[str, float]] = Field({})
