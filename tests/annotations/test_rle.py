@@ -192,6 +192,17 @@ def test_overlaps_are_all_pairs_of_a_group_that_share_pixels(masks, batch):
     assert found == {(i, j, int(shared[i, j])) for i, j in pairs if shared[i, j]}
 
 
+@fast
+@given(PAIRS, st.data())
+def test_shared_pixels_of_chosen_pairs(pair, data):
+    a, b = pair
+    rows = st.lists(st.integers(0, len(a) - 1), min_size=1, max_size=8)
+    i = np.array(data.draw(rows))
+    j = np.array(data.draw(st.lists(st.integers(0, len(b) - 1), min_size=len(i), max_size=len(i))))
+    shared = rle.shared_area_of_pairs(rle.encode(a), i, rle.encode(b), j)
+    np.testing.assert_array_equal(shared, (a[i].astype(bool) & b[j].astype(bool)).sum((1, 2)))
+
+
 def test_no_masks():
     assert rle.encode(np.zeros((0, 3, 4))) == []
     assert rle.decode([], (3, 4)).shape == (0, 3, 4)

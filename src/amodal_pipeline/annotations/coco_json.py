@@ -72,7 +72,11 @@ def open_file(
     Raises:
         ValueError: as :func:`json_records.scan`; a list is missing; a category is none.
     """
-    file = json_records.scan(path, "annotations")
+    return checked(json_records.scan(path, "annotations"), folder, lists)
+
+
+def checked(file: json_records.RecordFile, folder: str, lists: Sequence[str]) -> CocoFile:
+    """What :func:`open_file` gives, of a file that was scanned already."""
     absent = [name for name in lists if not isinstance(file.document.get(name), list)]
     if absent:
         keys = ", ".join(map(repr, list(file.document)[:8]))

@@ -155,6 +155,58 @@ def build_table(
     )
 
 
+def check_records(
+    records: Sequence[dict],
+    ids: np.ndarray,
+    form: FlatFormat,
+    images: pd.DataFrame,
+    category_ids: Sequence[int],
+    repairs: frozenset[Repair],
+    file: str,
+) -> CheckedInstances:
+    """Draw and check the masks of some records.
+
+    Args:
+        records: objects of the JSON, one for each row.
+        ids: instance, image and category of each, int64 [N, 3].
+        images: the usable images.
+        category_ids: the known ids.
+        file: what to name as their origin.
+
+    Returns:
+        the good ones; ``kept`` are their positions in ``records``.
+    """
+    sizes = canvases(images, ids[:, 1])
+    amodal, visible, problems, left_out = _both_masks(records, form, sizes, repairs)
+    good = np.equal(problems, None).astype(bool)
+    rejected = [finding(file, f"instance {ids[i, 0]}", *problems[i]) for i in np.flatnonzero(~good)]
+    rows = np.flatnonzero(good)
+    checked = check_instances(
+        {
+            "instance_id": ids[rows, 0],
+            "image_id": ids[rows, 1],
+            "category_id": ids[rows, 2],
+            "amodal_rle": [amodal[i] for i in rows],
+            "visible_rle": [visible[i] for i in rows],
+            "is_thing": np.array([not records[i].get("isStuff") for i in rows], bool),
+            "ignore": np.array([form.crowds and _crowd(records[i]) for i in rows], bool),
+        },
+        images,
+        category_ids,
+        repairs,
+        file,
+    )
+    kept = rows[checked.kept]
+    mended = [
+        (int(at), finding(file, f"instance {ids[i, 0]}", form.amodal[0], _LEFT_OUT))
+        for at, i in enumerate(kept)
+        if left_out[i]
+    ]
+    return CheckedInstances(
+        checked.rows, kept, (*mended, *checked.mended), (*rejected, *checked.rejected)
+    )
+
+
 @dataclass(frozen=True)
 class _Part:
     """A converted piece; ``unnamed`` are problems of records without an id, by position."""
@@ -194,41 +246,10 @@ def _convert(
         columns = columns[wanted]
         records = [record for record, keep in zip(records, wanted, strict=True) if keep]
         rejected, unnamed = [], []
-    sizes = canvases(images, columns[:, 1])
-
-    amodal, visible, problems, left_out = _both_masks(records, form, sizes, repairs)
-    good = np.equal(problems, None).astype(bool)
-    for i in np.flatnonzero(~good):
-        rejected.append(finding(path, f"instance {columns[i, 0]}", *problems[i]))
-    rows = np.flatnonzero(good)
-    checked = check_instances(
-        {
-            "instance_id": columns[rows, 0],
-            "image_id": columns[rows, 1],
-            "category_id": columns[rows, 2],
-            "amodal_rle": [amodal[i] for i in rows],
-            "visible_rle": [visible[i] for i in rows],
-            "is_thing": np.array([not records[i].get("isStuff") for i in rows], bool),
-            "ignore": np.array([form.crowds and _crowd(records[i]) for i in rows], bool),
-        },
-        images,
-        category_ids,
-        repairs,
-        path,
-    )
-    kept = rows[checked.kept]
-    mended = [
-        (int(at), finding(path, f"instance {columns[i, 0]}", form.amodal[0], _LEFT_OUT))
-        for at, i in enumerate(kept)
-        if left_out[i]
-    ]
-    checked = replace(
-        checked,
-        mended=(*mended, *checked.mended),
-        rejected=(*rejected, *checked.rejected),
-    )
+    checked = check_records(records, columns, form, images, category_ids, repairs, path)
+    checked = replace(checked, rejected=(*rejected, *checked.rejected))
     cluster, rank = (
-        np.array([_whole(records[i], key) for i in kept], np.int64)
+        np.array([_whole(records[i], key) for i in checked.kept], np.int64)
         for key in (form.cluster, form.rank)
     )
     rank[rank < form.first_rank] = UNKNOWN
@@ -236,7 +257,7 @@ def _convert(
 
 
 def _both_masks(
-    records: list[dict], form: FlatFormat, sizes: np.ndarray, repairs: frozenset[Repair]
+    records: Sequence[dict], form: FlatFormat, sizes: np.ndarray, repairs: frozenset[Repair]
 ) -> tuple[list[str | None], list[str | None], np.ndarray, np.ndarray]:
     """Amodal and visible masks, the problem (field, reason) of each record, and what was left out.
 

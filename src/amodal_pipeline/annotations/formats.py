@@ -4,6 +4,7 @@ from enum import Enum
 
 from amodal_pipeline.annotations import json_records
 from amodal_pipeline.annotations.coco_json import CocoFile
+from amodal_pipeline.annotations.json_records import RecordFile
 
 
 class Format(Enum):
@@ -35,9 +36,12 @@ _REMEDY = {
 }
 
 
-def recognise(file: CocoFile) -> Format:
-    """The format of a file: the first whose keys any of its first records has."""
-    keys: set[str] = set()
+def recognise(file: CocoFile | RecordFile) -> Format:
+    """The format of a file: the first whose keys any of its first records has.
+
+    A file without records may be one itself, as COCOA's annotations sometimes come singly.
+    """
+    keys: set[str] = set() if file.pieces else set(file.document)
     for piece in file.pieces[:1]:
         for record in json_records.records(piece):
             if isinstance(record, dict):

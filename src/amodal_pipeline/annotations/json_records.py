@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 from joblib import Parallel, delayed
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 PIECE_BYTES = 2 << 20
@@ -108,14 +109,15 @@ def scan(path: str | os.PathLike, key: str, piece_bytes: int = PIECE_BYTES) -> R
 
 
 def in_pieces(
-    pieces: Sequence[Piece],
-    function: Callable[[Piece], T],
+    pieces: Sequence[P],
+    function: Callable[[P], T],
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[T]:
     """``function`` of every piece, in order, in as many processes.
 
     Args:
+        pieces: of a file, or whatever else the function takes to get at one.
         function: a function of a module, or a ``functools.partial`` of one.
         on_progress: called with (pieces done, pieces) after each.
     """
@@ -133,7 +135,7 @@ def in_pieces(
     return done
 
 
-def _without_collection(function: Callable[[Piece], T], piece: Piece) -> T:
+def _without_collection(function: Callable[[P], T], piece: P) -> T:
     """Parsed JSON is a hundred thousand objects without cycles: no need to look for them."""
     was_on = gc.isenabled()
     gc.disable()

@@ -210,6 +210,16 @@ def shared_areas(a, a_offsets, b, b_offsets):
 
 
 @compiled
+def shared_areas_of_pairs(a, a_offsets, i, b, b_offsets, j):
+    """:func:`shared_area` of masks ``i[p]`` of a and ``j[p]`` of b, for each pair p."""
+    areas = np.zeros(len(i), np.int64)
+    for p in range(len(i)):
+        x, y = i[p], j[p]
+        areas[p] = shared_area(a, a_offsets[x], a_offsets[x + 1], b, b_offsets[y], b_offsets[y + 1])
+    return areas
+
+
+@compiled
 def overlaps(runs, offsets, boxes, groups):
     """Pairs (i < j) of masks of one group that share pixels, and how many: int64 [P, 3].
 

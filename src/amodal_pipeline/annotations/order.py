@@ -1,4 +1,4 @@
-"""Who is in front of whom, where a data set states it by ranks."""
+"""Who is in front of whom, where a data set states it by ranks, or only by a list and masks."""
 
 import numpy as np
 import pandas as pd
@@ -64,3 +64,36 @@ def by_rank(
         for image, count in zip(crowded, counts, strict=True)
         if count > MAX_OBJECTS
     ]
+
+
+def by_hidden_part(instances: pd.DataFrame, rank: np.ndarray) -> pd.DataFrame:
+    """Order pairs that a list from front to back suggests and the masks confirm.
+
+    Of two objects of an image the one with the smaller rank is the occluder where its amodal mask
+    meets the hidden part (amodal without visible) of the other.
+
+    Args:
+        instances: rows of INSTANCES. Images of more than MAX_OBJECTS objects are passed over.
+        rank: int64 [N]; a negative one states nothing, equal ones neither.
+
+    Returns:
+        columns image_id, occluder_id, occludee_id.
+    """
+    i, j, _ = overlapping(instances)
+    ranked = (rank[i] >= 0) & (rank[j] >= 0) & (rank[i] != rank[j])
+    i, j = i[ranked], j[ranked]
+    front = np.where(rank[i] < rank[j], i, j)
+    back = np.where(rank[i] < rank[j], j, i)
+    amodal, visible = strings(instances["amodal_rle"]), strings(instances["visible_rle"])
+    behind, place = np.unique(back, return_inverse=True)
+    hidden = rle.difference(amodal.take(behind), visible.take(behind))
+    hides = rle.shared_area_of_pairs(amodal, front, hidden, place) > 0
+    front, back = front[hides], back[hides]
+    ids = instances["instance_id"].to_numpy(dtype=np.int64)
+    return pd.DataFrame(
+        {
+            "image_id": instances["image_id"].to_numpy(dtype=np.int64)[front],
+            "occluder_id": ids[front],
+            "occludee_id": ids[back],
+        }
+    )

@@ -237,6 +237,16 @@ def shared_area(a: Masks, b: Masks) -> np.ndarray:
     return areas
 
 
+def shared_area_of_pairs(a: Masks, i: np.ndarray, b: Masks, j: np.ndarray) -> np.ndarray:
+    """Pixels of a[i] ∩ b[j] of each pair of positions, int64 [P]; both columns are unpacked whole.
+
+    Where a mask is in many pairs this spares a copy of it for each.
+    """
+    x, y = unpack(a), unpack(b)
+    i, j = (np.ascontiguousarray(rows, np.int64) for rows in (i, j))
+    return kernels.shared_areas_of_pairs(x.lengths, x.offsets, i, y.lengths, y.offsets, j)
+
+
 def overlaps(
     counts: Masks, boxes: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
