@@ -59,10 +59,12 @@ def reader(data_set: str) -> Callable[..., Any]:
 def convert(
     read: Callable[..., Any], data_set: str, splits: Splits, out: Path, workers: int
 ) -> None:
-    """Convert all splits of a data set."""
+    """Convert all splits of a data set; the files of a split become one table."""
+    from amodal_pipeline.annotations.validation import join
+
     for split, paths in splits.items():
-        files = paths if len(paths) > 1 else paths[0]
-        read(files, "images", data_set, split, workers=workers).save(out / split)
+        parts = [read(path, "images", data_set, split, workers=workers) for path in paths]
+        join(parts).save(out / split)
 
 
 def command(step: str, data_set: str, splits: Splits, out: Path, workers: int = 0) -> list[str]:
