@@ -88,7 +88,7 @@ def read_records(
     convert = partial(
         _convert,
         form=form,
-        images=file.images,
+        images=file.images[["image_id", "height", "width"]],
         category_ids=tuple(c.id for c in file.categories),
         repairs=repairs,
         only=None if image_ids is None else np.fromiter(image_ids, np.int64),

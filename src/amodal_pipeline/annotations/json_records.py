@@ -5,12 +5,19 @@ the bytes once, finds where records end, and leaves the list in pieces of a few 
 :func:`records` parses, in any process and any order: memory does not grow with the file.
 """
 
+import ctypes
 import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import re
+import signal
+import sys
+import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +25,6 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import orjson
-from joblib import Parallel, delayed
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -33,6 +39,7 @@ _STEP = np.zeros(256, np.int8)
 _STEP[[*b"{["]], _STEP[[*b"}]"]] = 1, -1
 _STRUCTURAL = _STEP != 0
 _STRUCTURAL[_QUOTE] = True
+_PR_SET_PDEATHSIG = 1  # Linux's prctl(2): a signal for this process when its parent ends
 _NEXT_RECORD = re.compile(rb"\s*,\s*(?=\{)")
 
 
@@ -122,17 +129,37 @@ def in_pieces(
         on_progress: called with (pieces done, pieces) after each.
     """
     function = partial(_without_collection, function)
-    if workers > 1 and len(pieces) > 1:
-        parallel = Parallel(n_jobs=min(workers, len(pieces)), return_as="generator", batch_size=1)
-        results = parallel(delayed(function)(piece) for piece in pieces)
-    else:
+    done: list[T] = []
+    with ExitStack() as stack:
         results = map(function, pieces)
-    done = []
-    for result in results:
-        done.append(result)
-        if on_progress is not None:
-            on_progress(len(done), len(pieces))
+        if workers > 1 and len(pieces) > 2:
+            # The first piece here: what it loads, forked processes have at once.
+            done.append(function(pieces[0]))
+            pool = _processes(min(workers, len(pieces) - 1))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            with warnings.catch_warnings():
+                # Python warns of forks beside threads, which might hold a lock for ever: those
+                # that run here draw progress bars and follow files, and no piece needs them.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                results = pool.map(function, pieces[1:])
+        for result in results:
+            done.append(result)
+            if on_progress is not None:
+                on_progress(len(done), len(pieces))
     return done
+
+
+def _processes(count: int) -> ProcessPoolExecutor:
+    """Processes forked where that is usual: to import what they need takes a new interpreter longer
+    than converting a hundred thousand records.
+    """
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _without_collection(function: Callable[[P], T], piece: P) -> T:
