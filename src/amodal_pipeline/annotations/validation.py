@@ -489,13 +489,31 @@ def _check_order(
     found.mark(same, "occludee_id", "is the occluder itself")
     found.mark(order.duplicated(["occluder_id", "occludee_id"]), "order", "twice")
     ok = np.flatnonzero(found.without())
-    front, back = (
-        instances["amodal_rle"].iloc[rows[f][ok]].tolist() for f in ("occluder_id", "occludee_id")
-    )
     overlap = np.zeros(len(order), np.int64)
-    overlap[ok] = rle.shared_area(front, back)
+    overlap[ok] = _shared_pixels(instances, rows["occluder_id"][ok], rows["occludee_id"][ok])
     apart = np.zeros(len(order), bool)
     apart[ok] = overlap[ok] == 0
     found.mark(apart, "order", "the amodal masks do not overlap")
-    records = order["occluder_id"].astype(str) + " over " + order["occludee_id"].astype(str)
-    return found.split(frame(ORDER, order.assign(area=overlap)), "order pair", records, file)
+    table, good = frame(ORDER, order.assign(area=overlap)), found.without()
+    if good.all():
+        return table, []
+    bad = order[~good]
+    refused = [
+        finding(file, f"order pair {front} over {back}", *problem)
+        for front, back, problem in zip(
+            bad["occluder_id"], bad["occludee_id"], found.of[~good], strict=True
+        )
+    ]
+    return table[good].reset_index(drop=True), refused
+
+
+def _shared_pixels(instances: pd.DataFrame, front: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """Pixels that the amodal masks of pairs of rows share."""
+    masks = strings(instances["amodal_rle"])
+    shared = np.zeros(len(front), np.int64)
+    for start in range(0, len(front), _ROWS):
+        pairs = np.stack([front[start : start + _ROWS], back[start : start + _ROWS]])
+        used, (i, j) = np.unique(pairs, return_inverse=True)
+        runs = rle.unpack(masks.take(used))
+        shared[start : start + _ROWS] = rle.shared_area_of_pairs(runs, i, runs, j)
+    return shared
