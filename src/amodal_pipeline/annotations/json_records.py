@@ -130,11 +130,17 @@ def in_pieces(
     """
     function = partial(_without_collection, function)
     done: list[T] = []
+
+    def add(result: T) -> None:
+        done.append(result)
+        if on_progress is not None:
+            on_progress(len(done), len(pieces))
+
     with ExitStack() as stack:
         results = map(function, pieces)
         if workers > 1 and len(pieces) > 2:
             # The first piece here: what it loads, forked processes have at once.
-            done.append(function(pieces[0]))
+            add(function(pieces[0]))
             pool = _processes(min(workers, len(pieces) - 1))
             stack.callback(pool.shutdown, cancel_futures=True)
             with warnings.catch_warnings():
@@ -143,9 +149,7 @@ def in_pieces(
                 warnings.simplefilter("ignore", DeprecationWarning)
                 results = pool.map(function, pieces[1:])
         for result in results:
-            done.append(result)
-            if on_progress is not None:
-                on_progress(len(done), len(pieces))
+            add(result)
     return done
 
 
