@@ -122,7 +122,7 @@ def _merge(
     instances = find(Path(image_root), section.coco_instances.get(split, ()), section)
     table, report = merge_cocoa_cls(json_path, instances, image_root, *names, **options)
     ready = output_folder / f"COCO_amodal_{split}2014_with_classes.json"
-    write_coco_amodal(table, ready)
+    write_coco_amodal(table, ready, folder=str(options["folder"]))
     with replacing(output_folder / f"merge_{split}.csv") as path:
         report.to_csv(path, index=False)
     _log.info("%s: merged from %s and %s", ready, json_path, instances)
