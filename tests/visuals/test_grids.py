@@ -109,10 +109,18 @@ def test_unknown_and_damaged_images_are_named(annotations, tmp_path):
         prediction_grid(annotations, {}, [77])
     (tmp_path / "3.png").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"3\.png"):
-        preview_sheet(annotations)
+        prediction_grid(annotations, {}, [3])
     Image.new("RGB", (9, 9)).save(tmp_path / "3.png")
     with pytest.raises(ValueError, match=r"3\.png is 9x9 .* 60x80"):
-        preview_sheet(annotations)
+        prediction_grid(annotations, {}, [3])
+
+
+def test_a_preview_needs_no_images(annotations, tmp_path):
+    whole = preview_sheet(annotations)
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    bare = preview_sheet(annotations)
+    assert bare.size[0] == whole.size[0] and not _same(bare, whole)
 
 
 def test_preview_sheet_is_deterministic_and_reports_progress(annotations):

@@ -12,6 +12,7 @@ from amodal_pipeline.visuals.colours import object_colours
 from amodal_pipeline.visuals.overlays import draw_objects
 from amodal_pipeline.visuals.selection import spread
 from amodal_pipeline.visuals.text import font, shortened
+from amodal_pipeline.visuals.worst import image_or_grey
 
 CELL = 360  # width of a picture in a grid, pixels; wide images get up to 1.6 times as much
 MATCH_IOU = 0.5  # a prediction takes the colour of the true object it overlaps this much
@@ -80,18 +81,18 @@ def preview_sheet(
 ) -> Image.Image:
     """A data set at a glance: ``count`` images from lightly to heavily occluded, with the truth.
 
-    Raises:
-        ValueError: an image cannot be read or has another size than its record.
+    An image that cannot be read is grey, and its caption says so.
     """
     image_ids = spread(annotations, count, seed)
     across = int(min(4, max(1, len(image_ids))))
     cells, captions, cell = [], [], _cell_width(annotations.images, image_ids)
     for done, image_id in enumerate(image_ids):
-        image = _read(annotations.images, annotations.metadata.image_root, image_id)
+        record = _record(annotations.images, image_id)
+        canvas = int(record["height"]), int(record["width"])
+        image, problem = image_or_grey(annotations, record["file_name"], canvas)
         truth = _drawable(annotations.of_image(image_id))
         cells.append(_picture(image, cell, truth))
-        name = _file_name(annotations.images, image_id)
-        captions.append(f"{name}  ·  {_objects(len(truth))}")
+        captions.append(f"{record['file_name']}  ·  {_objects(len(truth))}{problem}")
         if on_progress is not None:
             on_progress(done + 1, len(image_ids))
     rows = [(cells[i : i + across], captions[i : i + across]) for i in range(0, len(cells), across)]
@@ -135,11 +136,15 @@ def statistics_line(annotations: AmodalAnnotations) -> str:
     return line
 
 
-def _read(images: pd.DataFrame, root: str, image_id: int) -> np.ndarray:
+def _record(images: pd.DataFrame, image_id: int) -> pd.Series:
     record = images[(images["image_id"] == image_id).to_numpy(dtype=bool)]
     if not len(record):
         raise ValueError(f"image {image_id} is not in the table of images")
-    record = record.iloc[0]
+    return record.iloc[0]
+
+
+def _read(images: pd.DataFrame, root: str, image_id: int) -> np.ndarray:
+    record = _record(images, image_id)
     return read_image(root, record["file_name"], (int(record["height"]), int(record["width"])))
 
 

@@ -125,7 +125,7 @@ def _object(annotations: AmodalAnnotations, row: int, remark: str) -> Example:
     if math.prod(canvas) > LARGEST:
         return Example(f"{what}  ·  {file_name}  ·  {_too_large(canvas)}", None)
 
-    image, problem = _read(annotations, file_name, canvas)
+    image, problem = image_or_grey(annotations, file_name, canvas)
     window = _window(boxes(annotations.instances["amodal_box"].iloc[[row]])[0], canvas)
     amodal, visible = [record["amodal_rle"]], [record["visible_rle"]]
     colours = object_colours(range(1))
@@ -160,7 +160,7 @@ def _image(annotations: AmodalAnnotations, image_id: int, cycle: int) -> Example
     if math.prod(canvas) > LARGEST:
         return Example("  ·  ".join([*facts, _too_large(canvas)]), None)
 
-    image, problem = _read(annotations, facts[0], canvas)
+    image, problem = image_or_grey(annotations, facts[0], canvas)
     drawn = _largest(objects, MOST_OBJECTS)
     if len(drawn) < len(objects):
         facts.append(f"the {len(drawn)} largest drawn")
@@ -192,10 +192,13 @@ def _image(annotations: AmodalAnnotations, image_id: int, cycle: int) -> Example
     return Example("  ·  ".join(facts) + problem, with_arrows)
 
 
-def _read(
+def image_or_grey(
     annotations: AmodalAnnotations, file_name: str, canvas: tuple[int, int]
 ) -> tuple[np.ndarray, str]:
-    """The image, or grey and what to add to the caption."""
+    """The image, uint8 [H, W, 3], or grey where it cannot be read, and what a caption says then.
+
+    A table is worth looking at before its images are there.
+    """
     try:
         return read_image(annotations.metadata.image_root, file_name, canvas), ""
     except ValueError as error:
