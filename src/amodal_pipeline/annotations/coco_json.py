@@ -6,6 +6,7 @@ the findings to :func:`amodal_pipeline.annotations.build`, which counts them.
 """
 
 import os
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -24,7 +25,13 @@ from amodal_pipeline.annotations.validation import Finding, check_images, findin
 MAX_SIDE = (1 << 15) - 1  # of a canvas; above these two a damaged or hostile file could fill the
 MAX_PIXELS = 89_478_485  # memory (the second is Pillow's limit: no larger image can be read)
 MAX_OVERHANG = 4  # image sides that a polygon may reach beyond its image, for the same reason
-MAX_CROSSINGS = 1 << 22  # of pixel columns by the sides of a polygon, likewise
+# Sides of polygons may cross so many pixel columns in a piece of a file: likewise. Many times what
+# annotators draw, for a mask and for a coordinate of them.
+MAX_CROSSINGS = 1 << 22
+MAX_CROSSINGS_PER_MASK = 1 << 12
+MAX_CROSSINGS_PER_COORDINATE = 1 << 7
+
+_NUMBERS = frozenset((int, float))  # exactly: true is no coordinate
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,11 @@ def checked(file: json_records.RecordFile, folder: str, lists: Sequence[str]) ->
     """What :func:`open_file` gives, of a file that was scanned already."""
     absent = [name for name in lists if not isinstance(file.document.get(name), list)]
     if absent:
-        keys = ", ".join(map(repr, list(file.document)[:8]))
+        keys = ", ".join(map(shown, list(file.document)[:8]))
         raise ValueError(
             f"{file.path} has no list {' and no list '.join(map(repr, absent))} (its keys: "
             f"{keys}): this is no COCO annotation file"
+            + (", unless COCOA's: read it with --env=cocoa" if absent == ["categories"] else "")
         )
     table, unreadable = images(file.document["images"], file.path, folder)
     table, unusable = check_images(table, str(file.path))
@@ -176,9 +184,14 @@ def integers(
         return name, values, None
     for key, value in values.items():
         if value is None:
-            reason = f"is not an integer: {entry[key]!r:.40}" if key in entry else "is missing"
+            reason = f"is not an integer: {shown(entry[key])}" if key in entry else "is missing"
             return name, {}, (key, reason)
     return name, values, None
+
+
+def shown(value: Any) -> str:
+    """A value in a message: not all of it, however long and deep it is."""
+    return reprlib.repr(value)[:40]
 
 
 def masks(segmentations: Sequence[Any], sizes: np.ndarray, leave_out: bool = False) -> Masks:
@@ -250,7 +263,7 @@ def _run_length_problem(value: dict, size: list[int]) -> str | None:
     if not isinstance(counts, (str, list)):
         return "has no 'counts', neither a string nor a list"
     if written != size:
-        return f"is for a canvas {written!r:.40}, the image is {size} (height, width)"
+        return f"is for a canvas {shown(written)}, the image is {size} (height, width)"
     return None
 
 
@@ -273,17 +286,15 @@ def _pack_lists(segmentations, listed, counts, reasons) -> list[int]:
 
 def _draw(parts, owner, sizes, counts, reasons) -> None:
     """Polygons of all records: checked in one array, drawn in one call."""
-    lengths = np.array([len(part) for part in parts], np.int64)
-    try:
-        flat = np.fromiter(chain.from_iterable(parts), np.float64, lengths.sum())
-    except (TypeError, ValueError, OverflowError):
-        # Some coordinate is no number: find out whose, at the price of a slower pass.
-        numeric = np.array([_all_numbers(part) for part in parts], bool)
+    flat = _coordinates(parts)
+    if flat is None:
+        # Find out whose is no number, at the price of a slower pass.
+        numeric = np.array([_coordinates([part]) is not None for part in parts], bool)
         for i in owner[~numeric]:
             reasons[i] = "a coordinate is not a number"
-        parts = [p if ok else [] for p, ok in zip(parts, numeric, strict=True)]
-        lengths = np.array([len(part) for part in parts], np.int64)
-        flat = np.fromiter(chain.from_iterable(parts), np.float64, lengths.sum())
+        parts = [part if ok else [] for part, ok in zip(parts, numeric, strict=True)]
+        flat = _coordinates(parts)
+    lengths = np.array([len(part) for part in parts], np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
 
     def flag(bad_parts: np.ndarray, reason: str) -> None:
@@ -305,34 +316,52 @@ def _draw(parts, owner, sizes, counts, reasons) -> None:
     points = flat[np.repeat(good, lengths)].reshape(-1, 2)
     offsets = np.concatenate([[0], np.cumsum(lengths[good] // 2)])
     width = np.ascontiguousarray(sizes[owner[good], 1])
-    long = kernels.crossings(points, offsets, width) > MAX_CROSSINGS
-    for i in owner[good][long]:
-        reasons[i] = "a polygon crosses its image too often"
-    if long.any():
+    crossings = kernels.crossings(points, offsets, width)
+    costly = _costly(np.bincount(owner[good], crossings, len(reasons)), points.size)
+    if len(costly):
+        for i in costly:
+            reasons[i] = "its polygons cross too many columns of pixels"
         good[good] = [reasons[i] is None for i in owner[good]]
         points = flat[np.repeat(good, lengths)].reshape(-1, 2)
         offsets = np.concatenate([[0], np.cumsum(lengths[good] // 2)])
-    whose = owner[good]
-    drawn = rle.draw(points, offsets, sizes[whose])
-    again: list[tuple[int, str]] = []
-    for i, text in zip(whose.tolist(), drawn, strict=True):
-        if counts[i] is None:
-            counts[i] = text
-        else:
-            again.append((i, text))
-    while again:
-        # One further polygon of each record at a time.
-        first = dict(reversed(again))
-        joined = rle.union([counts[i] for i in first], list(first.values()))
-        for i, text in zip(first, joined, strict=True):
-            counts[i] = text
-        taken, rest = set(), []
-        for i, text in again:
-            if i in taken:
-                rest.append((i, text))
-            taken.add(i)
-        again = rest
+    drawn = rle.draw(points, offsets, sizes[owner[good]])
+    for i, text in zip(*_united(owner[good], drawn), strict=True):
+        counts[i] = text
 
 
-def _all_numbers(part: list) -> bool:
-    return all(isinstance(v, Real) for v in part)
+def _costly(crossings: np.ndarray, coordinates: int) -> np.ndarray:
+    """Which masks are too much work: those that remain when the cheapest were done first."""
+    allowed = (
+        MAX_CROSSINGS
+        + MAX_CROSSINGS_PER_MASK * np.count_nonzero(crossings)
+        + MAX_CROSSINGS_PER_COORDINATE * coordinates
+    )
+    cheapest = np.argsort(crossings, kind="stable")
+    return cheapest[np.cumsum(crossings[cheapest]) > allowed]
+
+
+def _united(owner: np.ndarray, texts: list[str]) -> tuple[list[int], list[str]]:
+    """The union of the masks of each owner, who are sorted; by halves, for there may be many."""
+    while True:
+        place = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        second = np.flatnonzero(place % 2 == 1)
+        if not len(second):
+            return owner.tolist(), texts
+        for i, text in zip(
+            second - 1,
+            rle.union([texts[i - 1] for i in second], [texts[i] for i in second]),
+            strict=True,
+        ):
+            texts[i] = text
+        first = np.flatnonzero(place % 2 == 0)
+        owner, texts = owner[first], [texts[i] for i in first]
+
+
+def _coordinates(parts: Sequence[list]) -> np.ndarray | None:
+    """All numbers of all parts, float64; None if one is no number, or no float can hold it."""
+    if not _NUMBERS.issuperset(map(type, chain.from_iterable(parts))):
+        return None
+    try:
+        return np.fromiter(chain.from_iterable(parts), np.float64, sum(map(len, parts)))
+    except OverflowError:
+        return None

@@ -107,7 +107,7 @@ def scan(path: str | os.PathLike, key: str, piece_bytes: int = PIECE_BYTES) -> R
             + (" (a list of results is read as predictions)" if isinstance(document, list) else "")
         )
     left = document.get(key)
-    if (left != []) if outline.found else isinstance(left, list):
+    if outline.found > 1 or ((left != []) if outline.found else isinstance(left, list)):
         raise ValueError(f"{path}: write the key {key!r} of its list once, and without escapes")
     starts = [outline.start, *(start for _, start in cuts)]
     stops = [*(stop for stop, _ in cuts), outline.stop]

@@ -7,29 +7,40 @@ from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import boxes, strings
 from amodal_pipeline.annotations.validation import Finding, finding
 
-MAX_OBJECTS = 1_000  # of an image whose pairs are looked at: they grow with the square
+# Pairs grow with the square of an image's objects; looked at are those of images with so many of
+# them, and with so many times the characters of all their masks.
+MAX_OBJECTS = 1_000
+MAX_WORK = 1 << 31
+TOO_CROWDED = "too many objects, or too detailed ones, to look at all pairs: no order derived"
+
+
+def too_crowded(instances: pd.DataFrame) -> np.ndarray:
+    """Ids of the images whose objects are too many, or too detailed, to look at all pairs."""
+    masks = strings(instances["amodal_rle"])
+    image_id, row = np.unique(instances["image_id"].to_numpy(np.int64), return_inverse=True)
+    objects = np.bincount(row, minlength=len(image_id))
+    characters = np.bincount(row, rle.characters(masks), len(image_id))
+    return image_id[(objects > MAX_OBJECTS) | (objects * characters > MAX_WORK)]
 
 
 def overlapping(instances: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of objects of one image whose amodal masks share pixels.
 
     Args:
-        instances: rows of INSTANCES in any order. Images of more than MAX_OBJECTS objects are
-            passed over.
+        instances: rows of INSTANCES in any order. Images that are :func:`too_crowded` are passed
+            over.
 
     Returns:
         rows ``i`` and ``j`` and their shared pixels, int64 [P] each.
     """
     image_id = instances["image_id"].to_numpy(dtype=np.int64)
     by_image = np.argsort(image_id, kind="stable")
-    starts = np.flatnonzero(np.diff(image_id[by_image], prepend=image_id.min(initial=0) - 1))
-    sizes = np.diff(starts, append=len(image_id))
-    by_image = by_image[np.repeat(sizes <= MAX_OBJECTS, sizes)]
-    groups = np.concatenate([[0], np.cumsum(sizes[sizes <= MAX_OBJECTS])])
+    by_image = by_image[~np.isin(image_id[by_image], too_crowded(instances))]
+    groups = np.flatnonzero(np.diff(image_id[by_image]))
     i, j, shared = rle.overlaps(
         strings(instances["amodal_rle"]).take(by_image),
         boxes(instances["amodal_box"])[by_image],
-        groups,
+        np.concatenate([[0], groups + 1, [len(by_image)]]),
     )
     return by_image[i], by_image[j], shared
 
@@ -45,8 +56,8 @@ def by_rank(
         field, file: the key that ranks come from, and the file, for findings.
 
     Returns:
-        columns image_id, occluder_id, occludee_id; and a finding for each image that has too
-        many objects for its pairs to be looked at.
+        columns image_id, occluder_id, occludee_id; and a finding for each image with ranks that
+        is :func:`too_crowded`.
     """
     i, j, _ = overlapping(instances)
     ranked = (cluster[i] == cluster[j]) & (rank[i] >= 0) & (rank[j] >= 0) & (rank[i] != rank[j])
@@ -58,11 +69,9 @@ def by_rank(
     pairs = pd.DataFrame(
         {"image_id": image_id[front], "occluder_id": ids[front], "occludee_id": ids[back]}
     )
-    crowded, counts = np.unique(image_id[rank >= 0], return_counts=True)
+    crowded = np.intersect1d(image_id[rank >= 0], too_crowded(instances))
     return pairs, [
-        finding(file, f"order pair of image {image}", field, f"{count} objects: no order derived")
-        for image, count in zip(crowded, counts, strict=True)
-        if count > MAX_OBJECTS
+        finding(file, f"order pair of image {image}", field, TOO_CROWDED) for image in crowded
     ]
 
 
@@ -73,7 +82,7 @@ def by_hidden_part(instances: pd.DataFrame, rank: np.ndarray) -> pd.DataFrame:
     meets the hidden part (amodal without visible) of the other.
 
     Args:
-        instances: rows of INSTANCES. Images of more than MAX_OBJECTS objects are passed over.
+        instances: rows of INSTANCES. Images that are :func:`too_crowded` are passed over.
         rank: int64 [N]; a negative one states nothing, equal ones neither.
 
     Returns:

@@ -13,13 +13,15 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pycocotools import mask as coco_mask
 
 from amodal_pipeline.annotations import kernels
 
 Sizes = np.ndarray | tuple[int, int]  # [N, 2] of (height, width), or one size for all
 
-_BATCH = 16_384  # masks unpacked at once: memory does not grow with a column
+_BATCH = 16_384  # masks of _USUAL runs unpacked at once: memory does not grow with a column
+_USUAL = 256
 _INTERSECTION = np.array([False, False, False, True])
 _UNION = np.array([False, True, True, True])
 _DIFFERENCE = np.array([False, False, True, False])
@@ -92,9 +94,15 @@ def draw(polygons: np.ndarray, offsets: np.ndarray, sizes: Sizes) -> list[str]:
         offsets: int64 [N + 1]; polygon i has ``polygons[offsets[i]:offsets[i + 1]]``.
         sizes: canvas of each.
     """
+    polygons = np.ascontiguousarray(polygons, np.float64)
     offsets = np.asarray(offsets, np.int64)
     height, width = np.ascontiguousarray(_sizes(sizes, len(offsets) - 1).T)
-    return pack(*kernels.draw(np.ascontiguousarray(polygons, np.float64), offsets, height, width))
+    texts = []
+    for batch in batches(kernels.crossings(polygons, offsets, width)):
+        corners = offsets[batch.start : batch.stop + 1]
+        points = polygons[corners[0] : corners[-1]]
+        texts += pack(*kernels.draw(points, corners - corners[0], height[batch], width[batch]))
+    return texts
 
 
 def intervals(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -139,6 +147,27 @@ def from_intervals(
     return pack(runs[kept], np.searchsorted(of[kept], np.arange(n + 1)))
 
 
+def characters(counts: Masks) -> np.ndarray:
+    """Characters of each mask (of :class:`Runs`: runs, which are no more), int64 [N]; 0 of null."""
+    if isinstance(counts, Runs):
+        return np.diff(counts.offsets)
+    if isinstance(counts, pa.Array):
+        return pc.fill_null(pc.binary_length(counts), 0).to_numpy().astype(np.int64)
+    return np.fromiter(map(len, counts), np.int64, len(counts))
+
+
+def batches(characters: np.ndarray, masks: np.ndarray | int = 1) -> Iterator[slice]:
+    """Rows to be worked on at once: few where their masks are long.
+
+    Args:
+        characters: of all masks of a row, or what else makes it long, [N].
+        masks: of a row.
+    """
+    batch = np.cumsum(masks + characters / _USUAL) // _BATCH
+    cuts = np.flatnonzero(np.diff(batch)) + 1
+    return (slice(a, b) for a, b in pairwise([0, *cuts.tolist(), len(characters)]) if a < b)
+
+
 def problems(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
     """What is wrong with each mask: an object array [N] of None or a reason.
 
@@ -148,7 +177,7 @@ def problems(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
     """
     sizes = _sizes(sizes, len(counts))
     found = np.full(len(counts), None, dtype=object)
-    for batch in _batches(counts):
+    for batch in batches(characters(counts)):
         found[batch] = inspect(counts[batch], sizes[batch])[1]
     return found
 
@@ -197,7 +226,7 @@ def as_coco(counts: Sequence[str], sizes: Sizes) -> list[dict]:
 def area(counts: Masks) -> np.ndarray:
     """Foreground pixels of each mask, int64 [N]."""
     areas = np.zeros(len(counts), np.int64)
-    for batch in _batches(counts):
+    for batch in batches(characters(counts)):
         runs = unpack(counts[batch])
         areas[batch] = kernels.area(runs.lengths, runs.offsets)
     return areas
@@ -207,7 +236,7 @@ def box(counts: Masks, sizes: Sizes) -> np.ndarray:
     """Tight boxes (x, y, width, height) in pixels, float32 [N, 4]; an empty mask has NaN."""
     sizes = _sizes(sizes, len(counts))
     boxes = np.zeros((len(counts), 4), np.float32)
-    for batch in _batches(counts):
+    for batch in batches(characters(counts)):
         height, runs = np.ascontiguousarray(sizes[batch, 0]), unpack(counts[batch])
         boxes[batch] = kernels.box(runs.lengths, runs.offsets, height)
     return boxes
@@ -231,7 +260,7 @@ def difference(a: Masks, b: Masks) -> list[str]:
 def shared_area(a: Masks, b: Masks) -> np.ndarray:
     """Pixels of a ∩ b, row by row, int64 [N]."""
     areas = np.zeros(len(a), np.int64)
-    for batch in _batches(a):
+    for batch in batches(characters(a) + characters(b)):
         x, y = unpack(a[batch]), unpack(b[batch])
         areas[batch] = kernels.shared_areas(x.lengths, x.offsets, y.lengths, y.offsets)
     return areas
@@ -263,9 +292,9 @@ def overlaps(
     boxes, found = np.nan_to_num(np.asarray(boxes, np.float32)), []
     groups = np.asarray(groups, np.int64)
     # Whole groups, of about a batch of masks together.
-    starts = np.searchsorted(groups, np.arange(groups[0], groups[-1], _BATCH), side="left")
-    starts = np.unique(np.append(starts, len(groups) - 1))
-    for first, last in pairwise(starts):
+    total = np.cumsum(np.append(0, characters(counts)))
+    for batch in batches(np.diff(total[groups]), np.diff(groups)):
+        first, last = batch.start, batch.stop
         low, high = groups[first], groups[last]
         runs, local = unpack(counts[low:high]), groups[first : last + 1] - low
         pairs = kernels.overlaps(runs.lengths, runs.offsets, boxes[low:high], local)
@@ -290,14 +319,10 @@ def pair_iou(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
 
 def _merge(a: Masks, b: Masks, keep: np.ndarray) -> list[str]:
     texts = []
-    for batch in _batches(a):
+    for batch in batches(characters(a) + characters(b)):
         x, y = unpack(a[batch]), unpack(b[batch])
         texts += pack(*kernels.merge(x.lengths, x.offsets, y.lengths, y.offsets, keep))
     return texts
-
-
-def _batches(counts: Masks) -> Iterator[slice]:
-    return (slice(start, start + _BATCH) for start in range(0, len(counts), _BATCH))
 
 
 def _ends(lengths: np.ndarray) -> np.ndarray:

@@ -44,6 +44,8 @@ def inside(root: str | os.PathLike, name: str) -> Path:
 def is_relative_name(name: str) -> bool:
     """Whether ``name`` is a relative path that cannot leave the folder it is joined to."""
     path = PurePosixPath(str(name).replace("\\", "/"))
+    if "\0" in str(name):  # no system has such files: opening one is another error everywhere
+        return False
     drive = len(str(name)) > 1 and str(name)[1] == ":"
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not drive
 

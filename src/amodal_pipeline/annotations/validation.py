@@ -30,8 +30,6 @@ from amodal_pipeline.annotations.tables import (
 
 MAX_LOST_SHARE = 0.10  # of the visible mask; beyond it the two masks belong to different things
 
-_ROWS = 16_384  # checked at once: memory for unpacked masks does not grow with the data set
-
 _log = logging.getLogger(__name__)
 
 Finding = dict[str, Any]  # a row of the table of findings
@@ -118,11 +116,7 @@ def build(
         raise ValueError(f"{file or dataset}: no image is usable: {some}")
 
     if isinstance(instances, (pd.DataFrame, dict)):
-        table = frame(INSTANCES, _with_defaults(instances, is_thing=True, ignore=False))
-        instances = [
-            check_instances(table[start : start + _ROWS], images, category_ids, repairs, file)
-            for start in range(0, len(table), _ROWS)
-        ]
+        instances = [check_instances(instances, images, category_ids, repairs, file)]
     read["instances"] = sum(len(part.rows) + len(part.rejected) for part in instances)
     for part in instances:
         findings += part.rejected
@@ -313,7 +307,33 @@ def check_instances(
             null ``visible_rle`` becomes the amodal mask. (DEGENERATE_POLYGON is for readers.)
         file: what to name as their origin.
     """
-    instances = frame(INSTANCES, _with_defaults(instances, is_thing=True, ignore=False))
+    table = frame(INSTANCES, _with_defaults(instances, is_thing=True, ignore=False))
+    long = sum(rle.characters(strings(table[name])) for name in ("amodal_rle", "visible_rle"))
+    batches = [*rle.batches(long)] or [slice(0, 0)]
+    parts = [_check(table[rows], images, category_ids, repairs, file) for rows in batches]
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.rows) for part in parts)]).tolist()
+    return CheckedInstances(
+        concat(INSTANCES, [part.rows for part in parts]),
+        np.concatenate([part.kept + rows.start for rows, part in zip(batches, parts, strict=True)]),
+        tuple(
+            (start + row, f)
+            for start, part in zip(starts, parts, strict=False)
+            for row, f in part.mended
+        ),
+        tuple(f for part in parts for f in part.rejected),
+    )
+
+
+def _check(
+    instances: pd.DataFrame,
+    images: pd.DataFrame,
+    category_ids: Sequence[int],
+    repairs: frozenset[Repair],
+    file: str,
+) -> CheckedInstances:
+    """:func:`check_instances` of some rows at once."""
     sizes = canvases(images, instances["image_id"].fillna(-1))
     found = _Problems(len(instances))
     found.mark(instances["instance_id"].isna(), "instance_id", "is missing")
@@ -511,9 +531,11 @@ def _shared_pixels(instances: pd.DataFrame, front: np.ndarray, back: np.ndarray)
     """Pixels that the amodal masks of pairs of rows share."""
     masks = strings(instances["amodal_rle"])
     shared = np.zeros(len(front), np.int64)
-    for start in range(0, len(front), _ROWS):
-        pairs = np.stack([front[start : start + _ROWS], back[start : start + _ROWS]])
-        used, (i, j) = np.unique(pairs, return_inverse=True)
-        runs = rle.unpack(masks.take(used))
-        shared[start : start + _ROWS] = rle.shared_area_of_pairs(runs, i, runs, j)
+    # Batches by what of masks comes in with each pair: pairs of an image share them.
+    used, first = np.unique(np.stack([front, back], axis=1), return_index=True)
+    new = np.bincount(first // 2, rle.characters(masks)[used], len(front))
+    for rows in rle.batches(new):
+        used, place = np.unique(np.stack([front[rows], back[rows]]), return_inverse=True)
+        runs, (i, j) = rle.unpack(masks.take(used)), place.reshape(2, -1)
+        shared[rows] = rle.shared_area_of_pairs(runs, i, runs, j)
     return shared

@@ -1,0 +1,196 @@
+"""Damaged and hostile files: a table that keeps its promises, or an error that names the file.
+
+The recorded run is benchmarks/fuzz_readers.py; here are some hundred of its inputs for each reader,
+and everything that it found.
+"""
+
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from amodal_pipeline.annotations import coco_json, json_records, order, rle
+from amodal_pipeline.annotations.coco_amodal import read_coco_amodal
+from amodal_pipeline.annotations.kins import read_kins
+from amodal_pipeline.annotations.storage import is_relative_name
+from tests.annotations.writers import raster
+
+SIZE = (20, 30)
+SQUARE = [4, 4, 14, 4, 14, 14, 4, 14]
+DEEP = 900  # levels that the quick JSON reader allows, and Python's repr does not
+
+
+def record(number, **changes):
+    return {
+        "id": number,
+        "image_id": 7,
+        "category_id": 3,
+        "segmentation": [SQUARE],
+        "visible_mask": [SQUARE],
+    } | changes
+
+
+def text(records, size=SIZE):
+    height, width = size
+    return json.dumps(
+        {
+            "images": [{"id": 7, "file_name": "a.jpg", "height": height, "width": width}],
+            "categories": [{"id": 3, "name": "cup"}],
+            "annotations": records,
+        }
+    )
+
+
+@pytest.fixture
+def read(tmp_path):
+    def _read(given, **options):
+        path = tmp_path / "a.json"
+        path.write_text(given)
+        return read_coco_amodal(path, tmp_path, "mine", "train", **options)
+
+    return _read
+
+
+def only_finding(table, number):
+    """Field and reason of the one record that was rejected; the other one was kept."""
+    assert table.instances["instance_id"].tolist() == [1]
+    assert table.rejected["record"].tolist() == [f"instance {number}"]
+    return table.rejected["field"].iloc[0], table.rejected["reason"].iloc[0]
+
+
+@pytest.mark.parametrize("wrong", [10**400, "5", True, None, [], {}], ids=lambda v: f"{v!s:.5}")
+def test_a_coordinate_that_is_no_number_is_one_whatever_else_the_file_has(read, wrong):
+    """10**400 ended in an OverflowError; "5" was one in files with another fault, else none."""
+    polygon = [*SQUARE[:5], wrong, *SQUARE[6:]]
+    found = only_finding(read(text([record(1), record(2, segmentation=[polygon])])), 2)
+    assert found == ("segmentation", "a coordinate is not a number")
+
+
+@pytest.mark.parametrize("key", ["image_id", "segmentation"])
+def test_deep_values_are_shown_in_part(read, key):
+    """Their repr ended in a RecursionError."""
+    deep = "[" * DEEP + "]" * DEEP
+    wrong = {"image_id": "@", "segmentation": {"size": "@", "counts": "1"}}[key]
+    given = text([record(1), record(2, **{key: wrong})]).replace('"@"', deep)
+    field, reason = only_finding(read(given), 2)
+    assert field == key
+    assert len(reason) < 120
+
+
+def test_long_keys_are_shown_in_part(read):
+    with pytest.raises(ValueError, match="no list 'images'") as error:
+        read(json.dumps({"x" * 100_000: 1}))
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("second", ["[]", '[{"id": 1}]'])
+def test_a_list_of_records_that_comes_twice_is_refused(read, second):
+    """An empty second one was passed over; for other programs the file has no records then."""
+    given = text([record(1)])[:-1] + f', "annotations": {second}}}'
+    with pytest.raises(ValueError, match="'annotations' of its list once"):
+        read(given)
+
+
+def test_a_name_with_a_zero_byte_is_none():
+    assert not is_relative_name("a\0b.jpg")
+
+
+def test_many_polygons_are_one_mask_in_short_time(read):
+    """They were united one by one: an hour for a megabyte of them."""
+    draw = np.random.default_rng(0)
+    corners = draw.integers(0, 300, (6000, 1, 2)) + np.array([[0, 0], [3, 0], [0, 4]])
+    polygons = corners.reshape(-1, 6).tolist()
+    start = time.perf_counter()
+    table = read(text([record(1, segmentation=polygons, visible_mask=polygons[:7])], (300, 310)))
+    assert time.perf_counter() - start < 5
+    for column, some in (("amodal_rle", polygons), ("visible_rle", polygons[:7])):
+        mask = rle.decode(table.instances[column].tolist(), (300, 310))[0]
+        np.testing.assert_array_equal(mask, raster(some, (300, 310)))
+
+
+def across(number):
+    """A triangle that crosses the widest canvas, in a hundred characters."""
+    return record(number, segmentation=[[0, number % 2000, 32767, 9, 0, 2000]], visible_mask=None)
+
+
+def test_masks_that_are_much_work_for_few_characters_are_refused(read):
+    """8,000 triangles over 32,767 columns of pixels took gigabytes."""
+    small = [record(number) for number in range(9000, 9050)]
+    table = read(text([*map(across, range(3000)), *small], (2730, 32767)))
+    kept = set(table.instances["instance_id"])
+    assert kept >= {r["id"] for r in small}
+    assert 100 < len(kept) < 1000
+    assert set(table.rejected["reason"]) == {"its polygons cross too many columns of pixels"}
+    assert sum(len(text) for text in table.instances["amodal_rle"]) < 100 << 20
+
+
+def test_objects_as_wide_as_large_photographs_are_drawn(read):
+    """Annotators' outlines of things that fill pictures of 24 megapixels are no attack."""
+    angles = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+    outline = np.stack([3000 + 2900 * np.cos(angles), 2000 + 1900 * np.sin(angles)], axis=1)
+    outline = outline.round(1).reshape(-1).tolist()
+    records = [record(i, segmentation=[outline], visible_mask=[outline]) for i in range(3000)]
+    assert len(text(records)) > json_records.PIECE_BYTES
+    drawn = coco_json.masks([r["segmentation"] for r in records], np.tile([4000, 6000], (3000, 1)))
+    assert not any(drawn.reasons)
+
+
+def test_pairs_of_detailed_objects_are_not_looked_at_one_by_one(read, tmp_path, monkeypatch):
+    """A thousand objects of many runs each took minutes."""
+    monkeypatch.setattr(order, "MAX_WORK", 3 * 3 * 20)
+    records = [
+        record(i, a_segm=[SQUARE], i_segm=[SQUARE], oco_id=1, ico_id=i, image_id=image)
+        for i, image in ((1, 7), (2, 7), (3, 7), (4, 8), (5, 8))
+    ]
+    document = json.loads(text(records))
+    document["images"].append({"id": 8, "file_name": "b.jpg", "height": 20, "width": 30})
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document))
+    table = read_kins(path, tmp_path, "kins", "train")
+    assert table.order["image_id"].tolist() == [8]
+    assert table.rejected["record"].tolist() == ["order pair of image 7"]
+    assert table.rejected["field"].tolist() == ["ico_id"]
+    assert "no order derived" in table.rejected["reason"].iloc[0]
+
+
+def test_a_crowd_with_few_ranks_is_listed_too(tmp_path, monkeypatch):
+    """Objects without a rank counted for looking at pairs, and not for saying so."""
+    monkeypatch.setattr(order, "MAX_OBJECTS", 2)
+    ranks = (1, 2, 0)
+    records = [
+        record(i, a_segm=[SQUARE], i_segm=[SQUARE], oco_id=1, ico_id=rank)
+        for i, rank in enumerate(ranks)
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(text(records))
+    table = read_kins(path, tmp_path, "kins", "train")
+    assert len(table.order) == 0
+    assert table.rejected["record"].tolist() == ["order pair of image 7"]
+
+
+def test_small_batches_change_nothing(read, monkeypatch):
+    """Memory is bounded by working on few masks at once: what is repaired and rejected stays."""
+    beyond = [[*SQUARE[:-1], 14.6]]
+    records = []
+    for i in range(0, 60, 6):
+        records += [
+            record(i),
+            record(i + 1, visible_mask=beyond, occl_depth=i),
+            record(i + 2, visible_mask=[[0, 0, 29, 0, 29, 19]]),
+            record(i + 3, category_id=9),
+            record(i + 4, visible_mask=None, segmentation=[SQUARE, [0, 0, 9, 0, 0, 9]]),
+            record(i + 5, segmentation=[[1, 1, 1, 1, 1, 1]], occl_depth=2),
+        ]
+    whole = read(text(records))
+    monkeypatch.setattr(rle, "_BATCH", 3)
+    parts = read(text(records))
+    assert parts.fingerprint == whole.fingerprint
+    assert parts.metadata == whole.metadata
+    assert len(whole.repaired) > 10 and len(whole.rejected) > 20 and len(whole.order) > 20
+    for name in ("repaired", "rejected"):
+        was, now = (
+            sorted(map(repr, getattr(table, name).to_dict("records"))) for table in (whole, parts)
+        )
+        assert was == now
