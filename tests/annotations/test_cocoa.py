@@ -16,6 +16,7 @@ from PIL import Image
 from amodal_pipeline.annotations import coco_json, cocoa, json_records, rle
 from amodal_pipeline.annotations.cocoa import read_cocoa
 from amodal_pipeline.annotations.formats import Format, recognise
+from amodal_pipeline.annotations.order import TOO_CROWDED
 from amodal_pipeline.annotations.tables import boxes
 from tests.annotations.writers import box, raster, run_lengths
 
@@ -228,6 +229,20 @@ def test_order_is_inferred_only_from_hidden_parts(read_file):
     for r in silent["regions"]:
         r["order"] = None if r["order"] is None else 10 - r["order"]
     assert pairs_of(read_file([image(1)], [silent]), inferred=True) == {}
+
+
+def test_images_too_crowded_for_an_inferred_order_are_findings(read_file, monkeypatch):
+    a, b = square(0, 0, 10), square(5, 5, 10)
+    crowded, few, stated = (
+        annotation(i, i, [region(a, a, 1), region(b, b & ~a, 2), region(b, b, 3)][:n], "1-2")
+        for i, n in ((1, 3), (2, 2), (3, 3))
+    )
+    del crowded["depth_constraint"], few["depth_constraint"]
+    monkeypatch.setattr("amodal_pipeline.annotations.order.MAX_OBJECTS", 2)
+    table = read_file([image(1), image(2), image(3)], [crowded, few, stated])
+    assert table.order["image_id"].tolist() == [3, 2]
+    assert rejected(table) == {"order pair of image 1": ("order", TOO_CROWDED)}
+    assert accounting(table, "order") == (3, 2, 0, 1)
 
 
 def test_stated_and_inferred_order_in_one_file(read_file):
