@@ -9,7 +9,7 @@ from amodal_pipeline.annotations.validation import Finding, finding
 
 # Pairs grow with the square of an image's objects; looked at are those of images with so many of
 # them, and with so many times the characters of all their masks.
-MAX_OBJECTS = 1_000
+MAX_OBJECTS = 500
 MAX_WORK = 1 << 31
 TOO_CROWDED = "too many objects, or too detailed ones, to look at all pairs: no order derived"
 
