@@ -195,6 +195,9 @@ def strings(column: pd.Series) -> pa.Array:
 
 def concat(schema: pa.Schema, frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Frames of one schema below one another."""
+    frames = list(frames)
+    if len(frames) == 1:
+        return frames[0]
     tables = [_to_arrow(f, schema) for f in frames]
     return _to_pandas(pa.concat_tables(tables) if tables else schema.empty_table())
 

@@ -473,7 +473,9 @@ def _join(
     place = np.full(len(table), -1)
     place[rows] = np.arange(len(rows))
     mended = [(int(place[row]), f) for row, f in mended if place[row] >= 0]
-    return table.iloc[rows].reset_index(drop=True), mended, repeated
+    if not np.array_equal(rows, np.arange(len(table))):
+        table = table.iloc[rows].reset_index(drop=True)
+    return table, mended, repeated
 
 
 def _count_by_kind(findings: Sequence[Finding]) -> dict[str, int]:
@@ -492,6 +494,8 @@ def _with_defaults(table: pd.DataFrame | dict, **defaults: bool) -> pd.DataFrame
 def _check_order(
     order: pd.DataFrame, instances: pd.DataFrame, file: str
 ) -> tuple[pd.DataFrame, list[Finding]]:
+    if not len(order):
+        return order, []
     found = _Problems(len(order))
     position = pd.Series(
         np.arange(len(instances)), index=instances["instance_id"].to_numpy(dtype=np.int64)
