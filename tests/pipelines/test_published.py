@@ -85,9 +85,7 @@ def flat(first, image_id, category_id, **more):
 def document(image_id, name, annotations, categories):
     return json.dumps(
         {
-            "images": [
-                {"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
-            ],
+            "images": [{"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]}],
             "annotations": annotations,
             "categories": [{"id": i, "name": n} for i, n in categories.items()],
         }
@@ -113,9 +111,7 @@ def cocoa(image_id, name, annotation_id):
     ]
     return json.dumps(
         {
-            "images": [
-                {"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
-            ],
+            "images": [{"id": image_id, "file_name": name, "height": SIZE[0], "width": SIZE[1]}],
             "annotations": [
                 {
                     "id": annotation_id,
