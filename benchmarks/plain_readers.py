@@ -80,10 +80,11 @@ def plain_cocoa(document: dict) -> tuple[list[dict], list[dict]]:
         image_id = annotation["image_id"]
         size = sizes[image_id]
         by_order = {}
-        for region in annotation["regions"]:
+        for place, region in enumerate(annotation["regions"], 1):
             amodal = plain_mask([region["segmentation"]], size)
             visible = region.get("visible_mask") or amodal
-            record = {"id": len(rows) + 1, "image_id": image_id, "category_id": 1}
+            region_id = annotation["id"] * 1000 + place
+            record = {"id": region_id, "image_id": image_id, "category_id": 1}
             rows += plain_row(record | {"is_thing": not region["isStuff"]}, amodal, visible)
             by_order[region["order"]] = (record["id"], amodal)
         for constraint in filter(None, annotation["depth_constraint"].split(",")):

@@ -218,8 +218,8 @@ def compare(splits: Splits, tables: Path) -> dict[str, Any]:
         for kind, counts in ours.metadata.accounting.items():
             accounting.update({f"{kind}_{name}": n for name, n in counts.model_dump().items()})
         for name, columns in (
-            ("instances", ["image_id", "amodal_rle", "visible_rle", "ignore"]),
-            ("order", ["image_id", "area"]),
+            ("instances", ["instance_id", "image_id", "category_id", "amodal_rle", "visible_rle"]),
+            ("order", ["image_id", "occluder_id", "occludee_id", "area"]),
         ):
             found = rows_of(getattr(ours, name), columns)
             other = rows_of(pd.read_parquet(tables / "plain" / split / f"{name}.parquet"), columns)
