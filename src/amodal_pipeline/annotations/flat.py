@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -226,21 +227,23 @@ def _convert(
     repairs: frozenset[Repair],
     only: np.ndarray | None,
 ) -> _Part:
-    parsed = json_records.records(piece)
+    parsed = records = json_records.records(piece)
     path = str(piece.path)
     rejected: list[Finding] = []
     unnamed: list[tuple[int, str, str]] = []
-    records, ids = [], []
-    for position, record in enumerate(parsed):
-        name, values, problem = integers(record, _IDS, position, "instance")
-        if problem is None:
-            records.append(record)
-            ids.append(tuple(values.values()))
-        elif name.startswith("instance at"):
-            unnamed.append((position, *problem))
-        else:
-            rejected.append(finding(path, name, *problem))
-    columns = np.array(ids, np.int64).reshape(-1, 3)
+    columns = _ids(parsed)
+    if columns is None:
+        records, ids = [], []
+        for position, record in enumerate(parsed):
+            name, values, problem = integers(record, _IDS, position, "instance")
+            if problem is None:
+                records.append(record)
+                ids.append(tuple(values.values()))
+            elif name.startswith("instance at"):
+                unnamed.append((position, *problem))
+            else:
+                rejected.append(finding(path, name, *problem))
+        columns = np.array(ids, np.int64).reshape(-1, 3)
     if only is not None:
         wanted = np.isin(columns[:, 1], only)
         columns = columns[wanted]
@@ -300,6 +303,17 @@ def _both_masks(
             elif Repair.VISIBLE_ABSENT not in repairs:
                 problems[i] = (form.visible[0], "is missing")
     return amodal, visible, problems, left_out
+
+
+def _ids(records: list[Any]) -> np.ndarray | None:
+    """Instance, image and category of all records, int64 [N, 3]; None if one is not in order."""
+    try:
+        ids = [(r["id"], r["image_id"], r["category_id"]) for r in records]
+        if not {int}.issuperset(map(type, chain.from_iterable(ids))):
+            return None
+        return np.array(ids, np.int64).reshape(-1, 3)
+    except (TypeError, KeyError, OverflowError):
+        return None
 
 
 def _crowd(record: dict) -> bool:
