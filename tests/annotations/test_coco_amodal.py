@@ -250,18 +250,19 @@ def test_every_form_of_a_mask_gives_the_mask_of_pycocotools(drawn):
 def test_missing_images_and_wrong_sizes(read, tmp_path):
     images = [
         {"id": i, "file_name": name, "height": 20, "width": 30}
-        for i, name in ((7, "a.jpg"), (8, "b.jpg"), (9, "c.jpg"), (10, "d.jpg"))
+        for i, name in enumerate(("a.jpg", "b.jpg", "c.jpg", "d.jpg", f"{'e' * 300}.jpg"), 7)
     ]
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg")
     Image.new("RGB", (20, 30)).save(tmp_path / "b.jpg")
     (tmp_path / "d.jpg").write_bytes(b"no image")
     table = read([annotation(1)], images=images)
-    good, wrong, missing, damaged = image_problems(table.images, tmp_path)
+    good, wrong, missing, damaged, long = image_problems(table.images, tmp_path)
     assert good is None
     assert wrong == ("height", "and width are 20x30, b.jpg is 30x20 pixels")
     assert missing == ("file_name", "names c.jpg, which is missing")
     assert damaged[1].startswith("names d.jpg") and "cannot be read" in damaged[1]
-    with pytest.raises(ValueError, match=r"3 of the 4 images of d2sa val .* image 8: height"):
+    assert long[0] == "file_name" and "too long" in long[1]
+    with pytest.raises(ValueError, match=r"4 of the 5 images of d2sa val .* image 8: height"):
         check_on_disk(table)
 
 

@@ -1,5 +1,6 @@
 """KINS files of both years, written from their documentation, come back as they were drawn."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -137,6 +138,23 @@ def test_objects_that_overlap_nobody_and_equal_ranks_state_no_order(tmp_path):
     scene = writers.Scene({7: ("a.png", (40, 50))}, things, writers.KINS_2020_CATEGORIES)
     path = writers.write(tmp_path / "a.json", scene, [*map(kins_2020_record, things)])
     assert set(order_in(read(path))) == {(1, 2), (1, 3)}
+
+
+def test_a_rank_without_its_cluster_states_no_order(tmp_path):
+    records = []
+    for number, rank in ((1, 1), (2, 2)):
+        square = [[0, 0, 20, 0, 20, 20, 0, 20]]
+        record = {"id": number, "image_id": 1, "category_id": 1, "ico_id": rank}
+        records.append(record | {"a_segm": square, "i_segm": square})
+    for cluster, pairs in ((7, 1), (None, 0)):
+        document = {
+            "images": [{"id": 1, "file_name": "1.png", "height": 30, "width": 40}],
+            "categories": [{"id": 1, "name": "cyclist"}],
+            "annotations": [r | ({"oco_id": cluster} if cluster else {}) for r in records],
+        }
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(document))
+        assert len(read(path).order) == pairs
 
 
 @pytest.mark.parametrize("record", [kins_2019_record, kins_2020_record])

@@ -308,3 +308,21 @@ def test_rejecting_images_takes_their_objects_and_pairs_along():
     assert reject_images(table, [None] * len(problems)) is table
     with pytest.raises(ValueError, match="none of the"):
         reject_images(table, [("file_name", "missing")] * len(problems))
+
+
+def test_repairs_of_joined_files_stay_with_their_records():
+    """Both files have an instance 11; only the second one's was mended."""
+    outside = instances(1, visible_rle=box_mask(0, 0, 10, 10)) | {
+        "amodal_rle": [box_mask(0, 0, 10, 10), box_mask(0, 0, 10, 9), box_mask(5, 0, 15, 10)]
+    }
+    cut = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL})
+    joined = join([built(), built(instances=outside, repairs=cut)])
+    assert joined.repaired["record"].tolist() == ["instance 111"]
+    assert 111 in set(joined.instances["instance_id"])
+    for image_id, repaired in ((3, 1), (103, 0)):
+        problems = [
+            ("file_name", "missing") if i == image_id else None for i in joined.images["image_id"]
+        ]
+        less = reject_images(joined, problems)
+        assert less.metadata.accounting["instances"].repaired == repaired
+        assert_accounting(less)

@@ -246,6 +246,8 @@ def test_cocoa_cls_is_merged_where_its_files_are_not_there(project, tmp_path):
         (tmp_path / f"COCO_amodal_{split}2014.json").write_text(
             cocoa(image, f"{image}.jpg", 10 * image)
         )
+        if split == "val":  # the test split has images and instances of COCO's val
+            (tmp_path / "COCO_amodal_test2014.json").write_text(cocoa(image, f"{image}.jpg", 30))
         instance = {
             "id": 5,
             "image_id": image,
@@ -263,6 +265,8 @@ def test_cocoa_cls_is_merged_where_its_files_are_not_there(project, tmp_path):
     assert train.metadata.accounting["instances"].rejected == 1  # the cat has no COCO instance
     ready = project / "data/02_intermediate/cocoa_cls/COCO_amodal_train2014_with_classes.json"
     assert (project / "data/02_intermediate/cocoa_cls/merge_train.csv").exists()
+    prepare(project, "cocoa_cls", tmp_path, "prepare_test")
+    assert table(project, "cocoa_cls", "test").instances["instance_id"].tolist() == [30002]
 
     # The merged files are the ready ones: read in their turn, they give the same objects.
     for split in ("train", "val"):

@@ -39,7 +39,7 @@ class FlatFormat:
     visible mask. ``always_visible``: a record without both is not occluded, by the format's own
     rule; otherwise that is a fault. ``crowds``: ``iscrowd`` marks objects to ignore. ``cluster``
     and ``rank`` say who is nearer: of two objects of an image and of a cluster, the smaller rank;
-    one below ``first_rank`` says nothing.
+    one below ``first_rank`` says nothing, nor does one without the cluster it counts in.
     """
 
     amodal: tuple[str, ...]
@@ -256,6 +256,8 @@ def _convert(
         for key in (form.cluster, form.rank)
     )
     rank[rank < form.first_rank] = UNKNOWN
+    if form.cluster is not None:
+        rank[cluster == UNKNOWN] = UNKNOWN
     return _Part(checked, tuple(unnamed), cluster, rank, len(parsed))
 
 

@@ -46,11 +46,11 @@ def image_problems(images: pd.DataFrame, root: str | os.PathLike) -> list[tuple[
 
     def problem(row: tuple[str, int, int]) -> tuple[str, str] | None:
         name, height, width = row
-        if not inside(root, name).is_file():
-            return "file_name", f"names {name}, which is missing"
         try:
+            if not inside(root, name).is_file():
+                return "file_name", f"names {name}, which is missing"
             found = read_size(root, name)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # OSError: a name too long for the file system
             return "file_name", f"names {name}: {error}"
         if found == (height, width):
             return None

@@ -157,7 +157,8 @@ def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
     """Several files of one split as one table.
 
     Where a part has an image or instance id that an earlier one has too, all its ids of that kind
-    are raised by the same power of ten; the log says so.
+    are raised by the same power of ten; the log says so. ``repaired`` names the raised ids, which
+    are in the table; ``rejected`` names those of the file.
 
     Raises:
         ValueError: there is no part, or they differ in data set, split, categories or image root.
@@ -176,7 +177,7 @@ def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
                     f"have different {name} ({here!s:.60} and {there!s:.60}): they cannot be one "
                     "split"
                 )
-    images, instances, order, sources = [], [], [], {}
+    images, instances, order, repaired, sources = [], [], [], [], {}
     last_image, last_instance = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for number, part in enumerate(parts):
         label = ", ".join(part.metadata.sources)
@@ -187,6 +188,8 @@ def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
         order.append(
             _raised(part.order, image_id=image, occluder_id=instance, occludee_id=instance)
         )
+        records = part.repaired["record"].str.removeprefix("instance ").astype("int64[pyarrow]")
+        repaired.append(part.repaired.assign(record="instance " + (records + instance).astype(str)))
         last_image = np.append(last_image, images[-1]["image_id"].to_numpy(dtype=np.int64))
         last_instance = np.append(
             last_instance, instances[-1]["instance_id"].to_numpy(dtype=np.int64)
@@ -209,7 +212,7 @@ def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
         concat(IMAGES, images),
         table.iloc[by_image].reset_index(drop=True),
         concat(ORDER, order),
-        concat(FINDINGS, [part.repaired for part in parts]),
+        concat(FINDINGS, repaired),
         concat(FINDINGS, [part.rejected for part in parts]),
     )
 

@@ -11,6 +11,7 @@ from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.pipelines.prepare.published import find, read_split
 from amodal_pipeline.pipelines.prepare.sources import (
     AnnotatedFile,
+    AnnotatedImages,
     AuditConfig,
     ComposedPhotographs,
     RenderedScenes,
@@ -92,10 +93,8 @@ def prepare_test(
     source: Source, dataset: str, images_folder: Path, raw_folder: Path, workers: int
 ) -> AmodalAnnotations:
     """The test split, of a data set that has one."""
-    if not getattr(source.chosen, "test", ()):
-        raise ValueError(
-            f"{dataset} has no test split: add source.{source.kind}.test to its environment"
-        )
+    if not isinstance(source.chosen, AnnotatedImages):
+        raise ValueError(f"{dataset} has no test split: a source of this kind has none")
     return prepare_split(source, "test", dataset, images_folder, raw_folder, workers)
 
 
