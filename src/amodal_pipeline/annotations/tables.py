@@ -391,7 +391,9 @@ def _load_table(folder: str | os.PathLike, name: str, schema: pa.Schema) -> pd.D
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    return table.combine_chunks().to_pandas(types_mapper=pd.ArrowDtype)
+    # As table.to_pandas with Arrow types, without its threads: several times faster for small ones.
+    columns = zip(table.column_names, table.combine_chunks().columns, strict=True)
+    return pd.DataFrame({n: pd.arrays.ArrowExtensionArray(c) for n, c in columns}, copy=False)
 
 
 def _to_arrow(table: pd.DataFrame, schema: pa.Schema) -> pa.Table:
