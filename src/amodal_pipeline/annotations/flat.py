@@ -299,7 +299,10 @@ def _both_masks(
         if key_of[i] is None and problems[i] is None:
             rate = record.get("occlude_rate")
             if isinstance(rate, (int, float)) and rate > 0:
-                problems[i] = (form.visible[0], f"is missing although occlude_rate is {rate}")
+                problems[i] = (
+                    form.visible[0],
+                    f"is missing although occlude_rate is {coco_json.shown(rate)}",
+                )
             elif form.always_visible:
                 visible[i] = amodal[i]
             elif Repair.VISIBLE_ABSENT not in repairs:
