@@ -277,3 +277,38 @@ def test_real_coco_file_is_read_whole():
     assert rle.area(found.rows["amodal_rle"].tolist()).tolist() == [r["area"] for r in records]
     with pytest.raises(ValueError, match="composed_coco"):
         read_coco_amodal(path, path.parent, "coco", "val")
+
+
+def test_empty_runs_in_a_list_join_their_neighbours(read):
+    counts = rle.unpack(rle.encode(AMODAL[None])).lengths.tolist()
+    spread = [counts[0], 2, 0, counts[1] - 2, 0, *[0], *counts[2:]]
+    assert sum(spread) == sum(counts)
+    table = read([annotation(1, segmentation={"size": list(SIZE), "counts": spread})])
+    np.testing.assert_array_equal(masks(table, "amodal_rle")[0], AMODAL)
+
+
+def test_ranks_that_are_no_integers_are_order_findings(read):
+    table = read([annotation(1, occl_depth=0), annotation(2, occl_depth="1")])
+    assert len(table.instances) == 2 and len(table.order) == 0
+    assert reasons(table) == {"order pair of instance 2": ("occl_depth", "is not an integer")}
+    assert table.metadata.accounting["order"].rejected == 1
+
+
+def test_visible_masks_may_come_late_in_a_file(tmp_path, monkeypatch):
+    from functools import partial
+
+    from amodal_pipeline.annotations import json_records
+
+    bare = annotation(1)
+    del bare["visible_mask"]
+    path = tmp_path / "amodal.json"
+    path.write_text(json.dumps(document([bare, bare | {"id": 2}, annotation(3)])))
+    monkeypatch.setattr(json_records, "scan", partial(json_records.scan, piece_bytes=1))
+    table = read_coco_amodal(path, tmp_path, "mine", "val")
+    assert table.instances["occlusion_rate"].tolist() == pytest.approx([0, 0, 0.5])
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path):
+    path = tmp_path / "amodal.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(document([annotation(1)])).encode())
+    assert len(read_coco_amodal(path, tmp_path, "mine", "val").instances) == 1

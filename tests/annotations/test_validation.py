@@ -149,8 +149,8 @@ def test_the_second_instance_of_an_id_is_rejected():
         ({"file_name": ["b.png", "../a.png"]}, "file_name", "is not a relative path"),
         ({"file_name": ["b.png", "/a.png"]}, "file_name", "is not a relative path"),
         ({"file_name": ["b.png", None]}, "file_name", "is not a relative path"),
-        ({"height": [20, 0]}, "height", "is not a positive number"),
-        ({"width": [30, None]}, "width", "is not a positive number"),
+        ({"height": [20, 0]}, "height", "is not between 1 and"),
+        ({"width": [30, None]}, "width", "is not between 1 and"),
     ],
 )
 def test_a_bad_image_is_rejected_with_its_instances_and_pairs(change, field, reason):

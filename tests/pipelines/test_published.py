@@ -292,3 +292,24 @@ def test_missing_files_are_listed_with_where_they_come_from(project, tmp_path, e
         assert all(name in text for name in part["annotations"] + part["images"])
     assert "https://" in text and section["obtain"] in text
     assert str(tmp_path) in text
+
+
+def test_mistakes_in_an_environment_are_found_before_anything_is_read(project, tmp_path):
+    wrong = {"published": {"train": {"imges": 3}}}
+    with pytest.raises(Exception, match="imges"):
+        prepare(project, "d2sa", tmp_path, audit=wrong)
+    with pytest.raises(Exception, match=r"coco_instances\.val"):
+        prepare(
+            project, "cocoa_cls", tmp_path, source={"cocoa_cls": {"coco_instances": {"val": []}}}
+        )
+
+
+def test_images_beside_their_annotations(project, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(
+            document(7, "a.png", flat(1, 7, 60), writers.D2SA_CATEGORIES)
+        )
+    picture(tmp_path / "a.png")
+    files = {s: {"annotations": [f"{s}.json"], "images": ["."]} for s in ("train", "val")}
+    prepare(project, "d2sa", tmp_path, source={"d2sa": files})
+    assert table(project, "d2sa", "train").images["file_name"].tolist() == ["a.png"]

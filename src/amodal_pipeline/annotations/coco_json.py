@@ -20,10 +20,14 @@ import pandas as pd
 from amodal_pipeline.annotations import json_records, kernels, rle
 from amodal_pipeline.annotations.storage import is_relative_name
 from amodal_pipeline.annotations.tables import IMAGES, Category, frame
-from amodal_pipeline.annotations.validation import Finding, check_images, finding
+from amodal_pipeline.annotations.validation import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    Finding,
+    check_images,
+    finding,
+)
 
-MAX_SIDE = (1 << 15) - 1  # of a canvas; above these two a damaged or hostile file could fill the
-MAX_PIXELS = 89_478_485  # memory (the second is Pillow's limit: no larger image can be read)
 MAX_OVERHANG = 4  # image sides that a polygon may reach beyond its image, for the same reason
 # Sides of polygons may cross so many pixel columns in a piece of a file: likewise. Many times what
 # annotators draw, for a mask and for a coordinate of them.
@@ -141,8 +145,9 @@ def images(
         name, values, problem = integers(entry, ("id", "height", "width"), position, "image")
         if problem is None and not isinstance(entry.get("file_name"), str):
             problem = ("file_name", "is missing")
-        if problem is None:
-            problem = _size_problem(values["height"], values["width"])
+        for side in ("height", "width"):
+            if problem is None and not 0 < values[side] <= MAX_SIDE:
+                problem = (side, f"is {shown(values[side])}, not between 1 and {MAX_SIDE} pixels")
         if problem is None:
             rows.append(
                 {
@@ -249,15 +254,6 @@ def masks(segmentations: Sequence[Any], sizes: np.ndarray, leave_out: bool = Fal
     return Masks(counts, reasons, left_out & np.equal(reasons, None))
 
 
-def _size_problem(height: int, width: int) -> tuple[str, str] | None:
-    for key, side in (("height", height), ("width", width)):
-        if not 0 < side <= MAX_SIDE:
-            return key, f"is {side}, not between 1 and {MAX_SIDE} pixels"
-    if height * width > MAX_PIXELS:
-        return "height", f"times width is more than the {MAX_PIXELS} pixels allowed"
-    return None
-
-
 def _run_length_problem(value: dict, size: list[int]) -> str | None:
     counts, written = value.get("counts"), value.get("size")
     if not isinstance(counts, (str, list)):
@@ -275,13 +271,26 @@ def _pack_lists(segmentations, listed, counts, reasons) -> list[int]:
         if not values or None in values or not all(0 <= v <= MAX_PIXELS for v in values):
             reasons[i] = "a run length is not an integer between 0 and the pixels of a canvas"
         else:
-            runs[i] = values
+            # Runs of no length, which some programs write, join the runs beside them.
+            runs[i] = _without_empty(values) if 0 in values[1:] else values
     lengths = [len(values) for values in runs.values()]
     flat = np.fromiter(chain.from_iterable(runs.values()), np.int64, sum(lengths))
     packed = rle.pack(flat, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
     for i, text in zip(runs, packed, strict=True):
         counts[i] = text
     return list(runs)
+
+
+def _without_empty(runs: list[int]) -> list[int]:
+    joined = runs[:1]
+    foreground = False
+    for i, run in enumerate(runs[1:], 1):
+        if run and foreground != (i % 2 == 1):
+            joined.append(run)
+            foreground = not foreground
+        else:
+            joined[-1] += run
+    return joined
 
 
 def _draw(parts, owner, sizes, counts, reasons) -> None:

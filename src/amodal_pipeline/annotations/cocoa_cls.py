@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from amodal_pipeline.annotations import coco_json, flat, rle
 from amodal_pipeline.annotations.coco_json import CocoFile
-from amodal_pipeline.annotations.cocoa import STUFF, read_cocoa
+from amodal_pipeline.annotations.cocoa import FURTHER, STUFF, read_cocoa
 from amodal_pipeline.annotations.formats import Format, require
 from amodal_pipeline.annotations.tables import FINDINGS, INSTANCES, AmodalAnnotations, frame
 from amodal_pipeline.annotations.validation import (
@@ -253,12 +253,13 @@ def _report(
     matched, there = (Counter(rows["category_id"]) for rows in (table.instances, instances[~crowd]))
     rows = [("categories", c.name, matched[c.id], there[c.id]) for c in table.metadata.categories]
     regions = cocoa.metadata.accounting["instances"]
-    stuff = int((cocoa.rejected["reason"] == STUFF).sum())
+    stuff, further = (int((cocoa.rejected["reason"] == r).sum()) for r in (STUFF, FURTHER))
     counts = {
         "with a category": len(table.instances),
         "left out: stuff": stuff,
         **Counter(fate for fate in fates if fate is not None),
-        "unusable in COCOA": regions.rejected - stuff,
+        FURTHER: further,
+        "unusable in COCOA": regions.rejected - stuff - further,
     }
     rows += [("regions", name, count, regions.read) for name, count in counts.items()]
     counts = {

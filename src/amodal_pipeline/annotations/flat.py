@@ -58,11 +58,15 @@ MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 
 @dataclass(frozen=True)
 class FlatRecords:
-    """The records of a file: checked parts; ``cluster`` and ``rank`` of all their rows."""
+    """The records of a file: checked parts; ``cluster`` and ``rank`` of all their rows.
+
+    ``unranked`` are findings about ranks that are no integers.
+    """
 
     parts: tuple[CheckedInstances, ...]
     cluster: np.ndarray
     rank: np.ndarray
+    unranked: tuple[Finding, ...]
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -114,6 +118,7 @@ def read_records(
         parts,
         np.concatenate([part.cluster for part in done] or none),
         np.concatenate([part.rank for part in done] or none),
+        tuple(f for part in done for f in part.unranked),
     )
 
 
@@ -136,7 +141,7 @@ def build_table(
     image_root: str | os.PathLike,
 ) -> AmodalAnnotations:
     """The checked table of a file's records, with the order that their ranks state."""
-    rejected, order = list(file.rejected), None
+    rejected, order = [*file.rejected, *records.unranked], None
     if form.rank is not None:
         order, crowded = by_rank(
             records.rows, records.cluster, records.rank, form.rank, str(file.path)
@@ -199,9 +204,9 @@ def check_records(
     )
     kept = rows[checked.kept]
     mended = [
-        (int(at), finding(file, f"instance {ids[i, 0]}", form.amodal[0], _LEFT_OUT))
+        (int(at), finding(file, f"instance {ids[i, 0]}", left_out[i], _LEFT_OUT))
         for at, i in enumerate(kept)
-        if left_out[i]
+        if left_out[i] is not None
     ]
     return CheckedInstances(
         checked.rows, kept, (*mended, *checked.mended), (*rejected, *checked.rejected)
@@ -216,6 +221,7 @@ class _Part:
     unnamed: tuple[tuple[int, str, str], ...]
     cluster: np.ndarray
     rank: np.ndarray
+    unranked: tuple[Finding, ...]
     read: int
 
 
@@ -239,16 +245,16 @@ def _convert(
             if problem is None:
                 records.append(record)
                 ids.append(tuple(values.values()))
-            elif name.startswith("instance at"):
-                unnamed.append((position, *problem))
-            else:
-                rejected.append(finding(path, name, *problem))
+            elif only is None or _of_images(record, only):
+                if name.startswith("instance at"):
+                    unnamed.append((position, *problem))
+                else:
+                    rejected.append(finding(path, name, *problem))
         columns = np.array(ids, np.int64).reshape(-1, 3)
     if only is not None:
         wanted = np.isin(columns[:, 1], only)
         columns = columns[wanted]
         records = [record for record, keep in zip(records, wanted, strict=True) if keep]
-        rejected, unnamed = [], []
     checked = check_records(records, columns, form, images, category_ids, repairs, path)
     checked = replace(checked, rejected=(*rejected, *checked.rejected))
     cluster, rank = (
@@ -258,24 +264,33 @@ def _convert(
     rank[rank < form.first_rank] = UNKNOWN
     if form.cluster is not None:
         rank[cluster == UNKNOWN] = UNKNOWN
-    return _Part(checked, tuple(unnamed), cluster, rank, len(parsed))
+    unranked = [
+        finding(path, f"order pair of instance {columns[i, 0]}", key, "is not an integer")
+        for key in (form.cluster, form.rank)
+        if key is not None
+        for i in checked.kept
+        if records[i].get(key) is not None and integer(records[i][key]) is None
+    ]
+    return _Part(checked, tuple(unnamed), cluster, rank, tuple(unranked), len(parsed))
 
 
 def _both_masks(
     records: Sequence[dict], form: FlatFormat, sizes: np.ndarray, repairs: frozenset[Repair]
 ) -> tuple[list[str | None], list[str | None], np.ndarray, np.ndarray]:
-    """Amodal and visible masks, the problem (field, reason) of each record, and what was left out.
+    """Amodal and visible masks, and of each record the problem (field, reason) and the field that
+    lost polygons.
 
     A visible mask stays None where a record says nothing of it.
     """
     leave_out = Repair.DEGENERATE_POLYGON in repairs
     drawn = coco_json.masks([first_of(r, form.amodal) for r in records], sizes, leave_out)
-    amodal, left_out = drawn.counts, drawn.left_out
-    problems = np.full(len(records), None, dtype=object)
+    amodal = drawn.counts
+    problems, left_out = np.full((2, len(records)), None, dtype=object)
     for i, reason in enumerate(drawn.reasons):
-        if reason is not None:
+        if reason is not None or drawn.left_out[i]:
             key = next((k for k in form.amodal if k in records[i]), form.amodal[0])
-            problems[i] = (key, reason)
+            problems[i] = None if reason is None else (key, reason)
+            left_out[i] = key if drawn.left_out[i] else None
     if form.visible == form.amodal:
         return amodal, list(amodal), problems, left_out
 
@@ -284,7 +299,8 @@ def _both_masks(
     key_of = [next((k for k in keys if r.get(k) is not None), None) for r in records]
     rows = [i for i, key in enumerate(key_of) if key is not None and problems[i] is None]
     drawn = coco_json.masks([records[i][key_of[i]] for i in rows], sizes[rows], leave_out)
-    left_out[rows] |= drawn.left_out
+    for i in np.flatnonzero(drawn.left_out):
+        left_out[rows[i]] = left_out[rows[i]] or key_of[rows[i]]
     hidden = []
     for i, text, reason in zip(rows, drawn.counts, drawn.reasons, strict=True):
         visible[i] = text
@@ -319,6 +335,11 @@ def _ids(records: list[Any]) -> np.ndarray | None:
         return np.array(ids, np.int64).reshape(-1, 3)
     except (TypeError, KeyError, OverflowError):
         return None
+
+
+def _of_images(record: Any, image_ids: np.ndarray) -> bool:
+    image_id = integer(record.get("image_id")) if isinstance(record, dict) else None
+    return image_id is not None and image_id in image_ids
 
 
 def _crowd(record: dict) -> bool:

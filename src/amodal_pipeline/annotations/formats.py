@@ -36,16 +36,28 @@ _REMEDY = {
 }
 
 
-def recognise(file: CocoFile | RecordFile) -> Format:
+def recognise(file: CocoFile | RecordFile, thorough: bool = False) -> Format:
     """The format of a file: the first whose keys any of its first records has.
 
     A file without records may be one itself, as COCOA's annotations sometimes come singly.
+
+    Args:
+        thorough: go on where the first records (two megabytes) look like plain COCO: masks that are
+            said to be visible may come later, of a file that has them for occluded objects only.
     """
     keys: set[str] = set() if file.pieces else set(file.document)
-    for piece in file.pieces[:1]:
+    found = _of(keys)
+    for piece in file.pieces:
         for record in json_records.records(piece):
             if isinstance(record, dict):
                 keys |= record.keys()
+        found = _of(keys)
+        if not (thorough and found is Format.MODAL):
+            break
+    return found
+
+
+def _of(keys: set[str]) -> Format:
     return next((form for form, marks in _MARKS if keys & marks), Format.UNKNOWN)
 
 
@@ -55,7 +67,7 @@ def require(file: CocoFile, *wanted: Format) -> Format:
     Raises:
         ValueError: it is another; names the file, what it looks like and the remedy.
     """
-    found = recognise(file)
+    found = recognise(file, thorough=Format.MODAL not in wanted)
     if found in wanted:
         return found
     if not file.pieces:

@@ -5,6 +5,7 @@ the bytes once, finds where records end, and leaves the list in pieces of a few 
 :func:`records` parses, in any process and any order: memory does not grow with the file.
 """
 
+import codecs
 import ctypes
 import gc
 import hashlib
@@ -158,12 +159,17 @@ def _processes(count: int) -> ProcessPoolExecutor:
     than converting a hundred thousand records.
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
+    return ProcessPoolExecutor(
+        count, mp_context=context, initializer=_end_with_parent, initargs=(os.getpid(),)
+    )
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     if sys.platform == "linux":
+        # Its end, that is, of the thread that forked, which waits for the results.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def _without_collection(function: Callable[[P], T], piece: P) -> T:
@@ -302,6 +308,8 @@ def _confirmed(file: BinaryIO, cuts: Sequence[int]) -> list[tuple[int, int]]:
 
 def _parse(text: bytes, path: Path, in_file: Callable[[int], int]) -> Any:
     """JSON from a part of a file; ``in_file`` maps positions in ``text`` to those in the file."""
+    if text.startswith(codecs.BOM_UTF8):  # as programs on Windows write it
+        text = text.replace(codecs.BOM_UTF8, b"   ", 1)
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

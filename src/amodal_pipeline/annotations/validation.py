@@ -28,6 +28,8 @@ from amodal_pipeline.annotations.tables import (
     strings,
 )
 
+MAX_SIDE = (1 << 15) - 1  # of a canvas; above these two a damaged or hostile file could fill the
+MAX_PIXELS = 89_478_485  # memory (the second is Pillow's limit: no larger image can be read)
 MAX_LOST_SHARE = 0.10  # of the visible mask; beyond it the two masks belong to different things
 
 _log = logging.getLogger(__name__)
@@ -288,7 +290,12 @@ def check_images(images: pd.DataFrame, file: str = "") -> tuple[pd.DataFrame, li
     unsafe = [not is_relative_name(name) for name in images["file_name"].fillna("")]
     found.mark(unsafe, "file_name", "is not a relative path inside the image folder")
     for side in ("height", "width"):
-        found.mark(~(images[side].fillna(0) > 0), side, "is not a positive number of pixels")
+        good = images[side].fillna(0).between(1, MAX_SIDE)
+        found.mark(~good, side, f"is not between 1 and {MAX_SIDE} pixels")
+    pixels = images["height"].fillna(0).astype("int64") * images["width"].fillna(0).astype("int64")
+    found.mark(
+        pixels > MAX_PIXELS, "height", f"times width is more than the {MAX_PIXELS} pixels allowed"
+    )
     return found.split(images, "image", images["image_id"], file)
 
 
@@ -514,7 +521,7 @@ def _check_order(
         rows[field] = row
     same = rows["occluder_id"] == rows["occludee_id"]
     found.mark(same, "occludee_id", "is the occluder itself")
-    found.mark(order.duplicated(["occluder_id", "occludee_id"]), "order", "twice")
+    found.mark(order.duplicated(["occluder_id", "occludee_id"]), "order", "is stated twice")
     ok = np.flatnonzero(found.without())
     overlap = np.zeros(len(order), np.int64)
     overlap[ok] = _shared_pixels(instances, rows["occluder_id"][ok], rows["occludee_id"][ok])

@@ -130,9 +130,7 @@ def _merge(
 
 
 def _all_there(files: tuple[AnnotatedFile, ...], raw_folder: Path) -> bool:
-    return bool(files) and all(
-        any(inside(raw_folder, name).exists() for name in file.annotations) for file in files
-    )
+    return bool(files) and all(_existing(raw_folder, file.annotations) for file in files)
 
 
 def _locate(section: AnnotatedImages, file: AnnotatedFile, raw_folder: Path) -> tuple[Path, str]:
@@ -145,7 +143,9 @@ def _locate(section: AnnotatedImages, file: AnnotatedFile, raw_folder: Path) -> 
 
 
 def _existing(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    return [inside(folder, name) for name in names if inside(folder, name).exists()]
+    # "." is the folder itself: images may lie beside their annotations.
+    paths = [folder if name == "." else inside(folder, name) for name in names]
+    return [path for path in paths if path.exists()]
 
 
 def find(

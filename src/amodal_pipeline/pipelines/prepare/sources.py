@@ -36,8 +36,21 @@ class ComposedPhotographs(Strict):
     obtain: str = ""
 
 
-class AnnotatedImages(Strict):
-    """A data set that others made: one or several files a split.
+class Splits(Strict):
+    """One or several files a split."""
+
+    train: tuple[AnnotatedFile, ...] = Field(min_length=1)
+    val: tuple[AnnotatedFile, ...] = Field(min_length=1)
+    test: tuple[AnnotatedFile, ...] = ()
+
+    @field_validator("train", "val", "test", mode="before")
+    @classmethod
+    def _one_file_is_a_list_of_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+
+class AnnotatedImages(Splits):
+    """A data set that others made.
 
     ``obtain`` says where its files come from and under which licence; it is shown where they are
     missing. ``absent_images``: images that are missing, damaged or of another size than the
@@ -45,16 +58,8 @@ class AnnotatedImages(Strict):
     for ("unchecked", for tables and audits without images).
     """
 
-    train: tuple[AnnotatedFile, ...] = Field(min_length=1)
-    val: tuple[AnnotatedFile, ...] = Field(min_length=1)
-    test: tuple[AnnotatedFile, ...] = ()
     absent_images: Literal["error", "reject", "unchecked"] = "error"
     obtain: str = ""
-
-    @field_validator("train", "val", "test", mode="before")
-    @classmethod
-    def _one_file_is_a_list_of_one(cls, value: Any) -> Any:
-        return [value] if isinstance(value, dict) else value
 
 
 class Cocoa(AnnotatedImages):
@@ -73,8 +78,18 @@ class CocoaCls(AnnotatedImages):
     ``cocoa`` the files of COCOA.
     """
 
-    cocoa: AnnotatedImages
+    cocoa: Splits
     coco_instances: dict[Literal["train", "val", "test"], tuple[str, ...]]
+
+    @model_validator(mode="after")
+    def _can_be_merged(self) -> "CocoaCls":
+        for split in ("train", "val", "test"):
+            files = getattr(self.cocoa, split)
+            if len(files) > 1:
+                raise ValueError(f"cocoa.{split}: one file of COCOA a split can be merged")
+            if files and not self.coco_instances.get(split):
+                raise ValueError(f"coco_instances.{split}: name COCO's instances of the split")
+        return self
 
 
 class Source(Strict):
@@ -107,3 +122,15 @@ class AuditConfig(Strict):
     """``published``: by split, figures of the data set's paper under the audit's names."""
 
     published: dict[Literal["train", "val", "test"], dict[str, float]] = Field({})
+
+    @field_validator("published")
+    @classmethod
+    def _has_known_names(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        if value:
+            # Here, not after the conversion of a hundred thousand records.
+            from amodal_pipeline.annotations.audit import LINES
+
+            unknown = sorted({name for names in value.values() for name in names} - set(LINES))
+            if unknown:
+                raise ValueError(f"no line of the audit is called {unknown}; they are {[*LINES]}")
+        return value
