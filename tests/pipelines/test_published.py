@@ -311,5 +311,6 @@ def test_images_beside_their_annotations(project, tmp_path):
         )
     picture(tmp_path / "a.png")
     files = {s: {"annotations": [f"{s}.json"], "images": ["."]} for s in ("train", "val")}
+    files["train"] = [files["train"]]
     prepare(project, "d2sa", tmp_path, source={"d2sa": files})
     assert table(project, "d2sa", "train").images["file_name"].tolist() == ["a.png"]
