@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
 from plain_readers import plain
 
 if TYPE_CHECKING:
@@ -329,7 +330,6 @@ def main() -> None:
 
     # What is measured runs in processes of their own, which load only what they need.
     from made_up_files import DATA_SETS, make
-
     from record import write
 
     results: dict[str, Any] = {"scale": arguments.scale, "runs": arguments.runs}
