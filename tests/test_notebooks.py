@@ -1,18 +1,30 @@
 import functools
+import json
 import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from nbclient import NotebookClient
 
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.dataset import render_split
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+# What a notebook makes, made smaller.
+SMALLER = {
+    "own_data.ipynb": {
+        'make_export("train", 40)': 'make_export("train", 4)',
+        'make_export("val", 8)': 'make_export("val", 2)',
+        "  iterations: 200\n": "  iterations: 2\n  warmup_iterations: 1\n  batch_size: 2\n",
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +55,9 @@ def executed(project):
     @functools.cache
     def run(name):
         notebook = nbformat.read(project / "notebooks" / name, as_version=4)
+        for written, smaller in SMALLER.get(name, {}).items():
+            (cell,) = (cell for cell in notebook.cells if written in cell.source)
+            cell.source = cell.source.replace(written, smaller)
         NotebookClient(notebook, timeout=120).execute(cwd=str(project / "notebooks"))
         return notebook
 
@@ -67,3 +82,55 @@ def test_the_explorer_shows_tables_figures_and_pictures(executed):
         d["text/html"] for d in shown if "<th>rejected</th>" in d.get("text/html", "")
     )
     assert "<th>instances</th>" in accounting and "<td>5</td>" in accounting  # five images
+
+
+def newest(table, folder):
+    return table.load(max(folder.iterdir()) / folder.name)
+
+
+def test_a_labelled_export_becomes_a_data_set_and_a_trained_model(executed, project):
+    cells = executed("own_data.ipynb").cells
+    shown = [o["data"] for cell in cells for o in cell.get("outputs", []) if "data" in o]
+    assert sum("image/png" in data for data in shown) == 3  # truth, predictions, the new image
+    assert any("a polygon has fewer than three points" in d.get("text/html", "") for d in shown)
+    assert any("visible_masks" in data["text/plain"] for data in shown)
+
+    data = project / "data"
+    train = newest(AmodalAnnotations, data / "03_primary/worked_example/annotations_train")
+    new = newest(Predictions, data / "07_model_output/worked_example/orcnn/user_predictions")
+    export = json.loads((data / "01_raw/worked_example/train/instances_default.json").read_text())
+    assert train.rejected["record"].tolist() == ["instance 1"]
+    assert len(train.instances) == len(export["annotations"]) - 1
+    assert any(record["iscrowd"] for record in export["annotations"])
+    assert not train.instances["ignore"].any()
+    assert new.images["file_name"].tolist() == ["000000.png"]
+    results = pd.read_csv(data / "08_reporting/worked_example/results.csv")
+    assert {"orcnn", "visible_mask", "convex_hull"} == set(results["method"])
+
+
+def test_the_masks_of_the_export_are_those_of_its_scenes(executed, project):
+    executed("own_data.ipynb")
+    data = project / "data"
+    labelled = newest(AmodalAnnotations, data / "03_primary/worked_example/annotations_train")
+    config = ScenesConfig(image_size=160, categories=("car", "house", "teapot", "tree"))
+    scenes = render_split(config, "train", 2, data / "02_intermediate/again")
+    outlines, seen = [], []
+    for image_id in (0, 1):
+        ours, true = labelled.of_image(image_id), scenes.of_image(image_id)
+        overlap = rle.iou(ours["amodal_rle"].tolist(), true["amodal_rle"].tolist(), (160, 160))
+        matched = true.iloc[overlap.argmax(axis=1)]
+        assert ours["category_id"].tolist() == matched["category_id"].tolist()
+        outlines += overlap.max(axis=1).tolist()
+        visible = (table["visible_rle"].tolist() for table in (ours, matched))
+        seen += rle.pair_iou(*visible).tolist()
+    # Corners three pixels apart, and nearness told from the lowest pixel.
+    assert np.mean(outlines) > 0.93 and np.mean(seen) > 0.9
+    assert labelled.instances["occlusion_rate"].max() > 0.3
+
+    # Hidden is what lies under an object in front, and nothing else is.
+    instances, order = labelled.instances, labelled.order
+    whole = dict(zip(instances["instance_id"], instances["amodal_rle"], strict=True))
+    visible = dict(whole)
+    for front, back in zip(order["occluder_id"], order["occludee_id"], strict=True):
+        (visible[back],) = rle.difference([visible[back]], [whole[front]])
+    assert list(visible.values()) == instances["visible_rle"].tolist()
