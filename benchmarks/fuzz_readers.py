@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import re
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -40,7 +39,6 @@ READERS = (
 MAX_SECONDS = 10.0  # of a processor
 STUCK_SECONDS = 600.0  # of the clock: for one that waits for what never comes
 MAX_MEGABYTES = 1024
-START_SECONDS = 120.0  # that a new process may take to import and compile
 CHUNK, LARGE_CHUNK = 500, 4  # inputs that a process is given at once
 ADDRESS_SPACE = 16 << 30  # bytes: beyond it memory is refused, so that the machine survives
 TIRED_MEGABYTES = 500  # resident memory after which a process is replaced by a fresh one
@@ -228,39 +226,34 @@ def cpu_seconds(process: int) -> float:
     return 0.0
 
 
-def work(link: Connection, now: Any) -> None:
-    """A process: takes chunks until there are no more. ``now`` = [index, when it began]."""
+def work(link: Connection, now: Any, folder: Path) -> None:
+    """A process: takes chunks for ever. ``now`` = [index, CPU seconds and time when it began]."""
     import pyarrow
 
     pyarrow.set_cpu_count(1)
     logging.disable(logging.WARNING)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
     def begin(index: int) -> None:
         now[1], now[2], now[0] = time.process_time(), time.monotonic(), index
 
-    try:
-        while (chunk := link.recv()) is not None:
-            link.send(run_chunk(chunk, folder, begin))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    while True:
+        link.send(run_chunk(link.recv(), folder, begin))
 
 
 class Worker:
     """A process that can be watched, ended and replaced."""
 
-    def __init__(self, context: Any):
+    def __init__(self, context: Any, folder: Path):
         self.now = context.Array("d", [-1.0, 0.0, 0.0], lock=False)
         self.link, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, self.now), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, self.now, folder), daemon=True)
         self.process.start()
         theirs.close()
         self.chunk: Chunk | None = None
-        self.given = 0.0
 
     def give(self, chunk: Chunk) -> None:
-        self.chunk, self.given = chunk, time.monotonic()
+        self.chunk = chunk
         self.link.send(chunk)
 
     def done(self) -> tuple[Tally, int] | str | None:
@@ -283,15 +276,15 @@ class Worker:
 
 
 def run(
-    chunks: deque[Chunk], workers: int, progress: Callable[[str], None]
+    chunks: deque[Chunk], workers: int, folder: Path, progress: Callable[[str], None]
 ) -> dict[tuple[str, bool], Tally]:
-    """All chunks, by as many processes."""
+    """All chunks, by as many processes; their files lie in the folder."""
     context = multiprocessing.get_context("spawn")
     tallies: dict[tuple[str, bool], Tally] = {}
     pool: list[Worker] = []
     while chunks or any(worker.chunk for worker in pool):
         while chunks and len(pool) < workers:
-            pool.append(Worker(context))
+            pool.append(Worker(context, Path(tempfile.mkdtemp(dir=folder))))
         for worker in list(pool):
             chunk = worker.chunk
             if chunk is None:
@@ -407,7 +400,14 @@ def main() -> None:
             for start in range(arguments.first, last, step):
                 chunks.append(Chunk(name, large, start, min(start + step, last), arguments.seed))
     start = time.perf_counter()
-    tallies = run(chunks, arguments.workers, lambda text: print(f"\r{text}", end="", flush=True))
+    memory_disk = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory_disk) as folder:
+        tallies = run(
+            chunks,
+            arguments.workers,
+            Path(folder),
+            lambda text: print(f"\r{text}", end="", flush=True),
+        )
     print()
     failures = [found for tally in tallies.values() for found in tally.failures]
     result = {
