@@ -18,7 +18,7 @@ from amodal_pipeline.annotations import AmodalAnnotations
 
 LONGEST_MESSAGE = 2_000  # characters besides the path: a message is read by people
 LONGEST_REASON = 300
-MOST_PAIRS = 1_000  # of a table that are looked at; more of them are looked at here and there
+MOST_PAIRS = 200  # of a table that are looked at; more of them are looked at here and there
 MAX_SIDE, MAX_PIXELS = 32_767, 89_478_485  # of a canvas
 
 Read = Callable[[Sequence[Path]], AmodalAnnotations]

@@ -43,7 +43,7 @@ CHUNK, LARGE_CHUNK = 500, 4  # inputs that a process is given at once
 ADDRESS_SPACE = 16 << 30  # bytes: beyond it memory is refused, so that the machine survives
 TIRED_MEGABYTES = 500  # resident memory after which a process is replaced by a fresh one
 COMMON_MESSAGES = 15
-SMALL_PIECE = 300  # bytes
+SMALL_PIECE, MOST_PIECES = 300, 20  # bytes of a piece, and how many there are of a large file
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,15 @@ class Tally:
 def reader(name: str) -> Callable[[Sequence[Path], int], Any]:
     """A function that reads files as users of a reader do; the index varies its options.
 
-    Every third file is read in pieces of some hundred bytes, as files of many megabytes are.
+    Every third file is read in small pieces, as files of many megabytes are read in large ones.
     """
     from amodal_pipeline.annotations import json_records
 
     read, scan = _import(name), json_records.scan
 
     def call(paths: Sequence[Path], index: int) -> Any:
-        json_records.scan = scan if index % 3 else partial(scan, piece_bytes=SMALL_PIECE)
+        small = max(SMALL_PIECE, paths[0].stat().st_size // MOST_PIECES)
+        json_records.scan = scan if index % 3 else partial(scan, piece_bytes=small)
         given = {"image_root": paths[0].parent, "dataset": name, "split": "train"}
         if name == "merge":
             table, report = read(paths[0], paths[1], **given)

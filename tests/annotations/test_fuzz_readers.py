@@ -6,7 +6,16 @@ and everything that it found.
 
 import json
 import math
+import multiprocessing
+import os
+import resource
+import signal
+import sys
 import time
+from collections import deque
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +26,121 @@ from amodal_pipeline.annotations.kins import read_kins
 from amodal_pipeline.annotations.storage import is_relative_name
 from tests.annotations.writers import raster
 
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+READERS = (
+    *("kins_2019", "kins_2020", "d2sa", "cocoa", "cocoa_single", "cocoa_cls", "merge"),
+    *("flat", "coco_modal"),
+)
+COUNT = 100  # inputs a reader
 SIZE = (20, 30)
 SQUARE = [4, 4, 14, 4, 14, 14, 4, 14]
 DEEP = 900  # levels that the quick JSON reader allows, and Python's repr does not
+
+
+@pytest.fixture
+def fuzz(monkeypatch):
+    """The program, without its limit of memory: this process may have much already."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    program = import_module("fuzz_readers")
+    monkeypatch.setattr(program, "MAX_MEGABYTES", math.inf)
+    monkeypatch.setattr(program, "TIRED_MEGABYTES", math.inf)
+    monkeypatch.setattr(json_records, "scan", json_records.scan)  # it is changed there
+    return program
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_files(fuzz, tmp_path, reader):
+    assert reader in fuzz.READERS
+    tally, stop = fuzz.run_chunk(fuzz.Chunk(reader, False, 0, COUNT, 1), tmp_path, lambda _: None)
+    assert tally.failures == []
+    assert tally.inputs == stop == COUNT
+    # Neither are all files beyond help, nor all harmless.
+    assert tally.outcomes["table"] + tally.outcomes["table with findings"] > COUNT // 4
+    assert tally.outcomes["error"] > COUNT // 10
+
+
+def test_large_files(fuzz, tmp_path):
+    tally, _ = fuzz.run_chunk(fuzz.Chunk("kins_2020", True, 0, 13, 2), tmp_path, lambda _: None)
+    assert tally.failures == []
+    assert len(tally.kinds) == 13
+    assert tally.slowest[0] < fuzz.MAX_SECONDS
+
+
+def test_inputs_follow_from_seed_and_index(fuzz):
+    for large in (False, True):
+        chunk = fuzz.Chunk("merge", large, 0, 9, 5)
+        assert fuzz.make(chunk, 3) == fuzz.make(chunk, 3) != fuzz.make(chunk, 4)
+        assert fuzz.make(chunk, 3) != fuzz.make(replace(chunk, seed=6), 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are watched through /proc")
+def test_crashes_and_loops_are_found_and_the_rest_goes_on(fuzz, tmp_path, monkeypatch):
+    def fake(name):
+        def read(paths, index):
+            if index == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            while index == 5:
+                pass
+            if index == 7:
+                return {}["key"]
+            raise ValueError("no file named" if index == 8 else f"{paths[0]} is damaged")
+
+        return read
+
+    for name, value in {
+        "reader": fake,
+        "MAX_SECONDS": 0.3,
+        "ADDRESS_SPACE": resource.RLIM_INFINITY,
+    }.items():
+        monkeypatch.setattr(fuzz, name, value)
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(fuzz.multiprocessing, "get_context", lambda _: fork)
+    chunk = fuzz.Chunk("flat", False, 0, 10, 0)
+    tallies = fuzz.run(deque([chunk]), 1, tmp_path, lambda _: None)
+    tally = tallies["flat", False]
+    assert (tally.inputs, tally.outcomes) == (10, {"error": 6, "failure": 4})
+    assert {f["index"]: f["message"] for f in tally.failures} == {
+        3: "the process ended with code -9",
+        5: "not done after 0 s",
+        7: "KeyError: 'key'",
+        8: "ValueError names no file: no file named",
+    }
+    assert all(f"--reader flat --seed 0 --index {f['index']}" in f["again"] for f in tally.failures)
+
+
+def test_the_judge_sees_what_is_wrong_with_a_table(fuzz, read, tmp_path):
+    """Each invariant that is broken by hand is reported."""
+    judge = import_module("fuzz_checks")
+    given = text([record(1, occl_depth=1), record(2, occl_depth=0)])
+    table, path = read(given), tmp_path / "a.json"
+    expect = judge.in_file(given.encode())
+
+    def problems(**tables):
+        return " ".join(judge.table_problems(replace(table, **tables), [path], expect))
+
+    def changed(name, **columns):
+        return problems(**{name: getattr(table, name).assign(**columns)})
+
+    mask, empty, whole = rle.encode(np.stack([np.eye(*SIZE), np.zeros(SIZE), np.ones(SIZE)]))
+    assert problems() == ""
+    assert "the same id" in changed("instances", instance_id=1)
+    assert "unknown image or category" in changed("instances", image_id=9)
+    assert "unknown image or category" in changed("instances", category_id=9)
+    assert "is empty" in changed("instances", amodal_rle=empty, visible_rle=empty)
+    assert "visible outside" in changed("instances", visible_rle=mask)
+    assert "not on its canvas" in changed("instances", amodal_rle="11")
+    assert "no string of run lengths" in changed("instances", visible_rle="o")
+    assert "has the box" in changed("instances", amodal_rle=whole)
+    assert "has the box" in changed("instances", visible_rle=empty)
+    assert "occlusion rate" in changed("instances", occlusion_rate=0.5)
+    assert "leaves its folder" in changed("images", file_name="a/../../b.jpg")
+    assert "a canvas of" in changed("images", height=40_000)
+    assert "of nothing" in changed("order", occluder_id=7)
+    assert "across images" in changed("order", image_id=8)
+    assert "shares other pixels" in changed("order", area=7)
+    assert "not those counted" in problems(instances=table.instances[:1], order=table.order[:0])
+    more = judge.Expected((1, 1), (3, 3))
+    assert "(3, 3) instances, 2 were read" in judge.table_problems(table, [path], more)[0]
 
 
 def record(number, **changes):
