@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amodal_pipeline.annotations import json_records, rle
-from amodal_pipeline.annotations.cocoa import read_cocoa
+from amodal_pipeline.annotations.cocoa import FURTHER, read_cocoa
 from amodal_pipeline.annotations.cocoa_cls import merge_cocoa_cls, read_cocoa_cls
 from tests.annotations import writers
 from tests.annotations.writers import (
@@ -255,6 +255,7 @@ def test_stuff_crowds_and_bare_images(merge):
         "with a category": (2, 5),
         "left out: stuff": (1, 5),
         NOTHING: (2, 5),
+        FURTHER: (0, 5),
         "unusable in COCOA": (0, 5),
     }
     assert counts(report, "categories")["dog"] == (2, 1)
