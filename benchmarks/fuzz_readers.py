@@ -136,13 +136,10 @@ def _import(name: str) -> Callable[..., Any]:
 
 def _read_modal(path: Path, **names: Any) -> Any:
     """As compose.source.read_source, but for the photographs, which must be there for it."""
-    from amodal_pipeline.annotations import coco_json, flat
-    from amodal_pipeline.annotations.formats import Format, require
+    from amodal_pipeline.annotations import flat
+    from amodal_pipeline.annotations.formats import Format
 
-    file = coco_json.open_file(path)
-    require(file, Format.MODAL)
-    records = flat.read_records(file, flat.MODAL, frozenset())
-    return flat.build_table(file, records, flat.MODAL, **names)
+    return flat.read_table(path, forms={Format.MODAL: flat.MODAL}, **names)
 
 
 def make(chunk: Chunk, index: int) -> tuple[str, dict[str, bytes]]:

@@ -6,8 +6,8 @@ The published data sets have readers of their own (:mod:`kins`, :mod:`d2sa`, :mo
 
 import os
 
-from amodal_pipeline.annotations import coco_json, flat
-from amodal_pipeline.annotations.formats import Format, require
+from amodal_pipeline.annotations import flat
+from amodal_pipeline.annotations.formats import Format
 from amodal_pipeline.annotations.tables import AmodalAnnotations
 from amodal_pipeline.annotations.validation import Repair
 
@@ -54,9 +54,14 @@ def read_coco_amodal(
     Raises:
         ValueError: the file is no COCO JSON, or a modal one: no record has a visible mask.
     """
-    file = coco_json.open_file(json_path, folder)
-    require(file, Format.FLAT, Format.KINS_2019, Format.KINS_2020)
-    records = flat.read_records(file, FORM, repairs, workers, on_progress)
-    return flat.build_table(
-        file, records, FORM, dataset=dataset, split=split, image_root=image_root
+    return flat.read_table(
+        json_path,
+        image_root,
+        dataset,
+        split,
+        dict.fromkeys((Format.FLAT, Format.KINS_2019, Format.KINS_2020), FORM),
+        folder=folder,
+        repairs=repairs,
+        workers=workers,
+        on_progress=on_progress,
     )

@@ -28,9 +28,10 @@ from amodal_pipeline.annotations.validation import (
     finding,
 )
 
-MAX_OVERHANG = 4  # image sides that a polygon may reach beyond its image, for the same reason
-# Sides of polygons may cross so many pixel columns in a piece of a file: likewise. Many times what
-# annotators draw, for a mask and for a coordinate of them.
+# A damaged or hostile file could fill the memory: image sides that a polygon may reach beyond its
+# image, and pixel columns that the sides of all polygons of a piece may cross, with so many more
+# for each mask and each coordinate. Many times what annotators draw.
+MAX_OVERHANG = 4
 MAX_CROSSINGS = 1 << 22
 MAX_CROSSINGS_PER_MASK = 1 << 12
 MAX_CROSSINGS_PER_COORDINATE = 1 << 7

@@ -58,11 +58,16 @@ def read_cocoa_cls(
 
     Args and errors: as :func:`coco_amodal.read_coco_amodal`.
     """
-    file = coco_json.open_file(json_path, folder)
-    require(file, Format.FLAT)
-    records = flat.read_records(file, FORM, repairs, workers, on_progress)
-    return flat.build_table(
-        file, records, FORM, dataset=dataset, split=split, image_root=image_root
+    return flat.read_table(
+        json_path,
+        image_root,
+        dataset,
+        split,
+        {Format.FLAT: FORM},
+        folder=folder,
+        repairs=repairs,
+        workers=workers,
+        on_progress=on_progress,
     )
 
 

@@ -6,8 +6,8 @@ zeros so that amodal masks may leave the picture, their canvases are larger.
 
 import os
 
-from amodal_pipeline.annotations import coco_json, flat
-from amodal_pipeline.annotations.formats import Format, require
+from amodal_pipeline.annotations import flat
+from amodal_pipeline.annotations.formats import Format
 from amodal_pipeline.annotations.tables import AmodalAnnotations
 from amodal_pipeline.annotations.validation import Repair
 
@@ -41,9 +41,14 @@ def read_d2sa(
 
     Args and errors: as :func:`coco_amodal.read_coco_amodal`.
     """
-    file = coco_json.open_file(json_path, folder)
-    require(file, Format.FLAT)
-    records = flat.read_records(file, FORM, repairs, workers, on_progress)
-    return flat.build_table(
-        file, records, FORM, dataset=dataset, split=split, image_root=image_root
+    return flat.read_table(
+        json_path,
+        image_root,
+        dataset,
+        split,
+        {Format.FLAT: FORM},
+        folder=folder,
+        repairs=repairs,
+        workers=workers,
+        on_progress=on_progress,
     )

@@ -1,7 +1,7 @@
 """Flat COCO-style files: one record per object. What their formats share, and where they differ."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -12,6 +12,7 @@ import pandas as pd
 
 from amodal_pipeline.annotations import coco_json, json_records, rle
 from amodal_pipeline.annotations.coco_json import CocoFile, integer, integers
+from amodal_pipeline.annotations.formats import Format, require
 from amodal_pipeline.annotations.order import by_rank
 from amodal_pipeline.annotations.tables import INSTANCES, AmodalAnnotations, concat
 from amodal_pipeline.annotations.validation import (
@@ -122,25 +123,26 @@ def read_records(
     )
 
 
-def first_of(record: dict, keys: Iterable[str]) -> Any:
-    """The value of the first of ``keys`` that a record has, else None."""
-    for key in keys:
-        value = record.get(key)
-        if value is not None:
-            return value
-    return None
-
-
-def build_table(
-    file: CocoFile,
-    records: FlatRecords,
-    form: FlatFormat,
-    *,
+def read_table(
+    json_path: str | os.PathLike,
+    image_root: str | os.PathLike,
     dataset: str,
     split: str,
-    image_root: str | os.PathLike,
+    forms: Mapping[Format, FlatFormat],
+    *,
+    folder: str = "",
+    repairs: frozenset[Repair] = frozenset(),
+    workers: int = 1,
+    on_progress: Progress | None = None,
 ) -> AmodalAnnotations:
-    """The checked table of a file's records, with the order that their ranks state."""
+    """The checked table of a file in one of some formats, with the order that its ranks state.
+
+    Args and errors: as :func:`coco_amodal.read_coco_amodal`; a file in none of ``forms`` is a
+    ValueError too.
+    """
+    file = coco_json.open_file(json_path, folder)
+    form = forms[require(file, *forms)]
+    records = read_records(file, form, repairs, workers, on_progress)
     rejected, order = [*file.rejected, *records.unranked], None
     if form.rank is not None:
         order, crowded = by_rank(
@@ -283,20 +285,21 @@ def _both_masks(
     A visible mask stays None where a record says nothing of it.
     """
     leave_out = Repair.DEGENERATE_POLYGON in repairs
-    drawn = coco_json.masks([first_of(r, form.amodal) for r in records], sizes, leave_out)
+    key_of = [_key(record, form.amodal) or form.amodal[-1] for record in records]
+    drawn = coco_json.masks(
+        [record.get(key) for record, key in zip(records, key_of, strict=True)], sizes, leave_out
+    )
     amodal = drawn.counts
     problems, left_out = np.full((2, len(records)), None, dtype=object)
-    for i, reason in enumerate(drawn.reasons):
-        if reason is not None or drawn.left_out[i]:
-            key = next((k for k in form.amodal if k in records[i]), form.amodal[0])
-            problems[i] = None if reason is None else (key, reason)
-            left_out[i] = key if drawn.left_out[i] else None
+    for i, (key, reason) in enumerate(zip(key_of, drawn.reasons, strict=True)):
+        problems[i] = None if reason is None else (key, reason)
+        left_out[i] = key if drawn.left_out[i] else None
     if form.visible == form.amodal:
         return amodal, list(amodal), problems, left_out
 
     visible: list[str | None] = [None] * len(records)
     keys = (*form.visible, form.invisible) if form.invisible else form.visible
-    key_of = [next((k for k in keys if r.get(k) is not None), None) for r in records]
+    key_of = [_key(record, keys) for record in records]
     rows = [i for i, key in enumerate(key_of) if key is not None and problems[i] is None]
     drawn = coco_json.masks([records[i][key_of[i]] for i in rows], sizes[rows], leave_out)
     for i in np.flatnonzero(drawn.left_out):
@@ -324,6 +327,11 @@ def _both_masks(
             elif Repair.VISIBLE_ABSENT not in repairs:
                 problems[i] = (form.visible[0], "is missing")
     return amodal, visible, problems, left_out
+
+
+def _key(record: dict, keys: Sequence[str]) -> str | None:
+    """The first of ``keys`` under which a record has something."""
+    return next((key for key in keys if record.get(key) is not None), None)
 
 
 def _ids(records: list[Any]) -> np.ndarray | None:

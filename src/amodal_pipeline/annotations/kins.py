@@ -8,8 +8,8 @@ nothing and is passed over, as in every loader of this data set.
 
 import os
 
-from amodal_pipeline.annotations import coco_json, flat
-from amodal_pipeline.annotations.formats import Format, require
+from amodal_pipeline.annotations import flat
+from amodal_pipeline.annotations.formats import Format
 from amodal_pipeline.annotations.tables import AmodalAnnotations
 from amodal_pipeline.annotations.validation import Repair
 
@@ -53,9 +53,14 @@ def read_kins(
 
     Args and errors: as :func:`coco_amodal.read_coco_amodal`.
     """
-    file = coco_json.open_file(json_path, folder)
-    form = FORMS[require(file, *FORMS)]
-    records = flat.read_records(file, form, repairs, workers, on_progress)
-    return flat.build_table(
-        file, records, form, dataset=dataset, split=split, image_root=image_root
+    return flat.read_table(
+        json_path,
+        image_root,
+        dataset,
+        split,
+        FORMS,
+        folder=folder,
+        repairs=repairs,
+        workers=workers,
+        on_progress=on_progress,
     )

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from amodal_pipeline.annotations import coco_json, flat, rle
-from amodal_pipeline.annotations.formats import Format, require
+from amodal_pipeline.annotations import flat, rle
+from amodal_pipeline.annotations.formats import Format
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.on_disk import check_on_disk
 from amodal_pipeline.annotations.tables import AmodalAnnotations
@@ -39,15 +39,8 @@ def read_source(json_path: Path, image_root: Path, split: str) -> AmodalAnnotati
         ValueError: the file is no COCO JSON, has amodal masks already, or names photographs
             that are not below ``image_root`` or have another size.
     """
-    file = coco_json.open_file(json_path)
-    require(file, Format.MODAL)
-    source = flat.build_table(
-        file,
-        flat.read_records(file, flat.MODAL, frozenset()),
-        flat.MODAL,
-        dataset=file.path.name,
-        split=split,
-        image_root=image_root,
+    source = flat.read_table(
+        json_path, image_root, json_path.name, split, {Format.MODAL: flat.MODAL}
     )
     check_on_disk(source)
     return source
