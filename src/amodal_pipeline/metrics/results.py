@@ -26,10 +26,11 @@ RESULTS = pa.schema(
         "high": pa.float64(),
         "seed": pa.int64(),
         "run_id": pa.string(),
+        "note": pa.string(),
     }
 )
 NUMBERS = ("value", "low", "high")
-KEY = [name for name in RESULTS.names if name not in (*NUMBERS, "n")]
+KEY = [name for name in RESULTS.names if name not in (*NUMBERS, "n", "note")]
 
 
 class Measurement(NamedTuple):

@@ -1,0 +1,69 @@
+"""What a protocol hands to the evaluator: numbers that can be taken again with images weighted.
+
+Whatever is expensive (intersections, matching) is done when a tally is made. Its values for one
+image counted twice and another left out then cost a pass over sums: a bootstrap is thousands of
+those.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of results without its numbers.
+
+    ``n`` objects or pairs it rests on; ``note`` what else is to be known before it is compared.
+    """
+
+    metric: str
+    n: int
+    category: str = "all"
+    note: str = ""
+
+
+class Tally(Protocol):
+    """Rows that are computed together."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]: ...
+
+    def values(self, weights: np.ndarray) -> np.ndarray:
+        """Values in 0–100 of all rows for each weighting, float64 [R, rows]; NaN for none.
+
+        ``weights`` [R, images]: how often each image counts, images in ascending order of id.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """100 × sum of numerators / sum of denominators over images.
+
+    With several columns (categories) the mean of their ratios, over those with a denominator.
+    ``numerator``, ``denominator`` float64 [images, columns], images in ascending order of id.
+    """
+
+    row: Row
+    numerator: np.ndarray
+    denominator: np.ndarray
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (self.row,)
+
+    def values(self, weights: np.ndarray) -> np.ndarray:
+        weights = np.asarray(weights, np.float64)
+        below = weights @ self.denominator
+        there = below > 0
+        ratios = np.where(there, weights @ self.numerator / np.where(there, below, 1), 0)
+        columns = there.sum(axis=1)
+        mean = 100 * ratios.sum(axis=1) / np.maximum(columns, 1)
+        return np.where(columns > 0, mean, np.nan)[:, None]
+
+
+def per_image(image: np.ndarray, values: np.ndarray, images: int) -> np.ndarray:
+    """Sums of ``values`` [N] by ``image`` (position among the sorted ids), float64 [images, 1]."""
+    return np.bincount(image, np.asarray(values, np.float64), images)[:, None]
