@@ -1,7 +1,8 @@
-"""Kedro dataset classes: the two tables, checkpoints, pictures and folders."""
+"""Kedro dataset classes: the two tables, checkpoints, scores, pictures and folders."""
 
 from amodal_pipeline.datasets.checkpoint_dataset import CheckpointDataset
 from amodal_pipeline.datasets.files import FolderDataset, PictureDataset
+from amodal_pipeline.datasets.scores_dataset import ScoresDataset
 from amodal_pipeline.datasets.table_dataset import TableDataset
 
-__all__ = ["CheckpointDataset", "FolderDataset", "PictureDataset", "TableDataset"]
+__all__ = ["CheckpointDataset", "FolderDataset", "PictureDataset", "ScoresDataset", "TableDataset"]

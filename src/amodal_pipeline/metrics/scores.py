@@ -1,0 +1,79 @@
+"""Everything an evaluation gives: results, and what pictures and comparisons are made from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import pandas as pd
+import pyarrow as pa
+
+from amodal_pipeline.annotations.tables import concat
+from amodal_pipeline.metrics import results as results_table
+
+_WHOSE = {
+    "dataset": pa.string(),
+    "split": pa.string(),
+    "method": pa.string(),
+    "variant": pa.string(),
+    "inputs": pa.string(),
+    "seed": pa.int64(),
+    "run_id": pa.string(),
+}
+WHOSE = tuple(_WHOSE)
+DRAWS = pa.schema(
+    _WHOSE | {"protocol": pa.string(), "metric": pa.string(), "values": pa.list_(pa.float32())}
+)
+CURVES = pa.schema(
+    _WHOSE
+    | {
+        "target": pa.string(),
+        "iou": pa.float64(),
+        "recall": pa.float64(),
+        "precision": pa.float64(),
+    }
+)
+OBJECTS = pa.schema(
+    _WHOSE
+    | {
+        "instance_id": pa.int64(),
+        "image_id": pa.int64(),
+        "category_id": pa.int64(),
+        "occlusion_rate": pa.float32(),
+        "iou_full": pa.float64(),
+        "iou_occluded": pa.float64(),
+        "matched": pa.bool_(),
+        "prediction_id": pa.int64(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known of one or several methods on one split.
+
+    ``results``: rows of :data:`~amodal_pipeline.metrics.results.RESULTS`.
+    ``draws``: the value of each metric over all categories in every bootstrap resample. All methods
+    on a split share the resamples: the difference of two of these lists is a paired one.
+    ``curves``: precision (0–1) at 101 recalls (0–1), mean over categories, of amodal and visible
+    masks, at ``iou`` 0.5 and 0.75 and averaged over 0.5–0.95 (``iou`` null).
+    ``objects``: one row for each true object that counts: IoU (0–1) of the mask that was taken for
+    it (0 where none was) and of what lies outside the true visible mask (null where nothing is
+    hidden), and the prediction (null where none).
+    """
+
+    results: pd.DataFrame
+    draws: pd.DataFrame
+    curves: pd.DataFrame
+    objects: pd.DataFrame
+
+
+SCHEMAS = {"results": results_table.RESULTS, "draws": DRAWS, "curves": CURVES, "objects": OBJECTS}
+
+
+def join(parts: Iterable[Scores]) -> Scores:
+    """The scores of several methods in one."""
+    parts = list(parts)
+    tables = {
+        field.name: concat(SCHEMAS[field.name], [getattr(part, field.name) for part in parts])
+        for field in fields(Scores)
+    }
+    return Scores(**tables | {"results": results_table.validate(tables["results"])})
