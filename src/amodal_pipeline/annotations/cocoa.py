@@ -23,7 +23,7 @@ from amodal_pipeline.annotations import coco_json, flat, json_records
 from amodal_pipeline.annotations.coco_json import below, integer, integers
 from amodal_pipeline.annotations.formats import Format, recognise, require
 from amodal_pipeline.annotations.images import read_size
-from amodal_pipeline.annotations.order import TOO_CROWDED, by_hidden_part, too_crowded
+from amodal_pipeline.annotations.order import by_hidden_part
 from amodal_pipeline.annotations.tables import IMAGES, AmodalAnnotations, Category, frame
 from amodal_pipeline.annotations.validation import (
     CheckedInstances,
@@ -393,16 +393,11 @@ def _convert(job: _Job, images: pd.DataFrame, keep: Regions, repairs: frozenset[
     columns = np.array(ids, np.int64).reshape(-1, 3)
     checked = flat.check_records(records, columns, FORM, images, (OBJECT.id,), repairs, file)
     rank = np.array(ranks, np.int64)[checked.kept]
-    inferred = by_hidden_part(checked.rows, rank)
-    ranked = checked.rows["image_id"].to_numpy(dtype=np.int64)[rank != flat.UNKNOWN]
-    lost_pairs += [
-        finding(file, f"order pair of image {image_id}", "order", TOO_CROWDED)
-        for image_id in np.intersect1d(ranked, too_crowded(checked.rows))
-    ]
+    inferred, crowded = by_hidden_part(checked.rows, rank, "order", file)
     pairs = pd.DataFrame(np.array(stated, np.int64).reshape(-1, 3), columns=list(inferred))
     order = pd.concat([pairs.assign(inferred=False), inferred.assign(inferred=True)])
     checked = replace(checked, rejected=(*rejected, *checked.rejected))
-    return _Part(checked, order, tuple(lost_pairs))
+    return _Part(checked, order, (*lost_pairs, *crowded))
 
 
 def _sorted_out(regions: list, annotation_id: int, keep: Regions, file: str) -> _Regions:

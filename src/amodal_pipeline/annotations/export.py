@@ -15,7 +15,7 @@ import pandas as pd
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.audit import largest_cycles
-from amodal_pipeline.annotations.order import overlapping, too_crowded
+from amodal_pipeline.annotations.order import overlapping
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.annotations.tables import AmodalAnnotations, boxes
 
@@ -88,7 +88,8 @@ def ranks(instances: pd.DataFrame, order: pd.DataFrame) -> np.ndarray:
         by_id[np.searchsorted(ids, order[end].to_numpy(dtype=np.int64), sorter=by_id)]
         for end in ("occluder_id", "occludee_id")
     )
-    refused = np.append(largest_cycles(order).index, too_crowded(instances))
+    i, j, crowded = overlapping(instances)
+    refused = np.append(largest_cycles(order).index, crowded)
     sayable = ~np.isin(image[front], refused)
     front, back = front[sayable], back[sayable]
     rank = np.full(len(ids), -1, np.int64)
@@ -96,7 +97,6 @@ def ranks(instances: pd.DataFrame, order: pd.DataFrame) -> np.ndarray:
     while (rank[back] <= rank[front]).any():  # ends, for there are no cycles
         np.maximum.at(rank, back, rank[front] + 1)
 
-    i, j, _ = overlapping(instances)
     ordered = (rank[i] >= 0) & (rank[j] >= 0) & (rank[i] != rank[j])
     i, j = i[ordered], j[ordered]
     said = np.minimum(front, back) * len(ids) + np.maximum(front, back)

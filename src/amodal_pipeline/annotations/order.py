@@ -31,18 +31,19 @@ def overlapping(instances: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.nda
             over.
 
     Returns:
-        rows ``i`` and ``j`` and their shared pixels, int64 [P] each.
+        rows ``i`` and ``j``, int64 [P] each, i < j; and the ids of the images passed over.
     """
     image_id = instances["image_id"].to_numpy(dtype=np.int64)
+    crowded = too_crowded(instances)
     by_image = np.argsort(image_id, kind="stable")
-    by_image = by_image[~np.isin(image_id[by_image], too_crowded(instances))]
+    by_image = by_image[~np.isin(image_id[by_image], crowded)]
     groups = np.flatnonzero(np.diff(image_id[by_image]))
-    i, j, shared = rle.overlaps(
+    i, j, _ = rle.overlaps(
         strings(instances["amodal_rle"]).take(by_image),
         boxes(instances["amodal_box"])[by_image],
         np.concatenate([[0], groups + 1, [len(by_image)]]),
     )
-    return by_image[i], by_image[j], shared
+    return by_image[i], by_image[j], crowded
 
 
 def by_rank(
@@ -59,50 +60,56 @@ def by_rank(
         columns image_id, occluder_id, occludee_id; and a finding for each image with ranks that
         is :func:`too_crowded`.
     """
-    i, j, _ = overlapping(instances)
-    ranked = (cluster[i] == cluster[j]) & (rank[i] >= 0) & (rank[j] >= 0) & (rank[i] != rank[j])
-    i, j = i[ranked], j[ranked]
-    front = np.where(rank[i] < rank[j], i, j)
-    back = np.where(rank[i] < rank[j], j, i)
-    ids = instances["instance_id"].to_numpy(dtype=np.int64)
-    image_id = instances["image_id"].to_numpy(dtype=np.int64)
-    pairs = pd.DataFrame(
-        {"image_id": image_id[front], "occluder_id": ids[front], "occludee_id": ids[back]}
-    )
-    crowded = np.intersect1d(image_id[rank >= 0], too_crowded(instances))
-    return pairs, [
-        finding(file, f"order pair of image {image}", field, TOO_CROWDED) for image in crowded
-    ]
+    i, j, crowded = overlapping(instances)
+    together = cluster[i] == cluster[j]
+    front, back = _front_and_back(i[together], j[together], rank)
+    return _pairs(instances, front, back), _passed_over(instances, rank, crowded, field, file)
 
 
-def by_hidden_part(instances: pd.DataFrame, rank: np.ndarray) -> pd.DataFrame:
+def by_hidden_part(
+    instances: pd.DataFrame, rank: np.ndarray, field: str, file: str
+) -> tuple[pd.DataFrame, list[Finding]]:
     """Order pairs that a list from front to back suggests and the masks confirm.
 
     Of two objects of an image the one with the smaller rank is the occluder where its amodal mask
     meets the hidden part (amodal without visible) of the other.
 
-    Args:
-        instances: rows of INSTANCES. Images that are :func:`too_crowded` are passed over.
-        rank: int64 [N]; a negative one states nothing, equal ones neither.
-
-    Returns:
-        columns image_id, occluder_id, occludee_id.
+    Args and returns: as :func:`by_rank`.
     """
-    i, j, _ = overlapping(instances)
-    ranked = (rank[i] >= 0) & (rank[j] >= 0) & (rank[i] != rank[j])
-    i, j = i[ranked], j[ranked]
-    front = np.where(rank[i] < rank[j], i, j)
-    back = np.where(rank[i] < rank[j], j, i)
+    i, j, crowded = overlapping(instances)
+    front, back = _front_and_back(i, j, rank)
     amodal, visible = strings(instances["amodal_rle"]), strings(instances["visible_rle"])
     behind, place = np.unique(back, return_inverse=True)
     hidden = rle.difference(amodal.take(behind), visible.take(behind))
     hides = rle.shared_area_of_pairs(amodal, front, hidden, place) > 0
-    front, back = front[hides], back[hides]
-    ids = instances["instance_id"].to_numpy(dtype=np.int64)
-    return pd.DataFrame(
-        {
-            "image_id": instances["image_id"].to_numpy(dtype=np.int64)[front],
-            "occluder_id": ids[front],
-            "occludee_id": ids[back],
-        }
+    pairs = _pairs(instances, front[hides], back[hides])
+    return pairs, _passed_over(instances, rank, crowded, field, file)
+
+
+def _front_and_back(
+    i: np.ndarray, j: np.ndarray, rank: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs that ranks tell apart, the smaller one first."""
+    ranked = (rank[i] >= 0) & (rank[j] >= 0) & (rank[i] != rank[j])
+    i, j = i[ranked], j[ranked]
+    nearer = rank[i] < rank[j]
+    return np.where(nearer, i, j), np.where(nearer, j, i)
+
+
+def _pairs(instances: pd.DataFrame, front: np.ndarray, back: np.ndarray) -> pd.DataFrame:
+    ids, image_id = (
+        instances[name].to_numpy(dtype=np.int64) for name in ("instance_id", "image_id")
     )
+    return pd.DataFrame(
+        {"image_id": image_id[front], "occluder_id": ids[front], "occludee_id": ids[back]}
+    )
+
+
+def _passed_over(
+    instances: pd.DataFrame, rank: np.ndarray, crowded: np.ndarray, field: str, file: str
+) -> list[Finding]:
+    ranked = instances["image_id"].to_numpy(dtype=np.int64)[rank >= 0]
+    return [
+        finding(file, f"order pair of image {image}", field, TOO_CROWDED)
+        for image in np.intersect1d(ranked, crowded)
+    ]
