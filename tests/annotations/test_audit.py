@@ -8,12 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from amodal_pipeline.annotations import Accounting, Category, Repair, build, rle
-from amodal_pipeline.annotations import audit as module
-from amodal_pipeline.annotations.audit import LINES, audit, largest_cycles, overlapping_pairs
+from amodal_pipeline.annotations.audit import LINES, audit, largest_cycles
 from amodal_pipeline.annotations.tables import FINDINGS, ORDER, frame
 
 SIDE = 10
@@ -278,47 +275,6 @@ def test_accounting_that_does_not_add_up_is_reported(small):
     assert "images: 1 were repaired, but 0 are listed" in remarks
     metadata = small.metadata.model_copy(update={"accounting": {}})
     assert "no accounting" in audit(dataclasses.replace(small, metadata=metadata)).remarks[0]
-
-
-def _plain_pairs(annotations):
-    pairs = set()
-    for image_id in annotations.images["image_id"]:
-        rows = np.flatnonzero((annotations.instances["image_id"] == image_id).to_numpy(bool))
-        masks = rle.decode(annotations.instances["amodal_rle"].iloc[rows].tolist(), (SIDE, SIDE))
-        for a in range(len(rows)):
-            for b in range(a + 1, len(rows)):
-                if (masks[a] & masks[b]).any():
-                    pairs.add((rows[a], rows[b]))
-    return pairs
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    placed=st.lists(
-        st.tuples(st.integers(0, 3), *[st.integers(0, SIDE - 1)] * 2, *[st.integers(1, 5)] * 2),
-        max_size=14,
-    ),
-    chunk=st.sampled_from([2, 4, 6, 2048]),
-)
-def test_overlapping_pairs_are_those_of_the_pixels(placed, chunk):
-    made = table(
-        [
-            (image, 1, box(t, left, t + h, left + w), box(t, left, t + h, left + w), {})
-            for image, t, left, h, w in placed
-        ]
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_CHUNK", chunk)
-        pieces = list(overlapping_pairs(made))
-    found = [tuple(pair) for piece in pieces for pair in piece.tolist()]
-    assert sorted(found) == sorted(_plain_pairs(made))  # and none twice
-
-
-def test_no_piece_is_larger_than_a_chunk_of_pairs(monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK", 8)
-    made = table([(0, 1, BACK, BACK, {})] * 30)
-    pieces = [len(piece) for piece in overlapping_pairs(made)]
-    assert sum(pieces) == 30 * 29 // 2 and max(pieces) <= 8 * 8
 
 
 def pairs(image, *chain):

@@ -12,7 +12,7 @@ known to be whole its rate is too low. Order pairs count whatever the table has.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,15 +22,14 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from amodal_pipeline.annotations import rle
-from amodal_pipeline.annotations.tables import Accounting, AmodalAnnotations, boxes
+from amodal_pipeline.annotations.order import overlapping_pairs
+from amodal_pipeline.annotations.tables import Accounting, AmodalAnnotations
 
 HEAVY = 0.15  # above this rate the metrics' "_occluded15" counts an object as occluded
 
 _MOST_REASONS = 25  # lines to a verdict; rarer reasons are joined in one more
 _EXAMPLES = 2
 _LONGEST = 240  # characters of an example; records and reasons come from files
-_CHUNK = 2048  # objects whose masks are compared at once
 
 
 @dataclass(frozen=True)
@@ -274,49 +273,6 @@ def _kinds(records: pd.Series) -> np.ndarray:
     return np.select([image, order], ["images", "order"], "instances")
 
 
-def overlapping_pairs(annotations: AmodalAnnotations) -> Iterator[np.ndarray]:
-    """Pairs of objects of one image whose amodal masks share a pixel, piece by piece.
-
-    Masks are read some at a time, and a crowded image is compared block by block: memory grows
-    neither with the data set nor with the square of an image's objects.
-
-    Yields:
-        Rows of ``annotations.instances``, int64 [P, 2]; the first of a pair is the smaller.
-    """
-    table = annotations.instances
-    masks, tight = table["amodal_rle"], boxes(table["amodal_box"])
-    for rows, groups, cut in _pieces(table["image_id"].to_numpy(dtype=np.int64)):
-        i, j, _ = rle.overlaps(masks.iloc[rows].tolist(), tight[rows], groups)
-        across = (i < cut) & (j >= cut) if cut else slice(None)
-        yield np.stack([rows[i[across]], rows[j[across]]], axis=1)
-
-
-def _pieces(image_ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Rows to compare, offsets of their images, and 0, or where the second of two blocks begins.
-
-    Of two blocks of one image only the pairs across are wanted: those within a block come with
-    the block alone.
-    """
-    changes = np.flatnonzero(np.diff(image_ids)) + 1
-    starts = np.unique(np.concatenate([[0], changes, [len(image_ids)]]))
-    first = 0
-    while first < len(starts) - 1:
-        # As many whole images as fit, at least one.
-        last = int(np.searchsorted(starts, starts[first] + _CHUNK, side="right")) - 1
-        rows = np.arange(starts[first], starts[max(last, first + 1)])
-        if last > first:
-            yield rows, starts[first : last + 1] - starts[first], 0
-        else:
-            block = _CHUNK // 2
-            blocks = np.split(rows, range(block, len(rows), block))
-            for k, one in enumerate(blocks):
-                yield one, np.array([0, len(one)]), 0
-                for other in blocks[k + 1 :]:
-                    both = np.concatenate([one, other])
-                    yield both, np.array([0, len(both)]), len(one)
-        first = max(last, first + 1)
-
-
 def largest_cycles(order: pd.DataFrame) -> pd.Series:
     """Objects in the largest cycle of each image that has one, by image id, ascending.
 
@@ -381,7 +337,7 @@ def _order_numbers(annotations: AmodalAnnotations) -> dict[str, float]:
     stated = np.stack([rows("occluder_id"), rows("occludee_id")], axis=1).reshape(-1, 2)
     known, times = np.unique(keys(np.sort(stated, axis=1)), return_counts=True)
     overlapping = unknown = 0
-    for pairs in overlapping_pairs(annotations):
+    for pairs in overlapping_pairs(annotations.instances):
         overlapping += len(pairs)
         # Not np.isin, which would sort the order of the whole data set for every image.
         place = np.searchsorted(known, keys(pairs))

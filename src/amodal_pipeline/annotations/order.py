@@ -1,5 +1,7 @@
 """Who is in front of whom, where a data set states it by ranks, or only by a list and masks."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -11,6 +13,7 @@ from amodal_pipeline.annotations.validation import Finding, finding
 # them, and with so many times the characters of all their masks.
 MAX_OBJECTS = 500
 MAX_WORK = 1 << 31
+_CHUNK = 2048  # objects whose masks are compared at once
 TOO_CROWDED = "too many objects, or too detailed ones, to look at all pairs: no order derived"
 
 
@@ -23,27 +26,44 @@ def too_crowded(instances: pd.DataFrame) -> np.ndarray:
     return image_id[(objects > MAX_OBJECTS) | (objects * characters > MAX_WORK)]
 
 
-def overlapping(instances: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of objects of one image whose amodal masks share pixels.
+def overlapping_pairs(
+    instances: pd.DataFrame, rows: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Pairs of objects of one image whose amodal masks share a pixel, piece by piece.
+
+    Masks are read some at a time, and a crowded image is compared block by block: memory grows
+    neither with the data set nor with the square of an image's objects.
 
     Args:
-        instances: rows of INSTANCES in any order. Images that are :func:`too_crowded` are passed
-            over.
+        instances: rows of INSTANCES in any order.
+        rows: those to look at, ascending; all by default.
+
+    Yields:
+        Rows of ``instances``, int64 [P, 2]; the first of a pair is the smaller.
+    """
+    masks, tight = strings(instances["amodal_rle"]), boxes(instances["amodal_box"])
+    image_id = instances["image_id"].to_numpy(dtype=np.int64)
+    rows = np.arange(len(instances)) if rows is None else rows
+    rows = rows[np.argsort(image_id[rows], kind="stable")]
+    for piece, groups, cut in _pieces(image_id[rows]):
+        compared = rows[piece]
+        i, j, _ = rle.overlaps(masks.take(compared), tight[compared], groups)
+        across = (i < cut) & (j >= cut) if cut else slice(None)
+        yield np.stack([compared[i[across]], compared[j[across]]], axis=1)
+
+
+def overlapping(instances: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All :func:`overlapping_pairs` at once, but for those of images that are :func:`too_crowded`.
 
     Returns:
-        rows ``i`` and ``j``, int64 [P] each, i < j; and the ids of the images passed over.
+        rows ``i`` and ``j`` of ``instances``, int64 [P] each, i < j; and the ids of the images
+        passed over.
     """
-    image_id = instances["image_id"].to_numpy(dtype=np.int64)
     crowded = too_crowded(instances)
-    by_image = np.argsort(image_id, kind="stable")
-    by_image = by_image[~np.isin(image_id[by_image], crowded)]
-    groups = np.flatnonzero(np.diff(image_id[by_image]))
-    i, j, _ = rle.overlaps(
-        strings(instances["amodal_rle"]).take(by_image),
-        boxes(instances["amodal_box"])[by_image],
-        np.concatenate([[0], groups + 1, [len(by_image)]]),
-    )
-    return by_image[i], by_image[j], crowded
+    rows = np.flatnonzero(~np.isin(instances["image_id"].to_numpy(dtype=np.int64), crowded))
+    none = np.zeros((0, 2), np.int64)
+    i, j = np.concatenate([none, *overlapping_pairs(instances, rows)]).T
+    return i, j, crowded
 
 
 def by_rank(
@@ -113,3 +133,29 @@ def _passed_over(
         finding(file, f"order pair of image {image}", field, TOO_CROWDED)
         for image in np.intersect1d(ranked, crowded)
     ]
+
+
+def _pieces(image_ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Rows to compare, offsets of their images, and 0, or where the second of two blocks begins.
+
+    Of two blocks of one image only the pairs across are wanted: those within a block come with
+    the block alone.
+    """
+    changes = np.flatnonzero(np.diff(image_ids)) + 1
+    starts = np.unique(np.concatenate([[0], changes, [len(image_ids)]]))
+    first = 0
+    while first < len(starts) - 1:
+        # As many whole images as fit, at least one.
+        last = int(np.searchsorted(starts, starts[first] + _CHUNK, side="right")) - 1
+        rows = np.arange(starts[first], starts[max(last, first + 1)])
+        if last > first:
+            yield rows, starts[first : last + 1] - starts[first], 0
+        else:
+            block = _CHUNK // 2
+            blocks = np.split(rows, range(block, len(rows), block))
+            for k, one in enumerate(blocks):
+                yield one, np.array([0, len(one)]), 0
+                for other in blocks[k + 1 :]:
+                    both = np.concatenate([one, other])
+                    yield both, np.array([0, len(both)]), len(one)
+        first = max(last, first + 1)
