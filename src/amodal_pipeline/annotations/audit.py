@@ -239,9 +239,10 @@ def audit(annotations: AmodalAnnotations, published: Mapping[str, float] | None 
             that the published one has.
 
     Raises:
-        ValueError: ``published`` has a name that is none of :data:`LINES`, or no finite number.
+        ValueError: ``published`` is refused by :func:`check_published`.
     """
-    published = _checked(published or {})
+    published = published or {}
+    check_published(published)
     values = {
         **_object_numbers(annotations),
         **_order_numbers(annotations),
@@ -264,6 +265,22 @@ def audit(annotations: AmodalAnnotations, published: Mapping[str, float] | None 
         numbers=tuple(numbers),
         categories=_categories(annotations),
     )
+
+
+def check_published(published: Mapping[str, float]) -> None:
+    """Refuse numbers that :func:`audit` cannot compare with.
+
+    Raises:
+        ValueError: a name that is none of :data:`LINES`, or no finite number.
+    """
+    for name, value in published.items():
+        if name not in LINES:
+            raise ValueError(
+                f"published number {name!r} is not counted; known names: {', '.join(LINES)}"
+            )
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
+            raise ValueError(f"published number {name!r} is {value!r}: give a number, or leave it")
 
 
 def _kinds(records: pd.Series) -> np.ndarray:
@@ -442,18 +459,6 @@ def _remarks(annotations: AmodalAnnotations, reasons: Sequence[Reason]) -> tuple
     if not annotations.metadata.accounting:
         found.append("The table has no accounting: make it again to know what was left out.")
     return tuple(found)
-
-
-def _checked(published: Mapping[str, float]) -> dict[str, float]:
-    for name, value in published.items():
-        if name not in LINES:
-            raise ValueError(
-                f"published number {name!r} is not counted; known names: {', '.join(LINES)}"
-            )
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
-            raise ValueError(f"published number {name!r} is {value!r}: give a number, or leave it")
-    return dict(published)
 
 
 def _differs(value: float, published: float, name: str) -> bool:
