@@ -12,17 +12,17 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from amodal_pipeline.annotations import coco_json, flat, rle
 from amodal_pipeline.annotations.coco_json import CocoFile
 from amodal_pipeline.annotations.cocoa import FURTHER, STUFF, read_cocoa
 from amodal_pipeline.annotations.formats import Format, require
-from amodal_pipeline.annotations.tables import FINDINGS, INSTANCES, AmodalAnnotations, frame
+from amodal_pipeline.annotations.tables import INSTANCES, AmodalAnnotations, frame
 from amodal_pipeline.annotations.validation import (
     CheckedInstances,
     Finding,
     Repair,
+    as_findings,
     build,
     canvases,
     finding,
@@ -216,7 +216,7 @@ def _merged(
         reason = fates[i] if np.isnan(iou[i]) else f"{fates[i]} (largest: {iou[i]:.3f})"
         lost.append(finding(path, f"instance {ids[i]}", "category_id", reason))
     row_of = {f"instance {i}": row for row, i in enumerate(ids[stays])}
-    repaired = _findings(cocoa.repaired)
+    repaired = as_findings(cocoa.repaired)
     mended = tuple((row_of[f["record"]], f) for f in repaired if f["record"] in row_of)
 
     gone = [f["record"] for f in unknown]
@@ -239,12 +239,8 @@ def _merged(
         order=cocoa.order[both].drop(columns="area"),
         sources={**cocoa.metadata.sources, file.path.name: file.checksum},
         file=path,
-        rejected=[*_findings(cocoa.rejected), *unknown, *lost],
+        rejected=[*as_findings(cocoa.rejected), *unknown, *lost],
     )
-
-
-def _findings(table: pd.DataFrame) -> list[Finding]:
-    return pa.Table.from_pandas(table, schema=FINDINGS, preserve_index=False).to_pylist()
 
 
 def _report(

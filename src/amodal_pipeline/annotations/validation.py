@@ -64,6 +64,11 @@ def finding(file: str, record: str, field: str, reason: str, share: float | None
     return {"file": str(file), "record": record, "field": field, "reason": reason, "share": share}
 
 
+def as_findings(table: pd.DataFrame) -> list[Finding]:
+    """The rows of a table of findings, to be handed on to :func:`build`."""
+    return pa.Table.from_pandas(table, schema=FINDINGS, preserve_index=False).to_pylist()
+
+
 def build(
     *,
     dataset: str,

@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.annotations.tables import AmodalAnnotations, Category
-from amodal_pipeline.annotations.validation import build
+from amodal_pipeline.annotations.validation import as_findings, build
 from amodal_pipeline.compose.composite import VERSION, Composite, compose
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.compose.source import (
@@ -262,7 +262,7 @@ def _table(
         order=pd.DataFrame(order, columns=["image_id", "occluder_id", "occludee_id"]),
         sources={**source.metadata.sources, **made_with},
         file=source.metadata.dataset,
-        rejected=source.rejected.to_dict("records"),
+        rejected=as_findings(source.rejected),
     )
 
 
