@@ -27,8 +27,8 @@ values = st.recursive(
 record_lists = st.lists(st.dictionaries(st.text(max_size=4), values, max_size=4) | values)
 
 
-def read(path, piece_bytes=1):
-    file = scan(path, "annotations", piece_bytes)
+def read(path, piece_bytes=1, bare=False):
+    file = scan(path, "annotations", piece_bytes, bare)
     return file, [record for piece in file.pieces for record in records(piece)]
 
 
@@ -41,16 +41,20 @@ def read(path, piece_bytes=1):
     ascii_only=st.booleans(),
     piece_bytes=st.integers(1, 200),
     block_bytes=st.integers(1, 64),
+    kind=st.sampled_from(["object", "object where a list might be", "bare list"]),
 )
 def test_pieces_together_are_the_list(
-    tmp_path_factory, listed, before, after, indent, ascii_only, piece_bytes, block_bytes
+    tmp_path_factory, listed, before, after, indent, ascii_only, piece_bytes, block_bytes, kind
 ):
     path = tmp_path_factory.mktemp("json") / "a.json"
     document = before | {"annotations": listed} | after
-    path.write_text(json.dumps(document, indent=indent, ensure_ascii=ascii_only), "utf-8")
+    if kind == "bare list":
+        document = {"annotations": listed}
+    written = listed if kind == "bare list" else document
+    path.write_text(json.dumps(written, indent=indent, ensure_ascii=ascii_only), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_records, "_BLOCK_BYTES", block_bytes)
-        file, found = read(path, piece_bytes)
+        file, found = read(path, piece_bytes, bare=kind != "object")
     assert found == listed
     assert file.document == document | {"annotations": []}
     assert file.checksum == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -63,6 +67,38 @@ def test_a_long_list_comes_in_pieces_of_about_the_wanted_size(tmp_path):
     assert [r["id"] for r in found] == list(range(1000))
     assert 12 <= len(file.pieces) <= 14
     assert all(980 <= p.stop - p.start < 1020 for p in file.pieces[:-1])
+
+
+def test_a_long_bare_list_comes_in_pieces_too(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf \n" + json.dumps([{"id": i} for i in range(1000)]).encode())
+    file, found = read(path, 1000, bare=True)
+    assert [r["id"] for r in found] == list(range(1000))
+    assert 12 <= len(file.pieces) <= 14
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"id": 1}, {"id": 2', "ends, at byte 20, inside a list or object"),
+        ('[{"id": 1},\n {"id" 2}]', "line 2, column 8"),
+        ('[{"id": 1}\n {"id": 2}]', "line 2, column 2"),
+        ('[{"id": 1}] [{"id": 2}]', "Extra data at line 1, column 13"),
+        ('[{"id": 1}]]', "Extra data at line 1, column 12"),
+        ('12 [{"id": 1}]', "Extra data at line 1, column 4"),
+        ("12", "holds a JSON int, neither a list nor an object: this is no COCO results"),
+        ('{"annot\\u0061tions": [{"id": 1}]}', "once, and without escapes"),
+        ("", "not JSON: Expecting value at line 1, column 1"),
+        ('{"images": "' + "x" * 100 + '"}', "bytes besides its records, more than the 99 allowed"),
+    ],
+)
+def test_damage_where_a_bare_list_may_be(tmp_path, monkeypatch, text, said):
+    monkeypatch.setattr(json_records, "_MAX_BESIDE_BYTES", 99)
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json") as error:
+        read(path, bare=True)
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ T = TypeVar("T")
 PIECE_BYTES = 2 << 20
 _BLOCK_BYTES = 4 << 20
 _MAX_OUTSIDE_BYTES = 1 << 30  # of a file without its records: images, categories, …
+_MAX_BESIDE_BYTES = 1 << 27  # of one that may be the bare list: all of another kind of file
 _KEY_BYTES = 4096  # that a key, its colon and white space around them may take
 
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
@@ -41,6 +42,7 @@ _STEP[[*b"{["]], _STEP[[*b"}]"]] = 1, -1
 _STRUCTURAL = _STEP != 0
 _STRUCTURAL[_QUOTE] = True
 _PR_SET_PDEATHSIG = 1  # Linux's prctl(2): a signal for this process when its parent ends
+_BARE, _IN_OBJECT = 1, 2  # depth within the list, by where it stands
 _NEXT_RECORD = re.compile(rb"\s*,\s*(?=\{)")
 
 
@@ -57,7 +59,8 @@ class Piece:
 class RecordFile:
     """A JSON object whose list of records was left in pieces.
 
-    ``document`` is the object with that list empty, ``checksum`` the SHA-256 of the file.
+    ``document`` is the object with that list empty, ``checksum`` the SHA-256 of the file. A file
+    that is a bare list has a ``document`` of nothing but that list's key.
     """
 
     path: Path
@@ -66,7 +69,9 @@ class RecordFile:
     pieces: tuple[Piece, ...]
 
 
-def scan(path: str | os.PathLike, key: str, piece_bytes: int = PIECE_BYTES) -> RecordFile:
+def scan(
+    path: str | os.PathLike, key: str, piece_bytes: int = PIECE_BYTES, bare: bool = False
+) -> RecordFile:
     """Find the records of the list ``key`` at the top of a JSON object.
 
     Where the object has no such list, ``document`` is all of it and there are no pieces.
@@ -75,6 +80,7 @@ def scan(path: str | os.PathLike, key: str, piece_bytes: int = PIECE_BYTES) -> R
         path: the file, UTF-8.
         key: name of the list that is left in pieces.
         piece_bytes: a piece ends with the first record beyond as many bytes.
+        bare: the file may as well be the list itself.
 
     Raises:
         ValueError: the file is missing or cannot be read, is cut short, is no JSON outside of its
@@ -84,13 +90,13 @@ def scan(path: str | os.PathLike, key: str, piece_bytes: int = PIECE_BYTES) -> R
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            outline = _Outline(key, piece_bytes)
+            outline = _Outline(key, piece_bytes, bare)
             digest = hashlib.sha256()
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
                 outline.feed(block)
             outline.check(path)
-            outside = _outside_list(file, outline, path)
+            outside = _outside_list(file, outline, path, bare)
             cuts = _confirmed(file, outline.cuts)
     except FileNotFoundError as error:
         raise ValueError(
@@ -101,10 +107,16 @@ def scan(path: str | os.PathLike, key: str, piece_bytes: int = PIECE_BYTES) -> R
         raise ValueError(f"{path} cannot be read ({error}): give the path of a file") from error
     gap = outline.stop - outline.start
     document = _parse(outside, path, lambda at: at if at <= outline.start else at + gap)
+    if outline.level == _BARE:
+        document = {key: document}
     if not isinstance(document, dict):
         raise ValueError(
-            f"{path} holds a JSON {type(document).__name__}, not an object: this is no COCO "
-            "annotation file"
+            f"{path} holds a JSON {type(document).__name__}, "
+            + (
+                "neither a list nor an object: this is no COCO results file"
+                if bare
+                else "not an object: this is no COCO annotation file"
+            )
             + (" (a list of results is read as predictions)" if isinstance(document, list) else "")
         )
     left = document.get(key)
@@ -201,10 +213,11 @@ def records(piece: Piece) -> list[Any]:
 class _Outline:
     """Follows strings and nesting through the blocks of a file; knows where its list lies."""
 
-    def __init__(self, key: str, piece_bytes: int):
+    def __init__(self, key: str, piece_bytes: int, bare: bool):
         # Not after a backslash: that would be the end of a longer key with a quote in it.
         self.key = re.compile(rb'(?<!\\)"' + re.escape(key.encode()) + rb'"\s*:\s*\Z')
         self.piece_bytes = piece_bytes
+        self.level = None if bare else _IN_OBJECT  # the depth within the list
         self.length = 0
         self.depth = 0
         self.in_string = False
@@ -255,22 +268,28 @@ class _Outline:
 
     def _find(self, block: bytes, chars: np.ndarray, at: np.ndarray, depth: np.ndarray) -> None:
         """The list's begin and end among brackets ``at`` with the ``depth`` behind each."""
+        if self.level is None:
+            self.level = _BARE if chars[at[0]] == ord("[") else _IN_OBJECT
         opens = _STEP[chars[at]] > 0
-        for i in np.flatnonzero((opens & (depth == 2)) | (~opens & (depth == 1))):
+        for i in np.flatnonzero(
+            (opens & (depth == self.level)) | (~opens & (depth == self.level - 1))
+        ):
             here = int(at[i])
             if self._inside and not opens[i]:
                 self.stop = self.length + here
                 self._inside = False
             elif opens[i] and chars[here] == ord("["):
                 near = block[max(0, here - _KEY_BYTES) : here]
-                if self.key.search(self._before + near if here < _KEY_BYTES else near):
+                near = self._before + near if here < _KEY_BYTES else near
+                if self.level == _BARE or self.key.search(near):
                     self.found += 1
                     if self.found == 1:
                         self.start = self.length + here + 1
                         self._inside = True
         if not self.found:
             return
-        ends = self.length + 1 + at[~opens & (depth == 2) & (chars[at] == ord("}"))]
+        closes_record = ~opens & (depth == self.level) & (chars[at] == ord("}"))
+        ends = self.length + 1 + at[closes_record]
         ends = ends[(ends > self.start) & (self._inside | (ends <= self.stop))]
         while len(ends):
             last = self.cuts[-1] if self.cuts else self.start
@@ -278,13 +297,14 @@ class _Outline:
             self.cuts += ends[:1].tolist()
 
 
-def _outside_list(file: BinaryIO, outline: _Outline, path: Path) -> bytes:
+def _outside_list(file: BinaryIO, outline: _Outline, path: Path, bare: bool) -> bytes:
     """The bytes of the file without its records."""
     size = outline.length - (outline.stop - outline.start)
-    if size > _MAX_OUTSIDE_BYTES:
+    most = _MAX_BESIDE_BYTES if bare else _MAX_OUTSIDE_BYTES
+    if size > most:
         raise ValueError(
-            f"{path} has {size} bytes besides its records, more than the {_MAX_OUTSIDE_BYTES} "
-            "allowed: this is no annotation file of a known kind"
+            f"{path} has {size} bytes besides its records, more than the {most} allowed: this is "
+            + ("no results file" if bare else "no annotation file of a known kind")
         )
     file.seek(0)
     before = file.read(outline.start)
