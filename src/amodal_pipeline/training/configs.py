@@ -25,7 +25,8 @@ class TrainingConfig(Strict):
     ``schedule``: "multistep" multiplies the rate by ``gamma`` at each of ``milestones``; "cosine"
     and "linear" fall to 0 at the end. Before that the rate rises linearly from ``warmup_factor`` of
     its value over ``warmup_iterations``. ``precision``: "auto" is bf16 on a GPU and float32 on a
-    CPU. ``device``: "auto" takes a GPU where there is one.
+    CPU. ``device``: "auto" takes a GPU where there is one. ``frozen``: parameters whose name begins
+    with one of these ("detector.") keep the values that they start with.
     """
 
     iterations: int = Field(10_000, gt=0)
@@ -41,6 +42,7 @@ class TrainingConfig(Strict):
     warmup_factor: float = Field(1 / 3, gt=0, le=1)
     gradient_clip: float | None = Field(None, gt=0)
     augmentation: AugmentationConfig = AugmentationConfig()
+    frozen: tuple[str, ...] = ()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(4, ge=0)

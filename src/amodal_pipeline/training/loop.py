@@ -96,6 +96,7 @@ def train(
     Raises:
         ChangedTrainingError: the state in ``folder`` is of another training.
         DivergedError: a loss became NaN or infinite; names the images of the batch.
+        ValueError: ``config.frozen`` names no parameter, or leaves none to train.
         OSError: the disk is full; the state before is intact.
     """
     from accelerate import Accelerator
@@ -122,6 +123,8 @@ def train(
     model = build(without_download(method) if card else method, len(categories))
     if pretrained and not card:
         start_from(model, categories, pretrained)
+    model.train()
+    _freeze(model, config.frozen)
     optimizer = _optimizer(model, config)
     truncate_history(history, done)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +141,6 @@ def train(
         # Into the plain optimiser, on the device already: torch knows which of its state stays on
         # the CPU.
         load_state(folder, card.iteration, plain, plain_optimizer)
-    model.train()
 
     meter = _Meter(config, done)
     iteration = done
@@ -171,6 +173,27 @@ def train(
         ),
         weights_of(plain),
     )
+
+
+def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            known = dict.fromkeys(name.split(".")[0] + "." for name in names)
+            raise ValueError(
+                f"frozen: no parameter's name begins with {prefix!r}; they begin with "
+                f"{', '.join(known)}"
+            )
+    for name, parameter in model.named_parameters():
+        if name.startswith(prefixes):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"frozen: {list(prefixes)} leave no parameter to train")
+    for name, module in model.named_modules():
+        # Single layers only: a detector must stay in training mode, or it draws no RoIs to learn
+        # from; a frozen layer must not, or it drops values out and gathers statistics.
+        if f"{name}.".startswith(prefixes) and next(module.children(), None) is None:
+            module.eval()
 
 
 def _step(
