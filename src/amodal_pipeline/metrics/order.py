@@ -1,0 +1,269 @@
+"""Depth order: of two objects that overlap, which one is in front.
+
+Pairs are those of Zhang et al., "Learning Semantics-aware Distance Map with Semantics Layering
+Network" (SLN), ACM MM 2019, section 5.1: objects of an image that overlap. Rows that end in
+``_occluding`` have those of which one hides pixels of the other, as Zhan et al., "Self-Supervised
+Scene De-occlusion" (PCNet), CVPR 2020; their released code knows only those of them whose visible
+masks touch.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.order import overlapping
+from amodal_pipeline.annotations.tables import (
+    INSTANCES,
+    PREDICTION_ORDER,
+    PREDICTIONS,
+    AmodalAnnotations,
+    Predictions,
+    frame,
+    strings,
+)
+from amodal_pipeline.metrics.tallies import Ratio, Row, Tally, per_image
+
+
+@dataclass(frozen=True, eq=False)
+class TrueOrder:
+    """Pairs of true objects whose amodal masks overlap, the nearer one first.
+
+    ``front``, ``back`` are rows of the instances, int64 [P]; ``occluding`` bool [P]: one hides
+    pixels of the other. ``unknown`` counts the overlapping pairs on which nothing decides, all and
+    occluding ones; ``crowded`` the images that were passed over.
+    """
+
+    front: np.ndarray
+    back: np.ndarray
+    occluding: np.ndarray
+    unknown: tuple[int, int]
+    crowded: int
+
+
+def true_order(annotations: AmodalAnnotations) -> TrueOrder:
+    """Who is in front, of each pair of objects that are not ignored.
+
+    It is the direction that ``annotations.order`` states, inferred ones included. Where it states
+    both (a rider and a horse) or none, it is the direction in which more pixels are hidden, those
+    of V_a ∩ (A_b \\ V_b) or of V_b ∩ (A_a \\ V_a); equally many decide nothing. Images with too
+    many objects, or too detailed ones (:func:`order.too_crowded`), are passed over.
+    """
+    table = annotations.instances
+    counted = np.flatnonzero(~table["ignore"].to_numpy(dtype=bool))
+    i, j, crowded = overlapping(table.iloc[counted])
+    i, j = counted[i], counted[j]
+
+    ids, order = pd.Index(table["instance_id"].to_numpy(dtype=np.int64)), annotations.order
+    ends = (ids.get_indexer(order[column]) for column in ("occluder_id", "occludee_id"))
+    stated = _keys(*ends, len(ids))
+    i_first = np.isin(_keys(i, j, len(ids)), stated)
+    j_first = np.isin(_keys(j, i, len(ids)), stated)
+
+    involved, place = np.unique(np.concatenate([i, j]), return_inverse=True)
+    at_i, at_j = place[: len(i)], place[len(i) :]
+    amodal, visible = (
+        strings(table[name]).take(involved) for name in ("amodal_rle", "visible_rle")
+    )
+    seen, hidden = rle.unpack(visible), rle.unpack(rle.difference(amodal, visible))
+    i_hides = rle.shared_area_of_pairs(seen, at_i, hidden, at_j)
+    j_hides = rle.shared_area_of_pairs(seen, at_j, hidden, at_i)
+
+    disputed = i_first == j_first
+    i_first = np.where(disputed, i_hides > j_hides, i_first)
+    j_first = np.where(disputed, j_hides > i_hides, j_first)
+    known, occluding = i_first | j_first, (i_hides > 0) | (j_hides > 0)
+    return TrueOrder(
+        front=np.where(i_first, i, j)[known],
+        back=np.where(i_first, j, i)[known],
+        occluding=occluding[known],
+        unknown=(int((~known).sum()), int((occluding & ~known).sum())),
+        crowded=len(crowded),
+    )
+
+
+def order_tallies(
+    annotations: AmodalAnnotations,
+    predictions: Predictions,
+    prediction_row: np.ndarray,
+    instance_row: np.ndarray,
+) -> list[Tally]:
+    """The protocol "order" over the pairs of :func:`true_order`.
+
+    order_accuracy: share of pairs told apart rightly; order_coverage: share told apart at all;
+    order_accuracy_decided: share of the latter that are right. Each also with ``_occluding``, over
+    occluding pairs only. Who is in front is what ``predictions.order`` says about the predictions
+    that the two objects are matched to; of both directions the one with the higher score, and
+    equal scores decide nothing. A pair with an object that is not matched is not told apart.
+
+    Args:
+        prediction_row, instance_row: int64 [M], rows of ``predictions.predictions`` and of
+            ``annotations.instances`` that are matched, each at most once.
+
+    Raises:
+        ValueError: ``predictions.order`` names a prediction that is not there, or has no finite
+            score.
+    """
+    true = true_order(annotations)
+    match = np.full(len(annotations.instances), -1, np.int64)
+    match[instance_row] = prediction_row
+    front, back = match[true.front], match[true.back]
+    scores = _scores(predictions)
+    agreeing, contrary = scores(front, back), scores(back, front)
+
+    ids = np.unique(annotations.images["image_id"].to_numpy(dtype=np.int64))
+    image_id = annotations.instances["image_id"].to_numpy(dtype=np.int64)
+    image = np.searchsorted(ids, image_id[true.front])
+    populations = (("", np.ones(len(front), bool)), ("_occluding", true.occluding))
+    tallies = []
+    for (suffix, among), unknown in zip(populations, true.unknown, strict=True):
+        note = _note(unknown, true.crowded)
+        decided, right = among & (agreeing != contrary), among & (agreeing > contrary)
+        for name, hits, of in (
+            ("order_accuracy", right, among),
+            ("order_coverage", decided, among),
+            ("order_accuracy_decided", right, decided),
+        ):
+            row = Row(f"{name}{suffix}", int(of.sum()), note=note)
+            above, below = (per_image(image, pairs, len(ids)) for pairs in (hits, of))
+            tallies.append(Ratio(row, above, below))
+    return tallies
+
+
+def by_area(
+    predictions: Predictions, front: Literal["larger", "smaller"] = "larger"
+) -> Predictions:
+    """Of two predictions whose masks overlap the one with the larger visible mask is in front.
+
+    A rule without parameters, the baseline "area" of Zhan et al. (CVPR 2020); their
+    released code takes the larger one on KINS and the smaller one on COCOA. There pairs are those
+    whose visible masks touch; here those whose amodal masks (the visible one where a prediction
+    has no other) share a pixel. Where there is no visible mask the amodal one counts. Of whom
+    nothing is visible is behind; equal masks state nothing. Images with too many predictions to
+    look at all pairs (:func:`order.too_crowded`) have no order.
+
+    Args:
+        predictions: of any method; what they say about order is left out.
+        front: which one is in front; "smaller" is a variant of the results.
+
+    Returns:
+        The same predictions with ``order`` of score 1, method "order_by_area". Detections are
+        their own ``source_id``, ``inputs`` their method, so that they are matched as the detector
+        is; predictions that completed something stay paired with that.
+    """
+    sign = 1 if front == "larger" else -1
+    return _by_rule(
+        *(predictions, "order_by_area", "full" if front == "larger" else front, f"{front} area"),
+        lambda masks, sizes: sign * rle.area(masks),
+    )
+
+
+def by_lowest_point(predictions: Predictions) -> Predictions:
+    """Of two predictions whose masks overlap the one that reaches lower in the image is in front.
+
+    As what stands on the ground does. A rule without parameters, after the baseline "Y-axis" of
+    Zhan et al. (CVPR 2020), whose released code compares the mean rows of the visible
+    masks instead of their lowest ones.
+
+    Args and returns: as :func:`by_area`, method "order_by_lowest_point".
+    """
+    return _by_rule(
+        *(predictions, "order_by_lowest_point", "full", "lowest point"),
+        lambda masks, sizes: rle.box(masks, sizes)[:, [1, 3]].sum(axis=1),
+    )
+
+
+def _by_rule(
+    predictions: Predictions,
+    method: str,
+    variant: str,
+    source: str,
+    nearness: Callable[[pa.Array, np.ndarray], np.ndarray],
+) -> Predictions:
+    table, sizes = predictions.predictions, predictions.sizes
+    amodal, visible = (strings(table[f"{kind}_rle"]) for kind in ("amodal", "visible"))
+    whole, seen = pc.coalesce(amodal, visible), pc.coalesce(visible, amodal)
+    objects = {
+        "image_id": table["image_id"],
+        "amodal_rle": pd.Series(whole, dtype=pd.ArrowDtype(pa.string())),
+        "amodal_box": rle.box(whole, sizes),
+    }
+    i, j, _ = overlapping(frame(INSTANCES, objects))
+    near = np.where(rle.area(seen) > 0, nearness(seen, sizes), -np.inf)
+    apart = near[i] != near[j]
+    i, j = i[apart], j[apart]
+    nearer = near[i] > near[j]
+    front, back = np.where(nearer, i, j), np.where(nearer, j, i)
+
+    ids, image_id = (table[name].to_numpy(dtype=np.int64) for name in ("prediction_id", "image_id"))
+    order = {
+        "image_id": image_id[front],
+        "front_id": ids[front],
+        "back_id": ids[back],
+        "score": np.ones(len(front), np.float32),
+        "source": [source] * len(front),
+    }
+    described = {"method": method, "variant": variant, "checkpoint": ""}
+    if table[["source_id", "instance_id"]].isna().all(axis=None):
+        described["inputs"] = predictions.metadata.method
+        table = frame(PREDICTIONS, table.assign(source_id=table["prediction_id"]))
+    return dataclasses.replace(
+        predictions,
+        metadata=predictions.metadata.model_copy(update=described),
+        predictions=table,
+        order=frame(PREDICTION_ORDER, order),
+    )
+
+
+def _scores(predictions: Predictions) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The score with which a prediction is said to be in front of another, by their rows.
+
+    −inf where nothing is said, and for the row −1.
+    """
+    order, ids = predictions.order, predictions.predictions["prediction_id"].to_numpy(np.int64)
+    whose = f"the order of {predictions.metadata.method!r}"
+    ends = []
+    for column in ("front_id", "back_id"):
+        row = pd.Index(ids).get_indexer(order[column])
+        if (row < 0).any():
+            raise ValueError(
+                f"{whose}: {column} {order[column].iloc[np.argmin(row)]} is no prediction_id: "
+                "name predictions of the same table"
+            )
+        ends.append(row)
+    score = order["score"].to_numpy(dtype=np.float64, na_value=np.nan)
+    if not np.isfinite(score).all():
+        pair = order[~np.isfinite(score)].iloc[0]
+        raise ValueError(
+            f"{whose}: {pair['front_id']} over {pair['back_id']} has no finite score: give every "
+            "pair one (1 where the method has none)"
+        )
+    known, place = np.unique(_keys(*ends, len(ids)), return_inverse=True)
+    best = np.full(len(known) + 1, -np.inf)
+    np.maximum.at(best, place, score)
+
+    def scores(front: np.ndarray, back: np.ndarray) -> np.ndarray:
+        wanted = np.where((front < 0) | (back < 0), -1, _keys(front, back, len(ids)))
+        at = np.searchsorted(known, wanted)
+        return np.where(np.append(known, -1)[at] == wanted, best[at], -np.inf)
+
+    return scores
+
+
+def _keys(front: np.ndarray, back: np.ndarray, rows: int) -> np.ndarray:
+    return np.asarray(front, np.int64) * rows + np.asarray(back, np.int64)
+
+
+def _note(unknown: int, crowded: int) -> str:
+    said = []
+    if unknown:
+        said.append(f"{unknown} overlapping pairs of unknown order are left out")
+    if crowded:
+        said.append(f"{crowded} images with too many objects to look at all pairs are left out")
+    return "; ".join(said)
