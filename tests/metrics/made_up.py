@@ -1,6 +1,9 @@
 """Small random annotations and predictions for the tests of the metrics."""
 
+from collections.abc import Iterable
+
 import numpy as np
+import pandas as pd
 
 from amodal_pipeline.annotations import (
     AmodalAnnotations,
@@ -11,6 +14,7 @@ from amodal_pipeline.annotations import (
     rle,
 )
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
+from amodal_pipeline.metrics.tallies import Tally
 
 HEIGHT, WIDTH = 24, 30
 CATEGORIES = (Category(id=3, name="car"), Category(id=1, name="rider"), Category(id=7, name="cow"))
@@ -150,3 +154,19 @@ def random_scene(
         },
     )
     return truth, found
+
+
+def measured(tallies: Iterable[Tally], images: int) -> pd.DataFrame:
+    """Metric, category, value, n and note of all rows, each image counted once."""
+    lines = []
+    for tally in tallies:
+        values = tally.values(np.ones((1, images)))[0]
+        for row, value in zip(tally.rows, values, strict=True):
+            lines.append((row.metric, row.category, value, row.n, row.note))
+    return pd.DataFrame(lines, columns=["metric", "category", "value", "n", "note"])
+
+
+def value_of(rows: pd.DataFrame, metric: str, category: str = "all") -> pd.Series:
+    chosen = rows[(rows["metric"] == metric) & (rows["category"] == category)]
+    assert len(chosen) == 1, (metric, len(chosen))
+    return chosen.iloc[0]

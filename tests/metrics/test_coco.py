@@ -3,23 +3,29 @@ import dataclasses
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_up import (
     HEIGHT,
     WIDTH,
     annotations,
+    measured,
     predictions,
     random_scene,
     rectangles,
     truth_as_predictions,
+    value_of,
 )
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from amodal_pipeline.annotations import rle
-from amodal_pipeline.annotations.tables import boxes
-from amodal_pipeline.metrics.coco import candidates, coco_rows, match
-from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.annotations import build, rle
+from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
+from amodal_pipeline.metrics import protocols
+from amodal_pipeline.metrics.coco import candidates, match
+from amodal_pipeline.metrics.evidence import Evidence
 
 STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
 
@@ -81,10 +87,14 @@ def pycocotools_results(truth, found, target, left_out, class_agnostic=False):
     return run
 
 
-def value_of(rows, metric, category="all"):
-    chosen = rows[(rows["metric"] == metric) & (rows["category"] == category)]
-    assert len(chosen) == 1, metric
-    return chosen.iloc[0]
+def coco_rows(truth, found, thresholds=(0.15,), class_agnostic=False):
+    """COCO's figures, and those of occluded objects."""
+    evidence = Evidence(truth, found)
+    tallies = [
+        *protocols.coco(evidence, class_agnostic=class_agnostic, per_category=True),
+        *protocols.vrsp(evidence, thresholds),
+    ]
+    return measured(tallies, len(truth.images))
 
 
 def flags_of(truth, target, threshold=None):
@@ -99,38 +109,54 @@ def flags_of(truth, target, threshold=None):
     return left_out
 
 
-@pytest.mark.parametrize("class_agnostic", [False, True])
-@pytest.mark.parametrize("seed", range(5))
-def test_equals_pycocotools(seed, class_agnostic):
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    class_agnostic=st.booleans(),
+    target=st.sampled_from(["amodal", "visible", "box"]),
+    size=st.tuples(st.integers(4, 40), st.integers(0, 150), st.integers(1, 6)),
+)
+def test_equals_pycocotools(seed, class_agnostic, target, size):
+    truth, found = random_scene(seed, *size)
+    rows = coco_rows(truth, found, class_agnostic=class_agnostic)
+    left_out = flags_of(truth, target)
+    oracle = pycocotools_results(truth, found, target, left_out, class_agnostic)
+    for name, place in STATS.items():
+        row = value_of(rows, f"{name}_{target}")
+        expected = 100 * oracle.stats[place] if (~left_out).any() else np.nan
+        assert row["value"] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+        assert row["n"] == (~left_out).sum()
+    if class_agnostic:
+        assert set(rows["category"]) == {"all"}
+        return
+    for k, category_id in enumerate(oracle.params.catIds):
+        precision = oracle.eval["precision"][:, :, k, 0, -1]
+        name = {c.id: c.name for c in truth.metadata.categories}[category_id]
+        own = rows[(rows["metric"] == f"AP_{target}") & (rows["category"] == name)]
+        if (precision < 0).all():
+            assert own.empty
+        else:
+            assert own["value"].item() == pytest.approx(100 * precision.mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize("target", ["amodal", "visible", "box"])
+@pytest.mark.parametrize("seed", range(4))
+def test_occluded_objects_equal_pycocotools(seed, target):
     truth, found = random_scene(seed)
-    rows = coco_rows(truth, found, EvaluationConfig(class_agnostic=class_agnostic))
-    assert set(rows["protocol"]) == {"coco_agnostic" if class_agnostic else "coco"}
-    for target in ("amodal", "visible", "box"):
-        for suffix, threshold in (("", None), ("_occluded15", 0.15)):
-            left_out = flags_of(truth, target, threshold)
-            oracle = pycocotools_results(truth, found, target, left_out, class_agnostic)
-            for name, place in STATS.items():
-                row = value_of(rows, f"{name}_{target}{suffix}")
-                assert row["value"] == pytest.approx(100 * oracle.stats[place], abs=1e-9)
-                assert row["n"] == (~left_out).sum()
-            if class_agnostic:
-                assert set(rows["category"]) == {"all"}
-                continue
-            for k, category_id in enumerate(oracle.params.catIds):
-                precision = oracle.eval["precision"][:, :, k, 0, -1]
-                name = {c.id: c.name for c in truth.metadata.categories}[category_id]
-                if (precision < 0).all():
-                    assert name not in set(rows["category"])
-                else:
-                    row = value_of(rows, f"AP_{target}{suffix}", name)
-                    assert row["value"] == pytest.approx(100 * precision.mean(), abs=1e-9)
+    left_out = flags_of(truth, target, 0.15)
+    oracle = pycocotools_results(truth, found, target, left_out)
+    rows = coco_rows(truth, found)
+    for name, place in STATS.items():
+        row = value_of(rows, f"{name}_{target}_occluded15")
+        assert row["value"] == pytest.approx(100 * oracle.stats[place], abs=1e-9)
+        assert row["n"] == (~left_out).sum()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_pycocotools_with_more_detections_than_count(seed):
     truth, found = random_scene(seed, objects=12, detections=500, images=2)
     assert (found.predictions.groupby(["image_id", "category_id"]).size() > 100).any()
-    rows = coco_rows(truth, found, EvaluationConfig())
+    rows = coco_rows(truth, found)
     oracle = pycocotools_results(truth, found, "amodal", flags_of(truth, "amodal"))
     for name, place in STATS.items():
         expected = 100 * oracle.stats[place]
@@ -147,12 +173,32 @@ def test_each_match_is_the_one_pycocotools_makes(seed):
         if image is not None and image["aRng"] == oracle.params.areaRng[0]:
             for detection, matches in zip(image["dtIds"], image["dtMatches"].T, strict=True):
                 expected[detection - 1] = matches.astype(int) - 1
-    c = candidates(truth, found, "amodal")
-    matched = match(c, left_out[c.truth_row])
-    rows = np.where(matched >= 0, c.truth_row[matched], -1)
-    assert len(expected) == len(c.detection_row)
-    for place, row in enumerate(c.detection_row):
+    evidence = Evidence(truth, found)
+    c = candidates(evidence.by_category, evidence.amodal)
+    matched = match(c, left_out[c.ranking.truth_row])
+    rows = np.where(matched >= 0, c.ranking.truth_row[matched], -1)
+    assert len(expected) == len(c.ranking.detection_row)
+    for place, row in enumerate(c.ranking.detection_row):
         np.testing.assert_array_equal(rows[:, place], expected[row])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_image_that_weighs_twice_counts_as_two(seed):
+    """Every weighting equals the figures of a data set with images repeated and left out."""
+    truth, found = random_scene(seed, detections=200)
+    random = np.random.default_rng(seed)
+    weights = random.integers(0, 3, 6)
+    # Of equal scores it is open which comes first, and copies of an image would be told apart.
+    scores = pd.Series(random.permutation(200) / 200)
+    table = frame(PREDICTIONS, found.predictions.assign(score=scores))
+    found = dataclasses.replace(found, predictions=table)
+    tallies = list(protocols.coco(Evidence(truth, found), per_category=True))
+    repeated, again = _repeat(truth, found, weights)
+    for tally, expected in zip(tallies, protocols.coco(Evidence(repeated, again)), strict=True):
+        n = len(expected.rows)
+        given = tally.values(np.stack([np.ones(6), weights]))[1, :n]
+        plain = expected.values(np.ones((1, weights.sum())))[0]
+        np.testing.assert_allclose(given, plain, atol=1e-9)
 
 
 def test_truth_against_itself_is_exactly_100():
@@ -164,7 +210,7 @@ def test_truth_against_itself_is_exactly_100():
         np.array([3, 3, 1]),
         images=2,
     )
-    rows = coco_rows(truth, truth_as_predictions(truth), EvaluationConfig())
+    rows = coco_rows(truth, truth_as_predictions(truth))
     reached = rows[~rows["metric"].str.contains("AR1_")]
     assert (reached["value"] == 100).all()
     assert value_of(rows, "AR1_amodal")["value"] == 75  # one of the two cars, and the rider
@@ -189,7 +235,7 @@ def test_closed_form_average_precision():
             "amodal_rle": rectangles(drawn),
         },
     )
-    rows = coco_rows(truth, found, EvaluationConfig())
+    rows = coco_rows(truth, found)
     # Recalls 0 … 0.25 (26 points) at precision 1, 0.26 … 0.5 (25 points) at 2/3.
     expected = 100 * (26 + 25 * 2 / 3) / 101
     assert value_of(rows, "AP_amodal")["value"] == pytest.approx(expected, abs=1e-12)
@@ -199,7 +245,7 @@ def test_closed_form_average_precision():
 
 def test_occlusion_of_exactly_the_threshold_does_not_count():
     truth = annotations([[0, 0, 20, 5], [0, 10, 20, 15]], [3, 4])  # rates 0.15 and 0.20
-    rows = coco_rows(truth, truth_as_predictions(truth), EvaluationConfig())
+    rows = coco_rows(truth, truth_as_predictions(truth))
     row = value_of(rows, "AP_amodal_occluded15")
     assert (row["n"], row["value"]) == (1, 100)
 
@@ -211,9 +257,8 @@ def test_detection_of_an_ignored_object_counts_neither_way_but_a_stray_one_is_fa
     stray = predictions(
         truth, columns | {"amodal_rle": rectangles([[0, 12, 8, 20], [10, 0, 18, 8]])}
     )
-    config = EvaluationConfig()
-    assert value_of(coco_rows(truth, both, config), "AP_amodal_occluded15")["value"] == 100
-    assert value_of(coco_rows(truth, stray, config), "AP_amodal_occluded15")["value"] == 50
+    assert value_of(coco_rows(truth, both), "AP_amodal_occluded15")["value"] == 100
+    assert value_of(coco_rows(truth, stray), "AP_amodal_occluded15")["value"] == 50
 
 
 def test_no_rows_of_masks_a_method_does_not_have():
@@ -222,7 +267,7 @@ def test_no_rows_of_masks_a_method_does_not_have():
         truth,
         {"image_id": [1], "category_id": [3], "score": [1.0], "amodal_rle": rectangles([0] * 4)},
     )
-    metrics = set(coco_rows(truth, found, EvaluationConfig())["metric"])
+    metrics = set(coco_rows(truth, found)["metric"])
     assert "AP_amodal" in metrics
     assert not any("visible" in name or "box" in name for name in metrics)
 
@@ -230,27 +275,58 @@ def test_no_rows_of_masks_a_method_does_not_have():
 def test_nothing_predicted_is_zero_and_nothing_to_find_is_null():
     truth = annotations([[0, 0, 8, 8]])
     nothing = predictions(truth, {"image_id": [], "category_id": [], "score": []})
-    rows = coco_rows(truth, nothing, EvaluationConfig())
+    rows = coco_rows(truth, nothing)
     assert value_of(rows, "AP_amodal")["value"] == 0
     row = value_of(rows, "AP_amodal_occluded15")
     assert row["n"] == 0
     assert rows["value"].isna().sum() == 18  # the occluded metrics: nothing is occluded
 
     empty = annotations(np.zeros((0, 4), int))
-    rows = coco_rows(empty, nothing, EvaluationConfig(occlusion_thresholds=()))
+    rows = coco_rows(empty, nothing, thresholds=())
     assert rows["value"].isna().all()
     assert (rows["n"] == 0).all()
 
 
-def test_threshold_below_what_was_kept_is_refused():
-    truth, found = random_scene(0)
-    c = candidates(truth, found, "amodal")
-    with pytest.raises(ValueError, match="no threshold can be lower"):
-        match(c, np.zeros(len(c.truth_row), bool), np.array([0.4]))
-
-
 def test_threshold_of_one_allows_for_rounding():
     truth = annotations([[0, 0, 8, 8]])
-    c = candidates(truth, truth_as_predictions(truth), "box")
-    c = dataclasses.replace(c, pair_iou=np.array([1 - 1e-12]))
+    evidence = Evidence(truth, truth_as_predictions(truth))
+    c = candidates(evidence.by_category, evidence.amodal)
+    c = dataclasses.replace(c, iou=np.array([1 - 1e-12]))
     assert match(c, np.array([False]), np.array([1.0])).tolist() == [[0]]
+
+
+def _repeat(truth, found, weights):
+    """Both tables with each image as often as ``weights`` says, in the order of the ids."""
+    image_ids = np.sort(truth.images["image_id"].to_numpy(np.int64))
+    copies = [(i, image) for i, w in zip(image_ids, weights, strict=True) for image in range(w)]
+    instances, rows, new = [], [], 0
+    for image, _ in copies:
+        new += 1
+        instances.append(truth.instances[truth.instances["image_id"] == image].assign(image_id=new))
+        own = found.predictions[found.predictions["image_id"] == image]
+        rows.append(own.assign(image_id=new))
+    images = pd.DataFrame(
+        {
+            "image_id": range(1, new + 1),
+            "file_name": [f"{i}.png" for i in range(new)],
+            "height": HEIGHT,
+            "width": WIDTH,
+        }
+    )
+    instances, rows = pd.concat(instances), pd.concat(rows)
+    columns = ["image_id", "category_id", "amodal_rle", "visible_rle", "ignore"]
+    again = build(
+        dataset="made_up",
+        split="val",
+        categories=truth.metadata.categories,
+        image_root="",
+        images=images,
+        instances={
+            "instance_id": range(1, len(instances) + 1),
+            **{c: instances[c].tolist() for c in columns},
+        },
+    )
+    columns = ["image_id", "category_id", "score", "amodal_rle", "visible_rle"]
+    described = {c: rows[c].tolist() for c in columns}
+    described["amodal_box"] = boxes(rows["amodal_box"])
+    return again, predictions(again, described)

@@ -4,6 +4,7 @@ from made_up import (
     HEIGHT,
     WIDTH,
     annotations,
+    measured,
     predictions,
     random_scene,
     rectangles,
@@ -11,7 +12,15 @@ from made_up import (
 )
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.metrics.completion import completion_rows, match_detections
+from amodal_pipeline.metrics import completion
+from amodal_pipeline.metrics.completion import completions, in_all, match_detections
+from amodal_pipeline.metrics.evidence import Evidence
+
+
+def completion_rows(truth, found, matches=None, common=None):
+    evidence = Evidence(truth, found)
+    tallies = completion.tallies(evidence, completions(evidence, matches), common)
+    return measured(tallies, len(truth.images))
 
 
 def values(rows):
@@ -35,11 +44,13 @@ def detections(truth, corners, scores=None, **columns):
 def test_truth_against_itself_is_exactly_100():
     truth = annotations([[0, 0, 8, 8], [4, 4, 20, 20], [1, 14, 9, 22]], [0, 4, 8])
     found = values(completion_rows(truth, truth_as_predictions(truth)))
+    names = ("mIoU_full", "mIoU_occluded", "IoU_dataset")
+    names += ("mIoU_full_per_category", "mIoU_occluded_per_category")
     assert found == {
-        "mIoU_full": (100, 3),
-        "mIoU_occluded": (100, 2),
-        "mIoU_full_matched": (100, 3),
-        "mIoU_occluded_matched": (100, 2),
+        f"{name}{post}{matched}": (100, 2 if "occluded" in name else 3)
+        for name in names
+        for post in ("", "_post")
+        for matched in ("", "_matched")
     }
 
 
@@ -51,6 +62,45 @@ def test_closed_form():
     assert found["mIoU_occluded_matched"] == (pytest.approx(50), 1)
     assert found["mIoU_full"] == (pytest.approx(40), 2)  # the second object was missed
     assert found["mIoU_occluded"] == (pytest.approx(50), 1)
+    assert found["IoU_dataset"] == (pytest.approx(100 * 64 / 160), 2)
+    assert found["IoU_dataset_matched"] == (pytest.approx(80), 1)
+    assert "mIoU_full_post" not in found  # no visible mask was completed
+
+
+def test_post_adds_the_visible_mask_that_was_completed():
+    truth = annotations([[0, 0, 10, 8]], [4])
+    # Predicted are columns 2-7; seen, by the method, were columns 6-9 and a column too many.
+    found = detections(truth, [2, 0, 8, 8], visible_rle=rectangles([6, 0, 11, 8]))
+    rows = values(completion_rows(truth, found))
+    assert rows["mIoU_full"] == (pytest.approx(60), 1)
+    assert rows["mIoU_full_post"] == (pytest.approx(100 * 8 / 11), 1)
+    assert rows["mIoU_occluded"] == (pytest.approx(50), 1)
+    assert rows["mIoU_occluded_post"] == (pytest.approx(100 * 2 / 5), 1)
+
+
+def test_mean_over_categories_is_not_the_mean_over_objects():
+    truth = annotations(
+        [[0, 0, 10, 8], [0, 10, 10, 18], [15, 0, 25, 8]], category_ids=np.array([3, 3, 1])
+    )
+    found = detections(
+        truth, [[0, 0, 10, 8], [0, 10, 10, 18], [15, 0, 21, 8]], category_id=[3, 3, 1]
+    )
+    rows = values(completion_rows(truth, found))
+    assert rows["mIoU_full"] == (pytest.approx(100 * 2.6 / 3), 3)
+    assert rows["mIoU_full_per_category"] == (pytest.approx(80), 3)
+
+
+def test_objects_that_several_detectors_found_have_figures_of_their_own():
+    truth = annotations([[0, 0, 10, 8], [12, 0, 22, 8], [0, 12, 10, 20]], [5, 5, 5])
+    one = detections(truth, [[0, 0, 10, 8], [12, 0, 20, 8]], method="one")
+    other = detections(truth, [[12, 0, 22, 8], [0, 12, 10, 20]], method="other")
+    common = in_all([match_detections(truth, one), match_detections(truth, other)])
+    assert common.note == "objects matched by one, other"
+    rows = completion_rows(truth, one, common=common)
+    found = values(rows)
+    assert found["mIoU_full_common"] == (pytest.approx(80), 1)
+    assert found["mIoU_full"] == (pytest.approx(60), 3)
+    assert set(rows.loc[rows["metric"].str.endswith("_common"), "note"]) == {common.note}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -392,3 +392,45 @@ def _sort(values):
             values[at] = values[at - 1]
             at -= 1
         values[at] = value
+
+
+@compiled
+def close_pairs(a, a_offsets, a_boxes, a_groups, b, b_offsets, b_boxes, b_groups, minimum):
+    """Pairs (i of a, j of b) of one group with IoU >= ``minimum`` > 0: int64 [P, 2], float64 [P].
+
+    Group g has rows ``a_groups[g]:a_groups[g + 1]`` of a, and likewise of b. Most pairs are told
+    apart by their areas and boxes: a shared part is no larger than either mask or than what their
+    boxes share.
+    """
+    a_areas, b_areas = area(a, a_offsets), area(b, b_offsets)
+    pairs, ious = np.empty((1024, 2), np.int64), np.empty(1024)
+    count = 0
+    for g in range(len(a_groups) - 1):
+        for i in range(a_groups[g], a_groups[g + 1]):
+            for j in range(b_groups[g], b_groups[g + 1]):
+                total = a_areas[i] + b_areas[j]
+                wide = min(a_boxes[i, 0] + a_boxes[i, 2], b_boxes[j, 0] + b_boxes[j, 2]) - max(
+                    a_boxes[i, 0], b_boxes[j, 0]
+                )
+                high = min(a_boxes[i, 1] + a_boxes[i, 3], b_boxes[j, 1] + b_boxes[j, 3]) - max(
+                    a_boxes[i, 1], b_boxes[j, 1]
+                )
+                if not (wide > 0 and high > 0):  # an empty mask has a box of NaN
+                    continue
+                # From shared / (total - shared) >= minimum, with room for rounding.
+                least = minimum * total / (1 + minimum) * (1 - 1e-9)
+                if min(a_areas[i], b_areas[j]) < least or np.float64(wide) * high < least:
+                    continue
+                shared = shared_area(
+                    a, a_offsets[i], a_offsets[i + 1], b, b_offsets[j], b_offsets[j + 1]
+                )
+                iou = shared / (total - shared)
+                if iou < minimum:
+                    continue
+                if count == len(ious):
+                    more, greater = np.empty((2 * count, 2), np.int64), np.empty(2 * count)
+                    more[:count], greater[:count] = pairs, ious
+                    pairs, ious = more, greater
+                pairs[count, 0], pairs[count, 1], ious[count] = i, j, iou
+                count += 1
+    return pairs[:count], ious[:count]

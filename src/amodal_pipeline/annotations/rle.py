@@ -303,6 +303,46 @@ def overlaps(
     return i, j, shared
 
 
+def close_pairs(
+    a: Masks,
+    a_groups: np.ndarray,
+    b: Masks,
+    b_groups: np.ndarray,
+    heights: np.ndarray,
+    minimum: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of a mask of ``a`` and one of ``b`` of the same group that overlap enough.
+
+    Args:
+        a, b: strings; those of one group have one canvas and stand together.
+        a_groups, b_groups: int64 [G + 1]; rows ``groups[g]:groups[g + 1]`` are group g.
+        heights: of the canvas of each group, int64 [G].
+        minimum: intersection over union, above 0.
+
+    Returns:
+        rows ``i`` of a and ``j`` of b, int64 [P], and their intersection over union, float64 [P];
+        sorted by i, then j.
+    """
+    found, ious = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
+    lengths = [_ends(characters(masks))[groups] for masks, groups in ((a, a_groups), (b, b_groups))]
+    for batch in batches(
+        np.diff(lengths[0]) + np.diff(lengths[1]), np.diff(a_groups) + np.diff(b_groups)
+    ):
+        arguments, low = [], []
+        for masks, groups in ((a, a_groups), (b, b_groups)):
+            groups = groups[batch.start : batch.stop + 1]
+            runs = unpack(masks[groups[0] : groups[-1]])
+            height = np.repeat(heights[batch], np.diff(groups))
+            boxes = kernels.box(runs.lengths, runs.offsets, height)
+            arguments += [runs.lengths, runs.offsets, boxes, groups - groups[0]]
+            low.append(groups[0])
+        pairs, iou = kernels.close_pairs(*arguments, minimum)
+        found.append(pairs + np.array(low))
+        ious.append(iou)
+    i, j = np.concatenate(found).T
+    return i, j, np.concatenate(ious)
+
+
 def iou(a: Sequence[str], b: Sequence[str], size: tuple[int, int]) -> np.ndarray:
     """Intersection over union of every a with every b on one canvas, float64 [len(a), len(b)]."""
     if len(a) == 0 or len(b) == 0:

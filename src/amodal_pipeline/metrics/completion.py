@@ -1,9 +1,10 @@
-"""Mean IoU of completed masks, of the whole object and of its hidden part.
+"""IoU of completed masks, of the whole object and of its hidden part.
 
-Definitions of Zhan et al. (CVPR 2020) and Gao et al. (ICCV 2023), per object and averaged over
-objects; the data-set-level ratio that other papers call mIoU is a different number.
+Definitions of Zhan et al. (CVPR 2020), Li et al. (A3D, ECCV 2022) and Gao et al. (C2F-Seg, ICCV
+2023), side by side: all three print "mIoU".
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,11 @@ import pandas as pd
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions
-from amodal_pipeline.metrics import coco, results
+from amodal_pipeline.metrics import coco
 from amodal_pipeline.metrics.checks import check
-
-MATCH_IOU = 0.5
+from amodal_pipeline.metrics.evidence import Evidence
+from amodal_pipeline.metrics.pairs import MINIMUM_IOU
+from amodal_pipeline.metrics.tallies import Ratio, Row
 
 
 @dataclass(frozen=True)
@@ -30,48 +32,75 @@ class DetectionMatches:
     instance_id: np.ndarray
 
 
-def match_detections(
-    annotations: AmodalAnnotations, predictions: Predictions, minimum_iou: float = MATCH_IOU
-) -> DetectionMatches:
+@dataclass(frozen=True)
+class Population:
+    """Objects that figures of their own are wanted for: ids, and in words which they are."""
+
+    instance_id: np.ndarray
+    note: str
+
+
+def match_detections(annotations: AmodalAnnotations, predictions: Predictions) -> DetectionMatches:
     """Match a detector's predictions one to one to objects of the same image and category.
 
-    Greedy by falling score at amodal IoU >= ``minimum_iou``. An object that is to be ignored takes
-    a detection only when no other object is left for it.
+    Greedy by falling score at amodal IoU >= 0.5, however many detections an image has. An object
+    that is to be ignored takes a detection only when no other object is left for it.
 
     Raises:
         ValueError: the predictions are not of these annotations or are damaged; says what to do.
     """
     check(annotations, predictions)
-    c = coco.candidates(
-        annotations, predictions, "amodal", max_detections=None, minimum_iou=minimum_iou
-    )
-    ignored = annotations.instances["ignore"].to_numpy(dtype=bool)[c.truth_row]
-    matched = coco.match(c, ignored, np.array([minimum_iou]))[0]
+    return detection_matches(Evidence(annotations, predictions))
+
+
+def detection_matches(evidence: Evidence) -> DetectionMatches:
+    """As :func:`match_detections`, of tables that are checked."""
+    c = coco.candidates(coco.rank(evidence.where, max_detections=None), evidence.amodal)
+    matched = coco.match(c, evidence.marked[c.ranking.truth_row], np.array([MINIMUM_IOU]))[0]
     hit = np.flatnonzero(matched >= 0)
-    prediction_ids = predictions.predictions["prediction_id"].to_numpy(dtype=np.int64)
-    instance_ids = annotations.instances["instance_id"].to_numpy(dtype=np.int64)
+    table = evidence.predictions.predictions
     return DetectionMatches(
-        method=predictions.metadata.method,
-        prediction_id=prediction_ids[c.detection_row[hit]],
-        instance_id=instance_ids[c.truth_row[matched[hit]]],
+        method=evidence.predictions.metadata.method,
+        prediction_id=_ids(table["prediction_id"])[c.ranking.detection_row[hit]],
+        instance_id=_ids(evidence.annotations.instances["instance_id"])[
+            c.ranking.truth_row[matched[hit]]
+        ],
     )
 
 
-def completion_rows(
-    annotations: AmodalAnnotations,
-    predictions: Predictions,
-    matches: DetectionMatches | None = None,
-) -> pd.DataFrame:
-    """Rows mIoU_full and mIoU_occluded, over all objects and over the matched ones.
+def in_all(matches: list[DetectionMatches]) -> Population:
+    """The objects that every one of several detectors detected, as C2F-Seg's authors score KINS."""
+    ids = matches[0].instance_id
+    for other in matches[1:]:
+        ids = np.intersect1d(ids, other.instance_id)
+    return Population(ids, f"objects matched by {', '.join(m.method for m in matches)}")
 
-    With P the predicted amodal mask, A* and V* the true amodal and visible masks,
-    mIoU_full = mean IoU(P, A*) and mIoU_occluded = mean IoU(P \\ V*, A* \\ V*), the latter over
-    objects with at least one hidden pixel. An object that nothing is paired with has 0; the rows
-    with ``_matched`` leave such objects out. Ignored objects are in none of them.
+
+@dataclass(frozen=True)
+class Completions:
+    """Masks that were taken for true objects, and how well they fit; arrays [G] by true object.
+
+    ``prediction`` is the row of the prediction, −1 where there is none. With P the predicted amodal
+    mask, A* and V* the true amodal and visible ones: ``full`` (intersection, union) of P and A*,
+    ``hidden`` that of P \\ V* and A* \\ V*, int64 [G, 2]; ``full_post`` and ``hidden_post`` the
+    same with the visible mask that was completed added to P, None where predictions have no
+    visible mask. ``counted`` objects are not ignored, ``occluded`` ones have a hidden pixel.
+    """
+
+    prediction: np.ndarray
+    full: np.ndarray
+    hidden: np.ndarray
+    full_post: np.ndarray | None
+    hidden_post: np.ndarray | None
+    counted: np.ndarray
+    occluded: np.ndarray
+
+
+def completions(evidence: Evidence, matches: DetectionMatches | None = None) -> Completions:
+    """Pair predictions with true objects and intersect their masks.
 
     Args:
-        annotations: the truth.
-        predictions: paired with the truth by ``instance_id`` where they complete true objects,
+        evidence: predictions are paired by ``instance_id`` where they complete true objects,
             otherwise by ``matches``, otherwise by :func:`match_detections`.
         matches: pairs of a detector, used for the detector itself and for predictions that
             completed its detections (``source_id``), so that all stand on the same objects.
@@ -80,50 +109,124 @@ def completion_rows(
         ValueError: two predictions complete the same object, or ``matches`` are of another
             detector than the predictions.
     """
-    prediction, instance = _pairs(annotations, predictions, matches)
-    truth = annotations.instances
-    areas = {
-        name: rle.area(truth[f"{name}_rle"].tolist()).astype(np.float64)
-        for name in ("amodal", "visible")
-    }
-    counted = ~truth["ignore"].to_numpy(dtype=bool)
-    occluded = counted & (areas["amodal"] > areas["visible"])
-    full, hidden = np.zeros(len(truth)), np.zeros(len(truth))
-    is_matched = np.zeros(len(truth), bool)
-    is_matched[instance] = True
+    prediction, instance = pair(evidence, matches)
+    truth, table = evidence.annotations.instances, evidence.predictions.predictions
+    area = {k: rle.area(truth[f"{k}_rle"].tolist()) for k in ("amodal", "visible")}
+    of = np.full(len(truth), -1, np.int64)
+    of[instance] = prediction
 
-    drawn = predictions.predictions["amodal_rle"].iloc[prediction]
+    drawn = table["amodal_rle"].iloc[prediction]
     there = drawn.notna().to_numpy(dtype=bool)
     masks, at = drawn[there].tolist(), instance[there]
     amodal, visible = (truth[f"{name}_rle"].iloc[at].tolist() for name in ("amodal", "visible"))
-    with_amodal = rle.shared_area(masks, amodal)
-    with_visible = rle.shared_area(masks, visible)
-    union = rle.area(masks) + areas["amodal"][at] - with_amodal
-    full[at] = with_amodal / union
-    # V* lies inside A*: taking it off shrinks the intersection by |P ∩ V*|, the union by |V*|.
-    hidden[at] = (with_amodal - with_visible) / np.maximum(union - areas["visible"][at], 1)
 
-    found = [
-        results.Measurement(name, 100 * float(values[of].mean()) if of.any() else np.nan, of.sum())
-        for name, values, of in (
-            ("mIoU_full", full, counted),
-            ("mIoU_occluded", hidden, occluded),
-            ("mIoU_full_matched", full, counted & is_matched),
-            ("mIoU_occluded_matched", hidden, occluded & is_matched),
+    def fit(masks: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        # Nothing predicted: no intersection, and a union of the truth alone.
+        full = np.stack([np.zeros_like(area["amodal"]), area["amodal"]], axis=1)
+        hidden = np.stack([full[:, 0], area["amodal"] - area["visible"]], axis=1)
+        shared = rle.shared_area(masks, amodal)
+        full[at] = np.stack([shared, rle.area(masks) + area["amodal"][at] - shared], axis=1)
+        # V* lies inside A*: taking it off shrinks the intersection by |P ∩ V*|, the union by |V*|.
+        less = np.stack([rle.shared_area(masks, visible), area["visible"][at]], axis=1)
+        hidden[at] = full[at] - less
+        return full, hidden
+
+    full, hidden = fit(masks)
+    inputs = table["visible_rle"].iloc[prediction[there]]
+    has_inputs = evidence.has("visible_rle") and inputs.notna().all()
+    post = fit(rle.union(masks, inputs.tolist())) if has_inputs else (None, None)
+    counted = ~evidence.marked
+    occluded = counted & (area["amodal"] > area["visible"])
+    return Completions(of, full, hidden, *post, counted, occluded)
+
+
+def tallies(
+    evidence: Evidence,
+    found: Completions,
+    common: Population | None = None,
+    *,
+    per_category: bool = False,
+) -> Iterator[Ratio]:
+    """The protocol "completion": means over objects, and ratios of sums.
+
+    mIoU_full: mean IoU of P and A* over objects. mIoU_occluded: mean IoU of P \\ V* and A* \\ V*
+    over objects with a hidden pixel (Gao et al.). ``…_per_category``: mean over categories of these
+    means (Li et al.). IoU_dataset: sum of intersections over sum of unions (Zhan et al.).
+    ``_post``: with the visible mask that was completed added. An object that nothing is paired with
+    has 0; ``_matched`` leaves such objects out, ``_common`` is over the objects of ``common``.
+    Ignored objects are in none of them.
+    """
+    where, truth = evidence.where, evidence.annotations.instances
+    names = [category.name for category in evidence.annotations.metadata.categories]
+    populations = {"": (np.ones_like(found.counted), ""), "_matched": (found.prediction >= 0, "")}
+    if common is not None:
+        chosen = np.isin(_ids(truth["instance_id"]), common.instance_id)
+        populations["_common"] = (chosen, common.note)
+
+    def ratio(row: Row, rows: np.ndarray, above: np.ndarray, below: np.ndarray, by: np.ndarray):
+        shape = (where.images, int(by.max(initial=0)) + 1)
+        at = where.truth_image[rows] * shape[1] + by[rows]
+        sums = (
+            np.bincount(at, values[rows], shape[0] * shape[1]).reshape(shape)
+            for values in (above.astype(np.float64), below.astype(np.float64))
         )
-    ]
-    return results.rows(predictions.metadata, "completion", found)
+        return Ratio(row, *sums)
+
+    one, together = np.ones(len(truth)), np.zeros(len(truth), np.int64)
+    for post in ("", "_post"):
+        full = found.full_post if post else found.full
+        hidden = found.hidden_post if post else found.hidden
+        if full is None:
+            continue
+        for population, (chosen, note) in populations.items():
+            for name, sums, counted in (
+                ("mIoU_full", full, found.counted & chosen),
+                ("mIoU_occluded", hidden, found.occluded & chosen),
+            ):
+                rows, n = np.flatnonzero(counted), int(counted.sum())
+                iou = sums[:, 0] / np.maximum(sums[:, 1], 1)
+                end = post + population
+                yield ratio(Row(name + end, n, note=note), rows, iou, one, together)
+                kinds = Row(f"{name}_per_category{end}", n, note=note)
+                yield ratio(kinds, rows, iou, one, where.truth_category)
+                if per_category and not end:
+                    for k in np.unique(where.truth_category[rows]):
+                        own = rows[where.truth_category[rows] == k]
+                        yield ratio(Row(name, len(own), names[k]), own, iou, one, together)
+            rows = np.flatnonzero(found.counted & chosen)
+            row = Row(f"IoU_dataset{post}{population}", len(rows), note=note)
+            yield ratio(row, rows, full[:, 0], full[:, 1], together)
 
 
-def _pairs(
-    annotations: AmodalAnnotations, predictions: Predictions, matches: DetectionMatches | None
+def objects(evidence: Evidence, found: Completions) -> dict[str, object]:
+    """Columns of :data:`~amodal_pipeline.metrics.scores.OBJECTS` for the objects that count."""
+    rows = np.flatnonzero(found.counted)
+    truth = evidence.annotations.instances.iloc[rows]
+    ids = evidence.predictions.predictions["prediction_id"].astype("Int64").to_numpy(object)
+    at = found.prediction[rows]
+    of = np.full(len(rows), None, dtype=object)
+    of[at >= 0] = ids[at[at >= 0]]
+    hidden = found.hidden[rows, 0] / np.maximum(found.hidden[rows, 1], 1)
+    return {
+        **{k: truth[k] for k in ("instance_id", "image_id", "category_id", "occlusion_rate")},
+        "iou_full": found.full[rows, 0] / np.maximum(found.full[rows, 1], 1),
+        "iou_occluded": pd.array(np.where(found.occluded[rows], hidden, np.nan), "Float64"),
+        "matched": at >= 0,
+        "prediction_id": of,
+    }
+
+
+def pair(
+    evidence: Evidence, matches: DetectionMatches | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the predictions and rows of the instances that belong together."""
+    """Rows of the predictions and rows of the instances that belong together, as
+    :func:`completions` pairs them; int64 [M] each."""
+    predictions = evidence.predictions
     table, metadata = predictions.predictions, predictions.metadata
     if completes_truth(predictions):
         names, ids = "instance_id", table["instance_id"]
     elif matches is None:
-        matches = match_detections(annotations, predictions)
+        matches = detection_matches(evidence)
         names, ids = "prediction_id", table["prediction_id"]
     elif metadata.inputs == matches.method and table["source_id"].notna().all():
         names, ids = "source_id", table["source_id"]
@@ -135,7 +238,7 @@ def _pairs(
             f"{metadata.method!r} on {metadata.inputs!r}: give the matches of "
             f"{metadata.inputs!r}, or none"
         )
-    ids = ids.to_numpy(dtype=np.int64)
+    ids = _ids(ids)
     if len(np.unique(ids)) != len(ids):
         twice = pd.Series(ids)[pd.Series(ids).duplicated()].iloc[0]
         raise ValueError(f"two predictions of {metadata.method!r} have the {names} {twice}")
@@ -144,11 +247,12 @@ def _pairs(
         rows, ids = row[row >= 0], matches.instance_id[row >= 0]
     else:
         rows = np.arange(len(ids))
-    at = _position(annotations.instances["instance_id"].to_numpy(dtype=np.int64), ids)
+    truth = evidence.annotations
+    at = _position(_ids(truth.instances["instance_id"]), ids)
     if (at < 0).any():
         raise ValueError(
             f"prediction of {metadata.method!r} completes the instance {ids[at < 0][0]}, which the "
-            f"annotations {annotations.metadata.dataset}/{annotations.metadata.split} do not have: "
+            f"annotations {truth.metadata.dataset}/{truth.metadata.split} do not have: "
             "predict again on these annotations"
         )
     return rows, at
@@ -168,6 +272,10 @@ def completes_truth(predictions: Predictions) -> bool:
             "tables of their own"
         )
     return bool(named.any())
+
+
+def _ids(column: pd.Series) -> np.ndarray:
+    return column.to_numpy(dtype=np.int64)
 
 
 def _position(haystack: np.ndarray, needles: np.ndarray) -> np.ndarray:

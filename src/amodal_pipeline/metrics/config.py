@@ -8,13 +8,22 @@ from pydantic import BaseModel, ConfigDict, Field
 class EvaluationConfig(BaseModel):
     """Choices of the evaluation.
 
-    ``occlusion_thresholds``: for each rate t, all COCO metrics once more with the objects whose
-    occlusion rate is at most t ignored; 0.15 gives the suffix ``_occluded15``.
-    ``class_agnostic``: categories are disregarded (protocol "coco_agnostic" instead of "coco").
-    ``per_category``: one row of AP for each category beside the mean over them.
+    ``occlusion_thresholds``: for each rate t, the average precisions once more with the objects
+    whose occlusion rate is at most t ignored; 0.15 gives the suffix ``_occluded15``.
+    ``vrsp_released``: also by the rule of VRSP's code, which judges detections by their own rate.
+    ``per_category``: a row of AP and of mIoU for each category beside the mean over them.
+    ``matched_by``: methods of this data set, already evaluated; the objects that all of them
+    detected get figures of their own, ``…_common``.
+    ``resamples``: of the bootstrap, for the figures in ``headline`` and for all others; 0 gives no
+    intervals. All methods must share ``seed`` to be compared.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     occlusion_thresholds: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.15,)
-    class_agnostic: bool = False
+    vrsp_released: bool = False
     per_category: bool = True
+    matched_by: tuple[str, ...] = ()
+    headline: tuple[str, ...] = ("AP_amodal", "AP_amodal_occluded15", "mIoU_full", "mIoU_occluded")
+    headline_resamples: int = Field(1000, ge=0)
+    resamples: int = Field(200, ge=0)
+    seed: int = 0

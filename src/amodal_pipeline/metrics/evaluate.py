@@ -1,13 +1,22 @@
-"""All rows of results for one table of predictions."""
+"""All scores of one table of predictions."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions
-from amodal_pipeline.metrics import results
+from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions, frame
+from amodal_pipeline.metrics import bootstrap, completion, protocols, results
 from amodal_pipeline.metrics.checks import check
-from amodal_pipeline.metrics.coco import coco_rows
-from amodal_pipeline.metrics.completion import DetectionMatches, completes_truth, completion_rows
+from amodal_pipeline.metrics.coco import RECALLS, Precision
+from amodal_pipeline.metrics.completion import DetectionMatches, Population, completes_truth
 from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.metrics.evidence import Evidence
+from amodal_pipeline.metrics.order import order_tallies
+from amodal_pipeline.metrics.scores import CURVES, DRAWS, OBJECTS, WHOSE, Scores
+from amodal_pipeline.metrics.tallies import Tally
 
 
 def evaluate(
@@ -16,8 +25,11 @@ def evaluate(
     config: EvaluationConfig,
     matches: DetectionMatches | None = None,
     run_id: str = "",
-) -> pd.DataFrame:
-    """Score predictions against the truth.
+    *,
+    common: Population | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score predictions against the truth, by every published protocol that applies.
 
     Args:
         annotations: the truth; all of its images count.
@@ -26,20 +38,113 @@ def evaluate(
         matches: the detector's :func:`match_detections`, for the detector itself and for methods
             that completed its detections, so that their mIoU stand on the same objects.
         run_id: stored in every row.
+        common: objects that figures of their own are wanted for.
+        on_progress: called with (done, total) parts of the bootstrap.
 
     Returns:
-        Rows of :data:`amodal_pipeline.metrics.results.RESULTS` of the protocols "coco" and
-        "completion". Predictions that complete true objects (``instance_id``) get no "coco" rows:
-        nothing was detected. Without amodal masks there are no "completion" rows.
+        Results of the protocols "coco", "coco_agnostic", "vrsp", "vrsp_released" (where asked for),
+        "orcnn", "amodalapi", "completion" and "order" (where the predictions have one).
+        Predictions that complete true objects (``instance_id``) get the last two only: nothing was
+        detected. Without amodal masks there are no rows of "completion".
 
     Raises:
         ValueError: the predictions are not of these annotations or are damaged; says what to do.
     """
     check(annotations, predictions)
-    parts = []
-    if not completes_truth(predictions):
-        parts.append(coco_rows(annotations, predictions, config))
-    table = predictions.predictions
-    if len(table) == 0 or table["amodal_rle"].notna().any():
-        parts.append(completion_rows(annotations, predictions, matches))
-    return results.join(part.assign(run_id=run_id) for part in parts)
+    evidence = Evidence(annotations, predictions)
+    found = None
+    if evidence.has("amodal_rle"):
+        found = completion.completions(evidence, matches)
+    named = list(_tallies(evidence, config, found, common))
+    tallies = [tally for _, tally in named]
+    counts = [
+        config.headline_resamples if _is_headline(tally, config.headline) else config.resamples
+        for tally in tallies
+    ]
+    images = evidence.where.images
+    values = [tally.values(np.ones((1, images), np.uint16))[0] for tally in tallies]
+    draws = bootstrap.draw(tallies, counts, images, config.seed, on_progress)
+
+    rows: dict[str, list[results.Measurement]] = {}
+    drawn: dict[str, list] = {"protocol": [], "metric": [], "value": [], "values": []}
+    for (protocol, tally), value, sample in zip(named, values, draws, strict=True):
+        for row, v, d in zip(tally.rows, value, sample.T, strict=True):
+            measured = results.Measurement(
+                row.metric, float(v), row.n, row.category, *bootstrap.interval(d), row.note
+            )
+            rows.setdefault(protocol, []).append(measured)
+            if row.category == "all":
+                for name, cell in zip(drawn, (protocol, row.metric, v, d), strict=True):
+                    drawn[name].append(cell)
+    return Scores(
+        results=results.join(
+            results.rows(predictions.metadata, protocol, measured, run_id)
+            for protocol, measured in rows.items()
+        ),
+        draws=_frame(DRAWS, predictions, run_id, drawn),
+        curves=_frame(CURVES, predictions, run_id, _curves(named)),
+        objects=_frame(
+            OBJECTS, predictions, run_id, completion.objects(evidence, found) if found else {}
+        ),
+    )
+
+
+def _tallies(
+    evidence: Evidence,
+    config: EvaluationConfig,
+    found: completion.Completions | None,
+    common: Population | None,
+) -> Iterator[tuple[str, Tally]]:
+    """Every tally with the protocol it belongs to."""
+    if not completes_truth(evidence.predictions):
+        by_protocol = {
+            "coco": protocols.coco(evidence, per_category=config.per_category),
+            "coco_agnostic": protocols.coco(evidence, class_agnostic=True),
+            "vrsp": protocols.vrsp(evidence, config.occlusion_thresholds),
+            "orcnn": protocols.orcnn(evidence),
+            "amodalapi": protocols.amodalapi(evidence),
+        }
+        if config.vrsp_released:
+            released = protocols.vrsp_released(evidence, config.occlusion_thresholds)
+            by_protocol["vrsp_released"] = released
+        for protocol, tallies in by_protocol.items():
+            yield from ((protocol, tally) for tally in tallies)
+    if found is None:
+        return
+    for tally in completion.tallies(evidence, found, common, per_category=config.per_category):
+        yield "completion", tally
+    if len(evidence.predictions.order):
+        instance = np.flatnonzero(found.prediction >= 0)
+        prediction = found.prediction[instance]
+        for tally in order_tallies(
+            evidence.annotations, evidence.predictions, prediction, instance
+        ):
+            yield "order", tally
+
+
+def _is_headline(tally: Tally, headline: Sequence[str]) -> bool:
+    return any(row.metric in headline and row.category == "all" for row in tally.rows)
+
+
+def _curves(named: Sequence[tuple[str, Tally]]) -> dict[str, np.ndarray]:
+    """Precision against recall of COCO's tallies, as columns."""
+    columns: dict[str, list] = {"target": [], "iou": [], "recall": [], "precision": []}
+    for protocol, tally in named:
+        if protocol != "coco" or not isinstance(tally, Precision):
+            continue
+        target = tally.rows[0].metric.removeprefix("AP_")
+        of = {0.5: tally.curve[0], 0.75: tally.curve[5], None: tally.curve.mean(axis=0)}
+        for iou, precision in of.items() if target != "box" else ():
+            cells = ([target] * len(RECALLS), [iou] * len(RECALLS), RECALLS, precision)
+            for column, values in zip(columns.values(), cells, strict=True):
+                column.extend(values)
+    return columns
+
+
+def _frame(
+    schema: pa.Schema, predictions: Predictions, run_id: str, columns: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Columns of what was found, with those that say of whom."""
+    n = len(next(iter(columns.values()), ()))
+    whose = predictions.metadata.model_dump(include=set(WHOSE)) | {"run_id": run_id}
+    return frame(schema, {**{k: [v] * n for k, v in whose.items()}, **columns})

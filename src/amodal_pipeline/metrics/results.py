@@ -35,7 +35,8 @@ KEY = [name for name in RESULTS.names if name not in (*NUMBERS, "n", "note")]
 
 class Measurement(NamedTuple):
     """One number: ``value`` in 0–100 (NaN where there is nothing to measure on), which rests on
-    ``n`` objects or pairs; ``low`` and ``high`` bound it where an interval was computed."""
+    ``n`` objects or pairs; ``low`` and ``high`` bound it where an interval was computed; ``note``
+    is what must be known before it is compared."""
 
     metric: str
     value: float
@@ -43,6 +44,7 @@ class Measurement(NamedTuple):
     category: str = "all"
     low: float = math.nan
     high: float = math.nan
+    note: str = ""
 
 
 def rows(

@@ -20,7 +20,13 @@ _WHOSE = {
 }
 WHOSE = tuple(_WHOSE)
 DRAWS = pa.schema(
-    _WHOSE | {"protocol": pa.string(), "metric": pa.string(), "values": pa.list_(pa.float32())}
+    _WHOSE
+    | {
+        "protocol": pa.string(),
+        "metric": pa.string(),
+        "value": pa.float64(),
+        "values": pa.list_(pa.float32()),
+    }
 )
 CURVES = pa.schema(
     _WHOSE
@@ -51,8 +57,8 @@ class Scores:
     """What is known of one or several methods on one split.
 
     ``results``: rows of :data:`~amodal_pipeline.metrics.results.RESULTS`.
-    ``draws``: the value of each metric over all categories in every bootstrap resample. All methods
-    on a split share the resamples: the difference of two of these lists is a paired one.
+    ``draws``: each metric over all categories, its value and its ``values`` in every bootstrap
+    resample. All methods on a split share the resamples: differences of two lists are paired.
     ``curves``: precision (0–1) at 101 recalls (0–1), mean over categories, of amodal and visible
     masks, at ``iou`` 0.5 and 0.75 and averaged over 0.5–0.95 (``iou`` null).
     ``objects``: one row for each true object that counts: IoU (0–1) of the mask that was taken for

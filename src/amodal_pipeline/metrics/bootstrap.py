@@ -1,0 +1,130 @@
+"""Bootstrap intervals over images: how much a figure depends on which images were in the split.
+
+Images are drawn with replacement, as often as there are images (Efron, 1979); an interval is that
+of the 2.5 % and 97.5 % quantiles. Objects of one image are not independent: drawing them one by
+one would make intervals too narrow.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+
+from amodal_pipeline.metrics.tallies import Tally
+
+_CHUNK = 50  # resamples at once: bounds the memory
+
+
+def resamples(images: int, count: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn, in chunks of uint16 [<= 50, images]; ``count`` in all.
+
+    The same for equal arguments, and the first of many are those of few: every method on a split,
+    and every figure, stands on the same draws.
+    """
+    rng = np.random.default_rng([seed, images])
+    for start in range(0, count, _CHUNK):
+        size = min(_CHUNK, count - start)
+        drawn = rng.integers(0, images, (_CHUNK, images))[:size]
+        drawn += images * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * images)
+        yield counts.reshape(size, images).astype(np.uint16)
+
+
+def draw(
+    tallies: Sequence[Tally],
+    counts: Sequence[int],
+    images: int,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """Values of all rows of each tally in its resamples: float64 [counts[i], rows] each.
+
+    ``on_progress(done, total)`` counts chunks.
+    """
+    values: list[list[np.ndarray]] = [[np.zeros((0, len(t.rows)))] for t in tallies]
+    most = max(counts, default=0)
+    total = -(-most // _CHUNK)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk, weights in enumerate(resamples(images, most, seed)):
+            done = chunk * _CHUNK
+            wanted = [i for i, count in enumerate(counts) if count > done]
+            taken = [weights[: counts[i] - done] for i in wanted]
+            for i, part in zip(
+                wanted,
+                pool.map(lambda i, w: tallies[i].values(w), wanted, taken),
+                strict=True,
+            ):
+                values[i].append(part)
+            if on_progress:
+                on_progress(chunk + 1, total)
+    return [np.concatenate(parts) for parts in values]
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantiles of values [R], but for NaN (a resample without objects)."""
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return np.nan, np.nan
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def compare(draws: pd.DataFrame, a: Mapping[str, object], b: Mapping[str, object]) -> pd.DataFrame:
+    """Paired comparison of two methods on one split, by the resamples that they share.
+
+    Args:
+        draws: rows of :data:`~amodal_pipeline.metrics.scores.DRAWS`.
+        a, b: column → value, choose the rows of each, e.g. ``{"method": "orcnn", "variant":
+            "full"}``. Several seeds of one method are averaged resample by resample.
+
+    Returns:
+        A line for each protocol and metric that both have: ``difference`` of a's value and b's,
+        ``low`` and ``high`` of its 95 % interval, ``probability`` (0–1) that a is above b (ties
+        count half), and the number of ``resamples``.
+
+    Raises:
+        ValueError: a choice matches nothing, or the two are of different data.
+    """
+    sides = [_chosen(draws, choice) for choice in (a, b)]
+    data = [set(map(tuple, side[["dataset", "split"]].to_numpy())) for side in sides]
+    if len(data[0] | data[1]) > 1:
+        raise ValueError(f"draws of different data cannot be paired: {sorted(data[0] | data[1])}")
+    lines = []
+    ours, theirs = (dict(list(side.groupby(["protocol", "metric"], sort=False))) for side in sides)
+    for key in (key for key in ours if key in theirs):
+        drawn = [_mean_of_seeds(side[key]["values"]) for side in (ours, theirs)]
+        count = min(map(len, drawn))
+        difference = drawn[0][:count] - drawn[1][:count]
+        difference = difference[np.isfinite(difference)]
+        low, high = interval(difference)
+        above = np.sign(difference).mean() / 2 + 0.5 if len(difference) else np.nan
+        lines.append(
+            {
+                "protocol": key[0],
+                "metric": key[1],
+                "difference": ours[key]["value"].mean() - theirs[key]["value"].mean(),
+                "low": low,
+                "high": high,
+                "probability": float(above),
+                "resamples": len(difference),
+            }
+        )
+    columns = ["protocol", "metric", "difference", "low", "high", "probability", "resamples"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _chosen(draws: pd.DataFrame, choice: Mapping[str, object]) -> pd.DataFrame:
+    here = np.ones(len(draws), bool)
+    for column, value in choice.items():
+        here &= (draws[column] == value).to_numpy(dtype=bool)
+    if not here.any():
+        raise ValueError(f"no draws of {dict(choice)}: evaluate that method first")
+    return draws[here]
+
+
+def _mean_of_seeds(values: pd.Series) -> np.ndarray:
+    rows = [np.asarray(row, np.float64) for row in values]
+    count = min(map(len, rows))
+    return np.mean([row[:count] for row in rows], axis=0)

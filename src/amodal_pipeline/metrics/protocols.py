@@ -1,0 +1,252 @@
+"""The published protocols for detections. Each function is one: its tallies, from the evidence.
+
+They differ in what is compared (amodal, visible, both, hidden masks, boxes), in which objects are
+ignored, and in what becomes of a detection that matches none.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.tables import strings
+from amodal_pipeline.metrics.coco import (
+    MAX_DETECTIONS,
+    THRESHOLDS,
+    Measure,
+    Precision,
+    Ranking,
+    candidates,
+    match,
+    measures,
+    occlusion_suffix,
+)
+from amodal_pipeline.metrics.evidence import Evidence
+from amodal_pipeline.metrics.pairs import Pairs
+from amodal_pipeline.metrics.tallies import Row
+
+COLUMNS = {"amodal": "amodal_rle", "visible": "visible_rle", "box": "amodal_box"}
+OCCLUSION = {"none": (-1.0, 1e-5), "partial": (1e-5, 0.25), "heavy": (0.25, 1.0)}  # (above, up to]
+AMODALAPI_LIMITS = (10, 100, 1000)
+
+
+def coco(
+    evidence: Evidence, *, class_agnostic: bool = False, per_category: bool = False
+) -> Iterator[Precision]:
+    """COCO's AP, AP50, AP75, AR1, AR10 and AR100 of amodal masks, visible masks and amodal boxes.
+
+    Ignored are objects marked so; for visible masks also those of which nothing is visible. A
+    method has the figures of what it predicts.
+    """
+    for target, column in COLUMNS.items():
+        if not evidence.has(column):
+            continue
+        ignored = _never(evidence, target)
+        yield _precision(
+            evidence,
+            getattr(evidence, target),
+            ignored,
+            measures(target, int((~ignored).sum())),
+            ranking=evidence.pooled if class_agnostic else None,
+            per_category=f"AP_{target}" if per_category and not class_agnostic else None,
+        )
+
+
+def vrsp(evidence: Evidence, thresholds: Sequence[float]) -> Iterator[Precision]:
+    """COCO's figures over objects with an occlusion rate above a threshold (Xiao et al., AAAI
+    2021, Table 1: above 15 %). The others are ignored."""
+    for target, column in COLUMNS.items():
+        if not evidence.has(column):
+            continue
+        for threshold in thresholds:
+            # A rate of exactly 15 %, stored as float32, is not above 0.15.
+            ignored = _never(evidence, target) | (evidence.rate <= np.float32(threshold))
+            suffix = f"{target}_{occlusion_suffix(threshold)}"
+            yield _precision(
+                evidence,
+                getattr(evidence, target),
+                ignored,
+                measures(suffix, int((~ignored).sum())),
+            )
+
+
+def vrsp_released(evidence: Evidence, thresholds: Sequence[float]) -> Iterator[Precision]:
+    """The same by the rule of VRSP's released evaluator: COCO's area ranges, with the visible share
+    of a mask in the place of its area.
+
+    An object counts when its visible share is at most 1 - t, that is also at a rate of exactly t. A
+    detection that matches nothing is left out when its own visible share |A ∩ V| / |A| is above
+    1 - t. Only for methods that predict both masks.
+    """
+    if evidence.substituted is not None:
+        return
+    table, truth = evidence.predictions.predictions, evidence.annotations.instances
+    share = [
+        _visible_share(strings(t["amodal_rle"]), strings(t["visible_rle"])) for t in (table, truth)
+    ]
+    for threshold in thresholds:
+        ignored = evidence.marked | (share[1] > 1 - threshold)
+        yield _precision(
+            evidence,
+            evidence.amodal,
+            ignored,
+            measures(
+                f"amodal_{occlusion_suffix(threshold)}",
+                int((~ignored).sum()),
+                note="unmatched detections that look less occluded themselves are left out",
+            ),
+            excused=share[0] > 1 - threshold,
+        )
+
+
+def orcnn(evidence: Evidence) -> Iterator[Precision]:
+    """The protocol of Follmann et al. (WACV 2019), section 4.
+
+    ``_both`` (the paper's AP_AV): a match needs amodal and visible IoU above the threshold; the
+    smaller of the two stands for both. ``_occluded0``: objects without a hidden part are ignored.
+    AP50_invisible (AP_IV): hidden parts at IoU 0.5, over objects that have one. For visible masks
+    of occluded objects, and for hidden parts, a detection whose amodal mask has an IoU of at least
+    0.5 with an ignored object of its category is left out when it matches nothing. A method that
+    lacks one of the two masks is scored with the other in its place.
+    """
+    lacks = evidence.substituted
+    note = f"{lacks} masks: the method's {'visible' if lacks == 'amodal' else 'amodal'} ones"
+    note = note if lacks else ""
+    targets = {
+        "both": (evidence.both, evidence.never_seen),
+        "amodal": (evidence.amodal_or_visible, np.zeros_like(evidence.marked)),
+        "visible": (evidence.visible_or_amodal, evidence.never_seen),
+    }
+    unoccluded = evidence.rate <= 0
+    meant_for_others = _overlaps_ignored(evidence, evidence.marked | unoccluded)
+    for target, (pairs, hidden) in targets.items():
+        concerns = note if lacks and target in ("both", lacks) else ""
+        ignored = evidence.marked | hidden
+        yield _precision(
+            evidence, pairs, ignored, measures(target, int((~ignored).sum()), note=concerns)
+        )
+        ignored = ignored | unoccluded
+        yield _precision(
+            evidence,
+            pairs,
+            ignored,
+            measures(f"{target}_occluded0", int((~ignored).sum()), note=concerns),
+            excused=meant_for_others if target == "visible" else None,
+        )
+    if evidence.invisible is not None:
+        ignored = evidence.marked | unoccluded
+        own = evidence.has("invisible_rle")
+        row = Row(
+            "AP50_invisible",
+            int((~ignored).sum()),
+            note="" if own else "hidden part: amodal mask without visible mask",
+        )
+        yield _precision(
+            evidence,
+            evidence.invisible,
+            ignored,
+            (Measure(row, threshold=0),),
+            excused=meant_for_others,
+        )
+
+
+def amodalapi(evidence: Evidence) -> Iterator[Precision]:
+    """Class-agnostic AP, AR10, AR100 and AR1000 of amodal masks, as Zhu et al. (CVPR 2017) and SLN
+    score COCOA.
+
+    ``_none``, ``_partial`` and ``_heavy``: objects with a rate up to 0.00001, up to 0.25, and
+    above; AR alone is at 100 detections. ``_things`` and ``_stuff`` where a data set has both. All
+    other objects are ignored. (Their code counts an object on a limit to both sides.)
+    """
+    if not evidence.has("amodal_rle"):
+        return
+    thing = evidence.annotations.instances["is_thing"].to_numpy(dtype=bool)
+
+    def tally(ignored: np.ndarray, rows: tuple[Measure, ...]) -> Precision:
+        return _precision(
+            evidence,
+            evidence.amodal,
+            ignored,
+            rows,
+            ranking=evidence.proposals,
+            limits=AMODALAPI_LIMITS,
+        )
+
+    subsets = {"": np.ones_like(thing)}
+    if thing.any() and not thing.all():
+        subsets |= {"_things": thing, "_stuff": ~thing}
+    for suffix, wanted in subsets.items():
+        ignored = evidence.marked | ~wanted
+        n = int((~ignored).sum())
+        recalls = (Measure(Row(f"AR{limit}{suffix}", n), limit=limit) for limit in AMODALAPI_LIMITS)
+        yield tally(ignored, (Measure(Row(f"AP{suffix}", n)), *recalls))
+    for name, (above, most) in OCCLUSION.items():
+        ignored = evidence.marked | (evidence.rate <= np.float32(above))
+        ignored = ignored | (evidence.rate > np.float32(most))
+        n = int((~ignored).sum())
+        yield tally(
+            ignored,
+            (
+                Measure(Row(f"AP_{name}", n)),
+                Measure(Row(f"AR10_{name}", n), limit=10),
+                Measure(Row(f"AR_{name}", n), limit=100),
+            ),
+        )
+
+
+def _precision(
+    evidence: Evidence,
+    pairs: Pairs,
+    ignored: np.ndarray,
+    rows: tuple[Measure, ...],
+    *,
+    ranking: Ranking | None = None,
+    limits: tuple[int, ...] = MAX_DETECTIONS,
+    excused: np.ndarray | None = None,
+    per_category: str | None = None,
+) -> Precision:
+    """Match pairs and tally. ``ignored`` and ``excused`` are by row of their tables."""
+    ranking = ranking or evidence.by_category
+    flags = ignored[ranking.truth_row]
+    tally = Precision(
+        ranking,
+        match(candidates(ranking, pairs), flags, THRESHOLDS),
+        flags,
+        rows,
+        limits,
+        None if excused is None else excused[ranking.detection_row],
+    )
+    if per_category is None:
+        return tally
+    names = [category.name for category in evidence.annotations.metadata.categories]
+    own = tuple(
+        Measure(Row(per_category, int(n), names[k]), category=k)
+        for k, n in enumerate(tally.count)
+        if n
+    )
+    return Precision(ranking, tally.matched, flags, (*rows, *own), limits, tally.excused)
+
+
+def _never(evidence: Evidence, target: str) -> np.ndarray:
+    """Objects that never count for a target."""
+    return evidence.marked | evidence.never_seen if target == "visible" else evidence.marked
+
+
+def _visible_share(amodal: rle.Masks, visible: rle.Masks) -> np.ndarray:
+    """|A ∩ V| / |A|, float64 [N]; 0 where a mask is missing or empty."""
+    share = np.zeros(len(amodal))
+    valid = amodal.is_valid().to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(valid & visible.is_valid().to_numpy(zero_copy_only=False))
+    a = amodal.take(rows)
+    share[rows] = rle.shared_area(a, visible.take(rows)) / np.maximum(rle.area(a), 1)
+    return share
+
+
+def _overlaps_ignored(evidence: Evidence, ignored: np.ndarray) -> np.ndarray:
+    """Detections whose amodal mask has an IoU of at least 0.5 with an ignored object of its
+    category, bool [D]."""
+    where, pairs = evidence.where, evidence.amodal_or_visible
+    same = where.detection_category[pairs.detection] == where.truth_category[pairs.truth]
+    flags = np.zeros(len(where.score), bool)
+    flags[pairs.detection[same & ignored[pairs.truth]]] = True
+    return flags
