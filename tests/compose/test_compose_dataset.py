@@ -148,6 +148,29 @@ def test_incomplete_and_crowd_objects_are_ignored_and_never_cut_out(source, tmp_
                 assert not entry["incomplete"] and entry["source_id"] not in crowds
 
 
+def test_objects_that_touch_one_another_are_pasted_where_that_is_wanted(source, tmp_path):
+    config = PNG.model_copy(update={"touching_is_incomplete": False, "occluders": (8, 8)})
+    described = json.loads(source[0].read_text())["annotations"]
+    # The pair of discs beside each other is the second and third object of each odd image.
+    by_image = {}
+    for record in described:
+        by_image.setdefault(record["image_id"], []).append(record["id"])
+    pairs = {id_ for image, ids in by_image.items() if image % 2 for id_ in ids[1:3]}
+    seen = {True: [], False: []}
+    for wanted, folder in ((PNG, "a"), (config, "b")):
+        table = compose_split(wanted, "train", *source, tmp_path / folder)
+        entries = [i for r in records(tmp_path / folder / "train") for i in r["instances"]]
+        ignored = table.instances["ignore"].tolist()
+        of_pairs = [
+            (e["pasted"], i)
+            for e, i in zip(entries, ignored, strict=True)
+            if e["source_id"] in pairs
+        ]
+        seen[wanted.touching_is_incomplete] = of_pairs
+    assert set(seen[True]) == {(False, True)}
+    assert set(seen[False]) == {(False, False), (True, False)}
+
+
 def test_class_agnostic_has_one_category(source, tmp_path):
     config = PNG.model_copy(update={"class_agnostic": True})
     table = compose_split(config, "train", *source, tmp_path / "out")

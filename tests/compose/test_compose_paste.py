@@ -154,6 +154,9 @@ def test_objects_that_may_lack_a_part_are_flagged():
         "in two parts": True,
         "with a speck": False,
     }
+    alone = possibly_incomplete(rle.encode(np.stack(list(masks.values()))), size, touching=False)
+    flagged = {name for name, flag in zip(masks, alone, strict=True) if flag}
+    assert flagged == {"at the border", "in two parts"}
     assert possibly_incomplete([], size).shape == (0,)
 
 

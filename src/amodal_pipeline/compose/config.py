@@ -28,6 +28,9 @@ class ComposeConfig(BaseModel):
         edge_softness: standard deviation of the blur of a cutout's edge, in pixels; 0: hard.
         match_brightness: bring luminance and contrast of a cutout nearer to where it is pasted.
         min_source_area: smallest mask of an occluder, and of a target, in pixels at working size.
+        touching_is_incomplete: an original object whose mask touches that of another counts among
+            those that may lack hidden parts. Where hardly any stands alone, false lets them be
+            pasted and covered, as if each mask were all of its object.
         exclude_incomplete: mark original objects whose mask may lack hidden parts as ``ignore``,
             so that they count neither for nor against a method.
         class_agnostic: one category "object" with id 1 instead of the source's.
@@ -49,6 +52,7 @@ class ComposeConfig(BaseModel):
     edge_softness: float = Field(1.0, ge=0, le=20)
     match_brightness: bool = True
     min_source_area: int = Field(1024, ge=1)
+    touching_is_incomplete: bool = True
     exclude_incomplete: bool = True
     class_agnostic: bool = False
     max_side: int = Field(640, ge=32)

@@ -67,7 +67,7 @@ def compose_split(
     """
     source_json, image_root, folder = Path(source_json), Path(image_root), Path(folder)
     source = read_source(source_json, image_root, split)
-    objects = _source_objects(source, workers)
+    objects = _source_objects(source, config, workers)
     bank = _occluders(objects, config, source_json)
     described = {
         "version": VERSION,
@@ -131,14 +131,17 @@ def occlusion_statistics(annotations: AmodalAnnotations, pasted: np.ndarray) -> 
     }
 
 
-def _source_objects(source: AmodalAnnotations, workers: int) -> list[tuple[SourceObject, ...]]:
+def _source_objects(
+    source: AmodalAnnotations, config: ComposeConfig, workers: int
+) -> list[tuple[SourceObject, ...]]:
     """The objects of each photograph, in the order of the table of images."""
     images = source.images
     sizes = images[["height", "width"]].to_numpy(dtype=np.int64).tolist()
     tables = [source.of_image(i) for i in images["image_id"].to_numpy(dtype=np.int64)]
     counts = [table["amodal_rle"].tolist() for table in tables]
     flags = Parallel(n_jobs=workers)(
-        delayed(possibly_incomplete)(c, tuple(s)) for c, s in zip(counts, sizes, strict=True)
+        delayed(possibly_incomplete)(c, tuple(s), config.touching_is_incomplete)
+        for c, s in zip(counts, sizes, strict=True)
     )
     return [
         tuple(
@@ -170,8 +173,9 @@ def _occluders(
     if not bank:
         raise ValueError(
             f"{source_json}: none of {sum(map(len, objects))} objects is fit to be pasted: they "
-            "touch the image border or one another, have several parts, are crowds, or are "
-            f"smaller than min_source_area = {config.min_source_area} pixels; lower it"
+            "touch the image border or one another (touching_is_incomplete), have several parts, "
+            f"are crowds, or are smaller than min_source_area = {config.min_source_area} pixels; "
+            "lower it"
         )
     return bank
 

@@ -46,7 +46,9 @@ def read_source(json_path: Path, image_root: Path, split: str) -> AmodalAnnotati
     return source
 
 
-def possibly_incomplete(counts: list[str], size: tuple[int, int]) -> np.ndarray:
+def possibly_incomplete(
+    counts: list[str], size: tuple[int, int], touching: bool = True
+) -> np.ndarray:
     """Which modal masks may lack a part of their object, bool [N].
 
     A mask is flagged when it touches the image border (the object may go on outside), when it
@@ -57,6 +59,7 @@ def possibly_incomplete(counts: list[str], size: tuple[int, int]) -> np.ndarray:
     Args:
         counts: the masks of all objects of one image, crowds included.
         size: canvas (height, width).
+        touching: whether being near to another mask is a reason.
     """
     height, width = size
     found = np.zeros(len(counts), bool)
@@ -77,7 +80,8 @@ def possibly_incomplete(counts: list[str], size: tuple[int, int]) -> np.ndarray:
         x = slice(max(x0[i] - CONTACT, 0), x1[i] + CONTACT)
         y = slice(max(y0[i] - CONTACT, 0), y1[i] + CONTACT)
         grown = ndimage.binary_dilation(masks[i, y, x], iterations=CONTACT)
-        found[i] = (masks[near[i], y, x] & grown).any() or _in_parts(masks[i, y, x])
+        touches = touching and (masks[near[i], y, x] & grown).any()
+        found[i] = touches or _in_parts(masks[i, y, x])
     return found
 
 
