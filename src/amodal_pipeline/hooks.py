@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_PARAMETER = 5_000  # characters that MLflow keeps
 _BATCH = 100  # parameters that MLflow takes at once
+PRINTED = ("coco", "vrsp", "orcnn", "completion", "order")  # protocols of the summary
 
 
 class TrackingHook:
@@ -116,7 +117,9 @@ class TrackingHook:
         if namespace not in self._runs:
             parent = self._runs[""]
             # The jobs `evaluate` and `predict` work on a method that a parameter names.
-            asked = str(self._parameters.get("method", "orcnn"))
+            outside = self._parameters.get("predictions")
+            asked = Path(outside).stem if outside else self._parameters.get("method", "orcnn")
+            asked = str(asked)
             method = asked if namespace == "chosen" else namespace
             run = self._client.create_run(
                 self._client.get_run(parent).info.experiment_id,
@@ -196,19 +199,22 @@ class TrackingHook:
                 for file in ("model.safetensors", "method.json"):
                     self._client.log_artifact(run, str(folder / file), "checkpoint")
         if name.endswith(".results"):
-            self._log_results(run, value)
+            several = value if isinstance(value, dict) else {"": value}
+            for scores in several.values():
+                self._log_results(run, scores.results, prefixed=len(several) > 1)
 
-    def _log_results(self, run: str, results: Any) -> None:
+    def _log_results(self, run: str, results: Any, prefixed: bool = False) -> None:
         from mlflow.entities import Metric
 
-        own = results["method"].iloc[0]
+        own = None if prefixed else results["method"].iloc[0]
         overall = results[(results["category"] == "all") & results["value"].notna()]
         metrics = []
         for row in overall.itertuples():
             # The baselines' rows stand beside the method's own, under their names.
             prefix = "" if row.method == own else f"{row.method}/"
             metrics.append(Metric(f"{prefix}{row.protocol}/{row.metric}", float(row.value), 0, 0))
-        self._client.log_batch(run, metrics=metrics)
+        for start in range(0, len(metrics), 1000):
+            self._client.log_batch(run, metrics=metrics[start : start + 1000])
 
     def _end(self, status: str) -> None:
         for follower in self._followers.values():
@@ -344,7 +350,10 @@ class SummaryHook:
 
         console = Console()
         results = catalog.load("results")
-        for protocol, part in results.groupby("protocol", sort=False):
+        for protocol in PRINTED:
+            part = results[results["protocol"] == protocol]
+            if part.empty:
+                continue
             metrics = [m for m in MAIN_METRICS if (part["metric"] == m).any()]
             shown = summary_table(part, metrics)
             title = f"{results['dataset'].iloc[0]}, validation: {protocol} (0–100)"

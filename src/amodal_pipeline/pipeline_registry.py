@@ -26,7 +26,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "train_orcnn": prepare.create_pipeline()
         + train.create_pipeline("orcnn", starts_from="mask_rcnn")
         + report.create_pipeline(("orcnn",)),
-        "evaluate": evaluate.create_pipeline("chosen"),
+        "evaluate": evaluate.create_chosen_pipeline(),
         "predict": predict.create_pipeline(),
         "report": report.create_pipeline(),
     }

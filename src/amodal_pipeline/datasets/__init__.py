@@ -2,7 +2,15 @@
 
 from amodal_pipeline.datasets.checkpoint_dataset import CheckpointDataset
 from amodal_pipeline.datasets.files import FolderDataset, PictureDataset
+from amodal_pipeline.datasets.per_method_dataset import PerMethodDataset
 from amodal_pipeline.datasets.scores_dataset import ScoresDataset
 from amodal_pipeline.datasets.table_dataset import TableDataset
 
-__all__ = ["CheckpointDataset", "FolderDataset", "PictureDataset", "ScoresDataset", "TableDataset"]
+__all__ = [
+    "CheckpointDataset",
+    "FolderDataset",
+    "PerMethodDataset",
+    "PictureDataset",
+    "ScoresDataset",
+    "TableDataset",
+]

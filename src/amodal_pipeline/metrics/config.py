@@ -1,13 +1,16 @@
 """What to evaluate."""
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Protocol = Literal["coco", "coco_agnostic", "vrsp", "orcnn", "amodalapi", "completion", "order"]
 
 
 class EvaluationConfig(BaseModel):
     """Choices of the evaluation.
 
+    ``protocols``: those wanted; each gives what the predictions allow.
     ``occlusion_thresholds``: for each rate t, the average precisions once more with the objects
     whose occlusion rate is at most t ignored; 0.15 gives the suffix ``_occluded15``.
     ``vrsp_released``: also by the rule of VRSP's code, which judges detections by their own rate.
@@ -19,6 +22,7 @@ class EvaluationConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    protocols: tuple[Protocol, ...] = get_args(Protocol)
     occlusion_thresholds: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.15,)
     vrsp_released: bool = False
     per_category: bool = True

@@ -96,24 +96,27 @@ def _tallies(
     common: Population | None,
 ) -> Iterator[tuple[str, Tally]]:
     """Every tally with the protocol it belongs to."""
+    thresholds = config.occlusion_thresholds
     if not completes_truth(evidence.predictions):
         by_protocol = {
             "coco": protocols.coco(evidence, per_category=config.per_category),
             "coco_agnostic": protocols.coco(evidence, class_agnostic=True),
-            "vrsp": protocols.vrsp(evidence, config.occlusion_thresholds),
+            "vrsp": protocols.vrsp(evidence, thresholds),
             "orcnn": protocols.orcnn(evidence),
             "amodalapi": protocols.amodalapi(evidence),
         }
-        if config.vrsp_released:
-            released = protocols.vrsp_released(evidence, config.occlusion_thresholds)
-            by_protocol["vrsp_released"] = released
         for protocol, tallies in by_protocol.items():
-            yield from ((protocol, tally) for tally in tallies)
+            if protocol in config.protocols:
+                yield from ((protocol, tally) for tally in tallies)
+        if config.vrsp_released:
+            for tally in protocols.vrsp_released(evidence, thresholds):
+                yield "vrsp_released", tally
     if found is None:
         return
-    for tally in completion.tallies(evidence, found, common, per_category=config.per_category):
-        yield "completion", tally
-    if len(evidence.predictions.order):
+    if "completion" in config.protocols:
+        for tally in completion.tallies(evidence, found, common, per_category=config.per_category):
+            yield "completion", tally
+    if "order" in config.protocols and len(evidence.predictions.order):
         instance = np.flatnonzero(found.prediction >= 0)
         prediction = found.prediction[instance]
         for tally in order_tallies(

@@ -1,13 +1,15 @@
 """Nodes that run a trained method over the validation split and score it."""
 
 from functools import partial
+from pathlib import Path
+from typing import Literal
 
-import pandas as pd
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.progress import progress
 from amodal_pipeline.training.configs import InferenceConfig
 
@@ -42,28 +44,116 @@ def predict(
         )
 
 
-def evaluate(
-    annotations: AmodalAnnotations, predictions: Predictions, evaluation: EvaluationConfig
-) -> pd.DataFrame:
-    """Results of a method, and of the baselines that complete its visible masks.
+def predict_or_read(
+    folder: Path,
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    predictions: str | None,
+    masks: Literal["amodal", "visible"],
+) -> dict[str, Predictions]:
+    """Predictions to be scored, by method.
 
-    The baselines stand on the same detections, matched once by the method's own amodal masks.
+    Args:
+        folder: of the checkpoint of the chosen method.
+        annotations: the validation split.
+        inference: how the method is run.
+        predictions: a COCO results file or a folder of them, instead of the method; each is a
+            method named as its file.
+        masks: what the key "segmentation" is in these files.
+
+    Raises:
+        ValueError: a file is named as a method that is trained here: its results would be lost.
+    """
+    if predictions is None:
+        found = predict(Checkpoint.load(folder), annotations, inference)
+        return {folder.name: found}
+    from amodal_pipeline.annotations.coco_results import read_results_folder
+
+    path = Path(predictions).expanduser()
+    with progress(f"read {path.name}") as on_progress:
+        tables = read_results_folder(path, annotations, masks=masks, on_progress=on_progress)
+    for table in tables:
+        method = table.metadata.method
+        if (folder.parent / method / "method.json").exists():
+            raise ValueError(
+                f"{method} is trained here, and its results would be replaced by those of "
+                f"{path}: rename the file after the method that it is of"
+            )
+    return {table.metadata.method: table for table in tables}
+
+
+def evaluate(
+    annotations: AmodalAnnotations,
+    predictions: Predictions,
+    evaluation: EvaluationConfig,
+    model_output: Path,
+) -> Scores:
+    """Scores of a method, and of the baselines that work on its predictions.
+
+    Those that complete its visible masks, and those that order its objects by a rule, stand on the
+    same detections, matched once by the method's own amodal masks.
+
+    Args:
+        annotations: the validation split.
+        predictions: of the method.
+        evaluation: what to evaluate.
+        model_output: folder with the predictions of all methods, for ``evaluation.matched_by``.
     """
     from amodal_pipeline.methods import baselines
-    from amodal_pipeline.metrics import results
+    from amodal_pipeline.metrics import order, scores
     from amodal_pipeline.metrics.completion import match_detections
     from amodal_pipeline.metrics.evaluate import evaluate as score
 
-    table = predictions.predictions
-    score = partial(score, run_id=scored(predictions))
-    if len(table) and table["amodal_rle"].isna().any():
-        return score(annotations, predictions, evaluation)
-    matches = match_detections(annotations, predictions)
-    parts = [score(annotations, predictions, evaluation, matches)]
-    if len(table) and table["visible_rle"].notna().all():
-        for baseline in (baselines.visible_mask, baselines.convex_hull):
-            parts.append(score(annotations, baseline(predictions), evaluation, matches))
-    return results.join(parts)
+    table, method = predictions.predictions, predictions.metadata.method
+    common = _matched_by(evaluation.matched_by, annotations, model_output)
+    with progress(f"score {method}") as on_progress:
+        run = partial(
+            score,
+            annotations,
+            run_id=scored(predictions),
+            common=common,
+            on_progress=on_progress,
+        )
+        if len(table) and table["amodal_rle"].isna().any():
+            return run(predictions, evaluation)
+        matches = match_detections(annotations, predictions)
+        parts = [run(predictions, evaluation, matches)]
+        if len(table) and table["visible_rle"].notna().all():
+            for baseline in (baselines.visible_mask, baselines.convex_hull):
+                parts.append(run(baseline(predictions), evaluation, matches))
+        if len(table) and "order" in evaluation.protocols:
+            only = evaluation.model_copy(update={"protocols": ("order",), "vrsp_released": False})
+            for rule in (order.by_area, order.by_lowest_point):
+                parts.append(run(rule(predictions), only, matches))
+    return scores.join(parts)
+
+
+def evaluate_each(
+    annotations: AmodalAnnotations,
+    predictions: dict[str, Predictions],
+    evaluation: EvaluationConfig,
+    model_output: Path,
+) -> dict[str, Scores]:
+    """As :func:`evaluate`, for several methods."""
+    return {
+        name: evaluate(annotations, found, evaluation, model_output)
+        for name, found in predictions.items()
+    }
+
+
+def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder: Path):
+    from amodal_pipeline.metrics.completion import in_all, match_detections
+
+    matches = []
+    for method in methods:
+        versions = sorted((folder / method / "predictions").glob("*/predictions"))
+        if not versions:
+            raise ValueError(
+                f"matched_by names {method!r}, which has no predictions in {folder}: evaluate it "
+                f"first, `kedro run --pipeline=evaluate --params method={method}`"
+            )
+        matches.append(match_detections(annotations, Predictions.load(versions[-1])))
+    return in_all(matches) if matches else None
 
 
 def scored(predictions: Predictions) -> str:
@@ -79,3 +169,10 @@ def draw(annotations: AmodalAnnotations, predictions: Predictions, count: int) -
 
     chosen = most_occluded(annotations, count)
     return prediction_grid(annotations, {predictions.metadata.method: predictions}, chosen)
+
+
+def draw_each(
+    annotations: AmodalAnnotations, predictions: dict[str, Predictions], count: int
+) -> dict[str, Image.Image]:
+    """As :func:`draw`, for several methods."""
+    return {name: draw(annotations, found, count) for name, found in predictions.items()}

@@ -1,15 +1,22 @@
-"""Wiring of the evaluation of one method."""
+"""Wiring of the evaluation of one method, and of those that a parameter names."""
 
 from kedro.pipeline import Pipeline, node
 
-from amodal_pipeline.pipelines.evaluate.nodes import draw, evaluate, predict
+from amodal_pipeline.pipelines.evaluate.nodes import (
+    draw,
+    draw_each,
+    evaluate,
+    evaluate_each,
+    predict,
+    predict_or_read,
+)
+
+_SHARED = {"annotations_val", "model_output"}
+_PARAMETERS = {"params:inference", "params:evaluation", "params:pictures"}
 
 
 def create_pipeline(method: str) -> Pipeline:
-    """Prediction and evaluation under a method's namespace.
-
-    ``kedro run --pipeline=evaluate --params method=<name>`` is the namespace "chosen".
-    """
+    """Prediction and evaluation under a method's namespace."""
     steps = Pipeline(
         [
             node(
@@ -20,7 +27,7 @@ def create_pipeline(method: str) -> Pipeline:
             ),
             node(
                 evaluate,
-                inputs=["annotations_val", "predictions", "params:evaluation"],
+                inputs=["annotations_val", "predictions", "params:evaluation", "model_output"],
                 outputs="results",
                 name="evaluate",
             ),
@@ -32,9 +39,35 @@ def create_pipeline(method: str) -> Pipeline:
             ),
         ]
     )
+    return Pipeline(steps, namespace=method, inputs=_SHARED, parameters=_PARAMETERS)
+
+
+def create_chosen_pipeline() -> Pipeline:
+    """The same for ``--params method=<name>``, or for predictions from elsewhere:
+    ``--params predictions=<file or folder>``."""
+    outside = ["params:predictions", "params:prediction_masks"]
+    steps = Pipeline(
+        [
+            node(
+                predict_or_read,
+                inputs=["folder", "annotations_val", "params:inference", *outside],
+                outputs="predictions",
+                name="predict",
+            ),
+            node(
+                evaluate_each,
+                inputs=["annotations_val", "predictions", "params:evaluation", "model_output"],
+                outputs="results",
+                name="evaluate",
+            ),
+            node(
+                draw_each,
+                inputs=["annotations_val", "predictions", "params:pictures"],
+                outputs="overlays",
+                name="draw",
+            ),
+        ]
+    )
     return Pipeline(
-        steps,
-        namespace=method,
-        inputs={"annotations_val"},
-        parameters={"params:inference", "params:evaluation", "params:pictures"},
+        steps, namespace="chosen", inputs=_SHARED, parameters=_PARAMETERS | set(outside)
     )

@@ -1,0 +1,42 @@
+"""One dataset a method, for jobs that learn which methods there are while they run."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from kedro.io import AbstractDataset, DatasetError
+
+
+class PerMethodDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
+    """A mapping from methods to what each has, saved as a dataset of its own for each.
+
+    ``dataset`` is the entry of one of them, ``{method}`` standing for its name in ``filepath``.
+    """
+
+    def __init__(self, *, dataset: dict[str, Any], metadata: dict | None = None) -> None:
+        self._dataset = dataset
+        self.metadata = metadata
+        self._saved: dict[str, AbstractDataset] = {}
+
+    def save(self, data: dict[str, Any]) -> None:
+        self._saved = {method: self.of(method) for method in data}
+        for method, value in data.items():
+            self._saved[method].save(value)
+
+    def load(self) -> dict[str, Any]:
+        if not self._saved:
+            raise DatasetError(f"{self._dataset['filepath']}: nothing was saved in this run")
+        return {method: dataset.load() for method, dataset in self._saved.items()}
+
+    def of(self, method: str) -> AbstractDataset:
+        """The dataset of one method."""
+        entry = deepcopy(self._dataset)
+        entry["filepath"] = entry["filepath"].replace("{method}", method)
+        return AbstractDataset.from_config(method, entry)
+
+    def _exists(self) -> bool:
+        return bool(self._saved) and all(d.exists() for d in self._saved.values())
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._dataset["filepath"]}
