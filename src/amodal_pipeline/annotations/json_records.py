@@ -304,7 +304,11 @@ def _outside_list(file: BinaryIO, outline: _Outline, path: Path, bare: bool) -> 
     if size > most:
         raise ValueError(
             f"{path} has {size} bytes besides its records, more than the {most} allowed: this is "
-            + ("no results file" if bare else "no annotation file of a known kind")
+            + (
+                "no results file (an annotation file?)"
+                if bare
+                else "no annotation file of a known kind"
+            )
         )
     file.seek(0)
     before = file.read(outline.start)
