@@ -11,7 +11,11 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from nbclient import NotebookClient
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.datasets.scores_dataset import save_scores
+from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.metrics.evaluate import evaluate
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.dataset import render_split
 
@@ -39,6 +43,10 @@ def project(tmp_path_factory):
     scenes = render_split(
         ScenesConfig(image_size=96), "train", 5, folder / "data" / "02_intermediate" / "scenes"
     )
+    parts = folder / "data" / "08_reporting" / "scenes" / "parts"
+    for method, shift in (("orcnn", 1), ("mask_rcnn", 3)):
+        found = evaluate(scenes, _shifted(scenes, method, shift), EvaluationConfig())
+        save_scores(parts, method, found)
     bootstrap_project(folder)
     with pytest.MonkeyPatch.context() as patch:
         # No handler may write info.log where the tests were started.
@@ -46,6 +54,25 @@ def project(tmp_path_factory):
         with KedroSession.create(folder) as session:
             session.load_context().catalog.save("annotations_train", scenes)
     return folder
+
+
+def _shifted(truth, method, pixels):
+    """The truth, some pixels to the right, as a method that finds every object."""
+    instances, size = truth.instances, tuple(truth.sizes[0])
+    masks = {
+        kind: rle.encode(np.roll(rle.decode(instances[kind].tolist(), size), pixels, axis=2))
+        for kind in ("amodal_rle", "visible_rle")
+    }
+    table = {
+        "prediction_id": range(1, len(instances) + 1),
+        "score": np.linspace(1, 0.5, len(instances)),
+        **{name: instances[name] for name in ("image_id", "category_id")},
+        **masks,
+    }
+    described = truth.metadata.model_dump(include={"dataset", "split", "categories", "image_root"})
+    metadata = PredictionsMetadata(method=method, **described)
+    order = frame(PREDICTION_ORDER, {})
+    return Predictions(metadata, truth.images, frame(PREDICTIONS, table), order)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +111,15 @@ def test_the_explorer_shows_tables_figures_and_pictures(executed):
     assert "<th>instances</th>" in accounting and "<td>5</td>" in accounting  # five images
 
 
+def test_methods_are_compared_with_their_intervals(executed):
+    cells = executed("compare_methods.ipynb").cells
+    shown = [o["data"] for cell in cells for o in cell.get("outputs", []) if "data" in o]
+    assert sum("image/png" in data for data in shown) == 1
+    (paired,) = (d["text/html"] for d in shown if "probability" in d.get("text/html", ""))
+    # One pixel off is better than three, in every resample.
+    assert paired.count("<td>1.0</td>") == 3
+
+
 def newest(table, folder):
     return table.load(max(folder.iterdir()) / folder.name)
 
@@ -105,7 +141,8 @@ def test_a_labelled_export_becomes_a_data_set_and_a_trained_model(executed, proj
     assert not train.instances["ignore"].any()
     assert new.images["file_name"].tolist() == ["000000.png"]
     results = pd.read_csv(data / "08_reporting/worked_example/results.csv")
-    assert {"orcnn", "visible_mask", "convex_hull"} == set(results["method"])
+    baselines = {"visible_mask", "convex_hull", "order_by_area", "order_by_lowest_point"}
+    assert {"orcnn"} | baselines == set(results["method"])
 
 
 def test_the_masks_of_the_export_are_those_of_its_scenes(executed, project):
