@@ -7,6 +7,11 @@ for each kind of mask on the same data and holds its numbers against ours. The a
 of all our rows of AP and AR to the sum of its passes.
 
     python benchmarks/evaluation.py [--images 7517] [--out benchmarks/results/evaluation.json]
+
+With a table of annotations and one of predictions it only holds the numbers of those two against
+pycocotools':
+
+    python benchmarks/evaluation.py --annotations <folder> --predictions <folder>
 """
 
 import argparse
@@ -17,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from annotations import HEIGHT, WIDTH, ellipses, made_up
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -107,19 +113,27 @@ def pycocotools_pass(truth: AmodalAnnotations, found: Predictions, kind: str) ->
         else:
             masks = table[f"{kind}_rle"].to_numpy(dtype=object)
         area = rle.area(masks.tolist())
-        columns = (table["image_id"].tolist(), table["category_id"].tolist(), masks, area.tolist())
+        columns = (
+            *(table[name].tolist() for name in ("image_id", "category_id")),
+            masks,
+            area.tolist(),
+            (truth if table is truth.instances else found).sizes.tolist(),
+            table["ignore"] if "ignore" in table else [False] * len(table),
+        )
         sides.append(
             [
                 {
                     "id": i + 1,
                     "image_id": image,
                     "category_id": category,
-                    "segmentation": {"size": [HEIGHT, WIDTH], "counts": mask.encode()},
+                    "segmentation": {"size": canvas, "counts": mask.encode()},
                     "area": size,
                     "iscrowd": 0,
-                    "left_out": int(size == 0),
+                    "left_out": int(size == 0 or ignored),
                 }
-                for i, (image, category, mask, size) in enumerate(zip(*columns, strict=True))
+                for i, (image, category, mask, size, canvas, ignored) in enumerate(
+                    zip(*columns, strict=True)
+                )
             ]
         )
     for record, score in zip(sides[1], found.predictions["score"].tolist(), strict=True):
@@ -127,10 +141,9 @@ def pycocotools_pass(truth: AmodalAnnotations, found: Predictions, kind: str) ->
     ground_truth, predicted = COCO(), COCO()
     with contextlib.redirect_stdout(io.StringIO()):
         described = {
-            "images": [
-                {"id": i, "height": HEIGHT, "width": WIDTH}
-                for i in truth.images["image_id"].tolist()
-            ],
+            "images": truth.images[["image_id", "height", "width"]]
+            .rename(columns={"image_id": "id"})
+            .to_dict("records"),
             "categories": [{"id": c.id, "name": c.name} for c in truth.metadata.categories],
         }
         ground_truth.dataset = described | {"annotations": sides[0]}
@@ -185,8 +198,7 @@ def main(images: int, repeats: int, out: Path | None) -> None:
     for kind in ("amodal", "visible", "invisible"):
         passes[kind] = pycocotools_pass(truth, found, kind)
         if kind != "invisible":  # COCO has no rule for detections meant for other objects
-            for name, number in passes[kind]["numbers"].items():
-                worst = max(worst, abs(values["coco", f"{name}_{kind}"] - number))
+            worst = max(worst, differences(values, kind, passes[kind]["numbers"]))
     theirs = sum(p["seconds"] for p in passes.values())
     write(
         {
@@ -213,6 +225,24 @@ def main(images: int, repeats: int, out: Path | None) -> None:
     )
 
 
+def differences(values: pd.Series, kind: str, numbers: dict[str, float]) -> float:
+    """The largest difference of our figures of a kind of mask from pycocotools', in percent."""
+    return max(abs(values["coco", f"{name}_{kind}"] - number) for name, number in numbers.items())
+
+
+def compare(annotations: Path, predictions: Path) -> None:
+    truth, found = AmodalAnnotations.load(annotations), Predictions.load(predictions)
+    config = EvaluationConfig(protocols=("coco",), headline_resamples=0, resamples=0)
+    rows = evaluate.evaluate(truth, found, config).results
+    values = rows[rows["category"] == "all"].set_index(["protocol", "metric"])["value"]
+    for kind in ("amodal", "visible"):
+        numbers = pycocotools_pass(truth, found, kind)["numbers"]
+        print(
+            f"{kind}: {len(found.predictions)} predictions, AP {numbers['AP']:.3f}, largest difference"
+        )
+        print(f"   {differences(values, kind, numbers):.1e} percentage points")
+
+
 def _overlaps(truth: AmodalAnnotations, found: Predictions) -> float:
     """Seconds for all intersections of masks: amodal, visible and hidden."""
     seen = evidence.Evidence(truth, found)
@@ -234,4 +264,10 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=7517)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--annotations", type=Path)
+    parser.add_argument("--predictions", type=Path)
+    given = parser.parse_args()
+    if given.annotations:
+        compare(given.annotations, given.predictions)
+    else:
+        main(given.images, given.repeats, given.out)
