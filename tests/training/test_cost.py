@@ -1,0 +1,41 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from amodal_pipeline.training.cost import Cost, cost, device_name
+
+
+class Detector(nn.Module):
+    """A convolution on each image; twice the work while training."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, images):
+        return [self.layer(image[None]) for image in images * (2 if self.training else 1)]
+
+
+def test_operations_are_twice_the_multiplications_of_one_image():
+    found = cost(Detector().eval(), torch.rand(3, 16, 20), images_per_second=4.5, device="a board")
+    assert found == Cost(3 * 8 * 9 + 8, 2 * 16 * 20 * 8 * 27, 16, 20, 4.5, "a board")
+
+
+def test_a_cost_is_plain_numbers():
+    found = dataclasses.asdict(cost(Detector().eval(), torch.rand(3, 4, 5)))
+    assert json.loads(json.dumps(found)) == found
+    assert found["images_per_second"] is None
+
+
+def test_what_cannot_be_counted_is_refused():
+    with pytest.raises(ValueError, match=r"\[1, 3, 4, 5\], not \[3, height, width\]"):
+        cost(Detector().eval(), torch.rand(1, 3, 4, 5))
+    with pytest.raises(ValueError, match="training mode"):
+        cost(Detector(), torch.rand(3, 4, 5))
+
+
+def test_a_processor_is_named_with_its_threads():
+    assert device_name("cpu") == f"CPU, {torch.get_num_threads()} threads"
