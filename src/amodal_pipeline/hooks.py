@@ -11,6 +11,8 @@ import logging
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from amodal_pipeline.methods.checkpoints import MethodCard
+    from amodal_pipeline.pipelines.ablate.rows import Row
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ PRINTED = ("coco", "vrsp", "orcnn", "completion", "order")  # protocols of the s
 
 
 class TrackingHook:
-    """One MLflow run a ``kedro run``, one child run a method.
+    """One MLflow run a ``kedro run``, one child run a method or a row of an ablation.
 
     The parent has all parameters and the data versions; a child has its method's losses while it
     trains, its results, pictures and checkpoint. ``--params tracking=false`` turns it off;
@@ -43,7 +46,8 @@ class TrackingHook:
     def __init__(self) -> None:
         self._client: MlflowClient | None = None
         self._runs: dict[str, str] = {}  # "" is the parent; others by namespace
-        self._followers: dict[str, _HistoryFollower] = {}
+        self._followers: dict[str, _Follower] = {}
+        self._rows: list[_FollowedRow] = []
         self._left: Counter[str] = Counter()  # nodes still to run, by namespace
         self._described: dict[str, Any] = {}
         self._parameters: dict[str, Any] = {}
@@ -56,8 +60,8 @@ class TrackingHook:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
-        self._client, self._runs, self._followers = None, {}, {}
-        self._left = Counter(node.namespace or "" for node in pipeline.nodes)
+        self._client, self._runs, self._followers, self._rows = None, {}, {}, []
+        self._left = Counter(_owner(node) for node in pipeline.nodes)
         self._described, self._catalog = run_params, catalog
         self._parameters = _flat(catalog.load("parameters"))
 
@@ -69,14 +73,16 @@ class TrackingHook:
         for name, value in inputs.items():
             self._note_data_version(name, value)
         if "training" in node.tags:
-            folder = inputs[f"{node.namespace}.folder"]
-            follower = _HistoryFollower(self._client, run, folder / "history.jsonl")
-            self._followers[node.name] = follower
-            follower.start()
+            history = _History(inputs[f"{node.namespace}.folder"] / "history.jsonl")
+            self._follow(node, partial(history.send, self._client, run))
+        if rows := inputs.get(f"{node.namespace}.chosen"):
+            folder, parts = inputs[f"{node.namespace}.folder"], inputs["parts"]
+            self._rows = [_FollowedRow(row, folder / row.name, parts) for row in rows]
+            self._follow(node, self._look_at_rows)
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
-        self._left[node.namespace or ""] -= 1
+        self._left[_owner(node)] -= 1
         if follower := self._followers.pop(node.name, None):
             follower.stop()
 
@@ -93,11 +99,13 @@ class TrackingHook:
         if follower := self._followers.pop(node.name, None):
             follower.stop()
         run = self._run_of(node)
-        for each in {run, self._runs[""]}:
+        failed = {run, self._runs[""]} | {row.run for row in self._rows if row.run}
+        for each in failed:
             self._client.set_tag(each, "error", f"{node.name}: {error}"[:_LONGEST_PARAMETER])
-        if node.namespace:
-            self._client.set_terminated(run, "FAILED")
-            self._runs.pop(node.namespace)
+        for each in failed - {self._runs[""]}:
+            self._client.set_terminated(each, "FAILED")
+        self._rows = []
+        self._runs = {k: v for k, v in self._runs.items() if not k or v not in failed}
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -113,27 +121,59 @@ class TrackingHook:
     def _run_of(self, node: Node) -> str:
         if self._client is None:
             self._open()
-        namespace = node.namespace or ""
+        namespace = _owner(node)
         if namespace not in self._runs:
-            parent = self._runs[""]
             # The jobs `evaluate` and `predict` work on a method that a parameter names.
             outside = self._parameters.get("predictions")
             asked = Path(outside).stem if outside else self._parameters.get("method", "orcnn")
             asked = str(asked)
             method = asked if namespace == "chosen" else namespace
-            run = self._client.create_run(
-                self._client.get_run(parent).info.experiment_id,
-                run_name=method,
-                tags={"mlflow.parentRunId": parent, "method": method},
-            )
-            self._runs[namespace] = run.info.run_id
             own = {
                 k.removeprefix(f"{method}."): v
                 for k, v in self._parameters.items()
                 if k.startswith(f"{method}.")
             }
-            self._log_parameters(run.info.run_id, own)
+            self._runs[namespace] = self._open_child(method, {"method": method}, own)
         return self._runs[namespace]
+
+    def _open_child(self, name: str, tags: dict[str, str], parameters: dict[str, Any]) -> str:
+        parent = self._runs[""]
+        run = self._client.create_run(
+            self._client.get_run(parent).info.experiment_id,
+            run_name=name,
+            tags={"mlflow.parentRunId": parent, **tags},
+        )
+        self._log_parameters(run.info.run_id, parameters)
+        return run.info.run_id
+
+    def _follow(self, node: Node, look: Callable[[], None]) -> None:
+        self._followers[node.name] = _Follower(look)
+        self._followers[node.name].start()
+
+    def _look_at_rows(self) -> None:
+        """Open, fill and close the child runs of an ablation's rows, as files tell of them."""
+        for row in list(self._rows):
+            scored = row.scored.changed
+            if not (scored or row.run or row.history.file.changed):
+                continue
+            if row.run is None:
+                tags = {"method": row.row.job.model.root.name, "variant": row.row.name}
+                row.run = self._open_child(row.row.name, tags, _flat(row.row.job.model_dump()))
+            row.history.send(self._client, row.run)
+            if scored:
+                self._log_row(row)
+                self._client.set_terminated(row.run, "FINISHED")
+                self._rows.remove(row)
+
+    def _log_row(self, row: _FollowedRow) -> None:
+        import pandas as pd
+
+        from amodal_pipeline.methods.checkpoints import MethodCard
+
+        self._log_results(row.run, pd.read_csv(row.scored.path))
+        card = MethodCard.model_validate_json((row.folder / "method.json").read_bytes())
+        self._client.set_tag(row.run, "fingerprint", card.fingerprint.digest)
+        self._log_checkpoint(row.run, row.folder)
 
     def _open(self) -> None:
         from mlflow import MlflowClient
@@ -195,13 +235,15 @@ class TrackingHook:
         if isinstance(value, Checkpoint):
             self._client.set_tag(run, "fingerprint", value.card.fingerprint.digest)
             if isinstance(dataset, CheckpointDataset):
-                folder = Path(dataset._describe()["filepath"])
-                for file in ("model.safetensors", "method.json"):
-                    self._client.log_artifact(run, str(folder / file), "checkpoint")
+                self._log_checkpoint(run, Path(dataset._describe()["filepath"]))
         if name.endswith(".results"):
             several = value if isinstance(value, dict) else {"": value}
             for scores in several.values():
                 self._log_results(run, scores.results, prefixed=len(several) > 1)
+
+    def _log_checkpoint(self, run: str, folder: Path) -> None:
+        for file in ("model.safetensors", "method.json"):
+            self._client.log_artifact(run, str(folder / file), "checkpoint")
 
     def _log_results(self, run: str, results: Any, prefixed: bool = False) -> None:
         from mlflow.entities import Metric
@@ -219,66 +261,106 @@ class TrackingHook:
     def _end(self, status: str) -> None:
         for follower in self._followers.values():
             follower.stop()
+        for row in self._rows:
+            if row.run:
+                self._client.set_terminated(row.run, "KILLED")
         for namespace, run in self._runs.items():
             # A method that was through when another failed is finished; one that was cut is not.
             cut_short = "FINISHED" if self._left[namespace] == 0 else "KILLED"
             self._client.set_terminated(
                 run, cut_short if namespace and status == "FAILED" else status
             )
-        self._runs, self._followers, self._client = {}, {}, None
+        self._runs, self._followers, self._rows, self._client = {}, {}, [], None
 
 
-class _HistoryFollower(threading.Thread):
-    """Copies the lines that a training adds to its history.jsonl into an MLflow run, as they come.
+def _owner(node: Node) -> str:
+    """Whose child run a node belongs to; "" is the parent, which an ablation has for itself."""
+    return "" if "ablation" in node.tags else node.namespace or ""
 
-    The loop knows nothing of MLflow, and may run in another process. A tracking server that fails
-    costs the live losses, never the training.
+
+class _Follower(threading.Thread):
+    """Looks every two seconds, and once more when it is stopped, at what a node has written.
+
+    The training loop knows nothing of MLflow, and may run in another process. A tracking server
+    that fails costs what is sent live, never the training.
     """
 
-    def __init__(self, client: MlflowClient, run: str, path: Path) -> None:
+    def __init__(self, look: Callable[[], None]) -> None:
         super().__init__(daemon=True)
-        self._client, self._run, self._path = client, run, path
+        self._look = look
         self._ended = threading.Event()
-        self._sent = 0
-        self._stale = self._state()  # what an earlier training left, until this one rewrites it
 
     def run(self) -> None:
         while not self._ended.wait(2.0):
-            self._send()
+            self._try()
 
     def stop(self) -> None:
         self._ended.set()
         self.join()
-        self._send()
+        self._try()
+
+    def _try(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._look()
+        except (MlflowException, OSError) as error:
+            logger.warning("could not be sent to MLflow, will try again: %s", error)
+
+
+class _File:
+    """A file that is of no interest as an earlier run left it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before = self._state()
+
+    @property
+    def changed(self) -> bool:
+        return self._state() not in (None, self._before)
 
     def _state(self) -> tuple[int, int] | None:
         try:
-            found = self._path.stat()
+            found = self.path.stat()
         except FileNotFoundError:
             return None
         return found.st_ino, found.st_mtime_ns
 
-    def _send(self) -> None:
+
+class _FollowedRow:
+    """A row of an ablation: the files that tell how far it is, and its run once it has one."""
+
+    def __init__(self, row: Row, folder: Path, parts: Path) -> None:
+        self.row, self.folder = row, folder
+        self.history = _History(folder / "history.jsonl")
+        self.scored = _File(parts / f"{row.stem}.csv")
+        self.run: str | None = None
+
+
+class _History:
+    """The lines that a training adds to its history.jsonl, on their way into an MLflow run."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = _File(path)
+        self._sent = 0
+
+    def send(self, client: MlflowClient, run: str) -> None:
+        """Send the lines that are new."""
         from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
 
         from amodal_pipeline.training.state import read_history
 
-        if self._state() in (None, self._stale):
+        if not self.file.changed:
             return
-        rows = [r for r in read_history(self._path) if r["iteration"] > self._sent]
+        rows = [r for r in read_history(self.file.path) if r["iteration"] > self._sent]
         metrics = [
             Metric(name, value, 0, row["iteration"])
             for row in rows
             for name, value in row.items()
             if name != "iteration"
         ]
-        try:
-            for start in range(0, len(metrics), 1000):
-                self._client.log_batch(self._run, metrics=metrics[start : start + 1000])
-        except (MlflowException, OSError) as error:
-            logger.warning("losses could not be sent to MLflow, will try again: %s", error)
-            return
+        for start in range(0, len(metrics), 1000):
+            client.log_batch(run, metrics=metrics[start : start + 1000])
         if rows:
             self._sent = rows[-1]["iteration"]
 

@@ -4,7 +4,7 @@ import warnings
 
 from kedro.pipeline import Pipeline
 
-from amodal_pipeline.pipelines import evaluate, predict, prepare, report, train
+from amodal_pipeline.pipelines import ablate, evaluate, predict, prepare, report, train
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -26,6 +26,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "train_orcnn": prepare.create_pipeline()
         + train.create_pipeline("orcnn", starts_from="mask_rcnn")
         + report.create_pipeline(("orcnn",)),
+        "ablate_orcnn": prepare.create_pipeline()
+        + ablate.create_pipeline("orcnn", jobs=("mask_rcnn", "orcnn")),
         "evaluate": evaluate.create_chosen_pipeline(),
         "predict": predict.create_pipeline(),
         "report": report.create_pipeline(),

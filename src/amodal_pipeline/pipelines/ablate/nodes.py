@@ -1,0 +1,271 @@
+"""Nodes that train the rows of an ablation, score them, and set them side by side."""
+
+import dataclasses
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
+from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
+from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.pipelines.ablate.modal import compose_modal
+from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
+from amodal_pipeline.pipelines.evaluate.nodes import predict, scored
+from amodal_pipeline.pipelines.progress import progress, training_progress
+from amodal_pipeline.pipelines.train.nodes import (
+    Job,
+    choose_start,
+    choose_start_or_train_upstream,
+)
+from amodal_pipeline.training.configs import WITHOUT_EFFECT, InferenceConfig
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Folders that the rows of an ablation write into, each row into one of its name.
+
+    ``rows``: checkpoints and training states; ``output``: predictions; ``images``: pictures made
+    for a row. ``models`` has the checkpoints of the methods that rows start from.
+    """
+
+    rows: Path
+    models: Path
+    output: Path
+    images: Path
+
+
+def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
+    """All rows of the ablation by name, and those to run now."""
+    # Kedro builds the model of the first only, of parameters that come as *args.
+    checked = [Job.model_validate(job) for job in jobs]
+    rows = resolve(ablation, {job.model.root.name: job for job in checked})
+    return rows, [row for name, row in rows.items() if ablation.row in (None, name)]
+
+
+def ablate(
+    chosen: list[Row],
+    train: AmodalAnnotations,
+    val: AmodalAnnotations,
+    rows_folder: Path,
+    models: Path,
+    output: Path,
+    images: Path,
+    parts: Path,
+    inference: InferenceConfig,
+    evaluation: EvaluationConfig,
+    workers: int,
+    restart: bool,
+) -> list[str]:
+    """Train and score rows one after another; what is finished and unchanged is not trained again.
+
+    Each row is scored as soon as it is trained: a run that is cut has the rows before. Baselines
+    without parameters are no part of it.
+
+    Args:
+        chosen: the rows.
+        train, val: the two splits.
+        rows_folder, models, output, images: folders of checkpoints of the rows, of all checkpoints,
+            of predictions and of images; in the last two, one of the name of ``rows_folder``.
+        parts: where scores are collected, as "<method>.<row>".
+        workers: processes that compose pictures; 0 is one a core.
+        restart: train the chosen rows anew, whatever is there.
+
+    Returns:
+        The names of the rows.
+
+    Raises:
+        ChangedTrainingError: a row on disk was trained with other values; names it and the remedy.
+    """
+    name = rows_folder.name
+    places = Places(rows_folder, models, output / name, images / name)
+    for number, row in enumerate(chosen, 1):
+        title = f"{number}/{len(chosen)} {row.name}"
+        checkpoint = train_row(row, train, places, workers, restart, title=title)
+        predictions = _predict(row, checkpoint, val, places.output, inference)
+        save_scores(parts, row.stem, _score(row, val, predictions, evaluation))
+    return [row.name for row in chosen]
+
+
+def train_row(
+    row: Row,
+    annotations: AmodalAnnotations,
+    places: Places,
+    workers: int,
+    restart: bool,
+    *,
+    as_start: bool = False,
+    title: str = "",
+) -> Checkpoint:
+    """The checkpoint of a row, trained where it is not there.
+
+    Args:
+        as_start: the row is what another starts from: ``restart`` replaces it only where it was
+            trained with other values.
+
+    Raises:
+        ChangedTrainingError: see :func:`ablate`.
+    """
+    from amodal_pipeline.training import loop
+    from amodal_pipeline.training.state import ChangedTrainingError, check_unchanged
+
+    start = _start(row, annotations, places, workers, restart)
+    if row.composed:
+        annotations = _compose(row, annotations, places.images / row.name, workers)
+    method, training = row.job.model.root, row.job.training
+    folder = places.rows / row.name
+    pretrained = start[0] if start else None
+    try:
+        if (folder / "method.json").exists():
+            found = Checkpoint.load(folder)
+            wanted = loop.fingerprint(method, training, annotations, pretrained)
+            if found.card.fingerprint == wanted and (as_start or not restart):
+                return found
+            if not restart:
+                check_unchanged(found.card.fingerprint, wanted, folder)
+        shutil.rmtree(places.output / row.name, ignore_errors=True)
+        with training_progress(f"train {title or row.name}") as on_step:
+            checkpoint = loop.train(
+                method,
+                training,
+                annotations,
+                folder,
+                pretrained=pretrained,
+                restart=restart,
+                on_step=on_step,
+            )
+    except ChangedTrainingError as error:
+        raise ChangedTrainingError(
+            f"{error}\n(this row alone: --params row={row.name},restart=true)"
+        ) from error
+    checkpoint.save(folder)
+    return checkpoint
+
+
+def _start(
+    row: Row, annotations: AmodalAnnotations, places: Places, workers: int, restart: bool
+) -> list[Checkpoint]:
+    match row.upstream:
+        case Row() as upstream:
+            return [train_row(upstream, annotations, places, workers, restart, as_start=True)]
+        case Job() as upstream:
+            folder = places.models / upstream.model.root.name
+            return choose_start_or_train_upstream(annotations, row.job, upstream, folder, restart)
+    return choose_start(row.job)
+
+
+def _compose(
+    row: Row, annotations: AmodalAnnotations, folder: Path, workers: int
+) -> AmodalAnnotations:
+    with progress(f"compose {row.name}") as on_progress:
+        return compose_modal(
+            annotations, row.composed, folder, workers or os.cpu_count() or 1, on_progress
+        )
+
+
+def _predict(
+    row: Row,
+    checkpoint: Checkpoint,
+    val: AmodalAnnotations,
+    output: Path,
+    inference: InferenceConfig,
+) -> Predictions:
+    """Predictions of a row; those on disk where they are of this checkpoint and these images."""
+    place = output / row.name / "predictions"
+    if (place / "metadata.json").exists():
+        found = Predictions.load(place)
+        made = (found.metadata.checkpoint, found.metadata.annotations)
+        if made == (checkpoint.card.fingerprint.digest, val.fingerprint):
+            return found
+    predictions = predict(checkpoint, val, inference)
+    metadata = predictions.metadata.model_copy(update={"variant": row.name})
+    predictions = dataclasses.replace(predictions, metadata=metadata)
+    predictions.save(place)
+    return predictions
+
+
+def _score(
+    row: Row, val: AmodalAnnotations, predictions: Predictions, evaluation: EvaluationConfig
+):
+    from amodal_pipeline.metrics.evaluate import evaluate
+
+    with progress(f"evaluate {row.name}") as on_progress:
+        return evaluate(
+            val, predictions, evaluation, run_id=scored(predictions), on_progress=on_progress
+        )
+
+
+def summarise(
+    ablation: AblationConfig,
+    rows: dict[str, Row],
+    rows_folder: Path,
+    parts: Path,
+    val: AmodalAnnotations,
+    done: list[str],
+) -> tuple[pd.DataFrame, object, object, str]:
+    """All rows that were ever scored and are up to date, side by side.
+
+    Rows trained with other values than they have now, or scored on other validation data, are left
+    out with a warning.
+
+    Args:
+        ablation: which metrics, and the row that others are compared with.
+        rows: all rows.
+        rows_folder: their checkpoints.
+        parts: their scores.
+        val: the validation split.
+        done: rows of this run, asked for so that this node comes after them.
+
+    Returns:
+        The table (columns row, method, protocol, metric, value, low, high, n, difference,
+        difference_low, difference_high, probability, note); the bars of all metrics and the losses,
+        as figures; and the table as it was printed. ``difference`` is to the reference, paired by
+        image, with its 95 % interval; ``probability`` (0–1) is that of being above it.
+    """
+    from amodal_pipeline.pipelines.ablate.table import compare_rows, print_table
+    from amodal_pipeline.training.state import read_history
+    from amodal_pipeline.visuals.plots import loss_curves, results_chart
+
+    scores = {}
+    for name, row in rows.items():
+        if not (parts / f"{row.stem}.csv").exists():
+            continue
+        found = load_scores(parts, row.stem)
+        changes = _changes(row, rows_folder / name, found.results["run_id"].iloc[0], val)
+        if changes:
+            _log.warning("row %s is left out (%s): run it again, with restart=true", name, changes)
+        else:
+            scores[name] = found
+    table, shown = compare_rows(ablation, scores)
+    metrics = [metric.split("/")[1] for metric in ablation.metrics]
+    histories = {name: read_history(rows_folder / name / "history.jsonl") for name in scores}
+    missing = [name for name in rows if name not in scores]
+    text = print_table(ablation, table, val.metadata.dataset, missing)
+    return table, results_chart(shown, metrics), loss_curves(histories), text
+
+
+def _changes(row: Row, folder: Path, run_id: str, val: AmodalAnnotations) -> str:
+    """How what is on disk differs from what the row is now; "" where it does not."""
+    if not run_id.endswith(val.fingerprint[:12]):
+        return "scored on other validation data"
+    try:
+        card = MethodCard.model_validate_json((folder / "method.json").read_bytes())
+    except (OSError, ValueError):
+        return f"{folder} has no checkpoint"
+    if not run_id.startswith(card.fingerprint.digest[:12]):
+        return "scored before it was trained again"
+    wanted = Fingerprint.of(
+        model=row.job.model.root.model_dump(),
+        training=row.job.training.model_dump(exclude=WITHOUT_EFFECT),
+    ).parts
+    found = {
+        name: value
+        for name, value in card.fingerprint.parts.items()
+        if name.startswith(("model.", "training."))
+    }
+    return "; ".join(Fingerprint(parts=wanted).differences(Fingerprint(parts=found))[:3])

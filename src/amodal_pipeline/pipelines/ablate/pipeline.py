@@ -1,0 +1,63 @@
+"""Wiring of `ablate_<method>`: the same for every method."""
+
+from kedro.pipeline import Pipeline, node
+
+from amodal_pipeline.pipelines.ablate.nodes import ablate, choose_rows, summarise
+
+
+def create_pipeline(method: str, jobs: tuple[str, ...]) -> Pipeline:
+    """Training and comparison of the rows in ``params:ablate_<method>``.
+
+    Args:
+        method: whose ablation it is.
+        jobs: the methods whose parameters rows may begin with, and start from.
+    """
+    name = f"ablate_{method}"
+    shared = {f"params:{key}" for key in ("inference", "evaluation", "workers", "restart")}
+    steps = Pipeline(
+        [
+            node(
+                choose_rows,
+                inputs=[f"params:{name}", *(f"params:{job}" for job in jobs)],
+                outputs=["rows", "chosen"],
+                name="choose_rows",
+            ),
+            node(
+                ablate,
+                inputs=[
+                    "chosen",
+                    "annotations_train",
+                    "annotations_val",
+                    "folder",
+                    "models",
+                    "model_output",
+                    "images",
+                    "parts",
+                    "params:inference",
+                    "params:evaluation",
+                    "params:workers",
+                    "params:restart",
+                ],
+                outputs="done",
+                name="ablate",
+            ),
+            node(
+                summarise,
+                inputs=[f"params:{name}", "rows", "folder", "parts", "annotations_val", "done"],
+                # The text is no file: with --only-missing-outputs this node runs all the same, and
+                # with it the one before, which knows by itself what is finished.
+                outputs=["table", "chart", "loss_curves", "text"],
+                name="summarise",
+            ),
+        ],
+    )
+    return Pipeline(
+        steps,
+        namespace=name,
+        tags="ablation",
+        inputs={
+            *("annotations_train", "annotations_val"),
+            *("models", "model_output", "images", "parts"),
+        },
+        parameters=shared | {f"params:{key}" for key in (name, *jobs)},
+    )

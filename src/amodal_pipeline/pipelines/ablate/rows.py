@@ -1,0 +1,159 @@
+"""Parameters of an ablation, and the trainings they stand for. Imports nothing heavy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from amodal_pipeline.compose.config import ComposeConfig
+from amodal_pipeline.layers.configs import Strict
+from amodal_pipeline.pipelines.train.nodes import Job
+
+# Part of file names that are taken apart at their dots.
+RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+class RowConfig(Strict):
+    """One training, as a difference from a method's own parameters.
+
+    ``job``: the method whose parameters it begins with. ``model`` and ``training``: the values that
+    differ, nested as there. ``pretrained``: what it starts from where that is not what the job
+    says: a method (a job), another row, a checkpoint folder, or null. ``trunk``: false for a row
+    that does not stand on the shared trunk. ``composed``: it trains on pictures composed from the
+    visible masks of the training images, and on nothing else.
+    """
+
+    job: str
+    model: dict[str, Any] = Field({})
+    training: dict[str, Any] = Field({})
+    pretrained: str | None = None
+    trunk: bool = True
+    composed: ComposeConfig | None = None
+
+
+class TrunkConfig(Strict):
+    """What rows share: a job that is trained once.
+
+    Each row starts from its checkpoint, keeps the parameters whose names begin with one of
+    ``frozen``, and trains the rest; ``training``: values that all rows on it have instead of their
+    job's.
+    """
+
+    job: str
+    frozen: tuple[str, ...] = Field(("detector.",), min_length=1)
+    training: dict[str, Any] = Field({})
+
+
+class AblationConfig(Strict):
+    """A table of trainings.
+
+    ``reference``: the row that all others are compared with. ``metrics``: columns of the table, as
+    "protocol/metric". ``trunk``: null trains every row whole. ``rows``: by name; one that is null
+    is left out. ``row``: the only one to run; null runs all.
+    """
+
+    reference: str
+    metrics: tuple[Annotated[str, Field(pattern=r"^\w+/\w+$")], ...] = Field(min_length=1)
+    trunk: TrunkConfig | None = None
+    rows: dict[RowName, RowConfig | None]
+    row: str | None = None
+
+    @property
+    def wanted(self) -> dict[str, RowConfig]:
+        """The rows that are not null."""
+        return {name: row for name, row in self.rows.items() if row is not None}
+
+    @model_validator(mode="after")
+    def _names_are_of_rows(self) -> Self:
+        for key in ("reference", "row"):
+            name = getattr(self, key)
+            if name is not None and name not in self.wanted:
+                raise ValueError(f"{key}: no row is called {name!r}; {', '.join(self.wanted)} are")
+        for name, row in self.wanted.items():
+            if self.trunk and row.trunk and "pretrained" in row.model_fields_set:
+                raise ValueError(
+                    f"rows.{name} starts from the trunk: pretrained needs trunk: false beside it"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training with all its values; ``upstream`` is what it starts from, by name, if that is to
+    be trained first."""
+
+    name: str
+    job: Job
+    upstream: "Job | Row | None" = None
+    composed: ComposeConfig | None = None
+
+    @property
+    def stem(self) -> str:
+        """Under which its scores are saved."""
+        return f"{self.job.model.root.name}.{self.name}"
+
+
+def resolve(ablation: AblationConfig, jobs: Mapping[str, Job]) -> dict[str, Row]:
+    """All rows of an ablation, in its order.
+
+    Args:
+        jobs: by name of the method.
+
+    Raises:
+        ValueError: a row has a value that its method does not know, names a job that is not there,
+            changes the network that the trunk shares, or starts from itself; names the row.
+    """
+    return {name: _resolve(name, ablation, jobs, ()) for name in ablation.wanted}
+
+
+def _resolve(
+    name: str, ablation: AblationConfig, jobs: Mapping[str, Job], below: tuple[str, ...]
+) -> Row:
+    if name in below:
+        raise ValueError(f"rows.{name} starts from itself: {' from '.join([*below, name])}")
+    row = ablation.wanted[name]
+    trunk = ablation.trunk if row.trunk else None
+    values = _job(row.job, jobs, name).model_dump()
+    values["model"] = _merged(values["model"], row.model)
+    if trunk:
+        values["pretrained"] = trunk.job
+        shared = trunk.training | {"frozen": trunk.frozen}
+        values["training"] = _merged(values["training"], shared)
+    elif "pretrained" in row.model_fields_set:
+        values["pretrained"] = row.pretrained
+    values["training"] = _merged(values["training"], row.training)
+    try:
+        job = Job.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"rows.{name}: {error}") from error
+    if trunk:
+        _fits(name, job, _job(trunk.job, jobs, name))
+    upstream: Job | Row | None = jobs.get(job.pretrained or "")
+    if upstream is None and job.pretrained in ablation.wanted:
+        upstream = _resolve(job.pretrained, ablation, jobs, (*below, name))
+    return Row(name, job, upstream, row.composed)
+
+
+def _job(name: str, jobs: Mapping[str, Job], row: str) -> Job:
+    if name not in jobs:
+        raise ValueError(f"rows.{row}: no job is called {name!r}; {', '.join(jobs)} are")
+    return jobs[name]
+
+
+def _fits(name: str, row: Job, trunk: Job) -> None:
+    own, shared = (job.model.root.model_dump().get("detector") for job in (row, trunk))
+    if own != shared:
+        raise ValueError(
+            f"rows.{name} has another detector than the {trunk.model.root.name} that the trunk is: "
+            "make them equal, or set trunk: false for this row (trunk: null for all)"
+        )
+
+
+def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(values[key], change)
+        for key, change in changes.items()
+        if isinstance(change, Mapping) and isinstance(values.get(key), dict)
+    }
+    return {**values, **changes, **both}

@@ -1,0 +1,341 @@
+"""Ablations as a user runs them, with everything small."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from mlflow import MlflowClient
+from PIL import Image
+
+from amodal_pipeline.annotations import rle
+from amodal_pipeline.compose import ComposeConfig
+from amodal_pipeline.compose.source import read_source
+from amodal_pipeline.metrics.results import validate
+from amodal_pipeline.pipelines.ablate.modal import compose_modal, write_modal
+from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
+from amodal_pipeline.pipelines.ablate.table import compare_rows
+from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.training.state import ChangedTrainingError, read_history
+
+ROOT = Path(__file__).resolve().parents[2]
+
+DETECTOR = {
+    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
+    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
+    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
+    "min_size": 64,
+    "max_size": 64,
+}
+TRAINING = {
+    "iterations": 2,
+    "schedule": "cosine",
+    "warmup_iterations": 1,
+    "checkpoint_every": 1,
+    "log_every": 1,
+    "augmentation": {"min_sizes": [64], "max_size": 64},
+}
+METHOD = {
+    "model": {"detector": DETECTOR, "mask_head": {"convolutions": 1, "channels": 16}},
+    "training": TRAINING,
+}
+UNWANTED = (
+    "mask_rcnn_class_agnostic",
+    "without_invisible_loss",
+    "without_visible_loss",
+    "independent",
+)
+SMALL = {
+    "source": {"scenes": {"train": 5, "val": 3, "config": {"image_size": 64}}},
+    "mask_rcnn": METHOD,
+    "orcnn": METHOD,
+    "evaluation": {"resamples": 20, "headline_resamples": 20},
+    "workers": 1,
+    "ablate_orcnn": {
+        "trunk": {"training": {"iterations": 3, "warmup_iterations": 1, "checkpoint_every": 1}},
+        "rows": dict.fromkeys(UNWANTED) | {"pasted_modal": {"composed": {"min_source_area": 30}}},
+    },
+}
+ROWS = ("mask_rcnn_visible", "mask_rcnn", "orcnn", "class_agnostic", "pasted_modal")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ablation")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(ROOT / ".telemetry", folder)
+    (folder / "src").mkdir()
+    bootstrap_project(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        yield folder
+
+
+def run(project, changes=None, pipeline="ablate_orcnn", **options):
+    parameters = SMALL | (changes or {})
+    options = options or {"namespaces": ["ablate_orcnn"]}  # the data are prepared
+    with KedroSession.create(project, runtime_params=parameters) as session:
+        return session.run(pipeline_names=[pipeline], **options)
+
+
+def rows_changed(**rows):
+    ablation = SMALL["ablate_orcnn"]
+    return {"ablate_orcnn": ablation | {"rows": ablation["rows"] | rows}}
+
+
+def models(project):
+    return project / "data/06_models/scenes/ablate_orcnn"
+
+
+def written(project):
+    return {p: p.stat().st_mtime_ns for p in models(project).rglob("*.safetensors")}
+
+
+def children(project):
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("scenes")
+    runs = client.search_runs(
+        [experiment.experiment_id], order_by=["attributes.start_time ASC"], max_results=500
+    )
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    of = {p.info.run_id: [] for p in parents}
+    for each in runs:
+        if "mlflow.parentRunId" in each.data.tags:
+            of[each.data.tags["mlflow.parentRunId"]].append(each)
+    return client, parents[-1], of[parents[-1].info.run_id]
+
+
+def test_one_row_alone(project):
+    run(project, {"row": "class_agnostic", "tracking": False}, only_missing_outputs=True)
+    assert [p.name for p in models(project).iterdir()] == ["class_agnostic"]
+    table = pd.read_csv(project / "data/08_reporting/scenes/ablation_orcnn.csv")
+    assert set(table["row"]) == {"class_agnostic"}
+    assert table["difference"].isna().all()  # there is no reference yet
+
+
+def test_all_rows_from_data_to_a_table_and_a_chart(project):
+    before = written(project)
+    run(project, {"tracking": False})
+    folder = project / "data/08_reporting/scenes"
+    assert {p.name for p in models(project).iterdir()} == set(ROWS)
+    assert before.items() <= written(project).items()  # the row that was there is as it was
+    table = pd.read_csv(folder / "ablation_orcnn.csv")
+    assert list(dict.fromkeys(table["row"])) == list(ROWS)
+    measured = table[table["row"].eq("class_agnostic") & table["value"].notna()]
+    reference = table[table["row"] == "orcnn"].set_index("metric")
+    assert len(measured) and reference["difference"].isna().all()
+    for row in measured.itertuples():
+        expected = row.value - reference.loc[row.metric, "value"]
+        assert row.difference == pytest.approx(expected, abs=1e-9)
+        assert row.difference_low <= row.difference_high
+    for name in ("chart", "loss_curves"):
+        assert Image.open(folder / "ablate_orcnn" / f"{name}.png").size[0] > 100
+    for row, method in zip(ROWS, 2 * ["mask_rcnn"] + 3 * ["orcnn"], strict=True):
+        part = validate(pd.read_csv(folder / "parts" / f"{method}.{row}.csv"))
+        assert set(part["variant"]) == {row} and set(part["method"]) == {method}
+    run(project, {"tracking": False}, pipeline="report", to_nodes=["join_results"])
+    assert set(ROWS) <= set(pd.read_csv(folder / "results.csv")["variant"])
+
+
+def test_rows_on_the_trunk_share_its_detector_and_others_do_not(project):
+    from safetensors.torch import load_file
+
+    trunk = load_file(project / "data/06_models/scenes/mask_rcnn/model.safetensors")
+    for name in ROWS:
+        weights = load_file(models(project) / name / "model.safetensors")
+        shared = [(weights[k] == v).all() for k, v in trunk.items() if k.startswith("detector.")]
+        assert all(shared) == (name not in ("mask_rcnn_visible", "pasted_modal"))
+        assert len(read_history(models(project) / name / "history.jsonl")) == 3 - (
+            name in ("mask_rcnn_visible", "pasted_modal")
+        )
+
+
+def test_mlflow_has_a_child_run_for_each_row_with_losses_and_results(project):
+    run(project, {"restart": True})
+    client, parent, rows = children(project)
+    assert parent.info.status == "FINISHED"
+    assert [r.data.tags["variant"] for r in rows] == list(ROWS)
+    assert all(r.info.status == "FINISHED" for r in rows)
+    for row in rows:
+        losses = client.get_metric_history(row.info.run_id, "loss")
+        assert [m.step for m in losses] == list(range(1, len(losses) + 1)) and losses
+        assert row.data.metrics["orcnn/AP_both"] >= 0
+        assert {f.path for f in client.list_artifacts(row.info.run_id)} == {"checkpoint"}
+    by_name = {r.data.tags["variant"]: r for r in rows}
+    assert by_name["class_agnostic"].data.params["model.mask_head.class_agnostic"] == "True"
+    assert by_name["mask_rcnn"].data.tags["method"] == "mask_rcnn"
+
+
+def test_what_is_finished_is_not_trained_again_but_scored(project):
+    before = written(project)
+    part = project / "data/08_reporting/scenes/parts/orcnn.orcnn.csv"
+    part.unlink()
+    run(project)
+    assert written(project) == before
+    assert part.exists()
+    _, _, rows = children(project)
+    assert len(rows) == len(ROWS) and "orcnn/AP_both" in rows[0].data.metrics
+
+
+def test_a_changed_row_is_refused_with_the_remedy_and_left_out_of_the_table(project):
+    changed = rows_changed(orcnn={"training": {"learning_rate": 0.5}})
+    remedy = r"learning_rate[\s\S]*--params row=orcnn,restart=true"
+    with pytest.raises(ChangedTrainingError, match=remedy):
+        run(project, changed)
+    _, parent, rows = children(project)
+    assert parent.info.status == "FAILED" and "learning_rate" in parent.data.tags["error"]
+    assert [r.data.tags["variant"] for r in rows] == ["mask_rcnn_visible", "mask_rcnn"]
+    assert {r.info.status for r in rows} == {"FINISHED"}  # these were through
+    run(project, changed | {"row": "mask_rcnn"})
+    table = pd.read_csv(project / "data/08_reporting/scenes/ablation_orcnn.csv")
+    assert set(table["row"]) == set(ROWS) - {"orcnn"}
+
+
+def test_a_row_that_was_cut_goes_on_in_its_middle(project, monkeypatch):
+    from amodal_pipeline.training import loop
+
+    saved = loop.save_state
+
+    def cut(folder, *state):
+        saved(folder, *state)
+        if folder.name == "independent" and state[2] == 2:
+            raise OSError("cut")
+
+    added = rows_changed(independent={"job": "orcnn", "model": {"independent": True}})
+    added |= {"row": "independent"}
+    monkeypatch.setattr(loop, "save_state", cut)
+    with pytest.raises(OSError, match="cut"):
+        run(project, added)
+    _, _, (row,) = children(project)
+    assert row.info.status == "FAILED"
+    monkeypatch.setattr(loop, "save_state", saved)
+    run(project, added)
+    client, _, (row,) = children(project)
+    assert row.info.status == "FINISHED"
+    steps = [m.step for m in client.get_metric_history(row.info.run_id, "loss")]
+    assert steps == [1, 2, 3]
+    assert not list(models(project).glob("independent/state-000000002"))
+
+
+JOBS = {
+    name: Job.model_validate(METHOD | {"model": METHOD["model"] | {"name": name}})
+    for name in ("mask_rcnn", "orcnn")
+}
+
+
+def config(trunk=None, **rows):
+    rows = {"base": {"job": "orcnn"}} | rows
+    values = {"reference": "base", "metrics": ["orcnn/AP_both"], "trunk": trunk, "rows": rows}
+    return AblationConfig.model_validate(values)
+
+
+def test_overrides_are_nested_and_null_rows_are_gone():
+    ablation = config(
+        other={
+            "job": "orcnn",
+            "model": {"mask_head": {"channels": 8}},
+            "training": {"augmentation": {"flip": 0.0}},
+        },
+        gone=None,
+    )
+    rows = resolve(ablation, JOBS)
+    assert list(rows) == ["base", "other"]
+    assert rows["base"].job == JOBS["orcnn"]
+    other = rows["other"].job
+    assert other.model.root.mask_head.channels == 8
+    assert other.model.root.mask_head.convolutions == 1
+    assert other.training.augmentation.flip == 0 and other.training.augmentation.max_size == 64
+
+
+def test_what_a_row_starts_from():
+    trunk = {"job": "mask_rcnn", "training": {"iterations": 7}}
+    rows = resolve(
+        config(
+            trunk,
+            first={"job": "mask_rcnn", "trunk": False},
+            second={"job": "orcnn", "trunk": False, "pretrained": "first"},
+            fresh={"job": "orcnn", "trunk": False, "pretrained": None},
+        ),
+        JOBS,
+    )
+    assert rows["base"].upstream is JOBS["mask_rcnn"]
+    assert rows["base"].job.training.frozen == ("detector.",)
+    assert rows["base"].job.training.iterations == 7
+    assert rows["second"].upstream == rows["first"]
+    assert rows["second"].job.training == JOBS["orcnn"].training
+    assert rows["fresh"].upstream is None and rows["fresh"].job.pretrained is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "trunk", "message"),
+    [
+        ({"a": {"job": "vrsp"}}, None, r"rows\.a: no job is called 'vrsp'; mask_rcnn, orcnn are"),
+        ({"a": {"job": "orcnn", "model": {"los": 1}}}, None, r"rows\.a:[\s\S]*los"),
+        ({"a": {"job": "orcnn", "pretrained": "a"}}, None, r"rows\.a starts from itself"),
+        (
+            {"a": {"job": "orcnn", "model": {"detector": {"min_size": 32}}}},
+            {"job": "mask_rcnn"},
+            r"rows\.a has another detector",
+        ),
+        (
+            {"a": {"job": "orcnn", "pretrained": None}},
+            {"job": "mask_rcnn"},
+            r"rows\.a starts from the trunk",
+        ),
+        ({"a.b": {"job": "orcnn"}}, None, "pattern"),
+    ],
+)
+def test_wrong_rows_are_named(rows, trunk, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(config(trunk, **rows), JOBS)
+
+
+def test_an_unknown_row_lists_the_rows_before_anything_runs(project):
+    with pytest.raises(
+        Exception, match=r"no row is called 'agnostic'; mask_rcnn_visible, mask_rcnn"
+    ):
+        run(project, {"row": "agnostic"})
+
+
+def test_composites_know_visible_masks_only(shapes, tmp_path):
+    write_modal(shapes, tmp_path / "visible.json")
+    assert b"amodal" not in (tmp_path / "visible.json").read_bytes()
+    source = read_source(tmp_path / "visible.json", Path(shapes.metadata.image_root), "train")
+    assert source.metadata.categories == shapes.metadata.categories
+    assert source.instances["amodal_rle"].tolist() == shapes.instances["visible_rle"].tolist()
+
+    wanted = ComposeConfig(
+        touching_is_incomplete=False, exclude_incomplete=False, min_source_area=30, max_side=64
+    )
+    composed = compose_modal(shapes, wanted, tmp_path, 1)
+    assert composed.metadata.dataset == shapes.metadata.dataset
+    assert len(composed.images) == len(shapes.images)
+    assert (composed.instances["occlusion_rate"] > 0).any()
+    visible = set(shapes.instances["visible_rle"])
+    amodal = composed.instances.groupby("image_id")["amodal_rle"].head(2)
+    assert set(amodal) <= visible  # the objects that were there, as far as they were seen
+    again = compose_modal(shapes, wanted, tmp_path, 1)
+    assert again.fingerprint == composed.fingerprint
+
+
+def test_an_object_that_is_hidden_wholly_is_not_exported(shapes, tmp_path):
+    import dataclasses
+
+    hidden = shapes.instances.copy()
+    empty = rle.encode(np.zeros((1, 64, 64), np.uint8))[0]
+    hidden.loc[1, "visible_rle"] = empty
+    write_modal(dataclasses.replace(shapes, instances=hidden), tmp_path / "visible.json")
+    document = orjson.loads((tmp_path / "visible.json").read_bytes())
+    ids = [a["id"] for a in document["annotations"]]
+    assert ids == [i for i in hidden["instance_id"] if i != hidden["instance_id"][1]]
+
+
+def test_no_rows_give_an_empty_table():
+    table, shown = compare_rows(config(), {})
+    assert len(table) == len(shown) == 0 and "difference_low" in table
