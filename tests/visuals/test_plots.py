@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from amodal_pipeline.visuals.colours import line_styles
 from amodal_pipeline.visuals.comparisons import comparisons
 from amodal_pipeline.visuals.plots import (
+    line_chart,
     loss_curves,
     objects_per_image,
     occlusion_histogram,
@@ -196,3 +198,29 @@ def test_the_modules_load_without_matplotlib_and_figures_need_no_display():
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, "/dev/null"], check=True, timeout=120)
+
+
+def _line_chart(**options):
+    lines = {"a": (np.arange(3), np.array([10.0, np.nan, 30.0])), "b": (np.arange(2), [1.0, 2.0])}
+    styles = dict(zip("ab", line_styles(2), strict=True))
+    defaults = {"title": "T", "x_label": "x", "y_label": "y"}
+    return line_chart(lines, styles, **(defaults | options))
+
+
+def test_a_line_chart_has_a_line_a_name_in_its_style():
+    axes = _line_chart().axes[0]
+    assert [line.get_color() for line in axes.lines] == [c for c, _ in line_styles(2)]
+    assert axes.get_xlim() == (0, 100) and axes.get_ylim() == (0, pytest.approx(33.6))
+
+
+def test_counts_stand_below_the_ticks_of_a_line_chart():
+    ticks = [(0, "none"), (1, "some"), (2, "all")]
+    _, below = _line_chart(ticks=ticks, counts=[5, 1200, 0]).axes
+    assert [bar.get_height() for bar in below.patches] == [5, 1200, 0]
+    assert [t.get_text() for t in below.get_xticklabels()] == ["none", "some", "all"]
+    assert "1\u00a0200" in _texts(below.figure)
+
+
+def test_lines_that_share_a_colour_differ_in_their_dash():
+    styles = line_styles(21)
+    assert len(set(styles)) == 21 and {dash for _, dash in styles[:7]} == {"solid"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from markupsafe import Markup
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.annotations.audit import LINES, Audit, CategoryCount, Number, Reason
@@ -71,23 +71,24 @@ def write_audit(
     ]
     sections = []
     for done, (heading, make) in enumerate(parts):
-        sections.append((heading, make()))
+        sections.append((heading, Markup(make())))
         if on_progress is not None:
             on_progress(done + 1, len(parts))
-    return page.write(path, f"Audit of {audit.dataset}, {audit.split}", sections, _STYLE)
+    title = f"Audit of {audit.dataset}, {audit.split}"
+    return page.write(path, "audit.html", title=title, sections=sections)
 
 
 def _glance(audit: Audit) -> str:
     accounted = audit.accounting.values()
     repaired, rejected = (sum(getattr(a, w) for a in accounted) for w in ("repaired", "rejected"))
     cards = [
-        ("Images", _plain(audit["images"])),
-        ("Objects", _plain(audit["objects"])),
+        ("Images", page.count(audit["images"])),
+        ("Objects", page.count(audit["objects"])),
         ("Objects occluded", _share(audit["object_occlusion_rate"])),
         ("Mean rate of the occluded", _share(audit["mean_occlusion_rate_occluded"])),
-        ("Order pairs", _plain(audit["order_pairs"])),
-        ("Records repaired", _plain(repaired)),
-        ("Records rejected", _plain(rejected)),
+        ("Order pairs", page.count(audit["order_pairs"])),
+        ("Records repaired", page.count(repaired)),
+        ("Records rejected", page.count(rejected)),
     ]
     published = [n for n in audit.numbers if n.published is not None]
     if not published:
@@ -165,13 +166,8 @@ def _distributions(annotations: AmodalAnnotations) -> str:
         ("Objects per image", objects_per_image(annotations)),
         ("Sizes of objects", size_histogram(annotations)),
     ]
-    figures = []
-    for alt, figure in drawn:
-        packed = io.BytesIO()
-        figure.savefig(packed, format="png", metadata={"Software": None})
-        size = tuple(round(side * figure.dpi) for side in figure.get_size_inches()[::-1])
-        figures.append(page.picture(page.embedded_png(packed.getvalue()), size, alt, ""))
-    return f"<div class=plots>{''.join(figures)}</div>"
+    figures = "".join(page.picture(*page.drawn(figure), alt, "") for alt, figure in drawn)
+    return f"<div class=plots>{figures}</div>"
 
 
 def _categories(categories: Sequence[CategoryCount]) -> str:
@@ -186,15 +182,15 @@ def _categories(categories: Sequence[CategoryCount]) -> str:
         shown = further[:MOST_FOLDED]
         rest = ""
         if len(shown) < len(further):
-            rest = f"<p class=faint>{_plain(len(further) - len(shown))} more are not shown.</p>"
+            rest = f"<p class=faint>{page.count(len(further) - len(shown))} more are not shown.</p>"
         text += (
-            f"<details><summary>Further {_plain(len(further))} categories with "
-            f"{_plain(objects)} objects</summary>{_category_table(shown, most)}{rest}</details>"
+            f"<details><summary>Further {page.count(len(further))} categories with "
+            f"{page.count(objects)} objects</summary>{_category_table(shown, most)}{rest}</details>"
         )
     if empty:
         named = ", ".join(page.text(c.name) for c in empty[:MOST_CATEGORIES])
         more = len(empty) - MOST_CATEGORIES
-        named += f" and {_plain(more)} more" if more > 0 else ""
+        named += f" and {page.count(more)} more" if more > 0 else ""
         text += f"<p>Without any object: {named}.</p>"
     return text
 
@@ -262,7 +258,7 @@ def _example(example: worst.Example) -> str:
         return f"<figure><figcaption>{page.text(example.caption)}</figcaption></figure>"
     source = page.embedded(example.pixels)
     size = example.pixels.shape[:2]
-    return page.picture(source, size, example.caption, page.text(example.caption))
+    return page.picture(source, size, example.caption, example.caption)
 
 
 def _rejected(rejected: pd.DataFrame) -> str:
@@ -275,10 +271,11 @@ def _rejected(rejected: pd.DataFrame) -> str:
         record = f"{page.text(row['record'])}<span class=faint>{page.text(file)}</span>"
         lines.append([record, f"<code>{page.text(row['field'])}</code> {page.text(row['reason'])}"])
     more = len(rejected) - len(shown)
-    rest = f"<p class=faint>{_plain(more)} more are in the table's list of rejected records.</p>"
+    where = "more are in the table's list of rejected records"
+    rest = f"<p class=faint>{page.count(more)} {where}.</p>"
     return (
         "<p>Their masks are not in the table, so that none can be drawn.</p>"
-        f"<details><summary>{_plain(len(shown))} records</summary><div class=records>"
+        f"<details><summary>{page.count(len(shown))} records</summary><div class=records>"
         f"{page.table(['Record', 'Reason'], lines)}</div></details>"
         f"{rest if more else ''}"
     )
@@ -292,45 +289,3 @@ def _value(value: float, unit: str, exact: bool = False) -> str:
 
 def _share(percent: float) -> str:
     return _UNKNOWN if math.isnan(percent) else f"{percent:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _plain(count: float) -> str:
-    return f"{int(count):,}".replace(",", "\N{NO-BREAK SPACE}")
-
-
-_STYLE = """
-.warn { border-left: 4px solid #d55e00; background: var(--card); border-radius: 0 8px 8px 0;
-  margin: 1rem 0; padding: .7rem 1rem .7rem 2rem; overflow-wrap: anywhere; }
-.differs { display: block; font-size: .78rem; color: #c04f00; font-weight: 600; }
-@media (prefers-color-scheme: dark) { .differs { color: #ff9d5c; } }
-.lines { display: grid; gap: 1.6rem; }
-.lines table, .reasons table, .records table, .categories table { width: 100%; }
-.lines table { table-layout: fixed; }
-.lines th:nth-child(2) { width: 8rem; } .lines th:nth-child(3) { width: 14rem; }
-.lines td .faint { white-space: normal; }
-.lines th:first-child, .reasons th:first-child { max-width: none; }
-.lines th .faint { white-space: normal; max-width: 40rem; }
-.lines thead th:first-child { font-size: 1rem; }
-.reasons td .faint, .reasons th .faint { white-space: normal; overflow-wrap: anywhere; }
-.reasons code { font-size: .9em; }
-.plots { display: grid; gap: 1.2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
-.examples { display: grid; gap: 1.4rem 1.2rem; align-items: start; }
-.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
-.large { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); }
-.plots figure, .examples figure { margin: 0; }
-.small img { width: 100%; } .large img { width: auto; max-height: 30rem; }
-.examples figcaption { overflow-wrap: anywhere; }
-.records :is(th, td):nth-child(2) { text-align: left; overflow-wrap: anywhere; }
-.records th:first-child { width: 30%; } .records th .faint { white-space: normal; }
-.categories table { table-layout: fixed; } .categories th:nth-child(n+3) { width: 6.5rem; }
-.categories th:nth-child(2) { width: 45%; }
-.bar { position: relative; display: block; height: 1.1em; min-width: 5rem; margin-top: .2em; }
-.bar i, .bar b { position: absolute; left: 0; top: 0; bottom: 0; border-radius: 2px; }
-.bar i { background: var(--accent); opacity: .3; } .bar b { background: var(--accent); }
-@media (max-width: 40rem) { main { padding: 1.5rem 1rem 3rem; }
-  th, td { padding: .4rem .45rem; } .lines th:nth-child(2) { width: 5rem; }
-  .lines th:nth-child(3) { width: 6.5rem; } .numbers { grid-template-columns: repeat(2, 1fr); }
-  .categories :is(th, td):nth-child(2) { display: none; }
-  .categories th:nth-child(n+3) { width: 5.2rem; } }
-"""

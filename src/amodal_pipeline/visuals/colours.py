@@ -39,6 +39,17 @@ def line_colours(count: int) -> list[str]:
     return ["#{:02x}{:02x}{:02x}".format(*c) for c in colours.round().astype(np.uint8)]
 
 
+def line_styles(count: int) -> list[tuple[str, str]]:
+    """Colour and dash ("solid", "dashed", "dotted") of each line of a chart: 21 in all.
+
+    After each round through the palette the dash changes and not the tone, which thin lines hide.
+    """
+    colours, dashes = line_colours(len(PALETTE)), ("solid", "dashed", "dotted")
+    return [
+        (colours[i % len(PALETTE)], dashes[i // len(PALETTE) % len(dashes)]) for i in range(count)
+    ]
+
+
 def luminance(colours: np.ndarray) -> np.ndarray:
     """Relative luminance of sRGB colours [N, 3] of 0–255, in 0–1 (WCAG 2.1)."""
     value = np.asarray(colours, dtype=np.float32) / 255

@@ -18,7 +18,8 @@ class Comparison:
     otherwise what was given, such as "true": such lines know more and have a table of their own.
     Arrays are float64 [lines, metrics] with NaN where nothing was measured: ``value``, ``low`` and
     ``high`` in 0–100, ``n`` objects or pairs. Several runs of a line are averaged, ``low`` and
-    ``high`` then being one standard deviation below and above; ``runs`` int64 [lines].
+    ``high`` then being one standard deviation below and above; ``runs`` int64 [lines]. ``note``
+    [lines, metrics] is text, what must be known before a value is compared.
     """
 
     dataset: str
@@ -31,6 +32,7 @@ class Comparison:
     n: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    note: np.ndarray
     runs: np.ndarray
 
     @property
@@ -41,8 +43,7 @@ class Comparison:
     @property
     def given(self) -> str:
         """What the methods started from, in words."""
-        words = {"image": "from the image", "true": "given the true visible masks"}
-        return words.get(self.inputs, f"given {self.inputs.replace('_', ' ')}")
+        return in_words(self.inputs)
 
     def of(self, metrics: Sequence[str]) -> "Comparison | None":
         """Only these metrics, in this order; lines without any are left out; None if all are."""
@@ -60,9 +61,19 @@ class Comparison:
             self.inputs,
             tuple(self.lines[i] for i in rows),
             tuple(self.metrics[i] for i in columns),
-            *(getattr(self, name)[cut] for name in _NUMBERS),
+            *(getattr(self, name)[cut] for name in (*_NUMBERS, "note")),
             self.runs[rows],
         )
+
+    def among(self, lines: Sequence[str]) -> "Comparison | None":
+        """Only these lines, in the order they have; None if none of them is there."""
+        rows = [i for i, line in enumerate(self.lines) if line in lines]
+        if not rows:
+            return None
+        arrays = (getattr(self, name)[rows] for name in (*_NUMBERS, "note", "runs"))
+        chosen = tuple(self.lines[i] for i in rows)
+        place = self.dataset, self.split, self.protocol, self.inputs
+        return Comparison(*place, chosen, self.metrics, *arrays)
 
     def best(self, decimals: int = 1) -> np.ndarray:
         """Which values are the best of their metric as printed, bool [lines, metrics].
@@ -73,6 +84,25 @@ class Comparison:
         known = np.isfinite(printed)
         highest = np.max(np.where(known, printed, -np.inf), axis=0, initial=-np.inf)
         return known & (printed == highest) & (known.sum(axis=0) > 1)
+
+
+def in_words(inputs: str) -> str:
+    """What methods started from, for the eye."""
+    words = {"image": "from the image", "true": "given the true visible masks"}
+    return words.get(inputs, f"given {inputs.replace('_', ' ')}")
+
+
+def with_lines(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of scores with the columns "line", the name of whom a row is about, and "inputs" cut
+    down to what decides whether lines may stand beside one another (see :class:`Comparison`).
+
+    "main" says whether the line is a method as published and no variant of it.
+    """
+    text = table[["method", "variant", "inputs"]].astype(object)
+    text = text.where(text.notna(), "").astype(str)
+    names = [_line(*row) for row in text.itertuples(index=False)]
+    kind = text["inputs"].where(text["inputs"].str.startswith("true"), "image")
+    return table.assign(line=names, inputs=kind, main=text["variant"].isin(["", "full"]))
 
 
 def comparisons(results: pd.DataFrame) -> list[Comparison]:
@@ -90,7 +120,9 @@ def comparisons(results: pd.DataFrame) -> list[Comparison]:
     missing = [name for name in (*_COLUMNS, *_NUMBERS) if name not in results]
     if missing:
         raise ValueError(f"results lack the columns {missing}")
-    table = pd.DataFrame({name: results[name].astype(object) for name in _COLUMNS})
+    columns = {name: results[name].astype(object) for name in _COLUMNS}
+    columns["note"] = results.get("note", pd.Series("", results.index)).astype(object)
+    table = pd.DataFrame(columns)
     table = table.where(table.notna(), "").astype(str)
     for name in _NUMBERS:
         table[name] = (
@@ -98,13 +130,8 @@ def comparisons(results: pd.DataFrame) -> list[Comparison]:
             .astype("float64")
             .to_numpy(dtype=np.float64, na_value=np.nan)
         )
-    table = table[(table["category"] == "all").to_numpy()]
-    given = table["inputs"].str.startswith("true")
-    table["kind"] = table["inputs"].where(given, "image")
-    table["line"] = [
-        _line(*row) for row in zip(table["method"], table["variant"], table["inputs"], strict=True)
-    ]
-    keys = ["dataset", "split", "protocol", "kind"]
+    table = with_lines(table[(table["category"] == "all").to_numpy()])
+    keys = ["dataset", "split", "protocol", "inputs"]
     return [_comparison(*key, rows) for key, rows in table.groupby(keys, sort=False)]
 
 
@@ -131,8 +158,16 @@ def _comparison(
         table("n", "max"),
         np.where(several, value - deviation, table("low", "mean")),
         np.where(several, value + deviation, table("high", "mean")),
+        _notes(rows, lines, metrics),
         np.nan_to_num(count).max(axis=1, initial=0).astype(np.int64),
     )
+
+
+def _notes(rows: pd.DataFrame, lines: tuple[str, ...], metrics: tuple[str, ...]) -> np.ndarray:
+    notes = np.full((len(lines), len(metrics)), "", dtype=object)
+    for row in rows[rows["note"] != ""].itertuples():
+        notes[lines.index(row.line), metrics.index(row.metric)] = row.note
+    return notes
 
 
 def _line(method: str, variant: str, inputs: str) -> str:

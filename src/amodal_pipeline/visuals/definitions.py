@@ -1,4 +1,6 @@
-"""What each metric's name means, in a line."""
+"""What each metric's and each protocol's name means, in a line."""
+
+import re
 
 _MASKS = {
     "amodal": "amodal masks (the whole object)",
@@ -8,25 +10,65 @@ _MASKS = {
     "both": "amodal and visible mask together: the smaller of their two IoUs has to be high enough",
 }
 _BASES = {
-    "AP": "Average precision over IoU thresholds 0.50–0.95, mean over categories",
-    "AP50": "Average precision at IoU 0.50, mean over categories",
-    "AP75": "Average precision at IoU 0.75, mean over categories",
+    "AP": "Average precision over IoU thresholds 0.50–0.95",
+    "AP50": "Average precision at IoU 0.50",
+    "AP75": "Average precision at IoU 0.75",
+    "AR": "Average recall with 100 detections per image, IoU 0.50–0.95",
     "AR1": "Average recall with 1 detection per image, IoU 0.50–0.95",
     "AR10": "Average recall with 10 detections per image, IoU 0.50–0.95",
     "AR100": "Average recall with 100 detections per image, IoU 0.50–0.95",
+    "AR1000": "Average recall with 1000 detections per image, IoU 0.50–0.95",
 }
-_WHOLE = {
-    "AR_none": "Average recall over IoU 0.50–0.95 of objects that are not occluded",
-    "AR_partial": "Average recall over IoU 0.50–0.95 of objects occluded by at most 25 %",
-    "AR_heavy": "Average recall over IoU 0.50–0.95 of objects occluded by more than 25 %",
+_SUBSETS = {
+    "": "",
+    "none": "objects that are not occluded",
+    "partial": "objects occluded by at most 25 %",
+    "heavy": "objects occluded by more than 25 %",
+    "things": "things only",
+    "stuff": "stuff only",
+}
+_OBJECTS = {
     "mIoU_full": "IoU of predicted and true amodal mask, mean over objects",
     "mIoU_occluded": "IoU of predicted and true mask outside the true visible part, mean over "
     "occluded objects",
-    "IoU_dataset": "Intersections over unions of all amodal masks, each summed over the data set",
-    "order_accuracy": "Share of overlapping pairs whose front and back are told apart rightly",
-    "order_coverage": "Share of overlapping pairs for which an order is given at all",
-    "occluder_consistency": "Share of the predicted hidden part that lies behind another object",
+    "IoU_dataset": "Intersections over unions of predicted and true amodal masks, each summed over "
+    "the data set",
 }
+_ORDER = {
+    "order_accuracy": "Share of overlapping pairs whose front and back are told apart rightly; an "
+    "undecided pair is wrong",
+    "order_accuracy_decided": "Share of rightly ordered pairs among those overlapping pairs for "
+    "which an order is given",
+    "order_coverage": "Share of overlapping pairs for which an order is given at all",
+}
+_REST = {
+    "occluder_consistency": "Mean IoU between a method's predictions for the same object under "
+    "different pasted occluders",
+}
+_REMARKS = {
+    "_per_category": "mean over categories of the categories' means",
+    "_post": "the visible mask that was completed added to the prediction",
+    "_matched": "detected objects only",
+    "_common": "only objects that all compared methods detected",
+}
+
+PROTOCOLS = {
+    "coco": "COCO's figures; objects to be ignored count neither for nor against",
+    "coco_agnostic": "as coco, categories disregarded",
+    "vrsp": "COCO's figures over occluded objects, as VRSP's paper defines them; the others are "
+    "ignored",
+    "vrsp_released": "the same by VRSP's released code, which also leaves out unmatched detections "
+    "that look less occluded themselves",
+    "orcnn": "ORCNN's figures: amodal and visible masks together, and the hidden parts",
+    "amodalapi": "class-agnostic figures of the amodal COCO API, by occlusion, things and stuff",
+    "completion": "how well masks of detected or given objects are completed; an object without a "
+    "prediction counts 0",
+    "order": "who hides whom, over pairs of objects whose whole masks overlap",
+}
+"""Protocols in the order in which a report shows them; any other comes after them."""
+
+HEADLINE_METRICS = ("AP_amodal", "AP_amodal_occluded15", "mIoU_occluded")
+"""What methods are compared by first."""
 
 MAIN_METRICS = (
     "AP_amodal",
@@ -37,7 +79,11 @@ MAIN_METRICS = (
     "AP75_amodal_occluded15",
     "AP_visible",
     "AP_both",
+    "AP_both_occluded0",
     "AP50_invisible",
+    "AP",
+    "AR10",
+    "AR100",
     "AR_none",
     "AR_partial",
     "AR_heavy",
@@ -47,9 +93,12 @@ MAIN_METRICS = (
     "mIoU_occluded_post",
     "mIoU_full_matched",
     "mIoU_occluded_matched",
+    "mIoU_full_common",
+    "mIoU_occluded_common",
     "IoU_dataset",
     "order_accuracy",
     "order_coverage",
+    "order_accuracy_occluding",
     "occluder_consistency",
 )
 """Columns of a report's main tables, in this order; everything else is in the full list below."""
@@ -61,25 +110,34 @@ def definition(metric: str) -> str:
     All values are in percent, and more is better. Names are those of the results table.
     """
     name, remarks = metric, []
-    for ending, remark in (
-        ("_matched", "detected objects only"),
-        ("_post", "the true visible part added to the prediction"),
-    ):
+    if name in _REST:
+        return f"{_REST[name]}."
+    if name.removesuffix("_occluding") in _ORDER:
+        text = _ORDER[name.removesuffix("_occluding")]
+        occluding = "only pairs of which one hides a part of the other"
+        return "; ".join([text, *[occluding] * name.endswith("_occluding")]) + "."
+    for ending in ("_matched", "_common", "_post", "_per_category"):
         if name.endswith(ending):
             name = name.removesuffix(ending)
-            remarks.append(remark)
-    head, _, threshold = name.rpartition("_occluded")
-    if head and threshold.replace(".", "", 1).isdigit():
-        name = head
-        rate = float(threshold)
+            remarks.insert(0, _REMARKS[ending])
+    if name in _OBJECTS:
+        if "_per_category" in metric and name == "IoU_dataset":
+            return ""
+        return "; ".join([_OBJECTS[name], *remarks]) + "."
+    if remarks:
+        return ""
+    occluded = re.fullmatch(r"(.+)_occluded(\d+(?:\.\d+)?)", name)
+    if occluded:
+        name, rate = occluded[1], float(occluded[2])
         remarks.append(
             f"objects with an occlusion rate above {rate:g} %" if rate else "occluded objects only"
         )
-    base, _, masks = name.partition("_")
-    if name in _WHOLE:
-        text = _WHOLE[name]
-    elif base in _BASES and masks in _MASKS:
-        text = f"{_BASES[base]}, of {_MASKS[masks]}"
+    base, _, rest = name.partition("_")
+    if base in _BASES and rest in _MASKS and base != "AR":
+        text = f"{_BASES[base]}, mean over categories, of {_MASKS[rest]}"
+    elif base in _BASES and rest in _SUBSETS and not remarks:
+        agnostic = f"{_BASES[base]}, of amodal masks, categories disregarded"
+        text = "; ".join([agnostic, *[_SUBSETS[rest]] * bool(rest)])
     else:
         return ""
     return "; ".join([text, *remarks]) + "."

@@ -1,6 +1,6 @@
 """Pages of pictures: truth beside predictions, a data set at a glance, one image's overlay."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ def prediction_grid(
     image_ids: Sequence[int],
     score_threshold: float = 0.5,
     on_progress: Progress | None = None,
+    remarks: Mapping[int, str] | None = None,
 ) -> Image.Image:
     """One row per image: the image, the truth, and one column per method.
 
@@ -41,6 +42,7 @@ def prediction_grid(
         predictions: column heading → predictions for images of ``annotations``.
         image_ids: the rows, top to bottom.
         score_threshold: predictions below it are not drawn; those without a score are.
+        remarks: image id → what its caption begins with.
 
     Raises:
         ValueError: an image is not in ``annotations``, cannot be read, or has another size than
@@ -65,6 +67,8 @@ def prediction_grid(
             f"{_file_name(annotations.images, image_id)}  ·  {_objects(len(truth))}, "
             f"up to {hidden:.0%} occluded"
         )
+        if remarks and image_id in remarks:
+            caption = f"{remarks[image_id]}  ·  {caption}"
         rows.append((cells, caption))
         if on_progress is not None:
             on_progress(done + 1, len(image_ids))

@@ -1,21 +1,30 @@
 """The parts a page is made of: one HTML file with everything in it, that loads nothing.
 
-Every function takes plain text and gives HTML with that text escaped, except where its arguments
-are said to be HTML.
+Pages are Jinja templates in ``templates/``, which escape whatever they are given. The functions
+here that give HTML take plain text and escape it, except where their arguments are said to be HTML.
 """
 
+from __future__ import annotations
+
 import base64
-import html
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 from PIL import Image
 
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.storage import inside, replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _AS_IS_BYTES = 700_000  # a larger picture is stored as JPEG
 _WIDEST = 2400  # pixels
@@ -23,35 +32,41 @@ _WIDEST = 2400  # pixels
 Pairs = Mapping[str, object] | Sequence[tuple[str, object]]
 
 
-def write(
-    path: str | os.PathLike, title: str, sections: Sequence[tuple[str, str]], style: str = ""
-) -> Path:
-    """Write a page of sections (heading, HTML); those without content are left out.
+@dataclass(frozen=True)
+class Cell:
+    """What a table says in one place.
 
-    Args:
-        path: the file; replaced as a whole or not at all.
-        title: heading of the page.
-        sections: headings are text, contents HTML.
-        style: CSS of this kind of page, after what all have in common.
+    ``below`` are smaller lines under the text, ``marks`` what refers to notes, ``bar`` the length
+    of a bar in percent, ``hint`` a text on hovering, ``kind`` a class of the style sheet.
     """
-    body = "".join(
-        f"<section><h2>{text(name)}</h2>{content}</section>"
-        for name, content in sections
-        if content
-    )
-    page = _PAGE.format(title=text(title), style=_STYLE + style, body=body)
+
+    text: object
+    strong: bool = False
+    below: tuple[str, ...] = ()
+    marks: tuple[object, ...] = ()
+    bar: float | None = None
+    hint: str = ""
+    kind: str = ""
+
+    def __html__(self) -> str:
+        return _part("cell")(self)
+
+
+def write(path: str | os.PathLike, template: str, **context: Any) -> Path:
+    """Write a page from a template; the file is replaced as a whole or not at all."""
+    page = _environment().get_template(template).render(context)
     with replacing(path) as temporary:
         temporary.write_text(page, "utf-8")
     return Path(path)
 
 
 def text(value: object) -> str:
-    return html.escape(str(value), quote=True)
+    return str(escape(value))
 
 
 def count(n: float) -> str:
     """A whole number with its thousands apart."""
-    return f"{int(n):,}".replace(",", "&nbsp;")
+    return f"{int(n):,}".replace(",", "\N{NO-BREAK SPACE}")
 
 
 def pairs(rows: Pairs) -> list[tuple[str, object]]:
@@ -60,20 +75,16 @@ def pairs(rows: Pairs) -> list[tuple[str, object]]:
 
 def tiles(rows: Pairs) -> str:
     """Names and values as a grid of small cards."""
-    cards = "".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in pairs(rows))
-    return f"<dl class=numbers>{cards}</dl>" if cards else ""
+    return str(_part("tiles")(pairs(rows)))
 
 
 def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table of HTML cells, ``headings`` too; the first of each line is its heading."""
-    head = "".join(f"<th>{heading}</th>" for heading in headings)
-    body = "".join(
-        f"<tr><th scope=row>{line[0]}</th>{''.join(f'<td>{cell}</td>' for cell in line[1:])}</tr>"
-        for line in lines
-    )
-    return (
-        f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+
+    def cells(row: Iterable[str]) -> list[Cell]:
+        return [Cell(Markup(html)) for html in row]
+
+    return str(_part("table")(cells(headings), [cells(line) for line in lines]))
 
 
 def picture(source: str, size: tuple[int, int], alt: str, caption: str) -> str:
@@ -83,12 +94,23 @@ def picture(source: str, size: tuple[int, int], alt: str, caption: str) -> str:
         source: data URL, or relative URL.
         size: (height, width) in pixels; the page reserves the room.
         alt: what is there to be seen.
-        caption: HTML.
+        caption: "" for none.
     """
-    return (
-        f'<figure><img src="{source}" alt="{text(alt)}" width="{size[1]}" height="{size[0]}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    return str(_part("picture")(source, size, alt, caption))
+
+
+def drawn(figure: Figure) -> tuple[str, tuple[int, int]]:
+    """A matplotlib figure as a data URL that stays sharp, and its (height, width)."""
+    import matplotlib
+
+    packed = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    # Letters as outlines: the same on every machine. Equal figures give equal bytes.
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "amodal_pipeline"}):
+        figure.savefig(packed, format="svg", metadata=nothing)
+    svg = packed.getvalue()
+    size = tuple(round(96 * side) for side in figure.get_size_inches()[::-1])
+    return _url("svg+xml", svg[svg.index("<svg") :].encode()), size
 
 
 def embedded_file(folder: str | os.PathLike, name: str) -> tuple[str, tuple[int, int]]:
@@ -101,7 +123,7 @@ def embedded_file(folder: str | os.PathLike, name: str) -> tuple[str, tuple[int,
     content = inside(folder, name).read_bytes()
     if not content.startswith(b"\x89PNG") or len(content) > _AS_IS_BYTES:
         return embedded(pixels), pixels.shape[:2]
-    return embedded_png(content), pixels.shape[:2]
+    return _url("png", content), pixels.shape[:2]
 
 
 def embedded(pixels: np.ndarray) -> str:
@@ -114,77 +136,15 @@ def embedded(pixels: np.ndarray) -> str:
     return _url("jpeg", packed.getvalue())
 
 
-def embedded_png(content: bytes) -> str:
-    """The bytes of a PNG file as a data URL."""
-    return _url("png", content)
-
-
 def _url(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data: file: 'self'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
-"""
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("amodal_pipeline.visuals")
+    return Environment(autoescape=True, loader=loader, trim_blocks=True, lstrip_blocks=True)
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2026; --faint: #68707c; --paper: #fff;
-  --card: #f6f7f9; --line: #dde1e7; --accent: #0072b2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaee; --faint: #9aa3b0; --paper: #14171b;
-  --card: #1d2127; --line: #333a44; --accent: #56b4e9; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 2rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 3rem 0 1rem; padding-bottom: .35rem;
-  border-bottom: 2px solid var(--accent); }
-h3 { font-size: 1rem; margin: 1.75rem 0 .6rem; }
-h3 small { font-weight: 400; color: var(--faint); margin-left: .6em; }
-p { max-width: 48rem; margin: .6rem 0; overflow-wrap: anywhere; }
-.faint { color: var(--faint); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .45rem .8rem; text-align: right; vertical-align: top;
-  border-bottom: 1px solid var(--line); }
-thead th { vertical-align: bottom; line-height: 1.25; max-width: 8.5rem; }
-th:first-child { text-align: left; padding-left: 0; }
-tbody th { font-weight: 500; max-width: 20rem; overflow-wrap: anywhere; }
-tbody tr:hover { background: var(--card); }
-th .faint, td .faint { display: block; font-size: .78rem; font-weight: 400; white-space: nowrap; }
-details { margin: .9rem 0; } summary { cursor: pointer; color: var(--accent); }
-dl { margin: 0; } dd { margin: 0; }
-.numbers { display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); }
-.numbers div { background: var(--card); border-radius: 8px; padding: .7rem .9rem; }
-.numbers dt { color: var(--faint); font-size: .85rem; }
-.numbers dd { font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere; }
-.glossary { display: grid; grid-template-columns: minmax(9rem, max-content) 1fr;
-  gap: .35rem 1.2rem; font-size: .92rem; margin-top: 1rem; }
-.glossary dt { font-weight: 600; } .glossary dd { color: var(--faint); }
-figure { margin: 1.5rem 0 2.5rem; break-inside: avoid; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 8px;
-  border: 1px solid var(--line); }
-figcaption { color: var(--faint); font-size: .92rem; margin-top: .5rem; max-width: 60rem; }
-pre { background: var(--card); border-radius: 8px; padding: .7rem .9rem; overflow-x: auto;
-  font-size: .88rem; margin: .3rem 0 1.1rem; }
-@media print { :root { --ink: #000; --faint: #555; --paper: #fff; --card: #f4f4f4;
-  --line: #ccc; --accent: #000; } main { max-width: none; padding: 0; }
-  body { font-size: 11pt; } tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }  .wide { overflow: visible; } }
-"""
+
+def _part(name: str) -> Any:
+    return getattr(_environment().get_template("parts.html").module, name)

@@ -403,3 +403,51 @@ def _say(axes: Axes, text: str) -> None:
 def _cut(text: str, length: int) -> str:
     text = "".join(c if c.isprintable() else " " for c in str(text))
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def line_chart(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    styles: Mapping[str, tuple[str, str]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    ticks: Sequence[tuple[float, str]] | None = None,
+    counts: Sequence[int] = (),
+) -> Figure:
+    """A small chart of lines (name → x, y) in 0–100; the page it is on has the legend.
+
+    Args:
+        lines: values that are NaN are left out.
+        styles: name → colour and dash (:func:`amodal_pipeline.visuals.colours.line_styles`).
+        title: says what is on the chart.
+        x_label, y_label: what is along the axes, with units.
+        ticks: places and names on the x axis; each value gets a dot then. Else x is 0–100.
+        counts: objects at each tick, as bars below the chart.
+    """
+    figure = _figure(4.4, 3.3)
+    if len(counts):
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+        _style(below, "")
+        below.bar([place for place, _ in ticks], counts, width=0.7, color="#b6bcc6")
+        below.set_ylabel("objects")
+        below.set_yticks([max(counts)], [_grouped(max(counts))])
+        lowest = below
+    else:
+        axes = lowest = figure.subplots()
+    _style(axes, _cut(title, 60))
+    for name, (x, y) in lines.items():
+        colour, dash = styles[name]
+        marker = {"marker": "o", "markersize": 3.5} if ticks else {}
+        axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.7, **marker)
+    top = max((np.nanmax(y, initial=0) for _, y in lines.values()), default=0)
+    # Zero belongs to it, empty room does not.
+    axes.set_ylim(0, 100 if top > 80 else max(1, 1.12 * top))
+    axes.set_ylabel(y_label)
+    lowest.set_xlabel(x_label)
+    if ticks:
+        lowest.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
+        lowest.tick_params(axis="x", labelsize=8)
+    else:
+        axes.set_xlim(0, 100)
+    return figure

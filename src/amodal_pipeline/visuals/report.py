@@ -1,18 +1,61 @@
 """The report: one HTML file with everything in it, to be opened from disk or mailed."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
-from amodal_pipeline.visuals import page
-from amodal_pipeline.visuals.comparisons import Comparison, comparisons
-from amodal_pipeline.visuals.definitions import MAIN_METRICS, definition
+from amodal_pipeline.visuals import breakdowns, page, plots
+from amodal_pipeline.visuals.colours import line_styles
+from amodal_pipeline.visuals.comparisons import Comparison, comparisons, in_words, with_lines
+from amodal_pipeline.visuals.definitions import (
+    MAIN_METRICS,
+    PROTOCOLS,
+    definition,
+)
+from amodal_pipeline.visuals.page import Cell
 
 EMBEDDED_BYTES = 20_000_000  # of pictures in one report; mail servers refuse more
+MOST_CATEGORIES = 25  # in a table that is seen at once
+MOST_TRAININGS = 6  # seen at once
+MOST_PAIRED = 5  # methods compared in several tables at once
+
+_ASIDE = ("coco_agnostic", "vrsp_released", "orcnn", "amodalapi")  # folded protocols
+_REPORTS = 1000  # rows of a history that are drawn: a screen has no more points
+
+_Table = tuple[list[Cell], list[list[Cell]]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made from, of all methods and variants on one data set. Frames may be empty.
+
+    results, curves, objects: rows with the columns of the tables of those names.
+    paired: differences of two lines ("a", "b") of one kind of "inputs", with the columns protocol,
+        metric, difference, low, high (−100–100) and probability (0–1) that a is above b.
+    published: the columns method, variant, inputs, protocol, metric, ours, low, high, published,
+        paper, table, row, note.
+    published_remark: a sentence on what there is, or why there is nothing.
+    histories: line → rows with "iteration" and losses.
+    costs: line → parameters, flops, height, width, images_per_second (or None), device.
+    """
+
+    results: pd.DataFrame
+    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    objects: pd.DataFrame = field(default_factory=pd.DataFrame)
+    paired: pd.DataFrame = field(default_factory=pd.DataFrame)
+    published: pd.DataFrame = field(default_factory=pd.DataFrame)
+    published_remark: str = ""
+    histories: Mapping[str, Sequence[dict]] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_report(
@@ -20,22 +63,23 @@ def write_report(
     *,
     title: str,
     dataset_summary: page.Pairs,
-    results: pd.DataFrame,
+    material: Material,
     figures: Mapping[str, str | os.PathLike],
     notes: Sequence[str] = (),
     commands: page.Pairs = (),
 ) -> Path:
-    """Write ``folder/report.html``: results, data, pictures, what the metrics mean, what is next.
+    """Write ``folder/report.html``: results, what they are made of and rest on, what they mean.
 
     The page loads nothing from elsewhere. Pictures are embedded; once they come to more than
     :data:`EMBEDDED_BYTES`, further ones are linked by their relative path and say so. All text is
-    escaped.
+    escaped. Methods as published are seen at once; their variants, further metrics and protocols
+    are folded.
 
     Args:
         folder: where the report goes; made if absent.
         title: heading of the page.
         dataset_summary: name → value lines on the data ("Images" → "1 200").
-        results: tidy rows of the results table; may be empty.
+        material: what is shown.
         figures: caption → PNG file, relative to ``folder``; shown in this order.
         notes: paragraphs to be read with the numbers.
         commands: what it does → command line, e.g. "Compare runs" → "mlflow ui …".
@@ -48,94 +92,123 @@ def write_report(
             column.
     """
     folder = Path(folder)
-    groups = comparisons(results) if len(results) else []
-    pictures = _pictures(folder, figures)
-    sections = [
-        ("Results", "".join(_group(g) for g in groups) or "<p>There are no results yet.</p>"),
-        ("Notes", "".join(f"<p>{page.text(note)}</p>" for note in notes)),
-        ("Data", page.tiles(dataset_summary)),
-        ("Pictures", pictures),
-        ("What the metrics mean", _glossary(groups)),
-        ("Going on", _commands(page.pairs(commands))),
-    ]
-    return page.write(folder / "report.html", title, sections)
+    results, objects = material.results, material.objects
+    groups = sorted(comparisons(results) if len(results) else [], key=_place)
+    lines = with_lines(results).drop_duplicates("line") if len(results) else pd.DataFrame()
+    main = set(lines.loc[lines["main"], "line"]) if len(lines) else set()
+    names = sorted(lines["line"], key=lambda n: n not in main) if len(lines) else []
+    styles = dict(zip(names, line_styles(len(names)), strict=True))
+    shown, folded = _trainings(material.histories)
+    known, further = _glossary(groups)
+    return page.write(
+        folder / "report.html",
+        "report.html",
+        title=title,
+        dataset_summary=page.pairs(dataset_summary),
+        results=[_results(group, main) for group in groups],
+        notes=notes,
+        published=_published(material.published, material.published_remark),
+        paired=_paired(material.paired, names, main),
+        occlusion=_by_occlusion(objects, results, styles, main),
+        categories=_by_category(results, main),
+        precision=_precision(material.curves, styles, main),
+        pictures=_pictures(folder, figures),
+        training=shown,
+        training_folded=folded,
+        cost=_cost(material.costs),
+        basis=_basis(results, objects),
+        remarks=_remarks(groups),
+        glossary=known,
+        further=further,
+        commands=page.pairs(commands),
+    )
 
 
-def _group(group: Comparison) -> str:
-    """Main metrics as columns, methods as lines; all metrics in a list to unfold."""
-    main = group.of(MAIN_METRICS)
-    shown = _table(main) if main is not None else ""
-    rest = ""
-    if main is None or set(group.metrics) != set(main.metrics):
-        opened = " open" if main is None else ""
-        rest = f"<details{opened}><summary>All {len(group.metrics)} metrics</summary>"
-        rest += f"{_long_table(group)}</details>"
-    runs = ""
-    if (group.runs > 1).any():
-        several = ", ".join(
-            f"{page.text(line)}: {n}"
-            for line, n in zip(group.lines, group.runs, strict=True)
-            if n > 1
-        )
-        runs = f"<p class=faint>Mean ± standard deviation over several runs ({several}).</p>"
-    given = page.text(group.given[:1].upper() + group.given[1:])
-    return f"<h3>{given} <small>{page.text(group.about)}</small></h3>{shown}{runs}{rest}"
+def _place(group: Comparison) -> int:
+    order = list(PROTOCOLS)
+    return order.index(group.protocol) if group.protocol in order else len(order)
 
 
-def _table(group: Comparison) -> str:
+def _results(group: Comparison, main: set[str]) -> dict[str, Any]:
+    """Main metrics as columns, methods as lines; variants and all metrics in tables to unfold."""
+    numbers = _numbers_of_notes(group)
+    methods = group.among(main) or group
+    variants = None if methods is group else group.among(set(group.lines) - main)
+    headline = methods.of(MAIN_METRICS)
+    folded: list[tuple[str, _Table]] = []
+    if variants is not None and (part := variants.of(MAIN_METRICS)) is not None:
+        folded.append((f"{len(part.lines)} variants", _by_line(part, numbers)))
+    if headline is None or set(group.metrics) != set(headline.metrics):
+        folded.append((f"All {len(group.metrics)} metrics", _by_metric(group, numbers)))
+    several = [f"{a}: {n}" for a, n in zip(group.lines, group.runs, strict=True) if n > 1]
+    runs = f"Mean ± standard deviation over several runs ({', '.join(several)})." if several else ""
+    return {
+        "name": f"Protocol {group.protocol}",
+        "about": f"{group.given}  ·  {group.dataset}, {group.split}",
+        "protocol": _sentence(PROTOCOLS.get(group.protocol, "")),
+        "aside": group.protocol in _ASIDE,
+        "main": None if headline is None else _by_line(headline, numbers),
+        "runs": runs,
+        "notes": list(numbers),
+        "folded": folded,
+    }
+
+
+def _numbers_of_notes(group: Comparison) -> dict[str, int]:
+    notes = dict.fromkeys(note for note in group.note.ravel() if note)
+    return {note: number for number, note in enumerate(notes, 1)}
+
+
+def _by_line(group: Comparison, notes: Mapping[str, int]) -> _Table:
     best = group.best()
     common = [_common(group.n[:, m]) for m in range(len(group.metrics))]
-    head = "".join(
-        f'<th title="{page.text(definition(metric))}">{_label(metric)}'
-        + ("" if n is None else f"<span class=faint>n = {page.count(n)}</span>")
-        + "</th>"
-        for metric, n in zip(group.metrics, common, strict=True)
-    )
-    lines = []
-    for i, line in enumerate(group.lines):
-        cells = "".join(
-            _cell(group, i, m, bool(best[i, m]), with_n=common[m] is None)
-            for m in range(len(group.metrics))
-        )
-        lines.append(f"<tr><th scope=row>{page.text(line)}</th>{cells}</tr>")
-    return (
-        f"<div class=wide><table><thead><tr><th>Method</th>{head}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    head = [Cell("Method")]
+    for metric, n in zip(group.metrics, common, strict=True):
+        below = () if n is None else (f"n = {page.count(n)}",)
+        head.append(Cell(_label(metric), below=below, hint=definition(metric)))
+    lines = [
+        [
+            Cell(line),
+            *(
+                _cell(group, i, m, bool(best[i, m]), notes, with_n=common[m] is None)
+                for m in range(len(group.metrics))
+            ),
+        ]
+        for i, line in enumerate(group.lines)
+    ]
+    return head, lines
 
 
-def _long_table(group: Comparison) -> str:
+def _by_metric(group: Comparison, notes: Mapping[str, int]) -> _Table:
     best = group.best()
-    head = "".join(f"<th>{page.text(line)}</th>" for line in group.lines)
     lines = []
     for m, metric in enumerate(group.metrics):
         n = _common(group.n[:, m])
-        cells = "".join(
-            _cell(group, i, m, bool(best[i, m]), with_n=n is None) for i in range(len(group.lines))
+        cells = (
+            _cell(group, i, m, bool(best[i, m]), notes, with_n=n is None)
+            for i in range(len(group.lines))
         )
-        lines.append(
-            f"<tr><th scope=row>{_label(metric)}</th>{cells}"
-            f"<td class=faint>{'' if n is None else page.count(n)}</td></tr>"
-        )
-    return (
-        f"<div class=wide><table><thead><tr><th>Metric</th>{head}<th>n</th></tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+        total = Cell("" if n is None else page.count(n), kind="faint")
+        lines.append([Cell(_label(metric), hint=definition(metric)), *cells, total])
+    return [Cell("Metric"), *(Cell(line) for line in group.lines), Cell("n")], lines
 
 
-def _cell(group: Comparison, line: int, metric: int, best: bool, with_n: bool) -> str:
+def _cell(
+    group: Comparison, line: int, metric: int, best: bool, notes: Mapping[str, int], with_n: bool
+) -> Cell:
     value = group.value[line, metric]
     if not np.isfinite(value):
-        return "<td class=faint>–</td>"
-    text = f"<b>{value:.1f}</b>" if best else f"{value:.1f}"
+        return Cell("–", kind="faint")
+    below = []
     low, high = group.low[line, metric], group.high[line, metric]
     if np.isfinite(low) and np.isfinite(high):
         several = group.runs[line] > 1
-        span = f"± {(high - low) / 2:.1f}" if several else f"{low:.1f}–{high:.1f}"
-        text += f"<span class=faint>{span}</span>"
+        below.append(f"± {(high - low) / 2:.1f}" if several else f"{low:.1f}–{high:.1f}")
     if with_n and np.isfinite(group.n[line, metric]):
-        text += f"<span class=faint>n = {page.count(group.n[line, metric])}</span>"
-    return f"<td>{text}</td>"
+        below.append(f"n = {page.count(group.n[line, metric])}")
+    note = group.note[line, metric]
+    marks = (notes[note],) if note else ()
+    return Cell(f"{value:.1f}", strong=best, below=tuple(below), marks=marks)
 
 
 def _common(n: np.ndarray) -> float | None:
@@ -144,24 +217,336 @@ def _common(n: np.ndarray) -> float | None:
     return float(known[0]) if len(known) == 1 else None
 
 
-def _glossary(groups: Sequence[Comparison]) -> str:
+def _published(rows: pd.DataFrame, remark: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"remark": remark, "main": None, "rest": None, "summary": ""}
+    if not len(rows):
+        return found
+    main = rows["metric"].isin(MAIN_METRICS).to_numpy(dtype=bool)
+    if main.any():
+        found["main"] = _beside(rows[main])
+    if not main.all():
+        found["rest"] = _beside(rows[~main])
+        found["summary"] = f"{int((~main).sum())} further published numbers"
+    return found
+
+
+def _beside(rows: pd.DataFrame) -> _Table:
+    heads = ("Method", "Protocol", "Metric", "Ours", "Published", "Difference", "Where")
+    lines = []
+    for row in with_lines(rows).itertuples(index=False):
+        place = f"{row.paper}, table {row.table}: {row.row}"
+        note = "" if pd.isna(row.note) else str(row.note)
+        lines.append(
+            [
+                Cell(row.line),
+                Cell(row.protocol, kind="text"),
+                Cell(_label(row.metric), kind="text", hint=definition(row.metric)),
+                Cell(f"{row.ours:.1f}", below=_span(row.low, row.high)),
+                Cell(f"{row.published:.1f}"),
+                Cell(f"{row.ours - row.published:+.1f}"),
+                Cell(place, below=(note,) if note else (), kind="text"),
+            ]
+        )
+    return [Cell(head, kind="text" * (head in heads[1:3] + heads[6:])) for head in heads], lines
+
+
+def _span(low: float, high: float, decimals: int = 1) -> tuple[str, ...]:
+    if pd.isna(low) or pd.isna(high):
+        return ()
+    # A dash beside a minus cannot be read.
+    between = "–" if low >= 0 else " to "
+    return (f"{low:.{decimals}f}{between}{high:.{decimals}f}".replace("-", "−"),)
+
+
+def _paired(rows: pd.DataFrame, names: Sequence[str], main: set[str]) -> dict[str, list[tuple]]:
+    """Methods against one another, a table a metric; variants against their methods, in one."""
+    found: dict[str, list[tuple]] = {"methods": [], "variants": []}
+    if not len(rows):
+        return found
+    cells = {
+        (r.inputs, r.protocol, r.metric, r.a, r.b): _difference(r)
+        for r in rows.itertuples(index=False)
+    }
+    blank = Cell("")
+    for inputs, part in rows.groupby("inputs", sort=False):
+        measured = list(part[["protocol", "metric"]].drop_duplicates().itertuples(index=False))
+        there = {*part["a"], *part["b"]} & main
+        lines = [line for line in names if line in there]
+        for protocol, metric in measured:
+            # One half of the square: the other is its mirror image.
+            body = [
+                [
+                    Cell(a),
+                    *(cells.get((inputs, protocol, metric, a, b), blank) for b in lines[:row]),
+                    *[blank] * (len(lines) - 1 - row),
+                ]
+                for row, a in enumerate(lines)
+                if row
+            ]
+            if any(cell is not blank for line in body for cell in line[1:]):
+                about = f"protocol {protocol}, {in_words(inputs)}"
+                aside = bool(found["methods"]) and len(lines) > MOST_PAIRED
+                table = [blank, *map(Cell, lines[:-1])], body
+                found["methods"].append((metric, about, table, aside))
+        pairs = part.loc[~part["a"].isin(main), ["a", "b"]].drop_duplicates()
+        if len(pairs):
+            body = [
+                [
+                    Cell(r.a, below=(f"less {r.b}",)),
+                    *(cells.get((inputs, *what, r.a, r.b), blank) for what in measured),
+                ]
+                for r in pairs.itertuples(index=False)
+            ]
+            heads = [Cell(_label(m), below=(p,), hint=definition(m)) for p, m in measured]
+            table = [Cell("Variant"), *heads], body
+            found["variants"].append((in_words(inputs), table))
+    return found
+
+
+def _difference(row: Any) -> Cell:
+    if pd.isna(row.difference):
+        return Cell("–", kind="faint")
+    certain = bool(row.low > 0 or row.high < 0)
+    value = f"{row.difference:+.1f}".replace("-", "−")
+    share = f"above in {100 * row.probability:.0f} %"
+    return Cell(value, strong=certain, below=(*_span(row.low, row.high), share))
+
+
+def _by_occlusion(
+    objects: pd.DataFrame,
+    results: pd.DataFrame,
+    styles: Mapping[str, tuple[str, str]],
+    main: set[str],
+) -> list[dict[str, Any]]:
+    """Charts of mIoU by bins of the occlusion rate, and of AP above each evaluated rate."""
+    if not len(objects):
+        return []
+    binned, groups = breakdowns.by_occlusion(objects), []
+    above = breakdowns.by_threshold(results, "AP_amodal")
+    names = ["none", *(f"≤{10 * k}" for k in range(1, breakdowns.BINS + 1))]
+    for inputs, part in binned.groupby("inputs", sort=False):
+        counts = part.groupby("bin")["objects"].max().reindex(range(len(names)), fill_value=0)
+
+        def chart(metric: str, lines: Iterable[str], part=part, counts=counts) -> tuple:
+            drawn = {
+                line: (own["bin"].to_numpy(), own[metric].to_numpy())
+                for line, own in part.sort_values("bin").groupby("line", sort=False)
+                if line in lines
+            }
+            name = "mIoU_" + metric.removeprefix("iou_")
+            figure = plots.line_chart(
+                drawn,
+                styles,
+                title=name,
+                x_label="hidden share of the object (%)",
+                y_label="mean IoU (%)",
+                ticks=list(enumerate(names)),
+                counts=counts.tolist(),
+            )
+            return _drawing(figure, f"{name} by occlusion rate")
+
+        def threshold_chart(lines: Iterable[str], inputs=inputs) -> list[tuple]:
+            own = above[(above["inputs"] == inputs) & above["line"].isin(list(lines))]
+            if not len(own):
+                return []
+            places = sorted(own["threshold"].unique())
+            drawn = {
+                line: ([places.index(t) for t in rows["threshold"]], rows["value"].to_numpy())
+                for line, rows in own.sort_values("threshold").groupby("line", sort=False)
+            }
+            figure = plots.line_chart(
+                drawn,
+                styles,
+                title="AP_amodal of occluded objects",
+                x_label="objects that are hidden by more than (%)",
+                y_label="AP (%)",
+                ticks=[(i, "all" if t < 0 else f"{t:g}") for i, t in enumerate(places)],
+            )
+            return [_drawing(figure, "AP_amodal by occlusion threshold")]
+
+        def panel(lines: Sequence[str], chart=chart, more=threshold_chart) -> list[tuple]:
+            both = [chart(metric, lines) for metric in ("iou_full", "iou_occluded")]
+            return both + more(lines)
+
+        groups.append(_charts(inputs, part, panel, styles, main))
+        groups[-1]["folded"].append(("The same in numbers", {"table": _bins(part, names)}))
+    return groups
+
+
+def _charts(
+    inputs: str, rows: pd.DataFrame, panel: Any, styles: Mapping[str, tuple[str, str]], main: set
+) -> dict[str, Any]:
+    """A group of charts: methods at once, together with their variants to unfold."""
+    lines = [line for line in styles if (rows["line"] == line).any()]
+    seen = [line for line in lines if line in main] or lines
+
+    def part(lines: Sequence[str]) -> dict[str, Any]:
+        return {"legend": [(line, *styles[line]) for line in lines], "pictures": panel(lines)}
+
+    group = {"name": _sentence(in_words(inputs)), "folded": [], **part(seen)}
+    if len(seen) < len(lines):
+        group["folded"].append(("With all variants", part(lines)))
+    return group
+
+
+def _bins(rows: pd.DataFrame, names: Sequence[str]) -> _Table:
+    lines = list(dict.fromkeys(rows["line"]))
+    head = [Cell("Hidden"), Cell("Objects")]
+    head += [Cell(line, below=("mIoU_full, mIoU_occluded",)) for line in lines]
+    body = []
+    for place in sorted(rows["bin"].unique()):
+        own = rows[rows["bin"] == place].set_index("line")
+        cells = [
+            Cell(f"{_number(own['iou_full'].get(line))}, {_number(own['iou_occluded'].get(line))}")
+            for line in lines
+        ]
+        unit = "" if place == 0 else " %"
+        objects = Cell(page.count(own["objects"].max()))
+        body.append([Cell(names[place] + unit), objects, *cells])
+    return head, body
+
+
+def _by_category(results: pd.DataFrame, main: set[str]) -> list[tuple]:
+    """Tables of categories by methods; the first metric at once."""
+    tables = []
+    for metric in MAIN_METRICS:
+        rows = breakdowns.by_category(results, metric) if len(results) else results
+        if not len(rows):
+            continue
+        rows = rows[rows["line"].isin(main).to_numpy(dtype=bool)]
+        for (protocol, inputs), part in rows.groupby(["protocol", "inputs"], sort=False):
+            counts = part.groupby("category", sort=False)["n"].max()
+            order = counts.sort_index().sort_values(ascending=False, kind="stable").index
+            about = f"protocol {protocol}, {in_words(inputs)}"
+            rest = order[MOST_CATEGORIES:]
+            table = _categories(part, order[:MOST_CATEGORIES], counts)
+            further = f"Further {len(rest)} categories", _categories(part, rest, counts)
+            tables.append((metric, about, table, further if len(rest) else None))
+    return tables
+
+
+def _categories(rows: pd.DataFrame, categories: pd.Index, counts: pd.Series) -> _Table:
+    values = rows.pivot_table("value", "category", "line", sort=False)
+    lines = list(dict.fromkeys(rows["line"]))
+    body = []
+    for category in categories:
+        own = [values[n].get(category, np.nan) if n in values else np.nan for n in lines]
+        cells = [Cell(_number(v), bar=None if pd.isna(v) else float(v)) for v in own]
+        body.append([Cell(category), Cell(page.count(counts[category]), kind="faint"), *cells])
+    return [Cell("Category"), Cell("n"), *map(Cell, lines)], body
+
+
+def _precision(
+    curves: pd.DataFrame, styles: Mapping[str, tuple[str, str]], main: set[str]
+) -> list[dict[str, Any]]:
+    """Precision by recall, of whole objects at once, of their visible parts to unfold."""
+    if not len(curves):
+        return []
+    rows, groups = breakdowns.precision_by_recall(curves), []
+    limits = {0.0: "IoU 0.50–0.95", 0.5: "IoU 0.50", 0.75: "IoU 0.75"}
+    for inputs, part in rows.groupby("inputs", sort=False):
+
+        def panel(lines: Sequence[str], target: str = "amodal", part=part) -> list[tuple]:
+            drawn = []
+            for iou, name in limits.items():
+                own = part[(part["iou"] == iou) & (part["target"] == target)]
+                chosen = {
+                    line: (rows["recall"].to_numpy(), rows["precision"].to_numpy())
+                    for line, rows in own.groupby("line", sort=False)
+                    if line in lines
+                }
+                if chosen:
+                    title = f"{target} masks, {name}"
+                    figure = plots.line_chart(
+                        chosen, styles, title=title, x_label="recall (%)", y_label="precision (%)"
+                    )
+                    drawn.append(_drawing(figure, f"Precision by recall: {title}"))
+            return drawn
+
+        group = _charts(inputs, part, panel, styles, main)
+        if visible := panel([line for line, *_ in group["legend"]], "visible"):
+            group["folded"].append(("Of visible parts", {"pictures": visible}))
+        groups.append(group)
+    return groups
+
+
+def _trainings(histories: Mapping[str, Sequence[dict]]) -> tuple[list[tuple], list[tuple]]:
+    drawn = []
+    for line, history in histories.items():
+        step = max(1, -(-len(history) // _REPORTS))
+        figure = plots.loss_curves({line: history[::step]})
+        drawn.append(_drawing(figure, f"Losses of {line} by iteration"))
+    return drawn[:MOST_TRAININGS], drawn[MOST_TRAININGS:]
+
+
+def _cost(costs: Mapping[str, Mapping[str, Any]]) -> _Table | None:
+    if not costs:
+        return None
+    heads = ("Method", "Parameters", "Operations", "Image", "Images per second", "Device")
+    lines = []
+    for line, cost in costs.items():
+        speed = cost["images_per_second"]
+        lines.append(
+            [
+                Cell(line),
+                Cell(f"{cost['parameters'] / 1e6:.2f} M"),
+                Cell(f"{cost['flops'] / 1e9:.1f} G"),
+                Cell(f"{cost['height']} × {cost['width']}"),
+                Cell("–" if speed is None else f"{speed:.1f}"),
+                Cell(cost["device"] or "–", kind="text"),
+            ]
+        )
+    return [*map(Cell, heads[:-1]), Cell(heads[-1], kind="text")], lines
+
+
+def _basis(results: pd.DataFrame, objects: pd.DataFrame) -> _Table | None:
+    """For each line: whose weights, which data, how many runs, and the objects it found."""
+    if not len(results):
+        return None
+    found = with_lines(objects) if len(objects) else None
+    heads = [Cell("Method"), Cell("Checkpoint–data", kind="text")]
+    heads += map(Cell, ("Seeds", "Images", "Objects", "of them occluded"))
+    lines = []
+    for line, rows in with_lines(results).groupby("line", sort=False):
+        runs = ", ".join(dict.fromkeys(str(r) for r in rows["run_id"].fillna("") if r)) or "–"
+        seeds = ", ".join(dict.fromkeys(str(s) for s in rows["seed"].dropna()))
+        cells = [Cell(line), Cell(runs, kind="text"), Cell(seeds)]
+        own = None if found is None else found[(found["line"] == line).to_numpy(dtype=bool)]
+        if own is None or not len(own):
+            cells += [Cell("–", kind="faint")] * 3
+        else:
+            per = max(1, own["seed"].nunique())
+            occluded = own[own["iou_occluded"].notna().to_numpy(dtype=bool)]
+            cells.append(Cell(page.count(own["image_id"].nunique())))
+            for part in (own, occluded):
+                hits = f"{page.count(part['matched'].sum() / per)} matched"
+                cells.append(Cell(page.count(len(part) / per), below=(hits,)))
+        lines.append(cells)
+    return heads, lines
+
+
+def _remarks(groups: Sequence[Comparison]) -> list[tuple[str, str]]:
+    whose: dict[str, list[str]] = {}
+    for group in groups:
+        for i, line in enumerate(group.lines):
+            for m, metric in enumerate(group.metrics):
+                if note := group.note[i, m]:
+                    whose.setdefault(note, []).append(f"{line}, {group.protocol}: {metric}")
+    most = 3
+    return [
+        (note, "; ".join(at[:most]) + (f" and {len(at) - most} more" if len(at) > most else ""))
+        for note, at in whose.items()
+    ]
+
+
+def _glossary(groups: Sequence[Comparison]) -> tuple[list[tuple], list[tuple]]:
     used = {metric for group in groups for metric in group.metrics}
-    order = {metric: place for place, metric in enumerate(MAIN_METRICS)}
-    known = [m for m in sorted(used, key=lambda m: (order.get(m, len(order)), m)) if definition(m)]
-    rows = "".join(f"<dt>{_label(m)}</dt><dd>{page.text(definition(m))}</dd>" for m in known)
-    if not rows:
-        return ""
-    return (
-        "<p>All values are in percent; more is better; the best of a column is bold. "
-        f"n counts the objects or pairs a value rests on.</p><dl class=glossary>{rows}</dl>"
-    )
+    main = [(_label(m), definition(m)) for m in MAIN_METRICS if m in used]
+    rest = sorted(m for m in used - set(MAIN_METRICS) if definition(m))
+    return main, [(_label(m), definition(m)) for m in rest]
 
 
-def _commands(pairs: Sequence[tuple[str, object]]) -> str:
-    return "".join(f"<p>{page.text(k)}</p><pre><code>{page.text(v)}</code></pre>" for k, v in pairs)
-
-
-def _pictures(folder: Path, figures: Mapping[str, str | os.PathLike]) -> str:
+def _pictures(folder: Path, figures: Mapping[str, str | os.PathLike]) -> list[tuple]:
     left, shown = EMBEDDED_BYTES, []
     for caption, name in figures.items():
         name = Path(name).as_posix()
@@ -170,11 +555,25 @@ def _pictures(folder: Path, figures: Mapping[str, str | os.PathLike]) -> str:
         if len(source) <= left:
             left -= len(source)
         else:
-            source, remark = "./" + quote(name), f" (in the file {page.text(name)})"
-        shown.append(page.picture(source, size, caption, page.text(caption) + remark))
-    return "".join(shown)
+            source, remark = "./" + quote(name), f" (in the file {name})"
+        # Wide ones are read by moving along them on a narrow screen.
+        kind = "broad" if size[1] > 1200 else ""
+        shown.append((source, size, caption, caption + remark, kind))
+    return shown
 
 
-def _label(metric: str) -> str:
+def _drawing(figure: Any, alt: str) -> tuple:
+    return (*page.drawn(figure), alt, "")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or pd.isna(value) else f"{value:.1f}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _label(metric: str) -> Markup:
     # A long name may break after an underscore.
-    return page.text(metric).replace("_", "_<wbr>")
+    return Markup(page.text(metric).replace("_", "_<wbr>"))

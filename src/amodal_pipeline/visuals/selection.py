@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from amodal_pipeline.annotations import AmodalAnnotations, rle
+from amodal_pipeline.visuals.comparisons import with_lines
 
 
 def most_occluded(annotations: AmodalAnnotations, count: int) -> list[int]:
@@ -31,6 +32,47 @@ def spread(annotations: AmodalAnnotations, count: int, seed: int = 0) -> list[in
     draws = np.random.default_rng(seed).integers(edges[:-1], edges[1:]) if count else []
     chosen = set(ids[draws].tolist()) if count else set()
     return [i for i in _ids(annotations.images["image_id"]) if i in chosen]
+
+
+def best_median_worst(objects: pd.DataFrame, count: int) -> dict[int, str]:
+    """Images on which hidden parts were completed best, middling and worst.
+
+    An image's value is the mean of ``iou_occluded`` over its occluded objects, by the reference:
+    the line of ``objects`` (method, variant, inputs) with the highest mean over all of them.
+    Images of equal value come in the order of their ids; none is chosen twice.
+
+    Args:
+        objects: rows of objects of one or several methods.
+        count: of images, shared among the three.
+
+    Returns:
+        Image id → what it is ("best by orcnn: mIoU_occluded 71.3"), best first; empty where no
+        object is occluded.
+    """
+    hidden = objects[objects["iou_occluded"].notna().to_numpy(dtype=bool)]
+    if not len(hidden):
+        return {}
+    value = 100 * hidden["iou_occluded"].astype("float64")
+    lines = with_lines(hidden)["line"]
+    reference = value.groupby(lines, sort=False).mean().idxmax()
+    own = (lines == reference).to_numpy(dtype=bool)
+    ids = hidden["image_id"].to_numpy(dtype=np.int64)
+    means = value[own].groupby(ids[own]).mean().sort_index()
+    ranked = means.sort_values(ascending=False, kind="stable").index.to_numpy()
+    count = min(count, len(ranked))
+    best, worst = -(-count // 3), count // 3
+    middle = count - best - worst
+    start = best + (len(ranked) - best - worst - middle) // 2
+    chosen = [
+        ("best", ranked[:best]),
+        ("median", ranked[start : start + middle]),
+        ("worst", ranked[len(ranked) - worst :]),
+    ]
+    return {
+        int(i): f"{what} by {reference}: mIoU_occluded {means[i]:.1f}"
+        for what, images in chosen
+        for i in images
+    }
 
 
 def _hidden_shares(annotations: AmodalAnnotations) -> pd.Series:
