@@ -10,6 +10,7 @@ from amodal_pipeline.annotations import AmodalAnnotations, rle
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.annotations.tables import boxes
 from amodal_pipeline.compose.config import ComposeConfig
+from amodal_pipeline.compose.dataset import compose_split
 
 
 def compose_modal(
@@ -31,8 +32,6 @@ def compose_modal(
     Raises:
         ValueError: as :func:`~amodal_pipeline.compose.dataset.compose_split`.
     """
-    from amodal_pipeline.compose.dataset import compose_split
-
     source = folder / "visible.json"
     write_modal(annotations, source)
     metadata = annotations.metadata

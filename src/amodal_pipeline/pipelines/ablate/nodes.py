@@ -12,7 +12,6 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.metrics.config import EvaluationConfig
-from amodal_pipeline.pipelines.ablate.modal import compose_modal
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
 from amodal_pipeline.pipelines.evaluate.nodes import predict, scored
 from amodal_pipeline.pipelines.progress import progress, training_progress
@@ -162,6 +161,8 @@ def _start(
 def _compose(
     row: Row, annotations: AmodalAnnotations, folder: Path, workers: int
 ) -> AmodalAnnotations:
+    from amodal_pipeline.pipelines.ablate.modal import compose_modal
+
     with progress(f"compose {row.name}") as on_progress:
         return compose_modal(
             annotations, row.composed, folder, workers or os.cpu_count() or 1, on_progress
