@@ -193,6 +193,17 @@ def test_charts_come_with_a_legend_and_the_same_in_numbers(folder, material):
     assert "≤10 % 1 50.0, 25.0" in numbers and "≤100 % 1 50.0, 25.0" in numbers
 
 
+def test_rules_that_only_order_objects_have_no_masks_of_their_own(folder, material):
+    rule = material.results[:1].assign(method="by_area", protocol="order", metric="order_accuracy")
+    rules = dataclasses.replace(
+        material,
+        results=pd.concat([material.results, rule], ignore_index=True),
+        objects=pd.concat([material.objects, material.objects[:4].assign(method="by_area")]),
+    )
+    sections = _sections(_write(folder, rules)[1])
+    assert "by_area" in sections["Results"] and "by_area" not in sections["By occlusion rate"]
+
+
 def test_cost_and_basis_name_what_was_measured(folder, material):
     sections = _sections(_write(folder, material)[1])
     cost = _plain(sections["Cost"])
@@ -225,8 +236,8 @@ def test_all_text_is_escaped(folder, material):
     for name in ("results", "curves", "objects", "paired", "published"):
         table = getattr(material, name).copy()
         for column in table.select_dtypes(["object", "string"]):
-            # A line of its own, so that all kinds of tables have others as well.
-            if column not in ("iou", "iou_occluded"):
+            # The last row only, so that there are others as well.
+            if column not in ("iou", "iou_occluded", "category"):
                 table[column] = table[column].astype(object)
                 table.loc[table.index[-1], column] = EVIL
         evil[name] = table

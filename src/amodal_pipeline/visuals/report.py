@@ -92,11 +92,14 @@ def write_report(
             column.
     """
     folder = Path(folder)
-    results, objects = material.results, material.objects
+    results = material.results
     groups = sorted(comparisons(results) if len(results) else [], key=_place)
-    lines = with_lines(results).drop_duplicates("line") if len(results) else pd.DataFrame()
-    main = set(lines.loc[lines["main"], "line"]) if len(lines) else set()
-    names = sorted(lines["line"], key=lambda n: n not in main) if len(lines) else []
+    objects = _completed(material.objects, groups)
+    lines = with_lines(results) if len(results) else pd.DataFrame({"line": [], "main": []})
+    main = set(lines["line"][lines["main"].astype(bool)])
+    # Methods first, in the order of the tables: they have the colours that are told apart best.
+    names = list(dict.fromkeys(line for group in groups for line in group.lines))
+    names.sort(key=lambda name: name not in main)
     styles = dict(zip(names, line_styles(len(names)), strict=True))
     shown, folded = _trainings(material.histories)
     known, further = _glossary(groups)
@@ -127,6 +130,14 @@ def write_report(
 def _place(group: Comparison) -> int:
     order = list(PROTOCOLS)
     return order.index(group.protocol) if group.protocol in order else len(order)
+
+
+def _completed(objects: pd.DataFrame, groups: Sequence[Comparison]) -> pd.DataFrame:
+    """Without the rules that only order the objects of a method: they have its masks."""
+    if not len(objects):
+        return objects
+    lines = {line for group in groups if group.protocol != "order" for line in group.lines}
+    return objects[with_lines(objects)["line"].isin(lines).to_numpy(dtype=bool)]
 
 
 def _results(group: Comparison, main: set[str]) -> dict[str, Any]:
