@@ -1,5 +1,7 @@
 """Nodes that run a trained method over the validation split and score it."""
 
+import dataclasses
+import time
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -42,6 +44,29 @@ def predict(
         return run.predict(
             restore(checkpoint), annotations.images, metadata, inference, on_progress
         )
+
+
+def predict_at_cost(
+    checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
+) -> tuple[Predictions, dict[str, object]]:
+    """As :func:`predict`, and what it takes: the fields of :class:`~..training.cost.Cost`.
+
+    Images per second are those of the whole job: reading, the network, masks at full resolution.
+    """
+    import torch
+
+    from amodal_pipeline.annotations.images import read_image
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.training.cost import cost, device_name
+    from amodal_pipeline.training.device import resolve_device
+
+    start = time.perf_counter()
+    found = predict(checkpoint, annotations, inference)
+    speed = len(annotations.images) / (time.perf_counter() - start)
+    device = device_name(resolve_device(inference.device))
+    pixels = read_image(annotations.metadata.image_root, annotations.images["file_name"].iloc[0])
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    return found, dataclasses.asdict(cost(restore(checkpoint), image, speed, device))
 
 
 def predict_or_read(

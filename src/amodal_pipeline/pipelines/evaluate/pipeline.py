@@ -7,7 +7,7 @@ from amodal_pipeline.pipelines.evaluate.nodes import (
     draw_each,
     evaluate,
     evaluate_each,
-    predict,
+    predict_at_cost,
     predict_or_read,
 )
 
@@ -20,9 +20,9 @@ def create_pipeline(method: str) -> Pipeline:
     steps = Pipeline(
         [
             node(
-                predict,
+                predict_at_cost,
                 inputs=["checkpoint", "annotations_val", "params:inference"],
-                outputs="predictions",
+                outputs=["predictions", "cost"],
                 name="predict",
             ),
             node(
