@@ -74,7 +74,7 @@ def compose(composite: Composite, config: ComposeConfig, image_root: str, folder
     """
     suffix = "jpg" if config.image_format == "jpeg" else "png"
     picture, written = folder / f"{composite.name}.{suffix}", folder / f"{composite.name}.json"
-    record = _finished(written, composite.fingerprint)
+    record = finished_record(written, composite.fingerprint)
     if record is not None and picture.is_file():
         return record
     scene, record = _compose(composite, config, image_root)
@@ -91,7 +91,8 @@ def compose(composite: Composite, config: ComposeConfig, image_root: str, folder
     return record
 
 
-def _finished(path: Path, fingerprint: str) -> dict | None:
+def finished_record(path: Path, fingerprint: str) -> dict | None:
+    """A picture's record, if it was written with this fingerprint; else None."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -61,10 +61,57 @@ class ComposeConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("occluders", "occlusion_rates", "size_to_target", "scale"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name}: the lowest value {low} is above the highest {high}")
+        _check_ranges(self, "occluders", "occlusion_rates", "size_to_target", "scale")
         if not sum(self.occlusion_weights) > 0:
             raise ValueError("occlusion_weights: needs a weight above 0")
         return self
+
+
+class VariantsConfig(BaseModel):
+    """Parameters of :func:`amodal_pipeline.compose.variants.compose_variants`.
+
+    Ranges are (lowest, highest); what is drawn from them is drawn uniformly.
+
+    Attributes:
+        seed: everything random follows from it.
+        variants: pictures of each target, every one with another occluder.
+        images: at most so many images give targets, drawn at random.
+        targets_per_image: at most so many objects of an image are targets.
+        hidden: share of a target's visible area that an occluder hides. One share is drawn for a
+            target, and all of its occluders come near to it.
+        max_occlusion_rate: of targets, and of the objects that are cut out, in the images as they
+            are.
+        min_area: smallest visible area of a target, and of an object that is cut out, in pixels.
+        size_to_target: square root of an occluder's area over that of its target.
+        scale: limits to how far a cutout may be shrunk or enlarged to get that size.
+        flip_probability, edge_softness, match_brightness: as in :class:`ComposeConfig`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(0, ge=0)
+    variants: int = Field(4, ge=2)
+    images: int = Field(200, ge=1)
+    targets_per_image: int = Field(1, ge=1)
+    hidden: tuple[Share, Share] = (0.2, 0.6)
+    max_occlusion_rate: Share = 0.1
+    min_area: int = Field(1024, ge=1)
+    size_to_target: tuple[Positive, Positive] = (0.7, 1.4)
+    scale: tuple[Positive, Positive] = (0.2, 1.5)
+    flip_probability: Share = 0.5
+    edge_softness: float = Field(1.0, ge=0, le=20)
+    match_brightness: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_ranges(self, "hidden", "size_to_target", "scale")
+        if not 0 < self.hidden[0] <= self.hidden[1] < 1:
+            raise ValueError("hidden: something of a target is hidden, and something is seen")
+        return self
+
+
+def _check_ranges(config: BaseModel, *names: str) -> None:
+    for name in names:
+        low, high = getattr(config, name)
+        if low > high:
+            raise ValueError(f"{name}: the lowest value {low} is above the highest {high}")

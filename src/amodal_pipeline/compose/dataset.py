@@ -75,7 +75,7 @@ def compose_split(
         "split": split,
         "sources": source.metadata.sources,
     }
-    fingerprint = _sha256(described)
+    fingerprint = digest(described)
     composites = _composites(source, objects, bank, config, split, fingerprint)
     total = len(source.images) * config.composites_per_image
     records = []
@@ -255,7 +255,7 @@ def _table(
             {"image_id": image_id, "occluder_id": first + front, "occludee_id": first + back}
             for front, back in record["order"]
         )
-    made_with = {"compose": _sha256(config.model_dump(mode="json"))}
+    made_with = {"compose": digest(config.model_dump(mode="json"))}
     return build(
         dataset=dataset,
         split=split,
@@ -270,5 +270,6 @@ def _table(
     )
 
 
-def _sha256(value: dict) -> str:
+def digest(value: dict) -> str:
+    """SHA-256 of what a picture is made from, as hex."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
