@@ -7,7 +7,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions, frame
+from amodal_pipeline.annotations.tables import (
+    AmodalAnnotations,
+    Predictions,
+    PredictionsMetadata,
+    frame,
+)
 from amodal_pipeline.metrics import bootstrap, completion, protocols, results
 from amodal_pipeline.metrics.checks import check
 from amodal_pipeline.metrics.coco import RECALLS, Precision
@@ -56,12 +61,41 @@ def evaluate(
     if evidence.has("amodal_rle"):
         found = completion.completions(evidence, matches)
     named = list(_tallies(evidence, config, found, common))
+    images = evidence.where.images
+    table, draws = tabulate(named, images, predictions.metadata, config, run_id, on_progress)
+    return Scores(
+        results=table,
+        draws=draws,
+        curves=_frame(CURVES, predictions.metadata, run_id, _curves(named)),
+        objects=_frame(
+            OBJECTS,
+            predictions.metadata,
+            run_id,
+            completion.objects(evidence, found) if found else {},
+        ),
+    )
+
+
+def tabulate(
+    named: Sequence[tuple[str, Tally]],
+    images: int,
+    metadata: PredictionsMetadata,
+    config: EvaluationConfig,
+    run_id: str,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results and draws of tallies, each with the protocol it belongs to.
+
+    Args:
+        images: how many the tallies can weigh.
+        metadata: whose predictions they are about.
+        run_id, on_progress: as for :func:`evaluate`.
+    """
     tallies = [tally for _, tally in named]
     counts = [
         config.headline_resamples if _is_headline(tally, config.headline) else config.resamples
         for tally in tallies
     ]
-    images = evidence.where.images
     values = [tally.values(np.ones((1, images), np.uint16))[0] for tally in tallies]
     draws = bootstrap.draw(tallies, counts, images, config.seed, on_progress)
 
@@ -76,17 +110,10 @@ def evaluate(
             if row.category == "all":
                 for name, cell in zip(drawn, (protocol, row.metric, v, d), strict=True):
                     drawn[name].append(cell)
-    return Scores(
-        results=results.join(
-            results.rows(predictions.metadata, protocol, measured, run_id)
-            for protocol, measured in rows.items()
-        ),
-        draws=_frame(DRAWS, predictions, run_id, drawn),
-        curves=_frame(CURVES, predictions, run_id, _curves(named)),
-        objects=_frame(
-            OBJECTS, predictions, run_id, completion.objects(evidence, found) if found else {}
-        ),
+    joined = results.join(
+        results.rows(metadata, protocol, measured, run_id) for protocol, measured in rows.items()
     )
+    return joined, _frame(DRAWS, metadata, run_id, drawn)
 
 
 def _tallies(
@@ -145,9 +172,9 @@ def _curves(named: Sequence[tuple[str, Tally]]) -> dict[str, np.ndarray]:
 
 
 def _frame(
-    schema: pa.Schema, predictions: Predictions, run_id: str, columns: Mapping[str, Any]
+    schema: pa.Schema, metadata: PredictionsMetadata, run_id: str, columns: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Columns of what was found, with those that say of whom."""
     n = len(next(iter(columns.values()), ()))
-    whose = predictions.metadata.model_dump(include=set(WHOSE)) | {"run_id": run_id}
+    whose = metadata.model_dump(include=set(WHOSE)) | {"run_id": run_id}
     return frame(schema, {**{k: [v] * n for k, v in whose.items()}, **columns})
