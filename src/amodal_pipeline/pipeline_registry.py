@@ -4,7 +4,15 @@ import warnings
 
 from kedro.pipeline import Pipeline
 
-from amodal_pipeline.pipelines import ablate, evaluate, predict, prepare, report, train
+from amodal_pipeline.pipelines import (
+    ablate,
+    consistency,
+    evaluate,
+    predict,
+    prepare,
+    report,
+    train,
+)
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -29,6 +37,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ablate_orcnn": prepare.create_pipeline()
         + ablate.create_pipeline("orcnn", jobs=("mask_rcnn", "orcnn")),
         "evaluate": evaluate.create_chosen_pipeline(),
+        "occluder_consistency": consistency.create_pipeline(),
         "predict": predict.create_pipeline(),
         "report": report.create_pipeline(),
     }

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.tables import boxes
 from amodal_pipeline.visuals.colours import object_colours
 from amodal_pipeline.visuals.overlays import draw_objects
 from amodal_pipeline.visuals.selection import spread
@@ -17,6 +18,7 @@ from amodal_pipeline.visuals.worst import image_or_grey
 CELL = 360  # width of a picture in a grid, pixels; wide images get up to 1.6 times as much
 MATCH_IOU = 0.5  # a prediction takes the colour of the true object it overlaps this much
 
+_CONTEXT = 0.9  # of an object's longer side: what a cut-out shows to each side of its middle
 _TALLEST = 1.25  # of its width, a cell's height; longer images are shown smaller
 _SHARPNESS = 2  # pictures are drawn this many times larger and reduced: lines come out smooth
 _MARGIN, _GAP = 24, 10
@@ -75,6 +77,66 @@ def prediction_grid(
     title = f"{annotations.metadata.dataset}, {annotations.metadata.split}"
     note = f"Predictions with a score of at least {score_threshold:g}" if predictions else ""
     return _page(title, note, headings, rows, cell, "One colour per object, across its row")
+
+
+def occluder_grid(
+    variants: AmodalAnnotations, predictions: Predictions, appearances: pd.DataFrame, count: int
+) -> Image.Image:
+    """Objects under several occluders: a row of truth and a row of what is predicted for each.
+
+    Pictures are cut out around the object, which is drawn alone.
+
+    Args:
+        variants: the pictures.
+        predictions: of one method for them.
+        appearances: track_id, instance_id, image_id, prediction_id and consistency (0–1) of each
+            object in each picture.
+        count: of objects, evenly spaced from the most to the least consistent one.
+    """
+    ranked = appearances.sort_values(["consistency", "track_id"], ascending=[False, True])
+    tracks = ranked["track_id"].unique()
+    chosen = tracks[np.unique(np.linspace(0, len(tracks) - 1, count).round().astype(int))]
+    truth = variants.instances.set_index("instance_id")
+    found = predictions.predictions.set_index("prediction_id")
+    names = {c.id: c.name for c in variants.metadata.categories}
+    rows, across = [], 1
+    for index, track in enumerate(chosen):
+        of_track = appearances[appearances["track_id"] == track].sort_values("image_id")
+        true = truth.loc[of_track["instance_id"]]
+        across = max(across, len(true))
+        images = [
+            _read(variants.images, variants.metadata.image_root, i) for i in of_track["image_id"]
+        ]
+        window = _around(boxes(true["amodal_box"])[0], images[0].shape[:2])
+        colours = object_colours(np.array([index]))
+        drawn = ([], [])
+        for image, (_, whole), identity in zip(
+            images, true.iterrows(), of_track["prediction_id"], strict=True
+        ):
+            rest = found.iloc[:0] if pd.isna(identity) else found.loc[[identity]]
+            for cells, objects in zip(drawn, (whole.to_frame().T, rest), strict=True):
+                cut = _cut_out(objects, image.shape[:2], window)
+                cells.append(_picture(image[window], CELL, cut, colours[: len(cut)]))
+        hidden = true["occlusion_rate"].to_numpy(dtype=np.float64)
+        rows.append(
+            (drawn[0], f"{names[int(true['category_id'].iloc[0])]}, {_percent(hidden)} occluded")
+        )
+        missing = int(of_track["prediction_id"].isna().sum())
+        caption = (
+            f"{predictions.metadata.method}  ·  IoU of every two of its masks "
+            f"{100 * of_track['consistency'].iloc[0]:.1f} on average"
+        )
+        if missing:
+            caption += f", with 0 for those that lack one; {missing} of {len(true)} have none"
+        rows.append((drawn[1], caption))
+    return _page(
+        f"{variants.metadata.dataset}, {variants.metadata.split}, under several occluders",
+        "From the most to the least consistent object: the truth, and below it the prediction",
+        [f"Occluder {i + 1}" for i in range(across)],
+        rows,
+        CELL,
+        "One colour per object",
+    )
 
 
 def preview_sheet(
@@ -251,6 +313,33 @@ def _picture(
     larger = (size[0] * _SHARPNESS, size[1] * _SHARPNESS)
     drawn = draw_objects(image, amodal, visible, colours=colours, size=larger)
     return Image.fromarray(drawn).reduce(_SHARPNESS)
+
+
+def _around(box: np.ndarray, canvas: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a square around a box (x, y, width, height), moved onto the canvas."""
+    x, y, width, height = box.tolist()
+    side = round(2 * _CONTEXT * max(width, height))
+    slices = []
+    for middle, whole in ((y + height / 2, canvas[0]), (x + width / 2, canvas[1])):
+        start = max(0, min(round(middle - side / 2), whole - side))
+        slices.append(slice(start, min(start + side, whole)))
+    return slices[0], slices[1]
+
+
+def _cut_out(
+    objects: pd.DataFrame, canvas: tuple[int, int], window: tuple[slice, slice]
+) -> pd.DataFrame:
+    """Amodal and visible masks within a window of the canvas."""
+    masks = [
+        [None if m is None else rle.encode(rle.decode([m], canvas)[(..., *window)])[0] for m in of]
+        for of in _masks(objects, canvas)
+    ]
+    return pd.DataFrame({"amodal_rle": masks[0], "visible_rle": masks[1]})
+
+
+def _percent(rates: np.ndarray) -> str:
+    low, high = f"{100 * rates.min():.0f}", f"{100 * rates.max():.0f}"
+    return f"{low} %" if low == high else f"{low}–{high} %"
 
 
 def _page(

@@ -1,0 +1,136 @@
+"""Objects under several occluders as a user runs it, with everything small."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from mlflow import MlflowClient
+from PIL import Image
+
+from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.datasets.scores_dataset import load_scores
+
+ROOT = Path(__file__).resolve().parents[2]
+
+DETECTOR = {
+    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
+    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
+    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
+    "min_size": 64,
+    "max_size": 64,
+}
+SMALL = {
+    "source": {"scenes": {"train": 3, "val": 4, "config": {"image_size": 64}}},
+    "orcnn": {
+        "model": {"detector": DETECTOR, "mask_head": {"convolutions": 1, "channels": 16}},
+        "training": {
+            "iterations": 2,
+            "warmup_iterations": 1,
+            "checkpoint_every": 2,
+            "log_every": 1,
+            "augmentation": {"min_sizes": [64], "max_size": 64},
+        },
+        "pretrained": None,
+    },
+    "evaluation": {"resamples": 20, "headline_resamples": 20},
+    "occluder_consistency": {"variants": 2, "min_area": 60, "max_occlusion_rate": 0.3},
+    "workers": 1,
+    "pictures": 2,
+    "method": "orcnn",
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("consistency")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(ROOT / ".telemetry", folder)
+    (folder / "src").mkdir()
+    bootstrap_project(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        run(folder, "train_orcnn", to_outputs=["orcnn.results"], tracking=False)
+        run(folder, "occluder_consistency")
+        yield folder
+
+
+def run(project, pipeline, only_missing_outputs=False, to_outputs=None, **changes):
+    with KedroSession.create(project, runtime_params=SMALL | changes) as session:
+        return session.run(
+            pipeline_names=[pipeline],
+            only_missing_outputs=only_missing_outputs,
+            to_outputs=to_outputs,
+        )
+
+
+def newest(project, name):
+    versions = sorted((project / "data/03_primary/scenes" / name).iterdir())
+    return AmodalAnnotations.load(versions[-1] / name)
+
+
+def pictures(project):
+    folder = project / "data/02_intermediate/scenes/consistency"
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.png")}
+
+
+def test_pictures_predictions_and_results(project):
+    val, variants = (newest(project, f"annotations_{s}") for s in ("val", "consistency"))
+    assert set(variants.images["file_name"]) == set(pictures(project))
+    assert set(variants.images["video_id"]) <= set(val.images["image_id"])
+    scores = load_scores(project / "data/08_reporting/scenes/parts", "orcnn.consistency")
+    rows = scores.results[["method", "inputs", "protocol", "metric"]].to_numpy().tolist()
+    assert sorted(rows) == sorted(
+        [method, inputs, "consistency", f"occluder_consistency{suffix}"]
+        for method, inputs in (
+            ("orcnn", "image"),
+            ("visible_mask", "orcnn"),
+            ("convex_hull", "orcnn"),
+        )
+        for suffix in ("", "_all")
+    )
+    targets = variants.instances["track_id"].nunique()
+    of_all = scores.results["metric"] == "occluder_consistency_all"
+    assert set(scores.results["n"][of_all.to_numpy(bool)]) == {targets}
+    made = scores.results["run_id"].unique()
+    assert [i.split("-")[1:] for i in made] == [
+        [variants.fingerprint[:12], val.fingerprint[:12]],
+    ]
+    picture = project / "data/08_reporting/scenes/orcnn/occluder_consistency.png"
+    assert Image.open(picture).size[0] > 700
+
+
+def test_tracked_under_the_method(project):
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("scenes")
+    runs = client.search_runs([experiment.experiment_id])
+    (child,) = (r for r in runs if r.data.tags.get("method") == "orcnn")
+    assert "consistency/occluder_consistency_all" in child.data.metrics
+    assert "visible_mask/consistency/occluder_consistency_all" in child.data.metrics
+
+
+def test_the_report_has_them_beside_the_other_results(project):
+    run(project, "report", tracking=False)
+    results = pd.read_csv(project / "data/08_reporting/scenes/results.csv")
+    of_orcnn = results[(results["method"] == "orcnn") & (results["inputs"] == "image")]
+    assert {"coco", "completion", "consistency"} <= set(of_orcnn["protocol"])
+    page = (project / "data/08_reporting/scenes/report.html").read_text()
+    assert "occluder_consistency" in page
+
+
+def test_pictures_are_made_once_and_of_one_split(project):
+    before = pictures(project)
+    run(project, "occluder_consistency", tracking=False)
+    assert pictures(project) == before
+
+    other = {"scenes": {"train": 3, "val": 4, "config": {"image_size": 64, "seed": 7}}}
+    run(project, "prepare", tracking=False, source=other)
+    with pytest.raises(ValueError, match="another version of the validation data: run again"):
+        run(project, "occluder_consistency", only_missing_outputs=True, tracking=False)
+    run(project, "occluder_consistency", tracking=False)
+    variants, val = (newest(project, f"annotations_{s}") for s in ("consistency", "val"))
+    assert variants.metadata.sources["annotations_val"] == val.fingerprint
