@@ -1,5 +1,6 @@
 """Ablations as a user runs them, with everything small."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from mlflow import MlflowClient
 from PIL import Image
+from rich.console import Console
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.compose import ComposeConfig
@@ -18,7 +20,7 @@ from amodal_pipeline.compose.source import read_source
 from amodal_pipeline.metrics.results import validate
 from amodal_pipeline.pipelines.ablate.modal import compose_modal, write_modal
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
-from amodal_pipeline.pipelines.ablate.table import compare_rows
+from amodal_pipeline.pipelines.ablate.table import compare_rows, print_table
 from amodal_pipeline.pipelines.train.nodes import Job
 from amodal_pipeline.training.state import ChangedTrainingError, read_history
 
@@ -176,7 +178,10 @@ def test_what_is_finished_is_not_trained_again_but_scored(project):
     before = written(project)
     part = project / "data/08_reporting/scenes/parts/orcnn.orcnn.csv"
     part.unlink()
-    run(project)
+    annotations = project / "data/03_primary/scenes/annotations_train"
+    versions = list(annotations.iterdir())
+    run(project, only_missing_outputs=True)  # the data are, the rows are looked after
+    assert list(annotations.iterdir()) == versions
     assert written(project) == before
     assert part.exists()
     _, _, rows = children(project)
@@ -221,6 +226,24 @@ def test_a_row_that_was_cut_goes_on_in_its_middle(project, monkeypatch):
     steps = [m.step for m in client.get_metric_history(row.info.run_id, "loss")]
     assert steps == [1, 2, 3]
     assert not list(models(project).glob("independent/state-000000002"))
+
+
+ENVIRONMENTS = sorted(p.parent.name for p in ROOT.glob("conf/*/parameters_ablate_orcnn.yml"))
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_rows_of_every_environment_are_rows(env):
+    from kedro.config import OmegaConfigLoader
+
+    from amodal_pipeline.settings import CONFIG_LOADER_ARGS
+
+    values = OmegaConfigLoader(str(ROOT / "conf"), env, **CONFIG_LOADER_ARGS)["parameters"]
+    ablation = AblationConfig.model_validate(values["ablate_orcnn"])
+    jobs = {name: Job.model_validate(values[name]) for name in ("mask_rcnn", "orcnn")}
+    rows = resolve(ablation, jobs)
+    # No two rows are the same training: they would be trained twice.
+    trainings = [(repr(row.job), row.composed) for row in rows.values()]
+    assert len(trainings) == len({repr(t) for t in trainings}) >= 7
 
 
 JOBS = {
@@ -334,6 +357,33 @@ def test_an_object_that_is_hidden_wholly_is_not_exported(shapes, tmp_path):
     document = orjson.loads((tmp_path / "visible.json").read_bytes())
     ids = [a["id"] for a in document["annotations"]]
     assert ids == [i for i in hidden["instance_id"] if i != hidden["instance_id"][1]]
+
+
+def test_the_printed_table_breaks_where_the_terminal_ends():
+    names = ["base", "a_row_with_a_long_name"]
+    numbers = {"low": 49.0, "high": 53.0, "n": 9, "probability": 0.9, "note": "", "method": "orcnn"}
+    table = pd.DataFrame(
+        [
+            {"row": row, "protocol": "orcnn", "metric": metric, "value": 51.25, **numbers}
+            | {"difference": np.nan if row == "base" else -0.04}
+            | {"difference_low": -1.0, "difference_high": 0.9}
+            for row in names
+            for metric in ("AP_both", "AP_amodal")
+        ]
+    )
+    metrics = ["orcnn/AP_both", "orcnn/AP_amodal", "completion/mIoU_full"]
+    ablation = config(a_row_with_a_long_name={"job": "orcnn"}).model_copy(
+        update={"metrics": metrics}
+    )
+    for width, tables in ((100, 2), (45, 3)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        print_table(ablation, table, "scenes", console)
+        text = console.export_text()
+        assert text.count("scenes, ") == tables  # protocols never share one
+        assert max(map(len, text.splitlines())) <= width
+        assert text.count("a_row_with_a_long_name") == tables
+        assert text.count("51.2") == 4 and text.count("49.0–53.0") == 4
+        assert text.count("+0.0") == 2 and "-0.0" not in text
 
 
 def test_no_rows_give_an_empty_table():

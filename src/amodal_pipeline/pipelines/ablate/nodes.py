@@ -208,7 +208,7 @@ def summarise(
     parts: Path,
     val: AmodalAnnotations,
     done: list[str],
-) -> tuple[pd.DataFrame, object, object, str]:
+) -> tuple[pd.DataFrame, object, object, list[str]]:
     """All rows that were ever scored and are up to date, side by side.
 
     Rows trained with other values than they have now, or scored on other validation data, are left
@@ -225,10 +225,11 @@ def summarise(
     Returns:
         The table (columns row, method, protocol, metric, value, low, high, n, difference,
         difference_low, difference_high, probability, note); the bars of all metrics and the losses,
-        as figures; and the table as it was printed. ``difference`` is to the reference, paired by
-        image, with its 95 % interval; ``probability`` (0–1) is that of being above it.
+        as figures; and the names of the rows that are not in the table. ``difference`` is to the
+        reference, paired by image, with its 95 % interval; ``probability`` (0–1) is that of being
+        above it.
     """
-    from amodal_pipeline.pipelines.ablate.table import compare_rows, print_table
+    from amodal_pipeline.pipelines.ablate.table import compare_rows
     from amodal_pipeline.training.state import read_history
     from amodal_pipeline.visuals.plots import loss_curves, results_chart
 
@@ -246,8 +247,16 @@ def summarise(
     metrics = [metric.split("/")[1] for metric in ablation.metrics]
     histories = {name: read_history(rows_folder / name / "history.jsonl") for name in scores}
     missing = [name for name in rows if name not in scores]
-    text = print_table(ablation, table, val.metadata.dataset, missing)
-    return table, results_chart(shown, metrics), loss_curves(histories), text
+    return table, results_chart(shown, metrics), loss_curves(histories), missing
+
+
+def show(ablation: AblationConfig, table: pd.DataFrame, missing: list[str], dataset: str) -> None:
+    """Print the table, and which rows are missing in it."""
+    from amodal_pipeline.pipelines.ablate.table import print_table
+
+    print_table(ablation, table, dataset)
+    if missing:
+        _log.info("Not there yet: %s", ", ".join(missing))
 
 
 def _changes(row: Row, folder: Path, run_id: str, val: AmodalAnnotations) -> str:

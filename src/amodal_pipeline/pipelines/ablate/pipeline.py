@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline, node
 
-from amodal_pipeline.pipelines.ablate.nodes import ablate, choose_rows, summarise
+from amodal_pipeline.pipelines.ablate.nodes import ablate, choose_rows, show, summarise
 
 
 def create_pipeline(method: str, jobs: tuple[str, ...]) -> Pipeline:
@@ -13,7 +13,8 @@ def create_pipeline(method: str, jobs: tuple[str, ...]) -> Pipeline:
         jobs: the methods whose parameters rows may begin with, and start from.
     """
     name = f"ablate_{method}"
-    shared = {f"params:{key}" for key in ("inference", "evaluation", "workers", "restart")}
+    shared = {f"params:{key}" for key in ("inference", "evaluation")}
+    shared |= {f"params:{key}" for key in ("workers", "restart", "dataset")}
     steps = Pipeline(
         [
             node(
@@ -44,10 +45,16 @@ def create_pipeline(method: str, jobs: tuple[str, ...]) -> Pipeline:
             node(
                 summarise,
                 inputs=[f"params:{name}", "rows", "folder", "parts", "annotations_val", "done"],
-                # The text is no file: with --only-missing-outputs this node runs all the same, and
-                # with it the one before, which knows by itself what is finished.
-                outputs=["table", "chart", "loss_curves", "text"],
+                outputs=["table", "chart", "loss_curves", "missing"],
                 name="summarise",
+            ),
+            # A node without outputs is never skipped, nor is one whose outputs it needs and that are
+            # no files: with --only-missing-outputs the rows, which know what is finished, are seen to.
+            node(
+                show,
+                inputs=[f"params:{name}", "table", "missing", "params:dataset"],
+                outputs=None,
+                name="show",
             ),
         ],
     )

@@ -1,13 +1,18 @@
 """The rows of an ablation side by side, with what each differs from the reference by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
 
 import pandas as pd
+from rich.console import Console
+from rich.table import Table
 
 from amodal_pipeline.metrics.bootstrap import compare
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig
 
+_CELL = 12  # characters that a column of the printed table takes
 COLUMNS = (
     "row",
     "method",
@@ -74,34 +79,32 @@ def _differences(reference: str, scores: Mapping[str, Scores]) -> pd.DataFrame:
 
 
 def print_table(
-    ablation: AblationConfig, table: pd.DataFrame, dataset: str, missing: Sequence[str]
-) -> str:
+    ablation: AblationConfig, table: pd.DataFrame, dataset: str, console: Console | None = None
+) -> None:
     """Print a line a row and a column a metric: value, interval, difference to the reference.
 
-    A difference is bold where its interval leaves out 0.
-
-    Returns:
-        The text without colours.
+    A difference is bold where its interval leaves out 0. Metrics that do not fit beside one another
+    stand in a table below.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(record=True)
-    lines = Table(
-        "row",
-        title=f"{dataset}, validation: value, 95 % interval, difference to {ablation.reference}",
-        show_lines=True,
-    )
-    for metric in ablation.metrics:
-        lines.add_column("\n".join(metric.replace("_", "/").split("/")), justify="right")
+    console = console or Console()
     cells = table.set_index(["row", "protocol", "metric"])
-    for name in table["row"].drop_duplicates():
-        keys = [(name, *metric.split("/")) for metric in ablation.metrics]
-        lines.add_row(name, *(_cell(cells.loc[k]) if k in cells.index else "–" for k in keys))
-    console.print(lines)
-    if missing:
-        console.print(f"Not there yet: {', '.join(missing)}", highlight=False)
-    return console.export_text()
+    names = list(table["row"].drop_duplicates())
+    across = max(1, (console.width - max(map(len, names), default=0) - 4) // _CELL)
+    wanted = [tuple(metric.split("/")) for metric in ablation.metrics]
+    for protocol, group in groupby(wanted, key=itemgetter(0)):
+        metrics = list(group)
+        for start in range(0, len(metrics), across):
+            shown = metrics[start : start + across]
+            title = f"{dataset}, {protocol}: value, interval, difference to {ablation.reference}"
+            lines = Table(title=title, title_justify="left", show_lines=True)
+            lines.add_column("row", no_wrap=True)
+            for _, metric in shown:
+                lines.add_column(metric.replace("_", "\n"), justify="right")
+            for name in names:
+                keys = [(name, *metric) for metric in shown]
+                row = [_cell(cells.loc[k]) if k in cells.index else "–" for k in keys]
+                lines.add_row(name, *row)
+            console.print(lines)
 
 
 def _cell(row: pd.Series) -> str:
@@ -109,9 +112,9 @@ def _cell(row: pd.Series) -> str:
         return "–"
     text = f"{row['value']:.1f}"
     if pd.notna(row["low"]):
-        text += f"\n[dim]{row['low']:.0f}–{row['high']:.0f}[/]"
+        text += f"\n[dim]{row['low']:.1f}–{row['high']:.1f}[/]"
     if pd.notna(row["difference"]):
-        difference = f"{row['difference']:+.1f}"
+        difference = f"{round(row['difference'], 1) + 0.0:+.1f}"  # no minus before a zero
         clear = row["difference_low"] > 0 or row["difference_high"] < 0
         text += f"\n[bold]{difference}[/]" if clear else f"\n{difference}"
     return text
