@@ -48,8 +48,8 @@ def create_pipeline(method: str, jobs: tuple[str, ...]) -> Pipeline:
                 outputs=["table", "chart", "loss_curves", "missing"],
                 name="summarise",
             ),
-            # A node without outputs is never skipped, nor is one whose outputs it needs and that are
-            # no files: with --only-missing-outputs the rows, which know what is finished, are seen to.
+            # With --only-missing-outputs a node without outputs runs, and so do those that make
+            # what it needs and is no file: rows know by themselves what is finished.
             node(
                 show,
                 inputs=[f"params:{name}", "table", "missing", "params:dataset"],
