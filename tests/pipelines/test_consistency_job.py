@@ -12,6 +12,7 @@ from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.datasets.scores_dataset import load_scores
+from amodal_pipeline.visuals.definitions import PROTOCOLS, definition
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,7 +120,9 @@ def test_the_report_has_them_beside_the_other_results(project):
     of_orcnn = results[(results["method"] == "orcnn") & (results["inputs"] == "image")]
     assert {"coco", "completion", "consistency"} <= set(of_orcnn["protocol"])
     page = (project / "data/08_reporting/scenes/report.html").read_text()
-    assert "occluder_consistency" in page
+    assert "occluder_consistency_all" in page
+    assert definition("occluder_consistency") != definition("occluder_consistency_all") != ""
+    assert "under different pasted occluders" in PROTOCOLS["consistency"]
 
 
 def test_pictures_are_made_once_and_of_one_split(project):

@@ -41,9 +41,12 @@ _ORDER = {
     "which an order is given",
     "order_coverage": "Share of overlapping pairs for which an order is given at all",
 }
+_CONSISTENCY = (
+    "Mean IoU between a method's predictions for the same object under different pasted occluders"
+)
 _REST = {
-    "occluder_consistency": "Mean IoU between a method's predictions for the same object under "
-    "different pasted occluders",
+    "occluder_consistency": f"{_CONSISTENCY}, where it detects the object under two of them",
+    "occluder_consistency_all": f"{_CONSISTENCY}, 0 where it does not detect the object",
 }
 _REMARKS = {
     "_per_category": "mean over categories of the categories' means",
@@ -64,6 +67,7 @@ PROTOCOLS = {
     "completion": "how well masks of detected or given objects are completed; an object without a "
     "prediction counts 0",
     "order": "who hides whom, over pairs of objects whose whole masks overlap",
+    "consistency": "how alike the masks are that an object gets under different pasted occluders",
 }
 """Protocols in the order in which a report shows them; any other comes after them."""
 
@@ -100,6 +104,7 @@ MAIN_METRICS = (
     "order_coverage",
     "order_accuracy_occluding",
     "occluder_consistency",
+    "occluder_consistency_all",
 )
 """Columns of a report's main tables, in this order; everything else is in the full list below."""
 
