@@ -166,11 +166,10 @@ class TrackingHook:
                 self._rows.remove(row)
 
     def _log_row(self, row: _FollowedRow) -> None:
-        import pandas as pd
-
         from amodal_pipeline.methods.checkpoints import MethodCard
+        from amodal_pipeline.metrics.results import read
 
-        self._log_results(row.run, pd.read_csv(row.scored.path))
+        self._log_results(row.run, read(row.scored.path))
         card = MethodCard.model_validate_json((row.folder / "method.json").read_bytes())
         self._client.set_tag(row.run, "fingerprint", card.fingerprint.digest)
         self._log_checkpoint(row.run, row.folder)
@@ -377,6 +376,8 @@ class FreshnessHook:
         for node in pipeline.nodes:
             if "training" in node.tags:
                 self._check(node.namespace, catalog)
+        if "shape_prior" in pipeline.all_outputs() and catalog.exists("shape_prior"):
+            self._check_shape_prior(catalog)
 
     def _check(self, method: str, catalog: DataCatalog) -> None:
         checkpoint, predictions = f"{method}.checkpoint", f"{method}.predictions"
@@ -408,6 +409,17 @@ class FreshnessHook:
                     f"the predictions of {method} were made by another checkpoint than the one in "
                     f"{folder}: run again without --only-missing-outputs"
                 )
+
+    def _check_shape_prior(self, catalog: DataCatalog) -> None:
+        from amodal_pipeline.methods.checkpoints import Checkpoint
+        from amodal_pipeline.pipelines.shape_prior.nodes import check_shape_prior
+
+        if not catalog.exists("annotations_train"):
+            return
+        config = catalog.load("params:shape_prior")
+        folder, models = catalog.load("shape_prior_folder"), catalog.load("models")
+        start = Checkpoint.load(models / config.predicted_by) if config.predicted_by else None
+        check_shape_prior(folder, catalog.load("annotations_train"), config, start)
 
 
 def _card(catalog: DataCatalog, method: str) -> MethodCard:

@@ -468,6 +468,32 @@ def test_a_folder_holds_a_method_a_file(tmp_path):
     assert masks_of(modal[1]) == [2, 4, None] and masks_of(modal[3]) == [None, 2, None]
 
 
+@pytest.mark.parametrize("name", ["amodal_rcnn_{}", "{}_amodal_rcnn", "a"])
+def test_one_word_of_a_name_tells_a_pair(tmp_path, name):
+    if name == "a":
+        both_sides(tmp_path)
+        for path, other in (("amodal", "X_Amodal"), ("visible", "X_Visible")):
+            (tmp_path / f"{path}_results.json").rename(tmp_path / f"{other}.json")
+    else:
+        both_sides(tmp_path, name + ".json")
+    (found,) = read_results_folder(tmp_path, TRUTH)
+    assert found.predictions["visible_rle"].notna().all()
+
+
+def test_names_that_fit_several_pairs_are_refused(tmp_path):
+    for name in ("amodal_amodal", "amodal_visible", "visible_amodal"):
+        write(tmp_path, [], f"{name}.json")
+    with pytest.raises(ValueError, match="may be in any of"):
+        read_results_folder(tmp_path, TRUTH)
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "what?"])
+def test_names_that_are_patterns_of_files_are_refused(tmp_path, name):
+    write(tmp_path, [], f"{name}.json")
+    with pytest.raises(ValueError, match="cannot be a file's name"):
+        read_results_folder(tmp_path, TRUTH)
+
+
 def test_folders_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"has no file \*\.json: put results there"):
         read_results_folder(tmp_path, TRUTH)

@@ -123,7 +123,7 @@ def test_result_names_what_was_completed(baseline):
     masks = [np.zeros((8, 9), np.uint8), np.zeros((8, 9), np.uint8)]
     masks[1][2:4, 3:7] = 1
     masks[1][6, 3] = 1
-    source = detections(masks, instance_id=[4, 8])
+    source = detections(masks)
     found = baseline(source)
     described = found.metadata
     assert (described.method, described.variant, described.inputs, described.checkpoint) == (
@@ -135,7 +135,7 @@ def test_result_names_what_was_completed(baseline):
     assert described.seed == 5
     table = found.predictions
     assert table["source_id"].tolist() == table["prediction_id"].tolist() == [50, 51]
-    assert table["instance_id"].tolist() == [4, 8]
+    assert table["instance_id"].isna().all()
     assert table["score"].tolist() == source.predictions["score"].tolist()
     assert table["invisible_rle"].isna().all()
     assert len(found.order) == 0
@@ -148,6 +148,16 @@ def test_result_names_what_was_completed(baseline):
         np.testing.assert_array_equal(visible, mask)
     if baseline is visible_mask:
         np.testing.assert_array_equal(dense(found)[1], masks[1])
+
+
+@pytest.mark.parametrize("ids", [{"instance_id": [4, 8]}, {"source_id": [7, 9]}])
+def test_what_was_completed_before_stays_what_it_is(ids):
+    source = detections([np.ones((3, 3), np.uint8)] * 2, **ids)
+    metadata = source.metadata.model_copy(update={"inputs": "before"})
+    found = visible_mask(Predictions(metadata, source.images, source.predictions, source.order))
+    assert (found.metadata.method, found.metadata.inputs) == ("visible_mask", "before")
+    for name, values in ids.items():
+        assert found.predictions[name].tolist() == values
 
 
 def test_no_predictions_give_none():

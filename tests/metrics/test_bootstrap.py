@@ -49,6 +49,11 @@ def table(**methods):
             "dataset": "made_up",
             "split": "val",
             "method": name.split("_")[0],
+            "variant": "full",
+            "inputs": "image",
+            "run_id": f"{name}-annotations",
+            "images": 80,
+            "bootstrap_seed": 0,
             "seed": seed,
             "protocol": "coco",
             "metric": "AP_amodal",
@@ -85,6 +90,17 @@ def test_what_cannot_be_compared_is_refused():
     draws = table(a=[1.0], b=[2.0])
     with pytest.raises(ValueError, match="no draws of"):
         compare(draws, {"method": "c"}, {"method": "b"})
-    draws.loc[1, "dataset"] = "another"
-    with pytest.raises(ValueError, match="of different data"):
-        compare(draws, {"method": "a"}, {"method": "b"})
+    with pytest.raises(ValueError, match="2 kinds of predictions"):
+        compare(draws, {"dataset": "made_up"}, {"method": "b"})
+    changes = {
+        "dataset": "another",
+        "images": 81,
+        "bootstrap_seed": 1,
+        "run_id": "b-others",
+    }
+    for column, value in changes.items():
+        changed = draws.copy()
+        changed.loc[1, column] = value
+        named = "annotations" if column == "run_id" else column
+        with pytest.raises(ValueError, match=rf"do not share their resamples \({named} differ"):
+            compare(changed, {"method": "a"}, {"method": "b"})

@@ -73,9 +73,11 @@ def pycocotools_results(truth, found, target, left_out, class_agnostic=False):
         }
         ground_truth.createIndex()
         detections.dataset = ground_truth.dataset | {
+            # A detection that says that nothing is visible is no detection of a visible mask.
             "annotations": [
                 r | {"score": float(found.predictions["score"].iloc[r["id"] - 1]), "iscrowd": 0}
                 for r in records(found.predictions)
+                if target != "visible" or r["area"] > 0
             ]
         }
         detections.createIndex()
@@ -202,20 +204,19 @@ def test_an_image_that_weighs_twice_counts_as_two(seed):
 
 
 def test_truth_against_itself_is_exactly_100():
-    truth, _ = random_scene(0)
     truth = annotations(
-        [[0, 0, 8, 8], [4, 4, 20, 20], [1, 1, 9, 12]],
-        [0, 4, 8],
-        np.array([1, 1, 2]),
-        np.array([3, 3, 1]),
+        [[0, 0, 8, 8], [4, 4, 20, 20], [1, 1, 9, 12], [15, 1, 23, 12]],
+        [0, 4, 8, 0],
+        np.array([1, 1, 2, 2]),
+        np.array([3, 3, 1, 1]),
         images=2,
     )
     rows = coco_rows(truth, truth_as_predictions(truth))
     reached = rows[~rows["metric"].str.contains("AR1_")]
     assert (reached["value"] == 100).all()
-    assert value_of(rows, "AR1_amodal")["value"] == 75  # one of the two cars, and the rider
-    # The rider is fully hidden: it does not count among the visible masks.
-    assert value_of(rows, "AP_visible")["n"] == 2
+    assert value_of(rows, "AR1_amodal")["value"] == 50  # one of two cars, one of two riders
+    # A rider is fully hidden: it does not count among the visible masks, nor does its detection.
+    assert value_of(rows, "AP_visible")["n"] == 3
     assert value_of(rows, "AP_amodal_occluded15")["n"] == 2
 
 

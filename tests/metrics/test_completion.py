@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from made_up import (
@@ -198,6 +200,15 @@ def test_matches_of_another_detector_are_refused():
     other = detections(truth, [0, 0, 10, 8], method="completer", inputs="another", source_id=[1])
     with pytest.raises(ValueError, match="matches are of the detector 'detector'"):
         completion_rows(truth, other, matches)
+
+
+def test_matches_of_another_training_of_the_method_are_refused():
+    truth = annotations([[0, 0, 10, 8]])
+    matches = match_detections(truth, detections(truth, [0, 0, 10, 8]))
+    other = detections(truth, [0, 0, 10, 8])
+    metadata = other.metadata.model_copy(update={"checkpoint": "another"})
+    with pytest.raises(ValueError, match="seed 0, checkpoint ''"):
+        completion_rows(truth, dataclasses.replace(other, metadata=metadata), matches)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,15 @@ def test_a_methods_own_hidden_masks_are_taken():
     assert (row["value"], row["note"]) == (0, "")  # one column of four
 
 
+def test_a_detection_of_an_object_that_is_never_seen_is_no_false_positive():
+    truth = annotations([[0, 0, 8, 8], [10, 0, 18, 8]], [8, 2])
+    found = detections(truth, [[0, 0, 8, 8], [10, 0, 18, 8]], [[0, 0, 0, 0], [12, 0, 18, 8]])
+    rows = rows_of(protocols.orcnn, truth, found)
+    assert (rows["value"][rows["metric"].str.startswith("AP")] == 100).all()
+    assert value_of(rows, "AP_both")["n"] == 1
+    assert (rows_of(protocols.coco, truth, found)["value"].iloc[:3] == 100).all()
+
+
 # VRSP -------------------------------------------------------------------------------------------
 
 
@@ -166,7 +175,6 @@ def test_released_rule_needs_both_masks():
 
 
 def test_edges_of_none_partial_and_heavy():
-    truth, _ = random_scene(0)
     rates = np.array([0, 1e-5, 2e-5, 0.15, 0.25, 0.2500001, 1], np.float32)
     truth = annotations(np.tile([0, 0, 8, 8], (7, 1)))
     truth = dataclasses.replace(

@@ -46,7 +46,7 @@ def test_rows_say_whose_they_are():
         "high": None,
         "seed": 3,
         "run_id": "abc",
-            "note": "",
+        "note": "",
     }
     assert table["value"].isna().tolist() == [False, True]
     assert len(rows(metadata(), "coco", [])) == 0

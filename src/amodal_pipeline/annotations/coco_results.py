@@ -7,7 +7,8 @@ change every score.
 
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -170,16 +171,32 @@ def _methods_in(folder: Path) -> list[tuple[str, Path, Path | None]]:
         paths[path.stem] = path
     if not paths:
         raise ValueError(f"{folder} has no file *.json: put results there, one file a method")
-    visible = {
-        name: paths[other]
-        for name in paths
-        if (other := name.replace("amodal", "visible")) != name and other in paths
-    }
+    visible = {}
+    for name in paths:
+        others = {n for n in _visible_names(name) if n in paths}
+        if len(others) > 1:
+            raise ValueError(
+                f"{folder}: the visible masks of {name!r} may be in any of {sorted(others)}: "
+                "rename the files so that one of them fits"
+            )
+        if others:
+            visible[name] = paths[others.pop()]
     return [
         (name, path, visible.get(name))
         for name, path in sorted(paths.items())
         if path not in visible.values()
     ]
+
+
+def _visible_names(name: str) -> Iterator[str]:
+    """Names in which one "amodal", in any case, is "visible" instead."""
+    for found in re.finditer("amodal", name, re.IGNORECASE):
+        word = "visible"
+        if found[0].isupper():
+            word = word.upper()
+        elif found[0].istitle():
+            word = word.title()
+        yield name[: found.start()] + word + name[found.end() :]
 
 
 def _read(
@@ -193,7 +210,7 @@ def _read(
         raise ValueError(f"masks is {masks!r}: it is 'amodal' or 'visible'")
     opened = []
     for name, path, visible_path in methods:
-        if not is_relative_name(name) or {"/", "\\"} & set(name):
+        if not is_relative_name(name) or set("/\\[]*?") & set(name):
             raise ValueError(
                 f"{path}: the method's name {name!r} cannot be a file's name: give another"
             )
@@ -369,7 +386,7 @@ def _values(
         return nothing, ("bbox", f"is not four finite numbers: {shown(box)}")
     elif min(box[2:]) < 0:
         return nothing, ("bbox", f"has a negative side: {shown(box)}")
-    return (ids.get("id", 0), ids["image_id"], ids["category_id"], score, box), None
+    return (ids.get("id", 0), ids["image_id"], ids["category_id"], float(score), box), None
 
 
 def _is_finite(value: Any) -> bool:

@@ -378,11 +378,25 @@ def _load_metadata(folder: str | os.PathLike, model: type[T]) -> T:
         ) from error
 
 
+def write_parquet(path: str | os.PathLike, table: pd.DataFrame, schema: pa.Schema) -> None:
+    """A frame of ``schema`` as one Parquet file that any reader of Parquet understands."""
+    pq.write_table(_to_arrow(table, schema), path, compression="zstd")
+
+
+def read_parquet(path: str | os.PathLike, schema: pa.Schema) -> pd.DataFrame:
+    """What :func:`write_parquet` wrote, with exactly the columns of ``schema``.
+
+    Raises:
+        OSError, KeyError, ValueError, pa.ArrowException: the file is missing, damaged or of another
+            layout.
+    """
+    return _to_pandas(pq.read_table(path, memory_map=True).select(schema.names).cast(schema))
+
+
 def _load_table(folder: str | os.PathLike, name: str, schema: pa.Schema) -> pd.DataFrame:
     path = Path(folder) / f"{name}.parquet"
     try:
-        table = pq.read_table(path, memory_map=True)
-        return _to_pandas(table.select(schema.names).cast(schema))
+        return read_parquet(path, schema)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise ValueError(
             f"{path} cannot be read as the table {name!r} ({error}): "

@@ -12,6 +12,7 @@ class PerMethodDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
     """A mapping from methods to what each has, saved as a dataset of its own for each.
 
     ``dataset`` is the entry of one of them, ``{method}`` standing for its name in ``filepath``.
+    Saved in one go or in several; loaded is what this run has saved.
     """
 
     def __init__(self, *, dataset: dict[str, Any], metadata: dict | None = None) -> None:
@@ -20,8 +21,8 @@ class PerMethodDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
         self._saved: dict[str, AbstractDataset] = {}
 
     def save(self, data: dict[str, Any]) -> None:
-        self._saved = {method: self.of(method) for method in data}
         for method, value in data.items():
+            self._saved[method] = self.of(method)
             self._saved[method].save(value)
 
     def load(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import TablePreview
 
@@ -39,7 +38,9 @@ class ScoresDataset(AbstractDataset["Scores", "Scores"]):
 
     def preview(self, nrows: int = 20) -> TablePreview:
         """The first results, for Kedro-Viz."""
-        table = pd.read_csv(self._filepath, nrows=nrows)
+        from amodal_pipeline.metrics.results import read
+
+        table = read(self._filepath, rows=nrows)
         return table.astype(object).where(table.notna(), "").to_dict(orient="split")
 
     def _exists(self) -> bool:
@@ -50,37 +51,47 @@ class ScoresDataset(AbstractDataset["Scores", "Scores"]):
 
 
 def save_scores(folder: Path, stem: str, scores: Scores) -> None:
-    """Write scores below ``folder``; each file is replaced as a whole."""
+    """Write scores below ``folder``; where the results are, the other three are of the same run."""
+    from amodal_pipeline.annotations.tables import write_parquet
+    from amodal_pipeline.metrics.scores import SCHEMAS
+
+    (folder / f"{stem}.csv").unlink(missing_ok=True)
     for name, suffix in _SUFFIXES.items():
         table = getattr(scores, name)
         with replacing(folder / f"{stem}{suffix}") as path:
             if suffix == ".csv":
                 table.to_csv(path, index=False)
             else:
-                table.to_parquet(path, index=False)
+                write_parquet(path, table, SCHEMAS[name])
 
 
 def load_scores(folder: Path, stem: str) -> Scores:
     """Read what :func:`save_scores` wrote.
 
     Raises:
-        DatasetError: a file is missing or damaged; names it and the remedy.
+        DatasetError: a file is missing, damaged or of another run; names it and the remedy.
     """
-    from amodal_pipeline.annotations.tables import frame
-    from amodal_pipeline.metrics.results import validate
+    import pyarrow as pa
+
+    from amodal_pipeline.annotations.tables import read_parquet
+    from amodal_pipeline.metrics.results import read
     from amodal_pipeline.metrics.scores import SCHEMAS, Scores
 
     tables = {}
     for name, suffix in _SUFFIXES.items():
         path = folder / f"{stem}{suffix}"
         try:
-            if suffix == ".csv":
-                tables[name] = validate(pd.read_csv(path))
-            else:
-                tables[name] = frame(SCHEMAS[name], pd.read_parquet(path, dtype_backend="pyarrow"))
-        except (ValueError, OSError, KeyError) as error:
+            tables[name] = read(path) if suffix == ".csv" else read_parquet(path, SCHEMAS[name])
+        except (ValueError, OSError, KeyError, pa.ArrowException) as error:
             raise DatasetError(
                 f"{path} cannot be read as {name} of an evaluation ({error}): evaluate {stem} "
-                "again, or remove it"
+                f"again, or remove {folder / stem}.*"
             ) from error
+    known = set(tables["results"]["run_id"])
+    for name, table in tables.items():
+        if not set(table["run_id"]) <= known:
+            raise DatasetError(
+                f"{folder / stem}.*: the {name} are of another evaluation than the results: "
+                f"evaluate {stem} again, or remove these files"
+            )
     return Scores(**tables)

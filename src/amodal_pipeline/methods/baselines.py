@@ -26,9 +26,10 @@ def visible_mask(predictions: Predictions) -> Predictions:
         predictions: of a detector that predicts visible masks, or true objects.
 
     Returns:
-        The same objects under the same ids and scores, method "visible_mask", ``inputs`` the
-        method completed, ``source_id`` the prediction completed. An empty visible mask stays an
-        empty amodal mask without a box.
+        The same objects under the same ids and scores, method "visible_mask"; ``inputs`` is the
+        detector and ``source_id`` its detection. Of predictions that completed something, true
+        objects or detections, both stay what they are. An empty visible mask stays an empty amodal
+        mask without a box.
 
     Raises:
         ValueError: a prediction has no visible mask.
@@ -67,13 +68,16 @@ def _complete(
         for mask in completed(visible[start : start + _BATCH], sizes[start : start + _BATCH])
     ]
     columns = {name: table[name] for name in ("image_id", "category_id", "score", "instance_id")}
+    completed_detections = len(table) > 0 and bool(table["source_id"].notna().all())
+    completes = completed_detections or bool(table["instance_id"].notna().any())
+    source = table["source_id"] if completes else table["prediction_id"]
     return dataclasses.replace(
         predictions,
         metadata=predictions.metadata.model_copy(
             update={
                 "method": method,
                 "variant": "full",
-                "inputs": predictions.metadata.method,
+                "inputs": predictions.metadata.inputs if completes else predictions.metadata.method,
                 "checkpoint": "",
             }
         ),
@@ -82,7 +86,7 @@ def _complete(
             columns
             | {
                 "prediction_id": table["prediction_id"],
-                "source_id": table["prediction_id"],
+                "source_id": source,
                 "visible_rle": visible,
                 "visible_box": rle.box(visible, sizes),
                 "amodal_rle": amodal,

@@ -46,7 +46,8 @@ def draw(
     values: list[list[np.ndarray]] = [[np.zeros((0, len(t.rows)))] for t in tallies]
     most = max(counts, default=0)
     total = -(-most // _CHUNK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(cores) as pool:
         for chunk, weights in enumerate(resamples(images, most, seed)):
             done = chunk * _CHUNK
             wanted = [i for i, count in enumerate(counts) if count > done]
@@ -77,7 +78,8 @@ def compare(draws: pd.DataFrame, a: Mapping[str, object], b: Mapping[str, object
     Args:
         draws: rows of :data:`~amodal_pipeline.metrics.scores.DRAWS`.
         a, b: column → value, choose the rows of each, e.g. ``{"method": "orcnn", "variant":
-            "full"}``. Several seeds of one method are averaged resample by resample.
+            "full"}``: of one method, variant and inputs. Several seeds of it are averaged resample
+            by resample.
 
     Returns:
         A line for each protocol and metric that both have: ``difference`` of a's value and b's,
@@ -85,12 +87,21 @@ def compare(draws: pd.DataFrame, a: Mapping[str, object], b: Mapping[str, object
         count half), and the number of ``resamples``.
 
     Raises:
-        ValueError: a choice matches nothing, or the two are of different data.
+        ValueError: a choice matches nothing or several methods, or the two do not share their
+            resamples: they are of different data, or of different seeds of the bootstrap.
     """
     sides = [_chosen(draws, choice) for choice in (a, b)]
-    data = [set(map(tuple, side[["dataset", "split"]].to_numpy())) for side in sides]
-    if len(data[0] | data[1]) > 1:
-        raise ValueError(f"draws of different data cannot be paired: {sorted(data[0] | data[1])}")
+    both = pd.concat(sides)
+    resampled = both[["dataset", "split", "images", "bootstrap_seed"]].assign(
+        annotations=both["run_id"].str.rpartition("-")[2]
+    )
+    kinds = resampled.drop_duplicates()
+    if len(kinds) > 1:
+        differ = [name for name in kinds if len(set(kinds[name])) > 1]
+        raise ValueError(
+            f"{dict(a)} and {dict(b)} do not share their resamples ({', '.join(differ)} differ): "
+            "evaluate both again, on the same data and with the same evaluation.seed"
+        )
     lines = []
     ours, theirs = (dict(list(side.groupby(["protocol", "metric"], sort=False))) for side in sides)
     for key in (key for key in ours if key in theirs):
@@ -121,7 +132,14 @@ def _chosen(draws: pd.DataFrame, choice: Mapping[str, object]) -> pd.DataFrame:
         here &= (draws[column] == value).to_numpy(dtype=bool)
     if not here.any():
         raise ValueError(f"no draws of {dict(choice)}: evaluate that method first")
-    return draws[here]
+    found = draws[here]
+    lines = found[["method", "variant", "inputs"]].drop_duplicates()
+    if len(lines) > 1:
+        raise ValueError(
+            f"{dict(choice)} chooses {len(lines)} kinds of predictions: "
+            f"{lines.to_dict('records')}; name variant and inputs too"
+        )
+    return found
 
 
 def _mean_of_seeds(values: pd.Series) -> np.ndarray:

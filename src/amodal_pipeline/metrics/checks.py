@@ -22,6 +22,13 @@ def check(annotations: AmodalAnnotations, predictions: Predictions) -> None:
             "evaluate them against their own data set and split, or predict again"
         )
 
+    names = [category.name for category in truth.categories]
+    taken = [name for name in names if names.count(name) > 1 or name == "all"]
+    if taken:
+        raise ValueError(
+            f"{here} have a category named {taken[0]!r}, which stands for several in the results: "
+            "give each category a name of its own"
+        )
     for name in ("prediction_id", "image_id", "category_id"):
         if table[name].isna().any():
             raise ValueError(f"{whose}: {table[name].isna().sum()} have no {name}: give each one")

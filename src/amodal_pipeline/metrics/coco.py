@@ -16,7 +16,6 @@ matched at most once and by plain IoU; COCO's crowd regions, which take any numb
 intersection over the detection's area, have no counterpart here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,10 +69,16 @@ class Candidates:
 
 
 def rank(
-    where: Places, *, class_agnostic: bool = False, max_detections: int | None = MAX_DETECTIONS[-1]
+    where: Places,
+    *,
+    class_agnostic: bool = False,
+    max_detections: int | None = MAX_DETECTIONS[-1],
+    left_out: np.ndarray | None = None,
 ) -> Ranking:
-    """Sort detections and objects. Ties as in pycocotools: by category where all are pooled, then
-    by row."""
+    """Sort detections and objects; detections ``left_out`` (bool [D]) are none.
+
+    Ties as in pycocotools: by category where all are pooled, then by row.
+    """
     category = np.zeros_like(where.truth_category) if class_agnostic else where.truth_category
     truth_row = np.lexsort((where.own_truth_category, where.truth_image, category))
     truth_category = category[truth_row]
@@ -83,6 +88,7 @@ def rank(
         np.zeros_like(where.detection_category) if class_agnostic else where.detection_category
     )
     row = np.lexsort((where.own_detection_category, -where.score, image, category))
+    row = row if left_out is None else row[~left_out[row]]
     group = category[row] * where.images + image[row]
     place = np.arange(len(group)) - np.searchsorted(group, group)
     kept = place < (max_detections or np.inf)
@@ -233,23 +239,17 @@ class Precision:
         return np.stack(columns, axis=1)
 
 
-def measures(
-    suffix: str,
-    n: int,
-    *,
-    limits: Sequence[int] = MAX_DETECTIONS,
-    note: str = "",
-) -> tuple[Measure, ...]:
+def measures(suffix: str, n: int, note: str = "") -> tuple[Measure, ...]:
     """AP, AP50, AP75 and the AR at each limit, with the suffix of what is measured."""
 
     def row(name: str) -> Row:
-        return Row(f"{name}_{suffix}" if suffix else name, n, note=note)
+        return Row(f"{name}_{suffix}", n, note=note)
 
     return (
         Measure(row("AP")),
         Measure(row("AP50"), threshold=0),
         Measure(row("AP75"), threshold=5),
-        *(Measure(row(f"AR{limit}"), limit=limit) for limit in limits),
+        *(Measure(row(f"AR{limit}"), limit=limit) for limit in MAX_DETECTIONS),
     )
 
 

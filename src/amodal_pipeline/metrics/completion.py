@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csc_array
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions
@@ -18,16 +19,22 @@ from amodal_pipeline.metrics.evidence import Evidence
 from amodal_pipeline.metrics.pairs import MINIMUM_IOU
 from amodal_pipeline.metrics.tallies import Ratio, Row
 
+_WHOSE = {"method", "variant", "seed", "checkpoint"}
+
 
 @dataclass(frozen=True)
 class DetectionMatches:
     """Which true object each matched detection of a detector is taken to be.
 
-    ``method`` is the detector; ``prediction_id`` and ``instance_id`` are int64 [M], row by row a
-    pair, each id at most once. Ignored objects are among them.
+    ``method``, ``variant``, ``seed`` and ``checkpoint`` are the detector's; ``prediction_id`` and
+    ``instance_id`` are int64 [M], row by row a pair, each id at most once. Ignored objects are
+    among them.
     """
 
     method: str
+    variant: str
+    seed: int
+    checkpoint: str
     prediction_id: np.ndarray
     instance_id: np.ndarray
 
@@ -59,8 +66,9 @@ def detection_matches(evidence: Evidence) -> DetectionMatches:
     matched = coco.match(c, evidence.marked[c.ranking.truth_row], np.array([MINIMUM_IOU]))[0]
     hit = np.flatnonzero(matched >= 0)
     table = evidence.predictions.predictions
+    described = evidence.predictions.metadata.model_dump(include=_WHOSE)
     return DetectionMatches(
-        method=evidence.predictions.metadata.method,
+        **described,
         prediction_id=_ids(table["prediction_id"])[c.ranking.detection_row[hit]],
         instance_id=_ids(evidence.annotations.instances["instance_id"])[
             c.ranking.truth_row[matched[hit]]
@@ -132,9 +140,12 @@ def completions(evidence: Evidence, matches: DetectionMatches | None = None) -> 
         return full, hidden
 
     full, hidden = fit(masks)
-    inputs = table["visible_rle"].iloc[prediction[there]]
-    has_inputs = evidence.has("visible_rle") and inputs.notna().all()
-    post = fit(rle.union(masks, inputs.tolist())) if has_inputs else (None, None)
+    post = (None, None)
+    if evidence.has("visible_rle"):
+        inputs = table["visible_rle"].iloc[prediction[there]]
+        # Where a prediction has no visible mask there is nothing to add.
+        inputs = inputs.where(inputs.notna(), pd.Series(masks, inputs.index, inputs.dtype))
+        post = fit(rle.union(masks, inputs.tolist()))
     counted = ~evidence.marked
     occluded = counted & (area["amodal"] > area["visible"])
     return Completions(of, full, hidden, *post, counted, occluded)
@@ -165,10 +176,10 @@ def tallies(
 
     def ratio(row: Row, rows: np.ndarray, above: np.ndarray, below: np.ndarray, by: np.ndarray):
         shape = (where.images, int(by.max(initial=0)) + 1)
-        at = where.truth_image[rows] * shape[1] + by[rows]
+        at = (where.truth_image[rows], by[rows])
+        # Most images have few of the categories: sparse, or memory would grow with their product.
         sums = (
-            np.bincount(at, values[rows], shape[0] * shape[1]).reshape(shape)
-            for values in (above.astype(np.float64), below.astype(np.float64))
+            csc_array((values[rows].astype(np.float64), at), shape) for values in (above, below)
         )
         return Ratio(row, *sums)
 
@@ -230,13 +241,15 @@ def pair(
         names, ids = "prediction_id", table["prediction_id"]
     elif metadata.inputs == matches.method and table["source_id"].notna().all():
         names, ids = "source_id", table["source_id"]
-    elif metadata.method == matches.method:
+    elif all(getattr(metadata, name) == getattr(matches, name) for name in _WHOSE):
         names, ids = "prediction_id", table["prediction_id"]
     else:
         raise ValueError(
-            f"the matches are of the detector {matches.method!r}, the predictions of "
-            f"{metadata.method!r} on {metadata.inputs!r}: give the matches of "
-            f"{metadata.inputs!r}, or none"
+            f"the matches are of the detector {matches.method!r} (variant {matches.variant!r}, "
+            f"seed {matches.seed}, checkpoint {matches.checkpoint[:12]!r}), the predictions of "
+            f"{metadata.method!r} ({metadata.variant!r}, {metadata.seed}, "
+            f"{metadata.checkpoint[:12]!r}) on {metadata.inputs!r}: give the matches of the "
+            "predictions themselves or of what they completed, or none"
         )
     ids = _ids(ids)
     if len(np.unique(ids)) != len(ids):

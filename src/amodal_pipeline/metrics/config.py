@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Protocol = Literal["coco", "coco_agnostic", "vrsp", "orcnn", "amodalapi", "completion", "order"]
 
@@ -30,4 +30,11 @@ class EvaluationConfig(BaseModel):
     headline: tuple[str, ...] = ("AP_amodal", "AP_amodal_occluded15", "mIoU_full", "mIoU_occluded")
     headline_resamples: int = Field(1000, ge=0)
     resamples: int = Field(200, ge=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "EvaluationConfig":
+        names = [f"{100 * t:g}" for t in self.occlusion_thresholds]
+        if len(set(names)) < len(names):
+            raise ValueError(f"occlusion_thresholds {self.occlusion_thresholds} repeat a name")
+        return self

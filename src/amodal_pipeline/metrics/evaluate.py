@@ -50,7 +50,7 @@ def evaluate(
         Results of the protocols "coco", "coco_agnostic", "vrsp", "vrsp_released" (where asked for),
         "orcnn", "amodalapi", "completion" and "order" (where the predictions have one).
         Predictions that complete true objects (``instance_id``) get the last two only: nothing was
-        detected. Without amodal masks there are no rows of "completion".
+        detected. Without amodal masks there are no rows of these two: objects are matched by them.
 
     Raises:
         ValueError: the predictions are not of these annotations or are damaged; says what to do.
@@ -113,6 +113,8 @@ def tabulate(
     joined = results.join(
         results.rows(metadata, protocol, measured, run_id) for protocol, measured in rows.items()
     )
+    n = len(drawn["metric"])
+    drawn |= {"images": [images] * n, "bootstrap_seed": [config.seed] * n}
     return joined, _frame(DRAWS, metadata, run_id, drawn)
 
 

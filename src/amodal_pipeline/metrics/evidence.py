@@ -115,6 +115,23 @@ class Evidence:
         return coco.rank(self.where)
 
     @cached_property
+    def seen_by_category(self) -> coco.Ranking:
+        """Without the detections that say that nothing of their object is visible."""
+        return coco.rank(self.where, left_out=self._unseen)
+
+    @cached_property
+    def seen_pooled(self) -> coco.Ranking:
+        return coco.rank(self.where, class_agnostic=True, left_out=self._unseen)
+
+    @cached_property
+    def _unseen(self) -> np.ndarray:
+        masks = self._masks["detection visible"]
+        rows = np.flatnonzero(masks.is_valid().to_numpy(zero_copy_only=False))
+        flags = np.zeros(len(masks), bool)
+        flags[rows[rle.area(masks.take(rows)) == 0]] = True
+        return flags
+
+    @cached_property
     def pooled(self) -> coco.Ranking:
         """Categories disregarded."""
         return coco.rank(self.where, class_agnostic=True)

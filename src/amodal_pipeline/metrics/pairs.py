@@ -8,7 +8,7 @@ import pyarrow as pa
 from pycocotools import mask as coco_mask
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions, boxes, strings
+from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions, boxes
 
 MINIMUM_IOU = 0.5  # no protocol matches below it
 
@@ -128,11 +128,6 @@ def both(a: Pairs, b: Pairs) -> Pairs:
         return_indices=True,
     )
     return Pairs(a.detection[i], a.truth[i], np.minimum(a.iou[i], b.iou[j]))
-
-
-def masks_of(table: pd.DataFrame, column: str) -> pa.Array:
-    """A column of masks, null where there is none."""
-    return strings(table[column])
 
 
 def _sorted(detection: np.ndarray, truth: np.ndarray, iou: np.ndarray) -> Pairs:

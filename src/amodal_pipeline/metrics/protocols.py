@@ -35,8 +35,8 @@ def coco(
 ) -> Iterator[Precision]:
     """COCO's AP, AP50, AP75, AR1, AR10 and AR100 of amodal masks, visible masks and amodal boxes.
 
-    Ignored are objects marked so; for visible masks also those of which nothing is visible. A
-    method has the figures of what it predicts.
+    Ignored are objects marked so; for visible masks also those of which nothing is visible, and
+    detections with an empty visible mask are none. A method has the figures of what it predicts.
     """
     for target, column in COLUMNS.items():
         if not evidence.has(column):
@@ -47,7 +47,7 @@ def coco(
             getattr(evidence, target),
             ignored,
             measures(target, int((~ignored).sum())),
-            ranking=evidence.pooled if class_agnostic else None,
+            ranking=_ranking(evidence, target, class_agnostic),
             per_category=f"AP_{target}" if per_category and not class_agnostic else None,
         )
 
@@ -67,6 +67,7 @@ def vrsp(evidence: Evidence, thresholds: Sequence[float]) -> Iterator[Precision]
                 getattr(evidence, target),
                 ignored,
                 measures(suffix, int((~ignored).sum())),
+                ranking=_ranking(evidence, target),
             )
 
 
@@ -100,14 +101,17 @@ def vrsp_released(evidence: Evidence, thresholds: Sequence[float]) -> Iterator[P
 
 
 def orcnn(evidence: Evidence) -> Iterator[Precision]:
-    """The protocol of Follmann et al. (WACV 2019), section 4.
+    """The protocol of Follmann et al. (WACV 2019), section 3.
 
     ``_both`` (the paper's AP_AV): a match needs amodal and visible IoU above the threshold; the
     smaller of the two stands for both. ``_occluded0``: objects without a hidden part are ignored.
-    AP50_invisible (AP_IV): hidden parts at IoU 0.5, over objects that have one. For visible masks
-    of occluded objects, and for hidden parts, a detection whose amodal mask has an IoU of at least
-    0.5 with an ignored object of its category is left out when it matches nothing. A method that
-    lacks one of the two masks is scored with the other in its place.
+    AP50_invisible (AP_IV): hidden parts at IoU 0.5, over objects that have one. A method that lacks
+    one of the two masks is scored with the other in its place.
+
+    For AP_V and AP_IV the paper leaves out proposals whose amodal mask has an IoU of at least 0.5
+    with an ignored object. Here that holds for detections of its category that match no other
+    object, so that two objects on one place do not cost a detection; and, for AP_AV, of objects
+    that are marked or of which nothing is visible.
     """
     lacks = evidence.substituted
     note = f"{lacks} masks: the method's {'visible' if lacks == 'amodal' else 'amodal'} ones"
@@ -118,21 +122,18 @@ def orcnn(evidence: Evidence) -> Iterator[Precision]:
         "visible": (evidence.visible_or_amodal, evidence.never_seen),
     }
     unoccluded = evidence.rate <= 0
-    meant_for_others = _overlaps_ignored(evidence, evidence.marked | unoccluded)
     for target, (pairs, hidden) in targets.items():
         concerns = note if lacks and target in ("both", lacks) else ""
-        ignored = evidence.marked | hidden
-        yield _precision(
-            evidence, pairs, ignored, measures(target, int((~ignored).sum()), note=concerns)
-        )
-        ignored = ignored | unoccluded
-        yield _precision(
-            evidence,
-            pairs,
-            ignored,
-            measures(f"{target}_occluded0", int((~ignored).sum()), note=concerns),
-            excused=meant_for_others if target == "visible" else None,
-        )
+        for suffix, others in (("", np.zeros_like(hidden)), ("_occluded0", unoccluded)):
+            ignored = evidence.marked | hidden | others
+            not_sought = ignored if target == "visible" else evidence.marked | hidden
+            yield _precision(
+                evidence,
+                pairs,
+                ignored,
+                measures(f"{target}{suffix}", int((~ignored).sum()), note=concerns),
+                excused=None if target == "amodal" else _overlaps_ignored(evidence, not_sought),
+            )
     if evidence.invisible is not None:
         ignored = evidence.marked | unoccluded
         own = evidence.has("invisible_rle")
@@ -146,7 +147,7 @@ def orcnn(evidence: Evidence) -> Iterator[Precision]:
             evidence.invisible,
             ignored,
             (Measure(row, threshold=0),),
-            excused=meant_for_others,
+            excused=_overlaps_ignored(evidence, ignored),
         )
 
 
@@ -225,6 +226,12 @@ def _precision(
         if n
     )
     return Precision(ranking, tally.matched, flags, (*rows, *own), limits, tally.excused)
+
+
+def _ranking(evidence: Evidence, target: str, class_agnostic: bool = False) -> Ranking:
+    if target == "visible":
+        return evidence.seen_pooled if class_agnostic else evidence.seen_by_category
+    return evidence.pooled if class_agnostic else evidence.by_category
 
 
 def _never(evidence: Evidence, target: str) -> np.ndarray:

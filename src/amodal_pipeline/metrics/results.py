@@ -1,6 +1,7 @@
 """The results table: one tidy row per number."""
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -95,6 +96,24 @@ def validate(results: pd.DataFrame) -> pd.DataFrame:
             "evaluate each method and variant once, or give each run its run_id"
         )
     return results
+
+
+def read(path: str | os.PathLike, rows: int | None = None) -> pd.DataFrame:
+    """A table of results from its CSV file, with names as they were written ("NA", "001").
+
+    Raises:
+        ValueError: as :func:`validate`; or the file is no table.
+    """
+    text = [field.name for field in RESULTS if field.type == pa.string()]
+    table = pd.read_csv(
+        path,
+        nrows=rows,
+        dtype=dict.fromkeys(text, "str"),
+        keep_default_na=False,
+        na_values={name: [""] for name in RESULTS.names if name not in text},
+        float_precision="round_trip",
+    )
+    return validate(table)
 
 
 def join(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:

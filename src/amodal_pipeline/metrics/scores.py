@@ -26,6 +26,8 @@ DRAWS = pa.schema(
         "metric": pa.string(),
         "value": pa.float64(),
         "values": pa.list_(pa.float32()),
+        "images": pa.int64(),
+        "bootstrap_seed": pa.int64(),
     }
 )
 CURVES = pa.schema(
@@ -58,7 +60,8 @@ class Scores:
 
     ``results``: rows of :data:`~amodal_pipeline.metrics.results.RESULTS`.
     ``draws``: each metric over all categories, its value and its ``values`` in every bootstrap
-    resample. All methods on a split share the resamples: differences of two lists are paired.
+    resample. Methods on a split share the resamples of one seed: differences of their lists are
+    paired.
     ``curves``: precision (0–1) at 101 recalls (0–1), mean over categories, of amodal and visible
     masks, at ``iou`` 0.5 and 0.75 and averaged over 0.5–0.95 (``iou`` null).
     ``objects``: one row for each true object that counts: IoU (0–1) of the mask that was taken for

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from scipy.sparse import csc_array
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Ratio:
     """100 × sum of numerators / sum of denominators over images.
 
     With several columns (categories) the mean of their ratios, over those with a denominator.
-    ``numerator``, ``denominator`` float64 [images, columns], images in ascending order of id.
+    ``numerator``, ``denominator`` float64 [images, columns], dense or sparse; images in ascending
+    order of id.
     """
 
     row: Row
-    numerator: np.ndarray
-    denominator: np.ndarray
+    numerator: np.ndarray | csc_array
+    denominator: np.ndarray | csc_array
 
     @property
     def rows(self) -> tuple[Row, ...]:

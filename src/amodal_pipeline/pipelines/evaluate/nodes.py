@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -95,15 +96,15 @@ def predict_or_read(
     from amodal_pipeline.annotations.coco_results import read_results_folder
 
     path = Path(predictions).expanduser()
-    with progress(f"read {path.name}") as on_progress:
-        tables = read_results_folder(path, annotations, masks=masks, on_progress=on_progress)
-    for table in tables:
-        method = table.metadata.method
+    for file in [path, *path.glob("*.json")]:
+        method = file.stem.partition(".")[0]  # "orcnn.row" is a row of an ablation of orcnn
         if (folder.parent / method / "method.json").exists():
             raise ValueError(
-                f"{method} is trained here, and its results would be replaced by those of "
-                f"{path}: rename the file after the method that it is of"
+                f"{method} is trained here, and its results could be replaced by those of {file}: "
+                "rename the file after the method that it is of"
             )
+    with progress(f"read {path.name}") as on_progress:
+        tables = read_results_folder(path, annotations, masks=masks, on_progress=on_progress)
     return {table.metadata.method: table for table in tables}
 
 
@@ -116,13 +117,16 @@ def evaluate(
     """Scores of a method, and of the baselines that work on its predictions.
 
     Those that complete its visible masks, and those that order its objects by a rule, stand on the
-    same detections, matched once by the method's own amodal masks.
+    same detections, matched once by the amodal masks of the method, or of the detector whose
+    detections it completed. They need an amodal mask of every prediction; the first two also a
+    visible one.
 
     Args:
         annotations: the validation split.
         predictions: of the method.
         evaluation: what to evaluate.
-        model_output: folder with the predictions of all methods, for ``evaluation.matched_by``.
+        model_output: folder with the predictions of all methods: of the detector, and of those in
+            ``evaluation.matched_by``.
     """
     from amodal_pipeline.methods import baselines
     from amodal_pipeline.metrics import order, scores
@@ -141,7 +145,10 @@ def evaluate(
         )
         if len(table) and table["amodal_rle"].isna().any():
             return run(predictions, evaluation)
-        matches = match_detections(annotations, predictions)
+        detector = predictions
+        if len(table) and table["source_id"].notna().all():
+            detector = _newest(predictions.metadata.inputs, model_output)
+        matches = match_detections(annotations, detector)
         parts = [run(predictions, evaluation, matches)]
         if len(table) and table["visible_rle"].notna().all():
             for baseline in (baselines.visible_mask, baselines.convex_hull):
@@ -158,12 +165,10 @@ def evaluate_each(
     predictions: dict[str, Predictions],
     evaluation: EvaluationConfig,
     model_output: Path,
-) -> dict[str, Scores]:
-    """As :func:`evaluate`, for several methods."""
-    return {
-        name: evaluate(annotations, found, evaluation, model_output)
-        for name, found in predictions.items()
-    }
+) -> Iterator[dict[str, Scores]]:
+    """As :func:`evaluate`, for several methods, each saved before the next is begun."""
+    for name, found in predictions.items():
+        yield {name: evaluate(annotations, found, evaluation, model_output)}
 
 
 def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder: Path):
@@ -171,14 +176,24 @@ def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder
 
     matches = []
     for method in methods:
-        versions = sorted((folder / method / "predictions").glob("*/predictions"))
-        if not versions:
+        found = _newest(method, folder)
+        if len(found.predictions) and not found.predictions["amodal_rle"].notna().any():
             raise ValueError(
-                f"matched_by names {method!r}, which has no predictions in {folder}: evaluate it "
-                f"first, `kedro run --pipeline=evaluate --params method={method}`"
+                f"matched_by names {method!r}, which predicts no amodal masks: objects are matched "
+                "by these; leave it out"
             )
-        matches.append(match_detections(annotations, Predictions.load(versions[-1])))
+        matches.append(match_detections(annotations, found))
     return in_all(matches) if matches else None
+
+
+def _newest(method: str, folder: Path) -> Predictions:
+    versions = sorted((folder / method / "predictions").glob("*/predictions"))
+    if not versions:
+        raise ValueError(
+            f"{method!r} has no predictions in {folder}: evaluate it first, "
+            f"`kedro run --pipeline=evaluate --params method={method}`"
+        )
+    return Predictions.load(versions[-1])
 
 
 def scored(predictions: Predictions) -> str:

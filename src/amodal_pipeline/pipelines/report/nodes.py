@@ -159,8 +159,7 @@ def _scores(parts: Path, annotations: AmodalAnnotations) -> Scores:
     from amodal_pipeline.metrics import scores
 
     found = []
-    # Tables beside the results have a second suffix of their own and are no results.
-    for path in sorted(p for p in parts.glob("*.csv") if not p.name.endswith(".curves.csv")):
+    for path in sorted(parts.glob("*.csv")):
         part = load_scores(parts, path.stem)
         if not part.results["run_id"].str.endswith(annotations.fingerprint[:12]).all():
             raise ValueError(
