@@ -237,10 +237,9 @@ def compare(annotations: Path, predictions: Path) -> None:
     values = rows[rows["category"] == "all"].set_index(["protocol", "metric"])["value"]
     for kind in ("amodal", "visible"):
         numbers = pycocotools_pass(truth, found, kind)["numbers"]
-        print(
-            f"{kind}: {len(found.predictions)} predictions, AP {numbers['AP']:.3f}, largest difference"
-        )
-        print(f"   {differences(values, kind, numbers):.1e} percentage points")
+        difference = differences(values, kind, numbers)
+        print(f"{kind}: {len(found.predictions)} predictions, AP {numbers['AP']:.3f}")
+        print(f"  largest difference {difference:.1e} percentage points")
 
 
 def _overlaps(truth: AmodalAnnotations, found: Predictions) -> float:
