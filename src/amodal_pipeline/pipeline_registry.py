@@ -11,6 +11,7 @@ from amodal_pipeline.pipelines import (
     predict,
     prepare,
     report,
+    shape_prior,
     train,
 )
 
@@ -40,4 +41,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "occluder_consistency": consistency.create_pipeline(),
         "predict": predict.create_pipeline(),
         "report": report.create_pipeline(),
+        "shape_prior": prepare.create_pipeline() + shape_prior.create_pipeline(),
     }

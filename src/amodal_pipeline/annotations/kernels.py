@@ -434,3 +434,62 @@ def close_pairs(a, a_offsets, a_boxes, a_groups, b, b_offsets, b_boxes, b_groups
                 pairs[count, 0], pairs[count, 1], ious[count] = i, j, iou
                 count += 1
     return pairs[:count], ious[:count]
+
+
+@compiled
+def crops(runs, offsets, boxes, heights, widths, side):
+    """Masks within their boxes (x, y, width, height), float32 [N, side, side] of covered shares.
+
+    RoIAlign of the mask (aligned, as many samples a cell as it has pixels a side, rounded up)
+    without a canvas: its bilinear weights are a product of one factor an axis, so what a run in a
+    pixel column adds is a difference of sums along y, times the column's weights along x.
+    """
+    out = np.zeros((len(heights), side, side), np.float32)
+    down, total = np.empty(side), np.empty((side, side))
+    for i in range(len(heights)):
+        height = heights[i]
+        left, across = _axis_weights(boxes[i, 0], boxes[i, 2], widths[i], side)
+        top, along = _axis_weights(boxes[i, 1], boxes[i, 3], height, side)
+        sums = np.zeros((along.shape[1] + 1, side))
+        for y in range(along.shape[1]):
+            sums[y + 1] = sums[y] + along[:, y]
+        total[:] = 0
+        stop = np.int64(0)
+        for at in range(offsets[i] + 1, offsets[i + 1], 2):
+            start = stop + runs[at - 1]
+            stop = start + runs[at]
+            first = max(start // height, left)
+            last = min((stop - 1) // height, left + across.shape[1] - 1)
+            for x in range(first, last + 1):
+                low = min(max(max(start - x * height, 0) - top, 0), along.shape[1])
+                high = min(max(min(stop - x * height, height) - top, 0), along.shape[1])
+                if high <= low:
+                    continue
+                down[:] = sums[high] - sums[low]
+                for column in range(side):
+                    weight = across[column, x - left]
+                    if weight > 0:
+                        total[:, column] += weight * down
+        out[i] = total
+    return out
+
+
+@compiled
+def _axis_weights(start, extent, size, side):
+    """The first pixel that counts, and the weights [side, pixels] of pixels in cells."""
+    samples = max(np.int64(np.ceil(extent / side)), 1)
+    first = min(max(np.int64(np.floor(start)) - 1, 0), size - 1)
+    last = min(max(np.int64(np.ceil(start + extent)), first), size - 1)
+    weights = np.zeros((side, last - first + 1))
+    for cell in range(side):
+        for sample in range(samples):
+            at = start - 0.5 + extent * (cell + (sample + 0.5) / samples) / side
+            if at < -1 or at > size:
+                continue
+            at = min(max(at, 0.0), size - 1.0)
+            low = min(np.int64(at), size - 1)
+            high = min(low + 1, size - 1)
+            weights[cell, low - first] += (1 - (at - low)) / samples
+            if high > low:
+                weights[cell, high - first] += (at - low) / samples
+    return first, weights

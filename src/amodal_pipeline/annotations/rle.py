@@ -242,6 +242,28 @@ def box(counts: Masks, sizes: Sizes) -> np.ndarray:
     return boxes
 
 
+def crop(counts: Masks, boxes: np.ndarray, sizes: Sizes, side: int) -> np.ndarray:
+    """Masks as a RoI of their box sees them, bool [N, side, side].
+
+    The same sampling as that of mask targets (RoIAlign at the image's own resolution, at least one
+    half), so that a shape looks the same wherever it comes from; areas alone would leave the
+    steps of pixels in objects smaller than ``side``. No mask is drawn on its canvas.
+
+    Args:
+        boxes: float [N, 4] of (x, y, width, height) in pixels.
+        sizes: canvas of each.
+    """
+    sizes = _sizes(sizes, len(counts))
+    boxes = np.ascontiguousarray(boxes, np.float64).reshape(-1, 4)
+    cropped = np.zeros((len(counts), side, side), bool)
+    for batch in batches(characters(counts)):
+        height, width = np.ascontiguousarray(sizes[batch].T)
+        runs = unpack(counts[batch])
+        shares = kernels.crops(runs.lengths, runs.offsets, boxes[batch], height, width, side)
+        cropped[batch] = shares >= 0.5
+    return cropped
+
+
 def intersection(a: Masks, b: Masks) -> list[str]:
     """a ∩ b, row by row."""
     return _merge(a, b, _INTERSECTION)

@@ -1,9 +1,10 @@
-"""Kedro dataset classes: the two tables, checkpoints, scores, pictures and folders."""
+"""Kedro dataset classes: both tables, checkpoints, shape priors, scores, pictures and folders."""
 
 from amodal_pipeline.datasets.checkpoint_dataset import CheckpointDataset
 from amodal_pipeline.datasets.files import FolderDataset, PictureDataset
 from amodal_pipeline.datasets.per_method_dataset import PerMethodDataset
 from amodal_pipeline.datasets.scores_dataset import ScoresDataset
+from amodal_pipeline.datasets.shape_prior_dataset import ShapePriorDataset
 from amodal_pipeline.datasets.table_dataset import TableDataset
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "PerMethodDataset",
     "PictureDataset",
     "ScoresDataset",
+    "ShapePriorDataset",
     "TableDataset",
 ]

@@ -1,0 +1,109 @@
+"""Time of making and using VRSP's shape prior at the size of KINS.
+
+95,000 made-up masks in 7 categories: crops to 28x28, their codes, and a codebook of 1024 entries a
+category (budget: three minutes), with the auto-encoder of KINS (codes of 392 numbers). Then the 16
+nearest of 1024 entries for 512 RoIs over 80 categories, codes of 128 numbers as for COCOA-cls. The
+auto-encoder is trained for a few steps only; what one costs is recorded.
+
+    python benchmarks/codebook.py [--out benchmarks/results/codebook.json]
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from annotations import made_up, peak_megabytes
+
+from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.methods.configs import ShapePriorConfig
+from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, AutoEncoder, encode_all, fit
+from amodal_pipeline.methods.vrsp.codebook import Codebook, ShapePrior, build_codebook
+from amodal_pipeline.methods.vrsp.learning import true_shapes
+from record import write
+
+BUDGET_SECONDS = 180.0
+STEPS = 50
+
+
+def timed(what: Callable) -> tuple[float, object]:
+    start = time.perf_counter()
+    found = what()
+    return time.perf_counter() - start, found
+
+
+def measure_making(annotations: AmodalAnnotations, clusters: int) -> dict[str, float]:
+    """Crops, codes and codebook of all masks."""
+    config = ShapePriorConfig(convolutions=2, clusters=clusters, iterations=STEPS)
+    categories = len(annotations.metadata.categories)
+    true_shapes(annotations.subset(annotations.images["image_id"].head(1)))  # compiled
+    crops, shapes = timed(lambda: true_shapes(annotations))
+    training, model = timed(lambda: fit(shapes.masks, config))
+    codes, _ = timed(lambda: encode_all(model, shapes.masks))
+    # Making a codebook encodes every mask once more, category by category.
+    codebook, made = timed(
+        lambda: build_codebook(model, shapes.masks, shapes.category, categories, config)
+    )
+    return {
+        "masks": len(shapes.masks),
+        "categories": categories,
+        "clusters": clusters,
+        "entries": int(made.count.sum()),
+        "crops_seconds": crops,
+        "training_step_seconds": training / STEPS,
+        "codes_seconds": codes,
+        "codebook_seconds": codebook,
+        "total_seconds": crops + codebook,
+        "peak_megabytes": peak_megabytes(),
+    }
+
+
+def measure_retrieval(
+    rois: int = 512, categories: int = 80, clusters: int = 1024, k: int = 16, repeats: int = 7
+) -> dict[str, float]:
+    """The k nearest entries, on random codes."""
+    torch.manual_seed(0)
+    model = AutoEncoder(3, 8)
+    codes = torch.rand(categories, clusters, model.code_size)
+    count = torch.full((categories,), clusters)
+    members = torch.ones(categories, clusters, dtype=torch.int64)
+    config = ShapePriorConfig(clusters=clusters)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prior = ShapePrior.of(config, model, Codebook(codes, count, members)).to(device)
+    masks = torch.rand(rois, SIDE, SIDE, device=device)
+    category = torch.from_numpy(np.random.default_rng(0).integers(0, categories, rois)).to(device)
+
+    def look_up(k: int) -> None:
+        prior.nearest(masks, category, k).masks.sum().item()
+
+    look_up(k)
+    return {
+        "rois": rois,
+        "retrieval_categories": categories,
+        f"retrieval_{k}_seconds": median(timed(lambda: look_up(k))[0] for _ in range(repeats)),
+        "retrieval_1_seconds": median(timed(lambda: look_up(1))[0] for _ in range(repeats)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--masks", type=int, default=95_000)
+    parser.add_argument("--clusters", type=int, default=1024)
+    parser.add_argument("--out", type=Path, help="record the results in this JSON file")
+    arguments = parser.parse_args()
+    annotations = made_up(max(1, arguments.masks // 13), arguments.masks)
+    making = measure_making(annotations, arguments.clusters)
+    results = making | measure_retrieval()
+    results["within_budget"] = making["total_seconds"] < BUDGET_SECONDS
+    write(
+        {k: round(v, 4) if isinstance(v, float) else v for k, v in results.items()}, arguments.out
+    )
+    sys.exit(0 if results["within_budget"] else 1)
+
+
+if __name__ == "__main__":
+    main()

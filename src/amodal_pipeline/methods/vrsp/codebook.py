@@ -1,0 +1,203 @@
+"""The codebook of VRSP's shape prior: typical shapes of each category, and finding the nearest.
+
+Paper, "Amodal Mask Segmentation Module": the codes of a category's true amodal masks are parted
+into K clusters by K-means; their centres are the category's entries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amodal_pipeline.methods.configs import ShapePriorConfig
+from amodal_pipeline.methods.vrsp.auto_encoder import (
+    AutoEncoder,
+    decode_all,
+    encode_all,
+    turned,
+)
+
+_TOGETHER = 16  # masks of one category compared with its entries at once
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Entries of each category, those with most masks first.
+
+    ``codes`` float32 [categories, K, code size], zeros beyond the ``count`` int64 [categories] of a
+    category; ``members`` int64 [categories, K], how many masks each entry stands for.
+    """
+
+    codes: Tensor
+    count: Tensor
+    members: Tensor
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The k entries nearest to each of N masks.
+
+    ``masks`` [N, k, 28, 28] of 0–1, ``distance`` [N, k] squared L2 between codes, ``known`` bool
+    [N]: the category has entries.
+    """
+
+    masks: Tensor
+    distance: Tensor
+    known: Tensor
+
+
+class ShapePrior(nn.Module):
+    """Auto-encoder and codebook as a frozen part of a detector, in its state dict.
+
+    Args:
+        config: form of the auto-encoder, and K.
+        categories: how many (background not counted).
+    """
+
+    def __init__(self, config: ShapePriorConfig, categories: int) -> None:
+        super().__init__()
+        self.auto_encoder = AutoEncoder(config.convolutions, config.channels)
+        size = (categories, config.clusters)
+        self.register_buffer("codes", torch.zeros(*size, self.auto_encoder.code_size))
+        self.register_buffer("count", torch.zeros(categories, dtype=torch.int64))
+        self.register_buffer("members", torch.zeros(*size, dtype=torch.int64))
+        self.requires_grad_(False)
+
+    @classmethod
+    def of(cls, config: ShapePriorConfig, model: AutoEncoder, codebook: Codebook) -> "ShapePrior":
+        """A shape prior with what was learnt."""
+        prior = cls(config, len(codebook.count))
+        prior.auto_encoder.load_state_dict(model.state_dict())
+        for name in ("codes", "count", "members"):
+            getattr(prior, name).copy_(getattr(codebook, name))
+        return prior.eval()
+
+    @property
+    def codebook(self) -> Codebook:
+        return Codebook(self.codes, self.count, self.members)
+
+    @torch.no_grad()
+    def nearest(self, masks: Tensor, category: Tensor, k: int) -> Retrieved:
+        """The k entries of each mask's category whose codes are nearest to its own.
+
+        In ascending distance; a category with fewer entries repeats them in turn, one without any
+        gives the mask itself with distance 0. No gradient goes through.
+
+        Args:
+            masks: [N, 28, 28] of 0–1.
+            category: int64 [N], from 0.
+            k: how many, positive.
+        """
+        with torch.autocast(masks.device.type, enabled=False):
+            masks = masks.float()
+            own = self.auto_encoder.encode(masks)
+            count = self.count[category]
+            found = self._distances(own, category).topk(min(k, self.codes.shape[1]), largest=False)
+            # Those sums cancel where codes are close: the chosen few are compared exactly.
+            exact = (self.codes[category[:, None], found.indices] - own[:, None]).square().sum(2)
+            there = torch.arange(exact.shape[1], device=masks.device) < count[:, None]
+            order = exact.masked_fill(~there, torch.inf).sort(dim=1, stable=True).indices
+            turn = torch.arange(k, device=masks.device) % count.clamp(1, exact.shape[1])[:, None]
+            chosen = order.gather(1, turn)
+            known = count > 0
+            entry = category[:, None] * self.codes.shape[1] + found.indices.gather(1, chosen)
+            # Many masks share their entries: each is decoded once.
+            used, entry = entry.unique(return_inverse=True)
+            shapes = decode_all(self.auto_encoder, self.codes.flatten(0, 1)[used])[entry]
+            return Retrieved(
+                torch.where(known[:, None, None, None], shapes, masks[:, None]),
+                torch.where(known[:, None], exact.gather(1, chosen), 0.0),
+                known,
+            )
+
+    def _distances(self, own: Tensor, category: Tensor) -> Tensor:
+        """Squared distances [N, K] to the entries of the own category; infinite where none is.
+
+        Masks are laid in rows of one category each, so that entries are gathered once a row and
+        compared in one batched product: memory for N / 16 + categories copies of a category's
+        entries at most, and no loop.
+        """
+        order = category.argsort(stable=True)
+        masks = category.bincount(minlength=len(self.count))
+        rows = (masks + _TOGETHER - 1) // _TOGETHER
+        of_row = torch.arange(len(rows), device=own.device).repeat_interleave(rows)
+        first_mask, first_row = masks.cumsum(0) - masks, rows.cumsum(0) - rows
+        rank = torch.arange(len(own), device=own.device) - first_mask[category[order]]
+        place = torch.empty_like(order)
+        place[order] = first_row[category[order]] * _TOGETHER + rank
+        laid = own.new_zeros(len(of_row) * _TOGETHER, own.shape[1])
+        laid[place] = own
+        entries = self.codes[of_row]
+        lengths = entries.square().sum(2)
+        empty = torch.arange(entries.shape[1], device=own.device) >= self.count[of_row][:, None]
+        lengths = lengths.masked_fill(empty, torch.inf)
+        products = torch.baddbmm(
+            lengths[:, None], laid.unflatten(0, (-1, _TOGETHER)), entries.mT, alpha=-2
+        )
+        # The mask's own length changes no order.
+        return products.flatten(0, 1)[place]
+
+
+def build_codebook(
+    model: AutoEncoder,
+    masks: Tensor,
+    category: np.ndarray,
+    categories: int,
+    config: ShapePriorConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Codebook:
+    """The entries of every category: K-means centres of its codes.
+
+    A category with no more than K different masks keeps the codes of all of them.
+
+    Args:
+        masks: bool [N, 28, 28].
+        category: int64 [N], from 0.
+        categories: how many.
+    """
+    codes = torch.zeros(categories, config.clusters, model.code_size)
+    count = torch.zeros(categories, dtype=torch.int64)
+    members = torch.zeros(categories, config.clusters, dtype=torch.int64)
+    for each in range(categories):
+        own = masks[torch.from_numpy(category == each)]
+        if config.turned:
+            own = torch.cat([turned(own, way) for way in range(8)])
+        entries, sizes = _entries(model, own, config)
+        codes[each, : len(entries)], members[each, : len(entries)] = entries, sizes
+        count[each] = len(entries)
+        if on_progress:
+            on_progress(each + 1, categories)
+    return Codebook(codes, count, members)
+
+
+def _entries(model: AutoEncoder, masks: Tensor, config: ShapePriorConfig) -> tuple[Tensor, Tensor]:
+    """Codes [n, code size] and how many masks each stands for [n], those with most first."""
+    packed = np.packbits(masks.flatten(1).numpy(), axis=1)
+    _, first, sizes = np.unique(packed, axis=0, return_index=True, return_counts=True)
+    if len(first) <= config.clusters:
+        entries = encode_all(model, masks[torch.from_numpy(first)])
+    else:
+        entries, sizes = _cluster(encode_all(model, masks).numpy(), config)
+    order = np.argsort(-sizes, kind="stable")
+    return entries[order], torch.from_numpy(sizes[order])
+
+
+def _cluster(codes: np.ndarray, config: ShapePriorConfig) -> tuple[Tensor, np.ndarray]:
+    # scikit-learn and its compiled parts are for who builds codebooks, not for every detector.
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
+    means = MiniBatchKMeans(
+        config.clusters,
+        batch_size=max(4096, 2 * config.clusters),
+        n_init=1,
+        random_state=config.seed,
+    )
+    # Threads add up in whatever order they end: one gives the same bits on every machine's cores.
+    with threadpool_limits(1):
+        nearest = means.fit(codes).predict(codes)
+    sizes = np.bincount(nearest, minlength=config.clusters)
+    kept = np.flatnonzero(sizes)
+    return torch.from_numpy(means.cluster_centers_[kept]).float(), sizes[kept]

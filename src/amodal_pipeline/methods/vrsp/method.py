@@ -1,0 +1,281 @@
+"""VRSP: "Amodal Segmentation Based on Visible Region Segmentation and Shape Prior", AAAI 2021."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+
+from amodal_pipeline.layers import detector
+from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_class
+from amodal_pipeline.layers.pooling import PyramidRoIAlign
+from amodal_pipeline.methods.configs import VRSPConfig
+from amodal_pipeline.methods.vrsp.codebook import ShapePrior
+
+_AT_ONCE = 256  # RoIs whose masks are predicted at once in evaluation: bounds the memory
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a mask head makes of RoI features: logits of each RoI's class [N, 28, 28], and the
+    features of its last convolution [N, C, 14, 14] and of its deconvolution [N, C, 28, 28]."""
+
+    logits: Tensor
+    convolved: Tensor
+    enlarged: Tensor
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The coarse and refined masks of RoIs, and the logits of their reclassification [N, classes].
+
+    ``prior`` [N, k, 28, 28] are the nearest known shapes, ``known`` [N] whether the class has any.
+    """
+
+    coarse_amodal: Pass
+    coarse_visible: Pass
+    visible: Pass
+    amodal: Pass
+    classes: Tensor | None
+    prior: Tensor | None
+    known: Tensor | None
+
+
+class VRSP(nn.Module):
+    """Coarse masks, a visible mask refined by them, and an amodal mask refined by that and by known
+    shapes of the class.
+
+    Inputs and outputs are those of :class:`~amodal_pipeline.methods.mask_rcnn.MaskRCNN`, with
+    amodal_masks and visible_masks (both refined). ``without_prior`` counts the detections of
+    classes of which no shape is known: they keep their coarse mask as prior, and their score.
+    """
+
+    # Both heads start from the one mask head of a Mask R-CNN, as the released code does.
+    pretrained_names = {"amodal_head.": "mask_head.", "visible_head.": "mask_head."}  # noqa: RUF012
+    box_kind = "amodal"
+
+    def __init__(self, config: VRSPConfig, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.detector = detector.build(config.detector, classes)
+        head = config.mask_head
+        width = config.detector.backbone.pyramid_channels
+        self.mask_pool = PyramidRoIAlign(head.roi_size, config.detector.canonical_size)
+        outputs = 1 if head.class_agnostic else classes
+        self.amodal_head = MaskHead(width, head.channels, head.convolutions, outputs)
+        self.visible_head = MaskHead(width, head.channels, head.convolutions, outputs)
+        self.without_prior = 0
+        if config.uses_prior:
+            if config.prior is None:
+                raise ValueError("prior is None: give it the form of the data set's shape prior")
+            self.prior = ShapePrior(config.prior, classes)
+        if config.prior_refinement:
+            # Eq. 4: brings features and k masks to the width that the amodal head takes.
+            self.fuse = nn.Conv2d(width + config.neighbours, width, 3, padding=1)
+        if config.reclassification:
+            self.reclassifier = nn.Sequential(
+                TwoMLPHead(width * head.roi_size**2, config.reclassifier_channels),
+                nn.Linear(config.reclassifier_channels, classes),
+            )
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        if not self.training:
+            return self._detect(images)
+        targets = detector.on_boxes(targets, "amodal")
+        batch, rois, losses = self.detector.learn(images, targets)
+        features = self.mask_pool(batch.features, rois.boxes)
+        size = 2 * self.config.mask_head.roi_size
+        amodal, visible = (
+            mask_targets(targets, kind, rois.boxes, rois.matched, size)
+            for kind in ("amodal", "visible")
+        )
+        found = self.segment(features, rois.labels)
+        losses |= self._mask_losses(found, amodal, visible, rois.labels)
+        teachers = None
+        if self.config.true_attention:
+            teachers = self._true_attention(features, rois.labels, amodal, visible)
+            losses["loss_amodal_mask_true"] = mask_loss(teachers[0].logits, amodal)
+            losses["loss_visible_mask_true"] = mask_loss(teachers[1].logits, visible)
+        if self.config.feature_matching:
+            losses |= self._feature_matching(found, teachers)
+        return losses
+
+    def segment(self, features: Tensor, labels: Tensor) -> Segmentation:
+        """All masks of RoIs from their features [N, C, 14, 14] and 1-based classes [N]."""
+        config = self.config
+        coarse_amodal = _apply(self.amodal_head, features, labels)
+        coarse_visible = _apply(self.visible_head, features, labels)
+
+        # Section "The Visible Mask Segmentation Module", eq. 1; Table 3 has the other schemes.
+        by_amodal = config.attention in ("vrsp", "cross")
+        seen_through = coarse_amodal if by_amodal else coarse_visible
+        visible = _apply(self.visible_head, features * _attention(seen_through), labels)
+        classes = None
+        if config.reclassification:
+            classes = self.reclassifier(features * _attention(visible)).float()
+
+        # Section "The Amodal Mask Segmentation Module", eq. 4.
+        region = features
+        match config.attention if config.visible_attention else None:
+            case "vrsp" | "visible":
+                region = features * _attention(visible)
+            case "cross":
+                region = features * _attention(coarse_visible)
+            case "self":
+                region = features * _attention(coarse_amodal)
+        prior = known = None
+        if config.prior_refinement:
+            query = _query(coarse_amodal.logits.detach(), config.prior_input)
+            found = self.prior.nearest(query, labels - 1, config.neighbours)
+            prior, known = found.masks, found.known
+            region = self.fuse(torch.cat([region, F.avg_pool2d(prior, 2)], dim=1))
+        amodal = _apply(self.amodal_head, region, labels)
+        return Segmentation(coarse_amodal, coarse_visible, visible, amodal, classes, prior, known)
+
+    def _mask_losses(
+        self, found: Segmentation, amodal: Tensor, visible: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        config = self.config
+        # An attention that is far from the truth tells the heads nothing: such RoIs weigh less.
+        weights = {
+            "amodal": _overlap(found.coarse_amodal.logits, amodal),
+            "visible": _overlap(found.coarse_visible.logits, visible),
+        }
+        seen_through = "amodal" if config.attention in ("vrsp", "cross") else "visible"
+        attended = "amodal" if config.attention == "self" else "visible"
+        of_visible = weights[seen_through] if config.weighting else None
+        of_amodal = weights[attended] if config.weighting and config.visible_attention else None
+        losses = {
+            "loss_amodal_mask_coarse": mask_loss(found.coarse_amodal.logits, amodal),
+            "loss_visible_mask_coarse": mask_loss(found.coarse_visible.logits, visible),
+            "loss_visible_mask": mask_loss(found.visible.logits, visible, of_visible),
+            "loss_amodal_mask": mask_loss(found.amodal.logits, amodal, of_amodal),
+        }
+        if found.classes is not None:  # eq. 2
+            loss = F.cross_entropy(found.classes, labels - 1, reduction="none")
+            if config.reclassification_weighting:
+                loss = loss * _overlap(found.visible.logits, visible)
+            losses["loss_reclassification"] = config.reclassification_weight * (
+                loss.sum() / max(len(loss), 1)
+            )
+        return losses
+
+    def _true_attention(
+        self, features: Tensor, labels: Tensor, amodal: Tensor, visible: Tensor
+    ) -> tuple[Pass, Pass]:
+        """Both heads with the true masks for attention (released code): amodal and visible."""
+        seen, whole = (F.avg_pool2d(mask, 2)[:, None] for mask in (visible, amodal))
+        region = features * seen
+        if self.config.prior_refinement:
+            found = self.prior.nearest(amodal, labels - 1, self.config.neighbours)
+            region = self.fuse(torch.cat([region, F.avg_pool2d(found.masks, 2)], dim=1))
+        return (
+            _apply(self.amodal_head, region, labels),
+            _apply(self.visible_head, features * whole, labels),
+        )
+
+    def _feature_matching(
+        self, found: Segmentation, teachers: tuple[Pass, Pass] | None
+    ) -> dict[str, Tensor]:
+        """Eqs. 3 and 5: features of the coarse pass and of the refined one are to be alike."""
+        amodal, visible = teachers or (found.amodal, found.visible)
+        layers = self.config.mask_head.convolutions + 1  # S: convolutions and deconvolution
+        losses = {}
+        for name, coarse, refined in (
+            ("visible", found.coarse_visible, visible),
+            ("amodal", found.coarse_amodal, amodal),
+        ):
+            total = coarse.logits.sum() * 0
+            for weight, a, b in zip(
+                self.config.feature_matching_weights,
+                (coarse.convolved, coarse.enlarged),
+                (refined.convolved, refined.enlarged),
+                strict=True,
+            ):
+                if len(a):
+                    b = b.detach() if teachers else b
+                    alike = F.cosine_similarity(a.flatten(1).float(), b.flatten(1).float())
+                    total = total + weight * (1 - alike).mean()
+            losses[f"loss_{name}_matching"] = total / (1 if teachers else layers)
+        return losses
+
+    def _detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        batch = self.detector.batch(images)
+        if self.config.rescores:
+            found = self.detector.candidates(batch, self.config.candidates_per_image)
+        else:
+            found = self.detector.detect(batch)
+        counts = [len(d["boxes"]) for d in found]
+        features = self.mask_pool(batch.features, [d["boxes"] for d in found])
+        labels = torch.cat([d["labels"] for d in found])
+        parts = [
+            self._masks_and_factor(f, of)
+            for f, of in zip(features.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True)
+        ]
+        amodal, visible, factor = (torch.cat(p) for p in zip(*parts, strict=True))
+        for own, a, v, f in zip(
+            found, amodal.split(counts), visible.split(counts), factor.split(counts), strict=True
+        ):
+            own |= {"amodal_masks": a, "visible_masks": v}
+            own["scores"] = self._combine(own["scores"], f)
+        if self.config.rescores:
+            found = [self.detector.suppress(d) for d in found]
+        return detector.on_images(found, batch, images)
+
+    def _masks_and_factor(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Refined masks as probabilities, and what the score is multiplied with, [N, rescorers]."""
+        config, factors = self.config, []
+        found = self.segment(features, labels)
+        amodal, visible = found.amodal.logits.sigmoid(), found.visible.logits.sigmoid()
+        if config.reclassification:
+            own = found.classes.softmax(dim=1).gather(1, labels[:, None] - 1)[:, 0]
+            factors.append(0.4 * own + 0.6 if config.released_reclassification_score else own)
+        if config.prior_post_process:
+            mask = (amodal > 0.5).float()
+            nearest = self.prior.nearest(mask, labels - 1, 1)
+            shape = (nearest.masks[:, 0] > 0.5).float()
+            distance = (mask - shape).square().mean(dim=(1, 2))
+            alpha = distance.new_tensor(config.alpha)
+            similarity = F.relu(torch.log((alpha - distance).clamp(min=1e-6)) / torch.log(alpha))
+            factors.append(torch.where(nearest.known, similarity, 1.0))
+            self.without_prior += int((~nearest.known).sum())
+        elif found.known is not None:
+            self.without_prior += int((~found.known).sum())
+        empty = amodal.new_zeros((len(amodal), 0))
+        return amodal, visible, torch.stack(factors, dim=1) if factors else empty
+
+    def _combine(self, scores: Tensor, factors: Tensor) -> Tensor:
+        """The class score times each factor; their geometric mean in the released code."""
+        product = scores * factors.prod(dim=1)
+        return product ** (1 / (1 + factors.shape[1])) if self.config.geometric_mean else product
+
+
+def _apply(head: MaskHead, features: Tensor, labels: Tensor) -> Pass:
+    logits, convolved, enlarged = head.with_features(features)
+    return Pass(of_class(logits, labels), convolved, enlarged)
+
+
+def _attention(mask: Pass) -> Tensor:
+    """A mask as a factor of RoI features, [N, 1, 14, 14] in 0–1."""
+    return F.avg_pool2d(mask.logits.sigmoid(), 2)[:, None]
+
+
+def _query(logits: Tensor, kind: str) -> Tensor:
+    """A coarse mask as the encoder of shapes takes it."""
+    match kind:
+        case "mask":
+            return (logits > 0).float()
+        case "probability":
+            return logits.sigmoid()
+    return logits
+
+
+def _overlap(logits: Tensor, truth: Tensor) -> Tensor:
+    """IoU of a predicted mask with the true one within the RoI, [N]; 0 where both are empty."""
+    mask = logits.detach() > 0
+    shared = (mask & (truth > 0.5)).sum(dim=(1, 2))
+    joined = (mask | (truth > 0.5)).sum(dim=(1, 2))
+    return shared / joined.clamp(min=1)

@@ -1,0 +1,137 @@
+"""Pictures of a shape prior: the entries of each category, and a map of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from amodal_pipeline.methods.vrsp.auto_encoder import decode_all
+from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
+from amodal_pipeline.visuals.colours import PALETTE
+from amodal_pipeline.visuals.text import font, shortened
+
+_INK, _FAINT, _PAPER, _EMPTY = (28, 32, 38), (104, 112, 124), (255, 255, 255), (241, 243, 246)
+_SHAPE = np.array(PALETTE[6])  # blue
+_MARGIN, _GAP = 24, 6
+_SHOWN = 16  # entries of a category in the sheet
+_CELL = 56
+_NAMES = 170  # pixels for names of categories
+_PANEL, _MAPS, _ACROSS = 520, 6, 3
+_MAPPED = 1024  # entries of a category that a map is made of
+_COVERED = 0.2  # of a panel, if it had room for all shapes
+
+
+def entries_sheet(stored: StoredShapePrior) -> Image.Image:
+    """One row a category: its entries with most masks, decoded, with how many masks each has."""
+    shapes = _decoded(stored, _SHOWN)
+    members = stored.weights["members"].numpy()
+    across = max(max(map(len, shapes), default=0), 6)
+    width = 2 * _MARGIN + _NAMES + across * (_CELL + _GAP)
+    row = _CELL + 30
+    page = Image.new("RGB", (width, _MARGIN + 70 + row * len(shapes) + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(page)
+    _title(draw, stored, "the entries with most masks, and how many each stands for", width)
+    y = _MARGIN + 70
+    for position, (category, found) in enumerate(zip(stored.card.categories, shapes, strict=True)):
+        bold, plain, small = font(15, True), font(12), font(11)
+        draw.text((_MARGIN, y + 10), shortened(category.name, bold, _NAMES - 12), _INK, bold)
+        count = stored.card.entries[position]
+        text = f"{count} {'entry' if count == 1 else 'entries'}"
+        draw.text((_MARGIN, y + 32), text, _FAINT, plain)
+        for i, shape in enumerate(found):
+            x = _MARGIN + _NAMES + i * (_CELL + _GAP)
+            page.paste(_cell(shape, _CELL), (x, y))
+            stands_for = str(members[position, i])
+            left = x + (_CELL - small.getlength(stands_for)) / 2
+            draw.text((left, y + _CELL + 3), stands_for, _FAINT, small)
+        y += row
+    return page
+
+
+def entries_map(stored: StoredShapePrior, seed: int = 0) -> Image.Image:
+    """t-SNE of the entries of categories, with decoded shapes at their places (paper's Fig. 5).
+
+    The six categories with most entries, a panel each. Shapes are drawn where there is room, those
+    with most masks first; every entry is a dot.
+    """
+    shapes = _decoded(stored, _MAPPED)
+    order = sorted(range(len(shapes)), key=lambda i: (-len(shapes[i]), i))
+    chosen = sorted(i for i in order[:_MAPS] if len(shapes[i]))
+    across = max(1, min(_ACROSS, len(chosen)))
+    down = max(1, -(-len(chosen) // across))
+    step = _PANEL + _MARGIN
+    width = max(2 * _MARGIN + across * step - _MARGIN, 700)
+    page = Image.new("RGB", (width, _MARGIN + 70 + down * (step + 30)), _PAPER)
+    draw = ImageDraw.Draw(page)
+    _title(draw, stored, "entries by t-SNE of their codes: shapes where there is room, dots for the others", width)
+    codes = stored.weights["codes"].numpy()
+    for panel, i in enumerate(chosen):
+        x = _MARGIN + panel % across * step
+        y = _MARGIN + 70 + panel // across * (step + 30)
+        name = f"{stored.card.categories[i].name}  ·  {stored.card.entries[i]} entries"
+        draw.text((x, y), shortened(name, font(15, True), _PANEL), _INK, font(15, True))
+        places = _places(codes[i, : len(shapes[i])], seed)
+        page.paste(_map(places, shapes[i]), (x, y + 26))
+    return page
+
+
+def _title(draw: ImageDraw.ImageDraw, stored: StoredShapePrior, note: str, width: int) -> None:
+    room = width - 2 * _MARGIN
+    title = f"{stored.card.dataset}: shape prior"
+    draw.text((_MARGIN, _MARGIN), shortened(title, font(22, True), room), _INK, font(22, True))
+    draw.text((_MARGIN, _MARGIN + 34), shortened(note, font(14), room), _FAINT, font(14))
+
+
+def _decoded(stored: StoredShapePrior, most: int) -> list[np.ndarray]:
+    """The first entries of each category, float [n, 28, 28] of 0–1."""
+    prior = stored.restore()
+    return [
+        decode_all(prior.auto_encoder, codes[: min(int(count), most)]).numpy()
+        for codes, count in zip(prior.codes, prior.count, strict=True)
+    ]
+
+
+def _cell(shape: np.ndarray, side: int) -> Image.Image:
+    """A shape in colour on a light ground."""
+    mixed = shape[..., None] * _SHAPE + (1 - shape[..., None]) * np.array(_EMPTY)
+    # A mask reaches all four sides of its box: without a rim it would look cut off.
+    rim = side // 10
+    image = Image.fromarray(mixed.round().astype(np.uint8))
+    cell = Image.new("RGB", (side, side), _EMPTY)
+    cell.paste(image.resize((side - 2 * rim,) * 2, Image.Resampling.BICUBIC), (rim, rim))
+    return cell
+
+
+def _places(codes: np.ndarray, seed: int) -> np.ndarray:
+    """Where each entry lies in a map, float [n, 2] in 0–1."""
+    if len(codes) < 4:
+        return np.linspace((0.2, 0.5), (0.8, 0.5), len(codes))
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    perplexity = min(30.0, (len(codes) - 1) / 3)
+    # The same places on every number of cores.
+    with threadpool_limits(1):
+        places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(codes)
+    low, high = places.min(axis=0), places.max(axis=0)
+    return (places - low) / np.maximum(high - low, 1e-9)
+
+
+def _map(places: np.ndarray, shapes: np.ndarray) -> Image.Image:
+    side = int(np.clip(_PANEL * np.sqrt(_COVERED / max(len(shapes), 1)), 26, 52))
+    panel = Image.new("RGB", (_PANEL, _PANEL), _EMPTY)
+    draw = ImageDraw.Draw(panel)
+    at = side / 2 + 4 + places * (_PANEL - side - 8)
+    for x, y in at:
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(176, 182, 192))
+    drawn: list[np.ndarray] = []
+    for place, shape in zip(at, shapes, strict=True):
+        if any(np.abs(place - other).max() < side + 2 for other in drawn):
+            continue
+        drawn.append(place)
+        # The shape alone, without the haze around it.
+        opacity = Image.fromarray((255 * np.clip(2 * shape - 0.5, 0, 1)).astype(np.uint8))
+        opacity = opacity.resize((side, side), Image.Resampling.BICUBIC)
+        corner = tuple(int(v) for v in (place - side / 2).round())
+        panel.paste(Image.new("RGB", (side, side), tuple(map(int, _SHAPE))), corner, opacity)
+    return panel
