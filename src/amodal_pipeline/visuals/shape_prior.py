@@ -63,7 +63,8 @@ def entries_map(stored: StoredShapePrior, seed: int = 0) -> Image.Image:
     width = max(2 * _MARGIN + across * step - _MARGIN, 700)
     page = Image.new("RGB", (width, _MARGIN + 70 + down * (step + 30)), _PAPER)
     draw = ImageDraw.Draw(page)
-    _title(draw, stored, "entries by t-SNE of their codes: shapes where there is room, dots for the others", width)
+    note = "entries by t-SNE of their codes: shapes where there is room, dots for the others"
+    _title(draw, stored, note, width)
     codes = stored.weights["codes"].numpy()
     for panel, i in enumerate(chosen):
         x = _MARGIN + panel % across * step
