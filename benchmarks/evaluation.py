@@ -138,6 +138,8 @@ def pycocotools_pass(truth: AmodalAnnotations, found: Predictions, kind: str) ->
         )
     for record, score in zip(sides[1], found.predictions["score"].tolist(), strict=True):
         record["score"] = score
+    if kind == "visible":  # a detection that says that nothing is visible is none of a visible mask
+        sides[1] = [record for record in sides[1] if record["area"]]
     ground_truth, predicted = COCO(), COCO()
     with contextlib.redirect_stdout(io.StringIO()):
         described = {
