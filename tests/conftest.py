@@ -75,12 +75,30 @@ TINY_DETECTOR = {
     "min_size": 64,
     "max_size": 64,
 }
+TINY_VRSP = {"neighbours": 4, "reclassifier_channels": 32, "prior": {"clusters": 8}}
 TINY_METHODS = {
     "mask_rcnn": {"name": "mask_rcnn"},
     "mask_rcnn_visible": {"name": "mask_rcnn", "boxes": "visible", "masks": "visible"},
     "orcnn": {"name": "orcnn"},
     "orcnn_independent": {"name": "orcnn", "independent": True},
     "orcnn_class_agnostic": {"name": "orcnn"},
+    "vrsp": {"name": "vrsp", **TINY_VRSP},
+    "vrsp_released": {
+        "name": "vrsp",
+        **TINY_VRSP,
+        "true_attention": True,
+        "prior_input": "logits",
+        "reclassification_weighting": True,
+        "released_reclassification_score": True,
+        "geometric_mean": True,
+    },
+    "vrsp_without_prior": {
+        "name": "vrsp",
+        "attention": "self",
+        "prior_refinement": False,
+        "prior_post_process": False,
+        "reclassification": False,
+    },
 }
 
 

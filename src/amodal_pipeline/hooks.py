@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_PARAMETER = 5_000  # characters that MLflow keeps
 _BATCH = 100  # parameters that MLflow takes at once
-PRINTED = ("coco", "vrsp", "orcnn", "completion", "order")  # protocols of the summary
+PRINTED = ("coco", "vrsp", "completion")  # protocols of the summary; the report has all
 
 
 class TrackingHook:
@@ -225,12 +225,14 @@ class TrackingHook:
             self._client.set_tag(self._runs[""], f"data.{name}.fingerprint", value.fingerprint)
 
     def _log_output(self, run: str, name: str, value: Any) -> None:
-        from amodal_pipeline.datasets import CheckpointDataset, PictureDataset
+        from amodal_pipeline.datasets import CheckpointDataset, PageDataset, PictureDataset
         from amodal_pipeline.methods.checkpoints import Checkpoint
 
         dataset = self._catalog.get(name)
         if isinstance(dataset, PictureDataset):
             self._client.log_artifact(run, dataset._describe()["filepath"], "pictures")
+        if isinstance(dataset, PageDataset):
+            self._client.log_artifact(run, dataset._describe()["filepath"])
         if isinstance(value, Checkpoint):
             self._client.set_tag(run, "fingerprint", value.card.fingerprint.digest)
             if isinstance(dataset, CheckpointDataset):
@@ -384,15 +386,22 @@ class FreshnessHook:
         if not catalog.exists(checkpoint):
             return
         from amodal_pipeline.methods.checkpoints import Fingerprint
+        from amodal_pipeline.methods.vrsp.stored import load_card
+        from amodal_pipeline.pipelines.train.nodes import with_prior
         from amodal_pipeline.training.configs import WITHOUT_EFFECT
         from amodal_pipeline.training.state import check_unchanged
 
         folder = Path(catalog.get(checkpoint)._describe()["filepath"])
         card = _card(catalog, method)
         job = catalog.load(f"params:{method}")
+        model, prior = job.model.root, card.fingerprint.parts.get("prior")
+        if prior and catalog.exists("shape_prior"):
+            made = load_card(catalog.load("shape_prior_folder"))
+            model, prior = with_prior(model, made), made.fingerprint.digest
         wanted = Fingerprint.of(
-            model=job.model.root.model_dump(),
+            model=model.model_dump(),
             training=job.training.model_dump(exclude=WITHOUT_EFFECT),
+            **({"prior": prior} if prior else {}),
         ).parts
         if catalog.exists("annotations_train"):
             wanted["annotations_train"] = catalog.load("annotations_train").fingerprint

@@ -35,8 +35,15 @@ def register_pipelines() -> dict[str, Pipeline]:
         "train_orcnn": prepare.create_pipeline()
         + train.create_pipeline("orcnn", starts_from="mask_rcnn")
         + report.create_pipeline(("orcnn",)),
+        "train_vrsp": prepare.create_pipeline()
+        + shape_prior.create_pipeline()
+        + train.create_pipeline("vrsp", starts_from="mask_rcnn", shape_prior=True)
+        + report.create_pipeline(("vrsp",)),
         "ablate_orcnn": prepare.create_pipeline()
         + ablate.create_pipeline("orcnn", jobs=("mask_rcnn", "orcnn")),
+        "ablate_vrsp": prepare.create_pipeline()
+        + shape_prior.create_pipeline()
+        + ablate.create_pipeline("vrsp", jobs=("mask_rcnn", "orcnn", "vrsp"), shape_prior=True),
         "evaluate": evaluate.create_chosen_pipeline(),
         "occluder_consistency": consistency.create_pipeline(),
         "predict": predict.create_pipeline(),

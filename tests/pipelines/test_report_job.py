@@ -60,8 +60,6 @@ def evaluated(shapes, tmp_path_factory):
         if not variant:
             for version in ("1", "2"):
                 found.save(root / "output" / method / "predictions" / version / "predictions")
-    other = root / "report/parts/second.curves.csv"
-    other.write_text("recall,precision\n")
     (root / "report/first").mkdir()
     history = pd.DataFrame({"iteration": [1, 2], "loss": [2.0, 1.0], "loss_mask": [1.0, 0.5]})
     history.to_csv(root / "report/first/history.csv", index=False)
@@ -74,7 +72,7 @@ def evaluated(shapes, tmp_path_factory):
 def page_of(root, shapes, published):
     parts = root / "report/parts"
     results = nodes.join_results(parts, shapes)
-    return nodes.report(root / "report", results, shapes, shapes, parts, published)
+    return nodes.report(root / "report", results, shapes, shapes, parts, published).read_text()
 
 
 def test_methods_of_earlier_runs_are_on_the_page_with_all_that_is_known(evaluated, shapes):

@@ -50,6 +50,27 @@ class PictureDataset(AbstractDataset[Any, Image.Image]):
         return {"filepath": str(self._filepath)}
 
 
+class PageDataset(AbstractDataset[Path, str]):
+    """An HTML page that its node writes itself; saved is its path, loaded its text."""
+
+    def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> str:
+        return self._filepath.read_text("utf-8")
+
+    def save(self, data: Path) -> None:
+        if data.resolve() != self._filepath.resolve():
+            raise DatasetError(f"the page was written to {data}, not to {self._filepath}")
+
+    def _exists(self) -> bool:
+        return self._filepath.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
 class FolderDataset(AbstractDataset[None, Path]):
     """The path of a folder, for nodes that fill it or walk it."""
 

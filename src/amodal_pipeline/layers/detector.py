@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
 from amodal_pipeline.layers.backbone import PyramidBackbone
 from amodal_pipeline.layers.configs import DetectorConfig
@@ -157,12 +157,37 @@ class BoxDetector(nn.Module):
 
     def detect(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression."""
+        return [self.suppress(found) for found in self.candidates(batch)]
+
+    def candidates(self, batch: Batch, most: int | None = None) -> list[dict[str, Tensor]]:
+        """As :meth:`detect` before suppression: every class of every proposal whose score is above
+        the threshold, best first, the ``most`` best of an image."""
         proposals, _ = self.rpn(ImageList(batch.images, batch.sizes), batch.features)
         logits, deltas = self._box_head(batch, proposals)
-        found = self.roi_heads.postprocess_detections(logits, deltas, proposals, batch.sizes)
-        return [
-            {"boxes": b, "labels": label, "scores": s} for b, s, label in zip(*found, strict=True)
-        ]
+        counts = [len(p) for p in proposals]
+        boxes = self.roi_heads.box_coder.decode(deltas, proposals).split(counts)
+        found = []
+        for own, scores, size in zip(
+            boxes, logits.softmax(dim=1).split(counts), batch.sizes, strict=True
+        ):
+            scores = scores[:, 1:]  # without background
+            row, label = torch.where(scores > self.roi_heads.score_thresh)
+            clipped = clip_boxes_to_image(own[row, label + 1], size)
+            scores = scores[row, label]
+            large = remove_small_boxes(clipped, min_size=1e-2)
+            order = large[scores[large].argsort(descending=True, stable=True)][:most]
+            found.append(
+                {"boxes": clipped[order], "labels": label[order] + 1, "scores": scores[order]}
+            )
+        return found
+
+    def suppress(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The detections of an image that are left when each hides those of its class that overlap
+        it and have a lower score; the best of them. Whatever else is in ``found`` goes along."""
+        kept = batched_nms(
+            found["boxes"], found["scores"], found["labels"], self.roi_heads.nms_thresh
+        )[: self.roi_heads.detections_per_img]
+        return {name: values[kept] for name, values in found.items()}
 
     def detect_masks(
         self,
@@ -184,10 +209,7 @@ class BoxDetector(nn.Module):
             split = logits.float().sigmoid().split([len(b) for b in boxes])
             for found, own in zip(detections, split, strict=True):
                 found[f"{kind}_masks"] = own
-        for found, (h, w), image in zip(detections, batch.sizes, images, strict=True):
-            factors = [image.shape[-1] / w, image.shape[-2] / h] * 2
-            found["boxes"] = found["boxes"] * found["boxes"].new_tensor(factors)
-        return detections
+        return on_images(detections, batch, images)
 
     def _box_head(self, batch: Batch, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         pooled = self.roi_heads.box_roi_pool(batch.features, boxes)
@@ -237,6 +259,16 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
         config.mean or backbone.mean,
         config.std or backbone.std,
     )
+
+
+def on_images(
+    detections: list[dict[str, Tensor]], batch: Batch, images: Sequence[Tensor]
+) -> list[dict[str, Tensor]]:
+    """Detections with boxes in the coordinates of the images as they were given."""
+    for found, (h, w), image in zip(detections, batch.sizes, images, strict=True):
+        factors = [image.shape[-1] / w, image.shape[-2] / h] * 2
+        found["boxes"] = found["boxes"] * found["boxes"].new_tensor(factors)
+    return detections
 
 
 def scaled_size(size: Sequence[int], min_size: int, max_size: int) -> tuple[int, int]:

@@ -27,7 +27,14 @@ class MaskHead(nn.Module):
         nn.init.normal_(self.predictor.mask_fcn_logits.weight, std=0.001)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.predictor(self.layers(features)).float()
+        return self.with_features(features)[0]
+
+    def with_features(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, and the features of the last convolution [N, channels, S, S] and of the
+        deconvolution [N, channels, 2S, 2S], both after their ReLU."""
+        convolved = self.layers(features)
+        enlarged = self.predictor.relu(self.predictor.conv5_mask(convolved))
+        return self.predictor.mask_fcn_logits(enlarged).float(), convolved, enlarged
 
 
 def of_class(logits: Tensor, labels: Tensor) -> Tensor:
@@ -72,11 +79,15 @@ def mask_targets(
     return torch.cat(crops)
 
 
-def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the pixels of all RoIs; 0 (with a gradient) without RoIs."""
+def mask_loss(logits: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy over the pixels of all RoIs; 0 (with a gradient) without RoIs.
+
+    ``weights`` [N] multiply each RoI's part; the mean stays one over all pixels.
+    """
     if truth.numel() == 0:
         return logits.sum() * 0
-    return F.binary_cross_entropy_with_logits(logits, truth)
+    weights = None if weights is None else weights[:, None, None]
+    return F.binary_cross_entropy_with_logits(logits, truth, weights)
 
 
 def paste(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from amodal_pipeline.methods.configs import AnyMethod, MaskRCNNConfig, ORCNNConfig
+from amodal_pipeline.methods.configs import AnyMethod, MaskRCNNConfig, ORCNNConfig, VRSPConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +25,10 @@ def build(config: AnyMethod, classes: int) -> nn.Module:
             from amodal_pipeline.methods.orcnn import ORCNN
 
             return ORCNN(config, classes)
+        case VRSPConfig():
+            from amodal_pipeline.methods.vrsp.method import VRSP
+
+            return VRSP(config, classes)
     raise TypeError(f"{type(config).__name__} is not the configuration of a method")
 
 

@@ -3,10 +3,11 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -54,14 +55,27 @@ class DivergedError(ArithmeticError):
     """A loss, or its gradient, is not a finite number."""
 
 
+@dataclass(frozen=True)
+class Component:
+    """A part of a method that was made before it and is not trained with it.
+
+    ``weights``: its state; ``digest``: of the fingerprint of what it was made from.
+    """
+
+    weights: dict[str, Tensor]
+    digest: str
+
+
 def fingerprint(
     method: AnyMethod,
     config: TrainingConfig,
     annotations: AmodalAnnotations,
     pretrained: Checkpoint | None = None,
+    components: Mapping[str, Component] = MappingProxyType({}),
 ) -> Fingerprint:
-    """What decides the weights: configuration, data and the checkpoint started from."""
+    """What decides the weights: configuration, data, the start, and parts that are finished."""
     return Fingerprint.of(
+        **{name: component.digest for name, component in components.items()},
         model=method.model_dump(),
         training=config.model_dump(exclude=WITHOUT_EFFECT),
         annotations_train=annotations.fingerprint,
@@ -76,6 +90,7 @@ def train(
     folder: Path,
     *,
     pretrained: Checkpoint | None = None,
+    components: Mapping[str, Component] = MappingProxyType({}),
     restart: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Checkpoint:
@@ -91,6 +106,7 @@ def train(
         annotations: the training split.
         folder: where the state lives.
         pretrained: a checkpoint to start from (see :func:`~..methods.pretrained.start_from`).
+        components: finished parts by the name of the module they are put in.
         restart: throw away what is in ``folder`` first.
 
     Raises:
@@ -104,7 +120,7 @@ def train(
 
     folder = Path(folder)
     history = folder / "history.jsonl"
-    mark = fingerprint(method, config, annotations, pretrained)
+    mark = fingerprint(method, config, annotations, pretrained, components)
     if restart:
         remove_states(folder)
         history.unlink(missing_ok=True)
@@ -123,6 +139,8 @@ def train(
     model = build(without_download(method) if card else method, len(categories))
     if pretrained and not card:
         start_from(model, categories, pretrained)
+    for name, component in components.items() if not card else ():
+        model.get_submodule(name).load_state_dict(component.weights)
     model.train()
     _freeze(model, config.frozen)
     optimizer = _optimizer(model, config)

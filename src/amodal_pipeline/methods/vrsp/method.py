@@ -73,6 +73,10 @@ class VRSP(nn.Module):
         if config.prior_refinement:
             # Eq. 4: brings features and k masks to the width that the amodal head takes.
             self.fuse = nn.Conv2d(width + config.neighbours, width, 3, padding=1)
+            # Features pass as they are at first: the amodal head has learnt to read them.
+            nn.init.dirac_(self.fuse.weight)
+            nn.init.normal_(self.fuse.weight[:, width:], std=0.01)
+            nn.init.zeros_(self.fuse.bias)
         if config.reclassification:
             self.reclassifier = nn.Sequential(
                 TwoMLPHead(width * head.roi_size**2, config.reclassifier_channels),
@@ -134,6 +138,19 @@ class VRSP(nn.Module):
             region = self.fuse(torch.cat([region, F.avg_pool2d(prior, 2)], dim=1))
         amodal = _apply(self.amodal_head, region, labels)
         return Segmentation(coarse_amodal, coarse_visible, visible, amodal, classes, prior, known)
+
+    def explain(self, image: Tensor, boxes: Tensor, labels: Tensor) -> Segmentation:
+        """What becomes of given objects of an image, in evaluation mode.
+
+        Args:
+            image: [3, H, W] as for detection.
+            boxes: [N, 4] (x1, y1, x2, y2) in its pixels.
+            labels: [N], 1-based.
+        """
+        batch = self.detector.batch([image])
+        (h, w), (height, width) = batch.sizes[0], image.shape[-2:]
+        scale = boxes.new_tensor([w / width, h / height] * 2)
+        return self.segment(self.mask_pool(batch.features, [boxes * scale]), labels)
 
     def _mask_losses(
         self, found: Segmentation, amodal: Tensor, visible: Tensor, labels: Tensor

@@ -11,6 +11,8 @@ import pandas as pd
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
+from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
 from amodal_pipeline.pipelines.evaluate.nodes import predict, scored
@@ -19,6 +21,8 @@ from amodal_pipeline.pipelines.train.nodes import (
     Job,
     choose_start,
     choose_start_or_train_upstream,
+    components_of,
+    with_prior,
 )
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, InferenceConfig
 
@@ -30,20 +34,37 @@ class Places:
     """Folders that the rows of an ablation write into, each row into one of its name.
 
     ``rows``: checkpoints and training states; ``output``: predictions; ``images``: pictures made
-    for a row. ``models`` has the checkpoints of the methods that rows start from.
+    for a row. What they are made from: ``models`` has the checkpoints of the methods that rows
+    start from, ``shape_prior`` is that of the data set, for methods that have one.
     """
 
     rows: Path
     models: Path
     output: Path
     images: Path
+    shape_prior: StoredShapePrior | None
 
 
 def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
     """All rows of the ablation by name, and those to run now."""
     # Kedro builds the model of the first only, of parameters that come as *args.
     checked = [Job.model_validate(job) for job in jobs]
-    rows = resolve(ablation, {job.model.root.name: job for job in checked})
+    return _chosen(ablation, checked)
+
+
+def choose_rows_with_prior(
+    ablation: AblationConfig, shape_prior: StoredShapePrior, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """As :func:`choose_rows`, for methods that have a shape prior."""
+    checked = []
+    for job in map(Job.model_validate, jobs):
+        method = with_prior(job.model.root, shape_prior.card)
+        checked.append(job.model_copy(update={"model": MethodConfig(method)}))
+    return _chosen(ablation, checked)
+
+
+def _chosen(ablation: AblationConfig, jobs: list[Job]) -> tuple[dict[str, Row], list[Row]]:
+    rows = resolve(ablation, {job.model.root.name: job for job in jobs})
     return rows, [row for name, row in rows.items() if ablation.row in (None, name)]
 
 
@@ -60,6 +81,7 @@ def ablate(
     evaluation: EvaluationConfig,
     workers: int,
     restart: bool,
+    shape_prior: StoredShapePrior | None = None,
 ) -> list[str]:
     """Train and score rows one after another; what is finished and unchanged is not trained again.
 
@@ -74,6 +96,7 @@ def ablate(
         parts: where scores are collected, as "<method>.<row>".
         workers: processes that compose pictures; 0 is one a core.
         restart: train the chosen rows anew, whatever is there.
+        shape_prior: of the data set, for methods that have one.
 
     Returns:
         The names of the rows.
@@ -82,7 +105,7 @@ def ablate(
         ChangedTrainingError: a row on disk was trained with other values; names it and the remedy.
     """
     name = rows_folder.name
-    places = Places(rows_folder, models, output / name, images / name)
+    places = Places(rows_folder, models, output / name, images / name, shape_prior)
     for number, row in enumerate(chosen, 1):
         title = f"{number}/{len(chosen)} {row.name}"
         checkpoint = train_row(row, train, places, workers, restart, title=title)
@@ -113,16 +136,19 @@ def train_row(
     from amodal_pipeline.training import loop
     from amodal_pipeline.training.state import ChangedTrainingError, check_unchanged
 
+    if row.weights_of:
+        return _use_otherwise(row, annotations, places, workers)
     start = _start(row, annotations, places, workers, restart)
     if row.composed:
         annotations = _compose(row, annotations, places.images / row.name, workers)
     method, training = row.job.model.root, row.job.training
     folder = places.rows / row.name
     pretrained = start[0] if start else None
+    components = components_of(method, places.shape_prior)
     try:
         if (folder / "method.json").exists():
             found = Checkpoint.load(folder)
-            wanted = loop.fingerprint(method, training, annotations, pretrained)
+            wanted = loop.fingerprint(method, training, annotations, pretrained, components)
             if found.card.fingerprint == wanted and (as_start or not restart):
                 return found
             if not restart:
@@ -135,6 +161,7 @@ def train_row(
                 annotations,
                 folder,
                 pretrained=pretrained,
+                components=components,
                 restart=restart,
                 on_step=on_step,
             )
@@ -143,6 +170,23 @@ def train_row(
             f"{error}\n(this row alone: --params row={row.name},restart=true)"
         ) from error
     checkpoint.save(folder)
+    return checkpoint
+
+
+def _use_otherwise(
+    row: Row, annotations: AmodalAnnotations, places: Places, workers: int
+) -> Checkpoint:
+    """The checkpoint of a row that is another one with values that matter after training only."""
+    trained = train_row(row.weights_of, annotations, places, workers, False, as_start=True)
+    method = row.job.model.root
+    mark = Fingerprint.of(
+        model=method.model_dump(),
+        training=row.job.training.model_dump(exclude=WITHOUT_EFFECT),
+        weights_of=trained.card.fingerprint.digest,
+    )
+    card = trained.card.model_copy(update={"method": MethodConfig(method), "fingerprint": mark})
+    checkpoint = Checkpoint(card, trained.weights)
+    checkpoint.save(places.rows / row.name)
     return checkpoint
 
 

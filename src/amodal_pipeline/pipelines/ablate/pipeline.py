@@ -2,24 +2,33 @@
 
 from kedro.pipeline import Pipeline, node
 
-from amodal_pipeline.pipelines.ablate.nodes import ablate, choose_rows, show, summarise
+from amodal_pipeline.pipelines.ablate.nodes import (
+    ablate,
+    choose_rows,
+    choose_rows_with_prior,
+    show,
+    summarise,
+)
 
 
-def create_pipeline(method: str, jobs: tuple[str, ...]) -> Pipeline:
+def create_pipeline(method: str, jobs: tuple[str, ...], *, shape_prior: bool = False) -> Pipeline:
     """Training and comparison of the rows in ``params:ablate_<method>``.
 
     Args:
         method: whose ablation it is.
         jobs: the methods whose parameters rows may begin with, and start from.
+        shape_prior: some of them are trained with the shape prior of the data set.
     """
+    prior = ["shape_prior"] if shape_prior else []
+    choose = choose_rows_with_prior if shape_prior else choose_rows
     name = f"ablate_{method}"
     shared = {f"params:{key}" for key in ("inference", "evaluation")}
     shared |= {f"params:{key}" for key in ("workers", "restart", "dataset")}
     steps = Pipeline(
         [
             node(
-                choose_rows,
-                inputs=[f"params:{name}", *(f"params:{job}" for job in jobs)],
+                choose,
+                inputs=[f"params:{name}", *prior, *(f"params:{job}" for job in jobs)],
                 outputs=["rows", "chosen"],
                 name="choose_rows",
             ),
@@ -38,6 +47,7 @@ def create_pipeline(method: str, jobs: tuple[str, ...]) -> Pipeline:
                     "params:evaluation",
                     "params:workers",
                     "params:restart",
+                    *prior,
                 ],
                 outputs="done",
                 name="ablate",
@@ -64,7 +74,7 @@ def create_pipeline(method: str, jobs: tuple[str, ...]) -> Pipeline:
         tags="ablation",
         inputs={
             *("annotations_train", "annotations_val"),
-            *("models", "model_output", "images", "parts"),
+            *("models", "model_output", "images", "parts", *prior),
         },
         parameters=shared | {f"params:{key}" for key in (name, *jobs)},
     )

@@ -21,7 +21,8 @@ class RowConfig(Strict):
     differ, nested as there. ``pretrained``: what it starts from where that is not what the job
     says: a method (a job), another row, a checkpoint folder, or null. ``trunk``: false for a row
     that does not stand on the shared trunk. ``composed``: it trains on pictures composed from the
-    visible masks of the training images, and on nothing else.
+    visible masks of the training images, and on nothing else. ``weights_of``: it is not trained,
+    but is another row with values of ``model`` that matter after training only.
     """
 
     job: str
@@ -30,6 +31,14 @@ class RowConfig(Strict):
     pretrained: str | None = None
     trunk: bool = True
     composed: ComposeConfig | None = None
+    weights_of: RowName | None = None
+
+    @model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Self:
+        trained = {"training", "pretrained", "composed", "trunk"} & self.model_fields_set
+        if self.weights_of and trained:
+            raise ValueError(f"a row with weights_of is not trained: leave out {sorted(trained)}")
+        return self
 
 
 class TrunkConfig(Strict):
@@ -80,13 +89,14 @@ class AblationConfig(Strict):
 
 @dataclass(frozen=True)
 class Row:
-    """One training with all its values; ``upstream`` is what it starts from, by name, if that is to
-    be trained first."""
+    """One training with all its values; ``upstream`` is what it starts from, if that is to be
+    trained first. A row with ``weights_of`` is that row, used in another way."""
 
     name: str
     job: Job
     upstream: "Job | Row | None" = None
     composed: ComposeConfig | None = None
+    weights_of: "Row | None" = None
 
     @property
     def stem(self) -> str:
@@ -113,6 +123,8 @@ def _resolve(
     if name in below:
         raise ValueError(f"rows.{name} starts from itself: {' from '.join([*below, name])}")
     row = ablation.wanted[name]
+    if row.weights_of:
+        return _used_otherwise(name, ablation, jobs, (*below, name))
     trunk = ablation.trunk if row.trunk else None
     values = _job(row.job, jobs, name).model_dump()
     values["model"] = _merged(values["model"], row.model)
@@ -133,6 +145,28 @@ def _resolve(
     if upstream is None and job.pretrained in ablation.wanted:
         upstream = _resolve(job.pretrained, ablation, jobs, (*below, name))
     return Row(name, job, upstream, row.composed)
+
+
+def _used_otherwise(
+    name: str, ablation: AblationConfig, jobs: Mapping[str, Job], below: tuple[str, ...]
+) -> Row:
+    """A row that is another one with values that matter after training only."""
+    row = ablation.wanted[name]
+    if row.weights_of not in ablation.wanted:
+        raise ValueError(
+            f"rows.{name}: weights_of: no row is called {row.weights_of!r}; "
+            f"{', '.join(ablation.wanted)} are"
+        )
+    trained = _resolve(row.weights_of, ablation, jobs, below)
+    if trained.job.model.root.name != row.job:
+        raise ValueError(f"rows.{name}: {row.weights_of} is no {row.job}: weights_of needs one")
+    values = trained.job.model_dump()
+    values["model"] = _merged(values["model"], row.model)
+    try:
+        job = Job.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"rows.{name}: {error}") from error
+    return Row(name, job, weights_of=trained)
 
 
 def _job(name: str, jobs: Mapping[str, Job], row: str) -> Job:

@@ -79,8 +79,8 @@ def report(
     parts: Path,
     published: Path,
     *drawn: Image.Image,
-) -> str:
-    """The page ``report.html`` in ``folder``, with every picture that lies below it.
+) -> Path:
+    """Write the page ``report.html`` in ``folder``, with every picture that lies below it.
 
     Args:
         folder: where it goes; it has the pictures, the histories and the costs of all methods.
@@ -151,7 +151,7 @@ def report(
             ),
         ],
     )
-    return path.read_text("utf-8")
+    return path
 
 
 def _scores(parts: Path, annotations: AmodalAnnotations) -> Scores:

@@ -1,15 +1,22 @@
 """Nodes of the training template."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.methods.configs import AnyMethod, MethodConfig
+from amodal_pipeline.methods.vrsp.stored import ShapePriorCard, StoredShapePrior
 from amodal_pipeline.pipelines.progress import training_progress
 from amodal_pipeline.training.configs import TrainingConfig
+
+if TYPE_CHECKING:
+    from amodal_pipeline.training.loop import Component
 
 
 class Job(Strict):
@@ -30,6 +37,7 @@ def train(
     folder: Path,
     restart: bool,
     start: list[Checkpoint],
+    shape_prior: StoredShapePrior | None = None,
 ) -> tuple[Checkpoint, pd.DataFrame]:
     """Train a method, or go on with a training that was cut, or give one that is finished.
 
@@ -39,6 +47,7 @@ def train(
         folder: of its checkpoint; the training state lies beside it.
         restart: begin anew, whatever is there.
         start: the checkpoint to start from, if any.
+        shape_prior: of the data set, for a method that has one.
 
     Returns:
         The checkpoint, and the history of losses, one row a report.
@@ -46,7 +55,7 @@ def train(
     from amodal_pipeline.training.loop import train as run
     from amodal_pipeline.training.state import read_history
 
-    method = job.model.root
+    method = with_prior(job.model.root, shape_prior.card if shape_prior else None)
     pretrained = start[0] if start else None
     with training_progress(f"train {method.name}") as on_step:
         checkpoint = run(
@@ -55,10 +64,36 @@ def train(
             annotations,
             folder,
             pretrained=pretrained,
+            components=components_of(method, shape_prior),
             restart=restart,
             on_step=on_step,
         )
     return checkpoint, pd.DataFrame(read_history(folder / "history.jsonl"))
+
+
+def with_prior(method: AnyMethod, card: ShapePriorCard | None) -> AnyMethod:
+    """The method with the form of the data set's shape prior, where it uses one and names none.
+
+    Raises:
+        ValueError: it names a form, and that of the data set is another.
+    """
+    if card is None or not getattr(method, "uses_prior", False):
+        return method
+    if method.prior not in (None, card.config):
+        raise ValueError(
+            f"{method.name}.model.prior is not the shape prior of this data set "
+            f"({card.config}): leave it null, or make the shape prior with these values"
+        )
+    return method.model_copy(update={"prior": card.config})
+
+
+def components_of(method: AnyMethod, shape_prior: StoredShapePrior | None) -> dict[str, Component]:
+    """The finished parts that a method is trained with."""
+    from amodal_pipeline.training.loop import Component
+
+    if shape_prior is None or not getattr(method, "uses_prior", False):
+        return {}
+    return {"prior": Component(shape_prior.weights, shape_prior.card.fingerprint.digest)}
 
 
 def choose_start(job: Job) -> list[Checkpoint]:
@@ -98,6 +133,14 @@ def choose_start_or_train_upstream(
     checkpoint, _ = train(annotations, upstream, upstream_folder, restart, below)
     checkpoint.save(upstream_folder)
     return [checkpoint]
+
+
+def draw_retrieval(checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int) -> object:
+    """What known shapes do for the most occluded objects, as a picture."""
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.visuals.retrieval import retrieval_sheet
+
+    return retrieval_sheet(restore(checkpoint), annotations, count)
 
 
 def plot_losses(job: Job, history: pd.DataFrame) -> object:

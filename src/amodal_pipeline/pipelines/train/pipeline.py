@@ -7,13 +7,18 @@ from amodal_pipeline.pipelines.train.nodes import (
     choose_start,
     choose_start_or_train_upstream,
     choose_start_or_upstream,
+    draw_retrieval,
     plot_losses,
     train,
 )
 
 
 def create_pipeline(
-    method: str, *, starts_from: str | None = None, in_same_run: bool = False
+    method: str,
+    *,
+    starts_from: str | None = None,
+    in_same_run: bool = False,
+    shape_prior: bool = False,
 ) -> Pipeline:
     """Training, prediction and evaluation of one method.
 
@@ -21,6 +26,7 @@ def create_pipeline(
         method: the namespace of its parameters and data sets.
         starts_from: the method whose checkpoint it may start from.
         in_same_run: that method is trained by another part of the same pipeline.
+        shape_prior: it is trained with the shape prior of the data set.
     """
     own, upstream = f"params:{method}", f"params:{starts_from}"
     checkpoint, folder = f"{starts_from}.checkpoint", f"{starts_from}.folder"
@@ -35,18 +41,16 @@ def create_pipeline(
         inputs = ["annotations_train", own, upstream, folder, "params:restart"]
         start = node(choose_start_or_train_upstream, inputs, "start", name="start")
         parameters, shared = parameters | {upstream}, shared | {folder}
+    inputs = ["annotations_train", own, "folder", "params:restart", "start"]
+    if shape_prior:
+        inputs.append("shape_prior")
+        shared = shared | {"shape_prior"}
     steps = Pipeline(
         [
             start,
             node(
                 train,
-                inputs=[
-                    "annotations_train",
-                    own,
-                    "folder",
-                    "params:restart",
-                    "start",
-                ],
+                inputs=inputs,
                 outputs=["checkpoint", "history"],
                 name="train",
                 tags="training",
@@ -54,5 +58,17 @@ def create_pipeline(
             node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
         ]
     )
+    if shape_prior:
+        steps += Pipeline(
+            [
+                node(
+                    draw_retrieval,
+                    inputs=["checkpoint", "annotations_val", "params:pictures"],
+                    outputs="retrieval",
+                    name="draw_retrieval",
+                )
+            ]
+        )
+        shared, parameters = shared | {"annotations_val"}, parameters | {"params:pictures"}
     training = Pipeline(steps, namespace=method, inputs=shared, parameters=parameters)
     return training + evaluate(method)
