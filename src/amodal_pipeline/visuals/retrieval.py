@@ -19,13 +19,15 @@ _INK, _FAINT, _PAPER = (28, 32, 38), (104, 112, 124), (255, 255, 255)
 _MARGIN, _GAP, _CELL = 24, 8, 112
 _SHOWN = 4  # shapes of an object
 _CONTEXT = 0.25  # of the box's sides, shown around it
+_TYPICAL = 0.4  # occlusion rate
 
 
 def retrieval_sheet(model: VRSP, annotations: AmodalAnnotations, count: int) -> Image.Image:
     """One row an object: photograph, coarse amodal mask, its four nearest known shapes, refined
     visible and amodal masks, and the truth, all within the true amodal box.
 
-    Of each of the ``count`` images that hide most, the object that is hidden most.
+    Of each of the ``count`` images that hide most, the object whose occlusion rate is nearest to
+    40 %: enough is hidden for known shapes to matter, enough is seen to choose among them.
 
     Args:
         model: on the CPU, in evaluation mode, with a shape prior.
@@ -56,7 +58,8 @@ def _row(
     model: VRSP, annotations: AmodalAnnotations, image_id: int
 ) -> tuple[list[Image.Image], str]:
     objects = annotations.of_image(image_id)
-    record = objects.iloc[[int(objects["occlusion_rate"].astype(float).argmax())]]
+    rate = objects["occlusion_rate"].to_numpy(dtype=float)
+    record = objects.iloc[[int(np.abs(rate - _TYPICAL).argmin())]]
     images = annotations.images
     name = images.loc[images["image_id"] == image_id, "file_name"].item()
     pixels = read_image(annotations.metadata.image_root, name)
