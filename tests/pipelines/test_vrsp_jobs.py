@@ -1,0 +1,127 @@
+"""`train_vrsp` and `ablate_vrsp` as a user runs them, with everything small."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from PIL import Image
+
+from amodal_pipeline import methods
+from amodal_pipeline.datasets.scores_dataset import load_scores
+from amodal_pipeline.training.state import ChangedTrainingError
+
+ROOT = Path(__file__).resolve().parents[2]
+DETECTOR = {
+    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
+    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
+    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
+    "min_size": 64,
+    "max_size": 64,
+}
+METHOD = {
+    "model": {"detector": DETECTOR, "mask_head": {"convolutions": 1, "channels": 16}},
+    "training": {
+        "iterations": 2,
+        "warmup_iterations": 1,
+        "checkpoint_every": 1,
+        "log_every": 1,
+        "augmentation": {"min_sizes": [64], "max_size": 64},
+    },
+}
+VRSP = METHOD | {
+    "model": METHOD["model"]
+    | {"reclassifier_channels": 16, "neighbours": 4, "candidates_per_image": 30}
+}
+KEPT = ("vrsp", "without_feature_matching", "without_post_process", "attention_self")
+SMALL = {
+    "source": {"scenes": {"train": 5, "val": 3, "config": {"image_size": 64}}},
+    "mask_rcnn": METHOD,
+    "orcnn": METHOD,
+    "vrsp": VRSP,
+    "shape_prior": {"clusters": 4, "iterations": 10},
+    "evaluation": {"resamples": 20, "headline_resamples": 20},
+    "workers": 1,
+    "pictures": 2,
+    "tracking": False,
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vrsp")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "src").mkdir()
+    bootstrap_project(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(folder, "train_vrsp")
+        yield folder
+
+
+def run(project, pipeline, parameters=SMALL, **options):
+    with KedroSession.create(project, runtime_params=parameters) as session:
+        return session.run(pipeline_names=[pipeline], **options)
+
+
+def test_from_nothing_to_results_and_pictures(project):
+    folder = project / "data/08_reporting/scenes"
+    results = pd.read_csv(folder / "results.csv")
+    assert {"vrsp", "visible_mask", "convex_hull"} <= set(results["method"])
+    assert Image.open(folder / "vrsp/retrieval.png").size[1] > 300
+    history = pd.read_csv(folder / "vrsp/history.csv")
+    assert {"amodal_matching", "reclassification"} <= {
+        name.removeprefix("loss_") for name in history
+    }
+
+
+def test_the_checkpoint_holds_the_shape_prior_and_says_which(project):
+    models = project / "data/06_models/scenes"
+    model = methods.load(models / "vrsp")
+    prior = json.loads((models / "shape_prior/shape_prior.json").read_text())
+    assert model.prior.count.tolist() == prior["entries"]
+    assert model.config.prior.clusters == 4
+    card = json.loads((models / "vrsp/method.json").read_text())
+    assert len(card["fingerprint"]["parts"]["prior"]) == 64
+
+
+def test_a_second_run_trains_nothing(project):
+    card = project / "data/06_models/scenes/vrsp/method.json"
+    before = card.stat().st_mtime_ns
+    run(project, "train_vrsp", only_missing_outputs=True)
+    assert card.stat().st_mtime_ns == before
+
+
+def test_another_shape_prior_is_another_training(project):
+    changed = SMALL | {"shape_prior": {"clusters": 3, "iterations": 10}}
+    with pytest.raises(ChangedTrainingError, match=r"clusters: 4 -> 3"):
+        run(project, "train_vrsp", changed, only_missing_outputs=True)
+
+
+def test_rows_of_the_ablation(project):
+    ours = json.loads(json.dumps(SMALL))
+    with KedroSession.create(project, runtime_params=SMALL) as session:
+        rows = session.load_context().params["ablate_vrsp"].rows
+    ours["ablate_vrsp"] = {
+        "trunk": {"training": {"iterations": 2, "warmup_iterations": 1, "checkpoint_every": 1}},
+        "rows": {name: None for name in rows if name not in KEPT},
+    }
+    run(project, "ablate_vrsp", ours)
+    models = project / "data/06_models/scenes/ablate_vrsp"
+    assert {path.name for path in models.iterdir()} == set(KEPT)
+    # One row is another, scored in another way: nothing was trained for it.
+    trained, used = (models / n for n in ("without_feature_matching", "without_post_process"))
+    weights = "model.safetensors"
+    assert (trained / weights).read_bytes() == (used / weights).read_bytes()
+    assert (trained / "history.jsonl").exists() and not (used / "history.jsonl").exists()
+    parts = project / "data/08_reporting/scenes/parts"
+    scores = [load_scores(parts, f"vrsp.{path.name}").results for path in (trained, used)]
+    values = [s[s["metric"].str.startswith("mIoU")]["value"].dropna().sum() for s in scores]
+    assert values[0] != values[1]  # other scores let other boxes survive
+    table = pd.read_csv(project / "data/08_reporting/scenes/ablation_vrsp.csv")
+    assert set(table["row"]) == set(KEPT)
