@@ -117,6 +117,22 @@ def test_no_rois_give_losses_of_zero():
     assert all(value == 0 for value in losses.values())
 
 
+@pytest.mark.parametrize("name", ["vrsp", "vrsp_released", "vrsp_without_prior"])
+def test_an_image_without_objects_and_one_without_detections(name, shapes):
+    torch.manual_seed(0)
+    model = methods.build(tiny_method(name), classes=2).train()
+    image, target, _ = sample(shapes, 0)
+    nothing = {k: v[:0] if isinstance(v, torch.Tensor) else v for k, v in target.items()}
+    losses = model([image], [nothing])
+    assert all(torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
+    model.eval().detector.roi_heads.score_thresh = 1.0
+    with torch.no_grad():
+        (found,) = model([image])
+    assert found["boxes"].shape == (0, 4)
+    assert found["amodal_masks"].shape == found["visible_masks"].shape == (0, 28, 28)
+
+
 class Recorder(torch.nn.Module):
     """A mask head that keeps what it is given and says what it is told."""
 

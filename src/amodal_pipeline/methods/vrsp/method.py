@@ -184,7 +184,7 @@ class VRSP(nn.Module):
         self, features: Tensor, labels: Tensor, amodal: Tensor, visible: Tensor
     ) -> tuple[Pass, Pass]:
         """Both heads with the true masks for attention (released code): amodal and visible."""
-        seen, whole = (F.avg_pool2d(mask, 2)[:, None] for mask in (visible, amodal))
+        seen, whole = (F.avg_pool2d(mask[:, None], 2) for mask in (visible, amodal))
         region = features * seen
         if self.config.prior_refinement:
             found = self.prior.nearest(amodal, labels - 1, self.config.neighbours)
@@ -277,7 +277,7 @@ def _apply(head: MaskHead, features: Tensor, labels: Tensor) -> Pass:
 
 def _attention(mask: Pass) -> Tensor:
     """A mask as a factor of RoI features, [N, 1, 14, 14] in 0–1."""
-    return F.avg_pool2d(mask.logits.sigmoid(), 2)[:, None]
+    return F.avg_pool2d(mask.logits.sigmoid()[:, None], 2)
 
 
 def _query(logits: Tensor, kind: str) -> Tensor:
