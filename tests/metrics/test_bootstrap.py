@@ -86,6 +86,16 @@ def test_seeds_are_averaged_and_the_shorter_list_decides():
     assert line["difference"] == pytest.approx(0)
 
 
+def test_protocols_on_other_pictures_stand_beside_those_of_the_split():
+    draws = table(a=[2.0, 3.0], b=[1.0, 1.0])
+    other = table(a=[5.0, 5.0], b=[4.0, 6.0]).assign(
+        protocol="consistency", metric="occluder_consistency", images=9
+    )
+    found = compare(pd.concat([draws, other]), {"method": "a"}, {"method": "b"})
+    assert found["difference"].tolist() == [1.5, 0]
+    assert found["probability"].tolist() == [1, 0.5]
+
+
 def test_what_cannot_be_compared_is_refused():
     draws = table(a=[1.0], b=[2.0])
     with pytest.raises(ValueError, match="no draws of"):
@@ -102,5 +112,7 @@ def test_what_cannot_be_compared_is_refused():
         changed = draws.copy()
         changed.loc[1, column] = value
         named = "annotations" if column == "run_id" else column
-        with pytest.raises(ValueError, match=rf"do not share their resamples \({named} differ"):
+        with pytest.raises(
+            ValueError, match=rf"do not share the resamples of AP_amodal \({named} differ"
+        ):
             compare(changed, {"method": "a"}, {"method": "b"})

@@ -91,20 +91,16 @@ def compare(draws: pd.DataFrame, a: Mapping[str, object], b: Mapping[str, object
             resamples: they are of different data, or of different seeds of the bootstrap.
     """
     sides = [_chosen(draws, choice) for choice in (a, b)]
-    both = pd.concat(sides)
-    resampled = both[["dataset", "split", "images", "bootstrap_seed"]].assign(
-        annotations=both["run_id"].str.rpartition("-")[2]
-    )
-    kinds = resampled.drop_duplicates()
-    if len(kinds) > 1:
-        differ = [name for name in kinds if len(set(kinds[name])) > 1]
-        raise ValueError(
-            f"{dict(a)} and {dict(b)} do not share their resamples ({', '.join(differ)} differ): "
-            "evaluate both again, on the same data and with the same evaluation.seed"
-        )
     lines = []
     ours, theirs = (dict(list(side.groupby(["protocol", "metric"], sort=False))) for side in sides)
     for key in (key for key in ours if key in theirs):
+        differ = _differing(pd.concat([ours[key], theirs[key]]))
+        if differ:
+            raise ValueError(
+                f"{dict(a)} and {dict(b)} do not share the resamples of {key[1]} "
+                f"({', '.join(differ)} differ): evaluate both again, on the same data and with the "
+                "same evaluation.seed"
+            )
         drawn = [_mean_of_seeds(side[key]["values"]) for side in (ours, theirs)]
         count = min(map(len, drawn))
         difference = drawn[0][:count] - drawn[1][:count]
@@ -140,6 +136,15 @@ def _chosen(draws: pd.DataFrame, choice: Mapping[str, object]) -> pd.DataFrame:
             f"{lines.to_dict('records')}; name variant and inputs too"
         )
     return found
+
+
+def _differing(draws: pd.DataFrame) -> list[str]:
+    """In what draws of one figure are not of the same resamples."""
+    resampled = draws[["dataset", "split", "images", "bootstrap_seed"]].assign(
+        annotations=draws["run_id"].str.rpartition("-")[2]
+    )
+    kinds = resampled.drop_duplicates()
+    return [name for name in kinds if len(set(kinds[name])) > 1]
 
 
 def _mean_of_seeds(values: pd.Series) -> np.ndarray:

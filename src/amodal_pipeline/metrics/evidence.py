@@ -12,8 +12,6 @@ from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions, s
 from amodal_pipeline.metrics import coco, pairs
 from amodal_pipeline.metrics.pairs import Pairs
 
-Target = Literal["amodal", "visible", "box", "both", "invisible"]
-
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
