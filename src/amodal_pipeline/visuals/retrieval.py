@@ -11,8 +11,8 @@ from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import boxes
 from amodal_pipeline.layers.masks import paste
 from amodal_pipeline.methods.vrsp.method import VRSP
-from amodal_pipeline.visuals.colours import PALETTE
 from amodal_pipeline.visuals.selection import most_occluded
+from amodal_pipeline.visuals.shape_prior import shape_cell
 from amodal_pipeline.visuals.text import font, shortened
 
 _INK, _FAINT, _PAPER = (28, 32, 38), (104, 112, 124), (255, 255, 255)
@@ -86,7 +86,7 @@ def _row(
         f"{categories[category].name}, {record['occlusion_rate'].item():.0%} occluded, "
         f"IoU {overlap:.2f}"
     )
-    return [_photograph(pixels, box[0]), *(_mask(s.numpy()) for s in shapes)], caption
+    return [_photograph(pixels, box[0]), *(shape_cell(s.numpy(), _CELL) for s in shapes)], caption
 
 
 def _photograph(pixels: np.ndarray, box: np.ndarray) -> Image.Image:
@@ -94,11 +94,3 @@ def _photograph(pixels: np.ndarray, box: np.ndarray) -> Image.Image:
     around = (x - _CONTEXT * w, y - _CONTEXT * h, x + (1 + _CONTEXT) * w, y + (1 + _CONTEXT) * h)
     picture = Image.fromarray(pixels).crop(tuple(round(v) for v in around))
     return picture.resize((_CELL, _CELL), Image.Resampling.LANCZOS)
-
-
-def _mask(values: np.ndarray) -> Image.Image:
-    """Probabilities [28, 28] from paper to blue."""
-    share = values[..., None]
-    colour = np.array(PALETTE[6]) * share + np.array([241, 243, 246]) * (1 - share)
-    picture = Image.fromarray(colour.round().astype(np.uint8))
-    return picture.resize((_CELL, _CELL), Image.Resampling.NEAREST)

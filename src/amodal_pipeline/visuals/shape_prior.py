@@ -40,7 +40,7 @@ def entries_sheet(stored: StoredShapePrior) -> Image.Image:
         draw.text((_MARGIN, y + 32), text, _FAINT, plain)
         for i, shape in enumerate(found):
             x = _MARGIN + _NAMES + i * (_CELL + _GAP)
-            page.paste(_cell(shape, _CELL), (x, y))
+            page.paste(shape_cell(shape, _CELL), (x, y))
             stands_for = str(members[position, i])
             left = x + (_CELL - small.getlength(stands_for)) / 2
             draw.text((left, y + _CELL + 3), stands_for, _FAINT, small)
@@ -92,8 +92,8 @@ def _decoded(stored: StoredShapePrior, most: int) -> list[np.ndarray]:
     ]
 
 
-def _cell(shape: np.ndarray, side: int) -> Image.Image:
-    """A shape in colour on a light ground."""
+def shape_cell(shape: np.ndarray, side: int) -> Image.Image:
+    """A shape, float [S, S] of 0–1, in colour on a light ground."""
     mixed = shape[..., None] * _SHAPE + (1 - shape[..., None]) * np.array(_EMPTY)
     # A mask reaches all four sides of its box: without a rim it would look cut off.
     rim = side // 10
