@@ -1,6 +1,7 @@
 """Nodes that run a trained method over the validation split and score it."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +16,9 @@ from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.progress import progress
 from amodal_pipeline.training.configs import InferenceConfig
+
+
+_log = logging.getLogger(__name__)
 
 
 def predict(
@@ -41,10 +45,17 @@ def predict(
         annotations=truth.fingerprint,
         checkpoint=card.fingerprint.digest,
     )
+    model = restore(checkpoint)
     with progress(f"predict {metadata.method}") as on_progress:
-        return run.predict(
-            restore(checkpoint), annotations.images, metadata, inference, on_progress
+        found = run.predict(model, annotations.images, metadata, inference, on_progress)
+    if getattr(model, "without_prior", 0):
+        _log.warning(
+            "%s: %d boxes are of categories of which no shape is known: they kept their coarse "
+            "mask as prior and their score",
+            metadata.method,
+            model.without_prior,
         )
+    return found
 
 
 def predict_at_cost(
