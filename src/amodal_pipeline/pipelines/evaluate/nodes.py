@@ -17,7 +17,6 @@ from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.progress import progress
 from amodal_pipeline.training.configs import InferenceConfig
 
-
 _log = logging.getLogger(__name__)
 
 
