@@ -28,6 +28,18 @@ class BackboneConfig(Strict):
     pyramid_channels: int = Field(256, gt=0)
 
 
+class EncoderConfig(Strict):
+    """A timm image encoder whose last stages are dilated, so that none is coarser than stride 16.
+
+    ``weights``: as of :class:`BackboneConfig`. ``frozen_batch_norm``: batch normalisation keeps its
+    pretrained statistics and scale.
+    """
+
+    name: str = "resnet50"
+    weights: str | None = "imagenet"
+    frozen_batch_norm: bool = False
+
+
 class ProposalConfig(Strict):
     """Region proposal network; one anchor size a pyramid level (strides 4, 8, 16, 32, 64)."""
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from amodal_pipeline.methods.configs import AnyMethod, MaskRCNNConfig, ORCNNConfig, VRSPConfig
+from amodal_pipeline.methods.configs import (
+    AnyMethod,
+    C2FSegConfig,
+    MaskRCNNConfig,
+    MaskTokenizerConfig,
+    ORCNNConfig,
+    VRSPConfig,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +36,14 @@ def build(config: AnyMethod, classes: int) -> nn.Module:
             from amodal_pipeline.methods.vrsp.method import VRSP
 
             return VRSP(config, classes)
+        case MaskTokenizerConfig():
+            from amodal_pipeline.methods.c2f_seg.tokenizer import MaskTokenizer
+
+            return MaskTokenizer(config)
+        case C2FSegConfig():
+            from amodal_pipeline.methods.c2f_seg.method import C2FSeg
+
+            return C2FSeg(config)
     raise TypeError(f"{type(config).__name__} is not the configuration of a method")
 
 

@@ -11,6 +11,7 @@ from amodal_pipeline.layers.configs import (
     BackboneConfig,
     BoxHeadConfig,
     DetectorConfig,
+    EncoderConfig,
     MaskHeadConfig,
     Strict,
 )
@@ -135,7 +136,139 @@ class VRSPConfig(Strict):
         return self.reclassification or self.prior_post_process
 
 
-AnyMethod = MaskRCNNConfig | ORCNNConfig | VRSPConfig
+class CropConfig(Strict):
+    """The part of an image that a completer sees of an object.
+
+    The box of the visible mask, ``enlarge`` times as wide and high around its centre, is scaled to
+    ``image_side`` x ``image_side`` pixels, its masks to ``side`` x ``side``. ``square``: the longer
+    side counts for both. ``clipped``: at the border of the image; otherwise pixels beyond it are
+    black and no mask reaches there.
+    """
+
+    enlarge: float = Field(2.0, ge=1)
+    square: bool = False
+    clipped: bool = True
+    side: int = Field(256, gt=0)
+    image_side: int = Field(256, gt=0)
+
+
+class CorruptionConfig(Strict):
+    """How visible masks are spoiled in training, as those that a detector predicts are.
+
+    Each is blurred with probability ``blur`` or dilated or eroded with probability ``morphology``
+    (dilated with ``dilation`` of that, ``iterations`` times by a kernel of ``kernel`` pixels, both
+    drawn from their range; then blurred with probability ``blur_after``); else it stays. Blurring
+    is Gaussian of ``sigma`` pixels, and a threshold at one half. Pixels are those of the crop.
+    Defaults: KINS, as released; the paper names the three operations only.
+    """
+
+    blur: float = Field(0.2, ge=0, le=1)
+    morphology: float = Field(0.4, ge=0, le=1)
+    dilation: float = Field(0.55, ge=0, le=1)
+    blur_after: float = Field(0.1, ge=0, le=1)
+    iterations: tuple[int, int] = (1, 4)
+    kernel: tuple[int, int] = (5, 13)
+    sigma: float = Field(11.0, gt=0)
+
+    @model_validator(mode="after")
+    def _are_shares(self) -> "CorruptionConfig":
+        if self.blur + self.morphology > 1:
+            raise ValueError("blur and morphology are shares of all masks: at most 1 together")
+        return self
+
+
+class MaskTokenizerConfig(Strict):
+    """The vector-quantised auto-encoder of C2F-Seg (Gao et al., ICCV 2023, sec. 3.2, app. A.1).
+
+    ``multipliers``: channels of each level are ``channels`` times these; each level but the first
+    halves the resolution. ``codes``: entries of the codebook, of ``code_size`` numbers.
+    ``enlargement``: range that the crop's is drawn from in training. Losses: ``commitment`` is
+    beta; the discriminator enters after ``adversarial_start`` iterations with ``adversarial``
+    times its adaptive weight (0 leaves it out); ``perceptual_weights`` is a file of VGG-16 weights
+    for the perceptual loss, None leaves that out. ``adaptive_epsilon`` is delta of A.1 (1e-4 in
+    the released code). ``poor_below``: a reconstruction IoU (0-100) that is warned of.
+    """
+
+    name: Literal["mask_tokenizer"] = "mask_tokenizer"
+    crop: CropConfig = CropConfig()
+    enlargement: tuple[float, float] = (1.5, 3.0)
+    channels: int = Field(128, gt=0)
+    multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4), min_length=1)
+    blocks: int = Field(2, gt=0)
+    codes: int = Field(256, gt=1)
+    code_size: int = Field(256, gt=0)
+    commitment: float = Field(0.25, ge=0)
+    adversarial: float = Field(0.75, ge=0)
+    adversarial_start: int = Field(0, ge=0)
+    adaptive_epsilon: float = Field(1e-6, gt=0)
+    perceptual: float = Field(1.0, ge=0)
+    perceptual_weights: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Side of the grid of tokens."""
+        return self.crop.side // 2 ** (len(self.multipliers) - 1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "MaskTokenizerConfig":
+        if self.crop.side % 2 ** (len(self.multipliers) - 1):
+            raise ValueError(
+                f"a crop of {self.crop.side} pixels cannot be halved "
+                f"{len(self.multipliers) - 1} times"
+            )
+        return self
+
+
+class C2FSegConfig(Strict):
+    """C2F-Seg for images (Gao et al., ICCV 2023), its ablations and its released variants.
+
+    ``tokenizer``: the form of the mask tokenizer, taken from that of the data set where it is None.
+    ``predicted_share``: of training objects that a detector has found, how many get its visible
+    mask instead of the true one. ``fusion``: "sequence" makes a row of image, visible and amodal
+    tokens (sec. 3.3); "channels" joins the three at each place (released). ``mask_ratio``: range of
+    the share of amodal tokens that is masked. ``steps``: K of the iterative decoding; a token is
+    drawn from its ``top_k`` likeliest (1: always the likeliest), and confidence has Gumbel noise of
+    ``temperature`` (0: none). ``refinement`` false: the coarse mask is the result (Table 3);
+    ``visible_branch`` false: single branch; ``attention`` false: Table B.3.
+
+    Where the released code differs: ``cosine_mask_ratio`` draws max(cos(pi u / 2), lower end);
+    ``loss_on_all_tokens``; ``label_smoothing`` (0.1); ``attention_map``: the attention's map is
+    joined to the features instead of multiplied with them (eq. 8).
+    """
+
+    name: Literal["c2f_seg"] = "c2f_seg"
+    encoder: EncoderConfig = EncoderConfig()
+    crop: CropConfig = CropConfig()
+    corruption: CorruptionConfig | None = CorruptionConfig()
+    predicted_share: float = Field(0.5, ge=0, le=1)
+    tokenizer: MaskTokenizerConfig | None = None
+    fusion: Literal["sequence", "channels"] = "sequence"
+    width: int = Field(768, gt=0)
+    layers: int = Field(12, gt=0)
+    heads: int = Field(12, gt=0)
+    dropout: float = Field(0.01, ge=0, lt=1)
+    mask_ratio: tuple[float, float] = (0.5, 1.0)
+    cosine_mask_ratio: bool = False
+    loss_on_all_tokens: bool = False
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    steps: int = Field(3, gt=0)
+    top_k: int = Field(3, gt=0)
+    temperature: float = Field(4.5, ge=0)
+    refinement: bool = True
+    refinement_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
+    visible_branch: bool = True
+    attention: bool = True
+    attention_map: bool = False
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "C2FSegConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+
+AnyMethod = MaskRCNNConfig | ORCNNConfig | VRSPConfig | MaskTokenizerConfig | C2FSegConfig
 
 
 class MethodConfig(RootModel[Annotated[AnyMethod, Field(discriminator="name")]]):

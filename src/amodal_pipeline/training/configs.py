@@ -21,20 +21,25 @@ class AugmentationConfig(Strict):
 class TrainingConfig(Strict):
     """Optimiser, schedule and bookkeeping of one training.
 
-    Iterations, not epochs: one is a batch of ``batch_size`` images.
+    Iterations, not epochs: one is a batch of ``batch_size`` images (of a completer: objects).
     ``schedule``: "multistep" multiplies the rate by ``gamma`` at each of ``milestones``; "cosine"
     and "linear" fall to 0 at the end. Before that the rate rises linearly from ``warmup_factor`` of
-    its value over ``warmup_iterations``. ``precision``: "auto" is bf16 on a GPU and float32 on a
-    CPU. ``device``: "auto" takes a GPU where there is one. ``frozen``: parameters whose name begins
-    with one of these ("detector.") keep the values that they start with.
+    its value over ``warmup_iterations``. ``betas``: of Adam and AdamW. ``decay_vectors`` false:
+    weight decay spares biases, scales and other parameters of one dimension. ``precision``: "auto"
+    is bf16 on a GPU and float32 on a CPU. ``device``: "auto" takes a GPU where there is one.
+    ``frozen``: parameters whose name begins with one of these ("detector.") keep the values that
+    they start with. ``compiled``: the network goes through torch.compile first, which takes
+    minutes and makes each iteration faster.
     """
 
     iterations: int = Field(10_000, gt=0)
     batch_size: int = Field(2, gt=0)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = Field(0.0025, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(1e-4, ge=0)
+    decay_vectors: bool = True
     schedule: Literal["multistep", "cosine", "linear"] = "multistep"
     milestones: tuple[int, ...] = (6_000, 8_000)
     gamma: float = Field(0.1, gt=0, le=1)
@@ -45,6 +50,7 @@ class TrainingConfig(Strict):
     frozen: tuple[str, ...] = ()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compiled: bool = False
     workers: int = Field(4, ge=0)
     checkpoint_every: int = Field(1_000, gt=0)
     log_every: int = Field(20, gt=0)
@@ -61,7 +67,7 @@ class TrainingConfig(Strict):
 
 
 # What may change between two starts of one training: none of it is a choice about the result.
-WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "log_every", "device"})
+WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "log_every", "device", "compiled"})
 
 
 class InferenceConfig(Strict):

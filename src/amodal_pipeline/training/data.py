@@ -23,10 +23,14 @@ from amodal_pipeline.training.configs import AugmentationConfig
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Images [3, H, W] uint8 with their targets and file names."""
+    """What a method is given in an iteration, and the names of the image files.
 
-    images: list[Tensor]
-    targets: list[dict]
+    Of a detector: images [3, H, W] uint8 with a target each. Of a completer: crops of objects, see
+    :class:`~amodal_pipeline.training.objects.ObjectBatches`.
+    """
+
+    images: list[Tensor] | Tensor
+    targets: list[dict] | dict[str, Tensor]
     names: list[str]
 
 

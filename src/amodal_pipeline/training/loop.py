@@ -12,9 +12,9 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.methods import build
 from amodal_pipeline.methods.checkpoints import (
     Checkpoint,
@@ -23,12 +23,18 @@ from amodal_pipeline.methods.checkpoints import (
     git_revision,
     versions,
 )
-from amodal_pipeline.methods.configs import AnyMethod, MethodConfig
+from amodal_pipeline.methods.configs import (
+    AnyMethod,
+    C2FSegConfig,
+    MaskTokenizerConfig,
+    MethodConfig,
+)
 from amodal_pipeline.methods.pretrained import start_from, weights_of, without_download
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, TrainingConfig
 from amodal_pipeline.training.data import TrainingBatch, TrainingBatches
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 from amodal_pipeline.training.familiarity import familiarity
+from amodal_pipeline.training.objects import ObjectBatches
 from amodal_pipeline.training.state import (
     check_unchanged,
     load_state,
@@ -72,10 +78,12 @@ def fingerprint(
     annotations: AmodalAnnotations,
     pretrained: Checkpoint | None = None,
     components: Mapping[str, Component] = MappingProxyType({}),
+    detected: Predictions | None = None,
 ) -> Fingerprint:
     """What decides the weights: configuration, data, the start, and parts that are finished."""
     return Fingerprint.of(
         **{name: component.digest for name, component in components.items()},
+        **({"detected": detected.metadata.checkpoint} if detected else {}),
         model=method.model_dump(),
         training=config.model_dump(exclude=WITHOUT_EFFECT),
         annotations_train=annotations.fingerprint,
@@ -91,6 +99,7 @@ def train(
     *,
     pretrained: Checkpoint | None = None,
     components: Mapping[str, Component] = MappingProxyType({}),
+    detected: Predictions | None = None,
     restart: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Checkpoint:
@@ -107,6 +116,8 @@ def train(
         folder: where the state lives.
         pretrained: a checkpoint to start from (see :func:`~..methods.pretrained.start_from`).
         components: finished parts by the name of the module they are put in.
+        detected: what a detector has found in the training split, for a completer that learns
+            from predicted visible masks too.
         restart: throw away what is in ``folder`` first.
 
     Raises:
@@ -120,7 +131,7 @@ def train(
 
     folder = Path(folder)
     history = folder / "history.jsonl"
-    mark = fingerprint(method, config, annotations, pretrained, components)
+    mark = fingerprint(method, config, annotations, pretrained, components, detected)
     if restart:
         remove_states(folder)
         history.unlink(missing_ok=True)
@@ -147,14 +158,11 @@ def train(
     truncate_history(history, done)
     folder.mkdir(parents=True, exist_ok=True)
 
-    batches = TrainingBatches(
-        annotations,
-        config.augmentation,
-        config.batch_size,
-        config.seed,
-    )
+    batches = batches_of(method, config, annotations, detected)
     plain, plain_optimizer = model, optimizer
     model, optimizer = accelerator.prepare(model, optimizer)
+    if config.compiled:
+        model = torch.compile(model)
     if card:
         # Into the plain optimiser, on the device already: torch knows which of its state stays on
         # the CPU.
@@ -187,7 +195,7 @@ def train(
             seed=config.seed,
             git_revision=git_revision(),
             versions=versions(),
-            familiarity=familiarity(plain, annotations),
+            familiarity=familiarity(plain, annotations) if hasattr(plain, "detector") else None,
         ),
         weights_of(plain),
     )
@@ -227,12 +235,7 @@ def _step(
     torch.manual_seed(int(entropy.generate_state(1)[0]))
     for group in optimizer.param_groups:
         group["lr"] = _rate(config, iteration)
-    device = accelerator.device
-    targets = [
-        {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in t.items()}
-        for t in batch.targets
-    ]
-    images = [image.to(device, non_blocking=True) for image in batch.images]
+    images, targets = _on(batch.images, accelerator), _on(batch.targets, accelerator)
     with accelerator.autocast():
         losses = model(images, targets)
         total = sum(losses.values())
@@ -245,6 +248,18 @@ def _step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}}
+
+
+def _on(value, accelerator):
+    """Tensors within lists and dictionaries on the accelerator's device, everything else as is."""
+    match value:
+        case Tensor():
+            return value.to(accelerator.device, non_blocking=True)
+        case list():
+            return [_on(each, accelerator) for each in value]
+        case dict():
+            return {name: _on(each, accelerator) for name, each in value.items()}
+    return value
 
 
 def _diverged(
@@ -303,7 +318,38 @@ def _row(step: Step) -> dict:
     }
 
 
-def _loader(batches: TrainingBatches, done: int, config: TrainingConfig) -> Iterator[TrainingBatch]:
+def batches_of(
+    method: AnyMethod,
+    config: TrainingConfig,
+    annotations: AmodalAnnotations,
+    detected: Predictions | None = None,
+) -> Dataset:
+    """The batches that a method learns from, by iteration: images for a detector, crops of objects
+    for a completer and for the mask tokenizer."""
+    match method:
+        case MaskTokenizerConfig():
+            return ObjectBatches(
+                annotations,
+                method.crop,
+                config.batch_size,
+                config.seed,
+                enlargement=method.enlargement,
+                with_images=False,
+            )
+        case C2FSegConfig():
+            return ObjectBatches(
+                annotations,
+                method.crop,
+                config.batch_size,
+                config.seed,
+                corruption=method.corruption,
+                detected=detected,
+                predicted_share=method.predicted_share,
+            )
+    return TrainingBatches(annotations, config.augmentation, config.batch_size, config.seed)
+
+
+def _loader(batches: Dataset, done: int, config: TrainingConfig) -> Iterator[TrainingBatch]:
     return iter(
         DataLoader(
             batches,
@@ -317,11 +363,18 @@ def _loader(batches: TrainingBatches, done: int, config: TrainingConfig) -> Iter
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     trained = [p for p in model.parameters() if p.requires_grad]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(trained, config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        trained, config.learning_rate, config.momentum, weight_decay=config.weight_decay
-    )
+    groups = [{"params": trained, "weight_decay": config.weight_decay}]
+    if not config.decay_vectors:
+        flat = [p for p in trained if p.ndim < 2]
+        groups[0]["params"] = [p for p in trained if p.ndim >= 2]
+        groups.append({"params": flat, "weight_decay": 0.0})
+    match config.optimizer:
+        case "sgd":
+            return torch.optim.SGD(groups, config.learning_rate, config.momentum)
+        case "adam":
+            return torch.optim.Adam(groups, config.learning_rate, config.betas)
+        case "adamw":
+            return torch.optim.AdamW(groups, config.learning_rate, config.betas)
 
 
 def _rate(config: TrainingConfig, iteration: int) -> float:
