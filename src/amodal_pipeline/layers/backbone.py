@@ -2,6 +2,7 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,29 +29,13 @@ class PyramidBackbone(nn.Module):
         self, name: str, weights: str | None, frozen_stages: int, pyramid_channels: int
     ) -> None:
         super().__init__()
-        info = timm.create_model(name, features_only=True).feature_info
-        indices = [i for i, r in enumerate(info.reduction()) if r in STRIDES]
-        if [info.reduction()[i] for i in indices] != list(STRIDES):
-            raise ValueError(
-                f"backbone {name!r} has maps at strides {info.reduction()}, needs {list(STRIDES)}; "
-                "choose another timm model"
-            )
-        tag = "" if weights == "imagenet" else f".{weights}"
-        published = weights == "imagenet" or f"{name}{tag}" in timm.list_pretrained(f"{name}.*")
-        self.body = timm.create_model(
-            name + (tag if published else ""),
-            features_only=True,
-            out_indices=indices,
-            pretrained=published,
-        )
-        if weights is not None and not published:
-            _load_weights(self.body, name, weights)
+        self.body = timm_body(name, weights, STRIDES)
         config = self.body.feature_info
         self.pyramid = FeaturePyramidNetwork(
             config.channels(), pyramid_channels, extra_blocks=LastLevelMaxPool()
         )
         self.out_channels = pyramid_channels
-        self.mean, self.std = _normalisation(name)
+        self.mean, self.std = normalisation(name)
         self._freeze(frozen_stages)
 
     def _freeze(self, stages: int) -> None:
@@ -83,7 +68,50 @@ class PyramidBackbone(nn.Module):
         return self.pyramid(OrderedDict((str(i), m) for i, m in enumerate(maps)))
 
 
-def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def timm_body(
+    name: str, weights: str | None, strides: Sequence[int], **options: object
+) -> nn.Module:
+    """The timm encoder ``name`` with its maps at ``strides``, from fine to coarse.
+
+    Args:
+        name: of a timm model.
+        weights: as of :class:`~amodal_pipeline.layers.configs.BackboneConfig`.
+        strides: of the maps; two maps of one stride where it stands twice.
+        options: of timm, such as output_stride.
+
+    Raises:
+        ValueError: the model has other maps or takes no such option, or the weights are of another network.
+        FileNotFoundError: the file of weights does not exist.
+    """
+    try:
+        info = timm.create_model(name, features_only=True, **options).feature_info
+    except TypeError as error:
+        raise ValueError(
+            f"backbone {name!r} does not take {options or 'features_only'}; "
+            "choose another timm model"
+        ) from error
+    indices = [i for i, r in enumerate(info.reduction()) if r in strides]
+    if [info.reduction()[i] for i in indices] != list(strides):
+        raise ValueError(
+            f"backbone {name!r} has maps at strides {info.reduction()}, needs {list(strides)}; "
+            "choose another timm model"
+        )
+    tag = "" if weights == "imagenet" else f".{weights}"
+    published = weights == "imagenet" or f"{name}{tag}" in timm.list_pretrained(f"{name}.*")
+    body = timm.create_model(
+        name + (tag if published else ""),
+        features_only=True,
+        out_indices=indices,
+        pretrained=published,
+        **options,
+    )
+    if weights is not None and not published:
+        _load_weights(body, name, weights)
+    return body
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (of 0–1) of the images that a timm model was trained with."""
     config = timm.get_pretrained_cfg(name)
     if name == EMBEDDED:
         # The weights in the package expect (x - 127) / 128 of 8-bit values.
