@@ -387,21 +387,32 @@ class FreshnessHook:
             return
         from amodal_pipeline.methods.checkpoints import Fingerprint
         from amodal_pipeline.methods.vrsp.stored import load_card
-        from amodal_pipeline.pipelines.train.nodes import with_prior
+        from amodal_pipeline.pipelines.train.parts import with_forms
         from amodal_pipeline.training.configs import WITHOUT_EFFECT
         from amodal_pipeline.training.state import check_unchanged
 
         folder = Path(catalog.get(checkpoint)._describe()["filepath"])
         card = _card(catalog, method)
         job = catalog.load(f"params:{method}")
-        model, prior = job.model.root, card.fingerprint.parts.get("prior")
-        if prior and catalog.exists("shape_prior"):
-            made = load_card(catalog.load("shape_prior_folder"))
-            model, prior = with_prior(model, made), made.fingerprint.digest
+        parts = {
+            name: digest
+            for name in ("prior", "tokenizer", "detected")
+            if (digest := card.fingerprint.parts.get(name))
+        }
+        prior = tokenizer = None
+        if "prior" in parts and catalog.exists("shape_prior"):
+            prior = load_card(catalog.load("shape_prior_folder"))
+            parts["prior"] = prior.fingerprint.digest
+        if "tokenizer" in parts and catalog.exists("mask_tokenizer.checkpoint"):
+            tokenizer = _card(catalog, "mask_tokenizer")
+            parts["tokenizer"] = tokenizer.fingerprint.digest
+        if "detected" in parts and catalog.exists(f"{method}.detections_train"):
+            found = catalog.load(f"{method}.detections_train")
+            parts["detected"] = found.metadata.checkpoint
         wanted = Fingerprint.of(
-            model=model.model_dump(),
+            model=with_forms(job.model.root, prior, tokenizer).model_dump(),
             training=job.training.model_dump(exclude=WITHOUT_EFFECT),
-            **({"prior": prior} if prior else {}),
+            **parts,
         ).parts
         if catalog.exists("annotations_train"):
             wanted["annotations_train"] = catalog.load("annotations_train").fingerprint

@@ -26,9 +26,11 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
 def without_download(config: BaseModel) -> BaseModel:
     """The configuration with no pretrained backbone to fetch: the checkpoint has the weights."""
     values = config.model_dump()
+    # The normalisation came with the backbone's name and stays; only its weights are dropped.
     if "detector" in values:
-        # The normalisation came with the backbone's name and stays; only its weights are dropped.
         values["detector"]["backbone"]["weights"] = None
+    if "encoder" in values:
+        values["encoder"]["weights"] = None
     return type(config).model_validate(values)
 
 

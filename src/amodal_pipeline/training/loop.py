@@ -83,7 +83,11 @@ def fingerprint(
     """What decides the weights: configuration, data, the start, and parts that are finished."""
     return Fingerprint.of(
         **{name: component.digest for name, component in components.items()},
-        **({"detected": detected.metadata.checkpoint} if detected else {}),
+        **(
+            {"detected": detected.metadata.checkpoint}
+            if detected and len(detected.predictions)
+            else {}
+        ),
         model=method.model_dump(),
         training=config.model_dump(exclude=WITHOUT_EFFECT),
         annotations_train=annotations.fingerprint,

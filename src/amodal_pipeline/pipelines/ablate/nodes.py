@@ -15,15 +15,15 @@ from amodal_pipeline.methods.configs import MethodConfig
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
+from amodal_pipeline.pipelines.evaluate import nodes
 from amodal_pipeline.pipelines.evaluate.nodes import predict, scored
 from amodal_pipeline.pipelines.progress import progress, training_progress
 from amodal_pipeline.pipelines.train.nodes import (
     Job,
     choose_start,
     choose_start_or_train_upstream,
-    components_of,
-    with_prior,
 )
+from amodal_pipeline.pipelines.train.parts import Parts
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, InferenceConfig
 
 _log = logging.getLogger(__name__)
@@ -35,14 +35,16 @@ class Places:
 
     ``rows``: checkpoints and training states; ``output``: predictions; ``images``: pictures made
     for a row. What they are made from: ``models`` has the checkpoints of the methods that rows
-    start from, ``shape_prior`` is that of the data set, for methods that have one.
+    start from, ``parts`` are those of the data set, ``detections`` what a detector has found in the
+    training split and in the validation split, for completers.
     """
 
     rows: Path
     models: Path
     output: Path
     images: Path
-    shape_prior: StoredShapePrior | None
+    parts: Parts
+    detections: tuple[Predictions, Predictions] | None
 
 
 def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
@@ -56,11 +58,22 @@ def choose_rows_with_prior(
     ablation: AblationConfig, shape_prior: StoredShapePrior, *jobs: Job
 ) -> tuple[dict[str, Row], list[Row]]:
     """As :func:`choose_rows`, for methods that have a shape prior."""
-    checked = []
-    for job in map(Job.model_validate, jobs):
-        method = with_prior(job.model.root, shape_prior.card)
-        checked.append(job.model_copy(update={"model": MethodConfig(method)}))
-    return _chosen(ablation, checked)
+    return _chosen(ablation, _completed(Parts(shape_prior=shape_prior), jobs))
+
+
+def choose_rows_with_tokenizer(
+    ablation: AblationConfig, tokenizer: Checkpoint, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """As :func:`choose_rows`, for methods that have a mask tokenizer."""
+    return _chosen(ablation, _completed(Parts(tokenizer=tokenizer), jobs))
+
+
+def _completed(parts: Parts, jobs: tuple[Job, ...]) -> list[Job]:
+    checked = [Job.model_validate(job) for job in jobs]
+    return [
+        job.model_copy(update={"model": MethodConfig(parts.complete(job.model.root))})
+        for job in checked
+    ]
 
 
 def _chosen(ablation: AblationConfig, jobs: list[Job]) -> tuple[dict[str, Row], list[Row]]:
@@ -82,6 +95,9 @@ def ablate(
     workers: int,
     restart: bool,
     shape_prior: StoredShapePrior | None = None,
+    tokenizer: Checkpoint | None = None,
+    detections_train: Predictions | None = None,
+    detections: Predictions | None = None,
 ) -> list[str]:
     """Train and score rows one after another; what is finished and unchanged is not trained again.
 
@@ -96,7 +112,8 @@ def ablate(
         parts: where scores are collected, as "<method>.<row>".
         workers: processes that compose pictures; 0 is one a core.
         restart: train the chosen rows anew, whatever is there.
-        shape_prior: of the data set, for methods that have one.
+        shape_prior, tokenizer: of the data set, for methods that have one.
+        detections_train, detections: of a detector for the two splits, for completers.
 
     Returns:
         The names of the rows.
@@ -105,11 +122,13 @@ def ablate(
         ChangedTrainingError: a row on disk was trained with other values; names it and the remedy.
     """
     name = rows_folder.name
-    places = Places(rows_folder, models, output / name, images / name, shape_prior)
+    found = None if detections is None else (detections_train, detections)
+    finished = Parts(shape_prior, tokenizer)
+    places = Places(rows_folder, models, output / name, images / name, finished, found)
     for number, row in enumerate(chosen, 1):
         title = f"{number}/{len(chosen)} {row.name}"
         checkpoint = train_row(row, train, places, workers, restart, title=title)
-        predictions = _predict(row, checkpoint, val, places.output, inference)
+        predictions = _predict(row, checkpoint, val, places, inference)
         save_scores(parts, row.stem, _score(row, val, predictions, evaluation))
     return [row.name for row in chosen]
 
@@ -144,15 +163,18 @@ def train_row(
     method, training = row.job.model.root, row.job.training
     folder = places.rows / row.name
     pretrained = start[0] if start else None
-    components = components_of(method, places.shape_prior)
+    components = places.parts.components(method)
+    detected = places.detections[0] if places.detections else None
+    wanted = loop.fingerprint(method, training, annotations, pretrained, components, detected)
     try:
         if (folder / "method.json").exists():
             found = Checkpoint.load(folder)
-            wanted = loop.fingerprint(method, training, annotations, pretrained, components)
             if found.card.fingerprint == wanted and (as_start or not restart):
                 return found
             if not restart:
                 check_unchanged(found.card.fingerprint, wanted, folder)
+        if not restart and (found := _trained_whole(places.models / method.name, folder, wanted)):
+            return found
         shutil.rmtree(places.output / row.name, ignore_errors=True)
         with training_progress(f"train {title or row.name}") as on_step:
             checkpoint = loop.train(
@@ -162,6 +184,7 @@ def train_row(
                 folder,
                 pretrained=pretrained,
                 components=components,
+                detected=detected,
                 restart=restart,
                 on_step=on_step,
             )
@@ -171,6 +194,18 @@ def train_row(
         ) from error
     checkpoint.save(folder)
     return checkpoint
+
+
+def _trained_whole(method_folder: Path, folder: Path, wanted: Fingerprint) -> Checkpoint | None:
+    """The method's own checkpoint, taken for a row that is nothing else."""
+    if not (method_folder / "method.json").exists():
+        return None
+    found = Checkpoint.load(method_folder)
+    if found.card.fingerprint != wanted:
+        return None
+    found.save(folder)
+    shutil.copy(method_folder / "history.jsonl", folder)
+    return found
 
 
 def _use_otherwise(
@@ -217,17 +252,22 @@ def _predict(
     row: Row,
     checkpoint: Checkpoint,
     val: AmodalAnnotations,
-    output: Path,
+    places: Places,
     inference: InferenceConfig,
 ) -> Predictions:
     """Predictions of a row; those on disk where they are of this checkpoint and these images."""
-    place = output / row.name / "predictions"
+    place = places.output / row.name / "predictions"
     if (place / "metadata.json").exists():
         found = Predictions.load(place)
         made = (found.metadata.checkpoint, found.metadata.annotations)
         if made == (checkpoint.card.fingerprint.digest, val.fingerprint):
             return found
-    predictions = predict(checkpoint, val, inference)
+    if row.completes == "true":
+        predictions = nodes.complete_true(checkpoint, val, inference)
+    elif row.completes == "detections":
+        predictions = nodes.complete_detections(checkpoint, val, places.detections[1], inference)
+    else:
+        predictions = predict(checkpoint, val, inference)
     metadata = predictions.metadata.model_copy(update={"variant": row.name})
     predictions = dataclasses.replace(predictions, metadata=metadata)
     predictions.save(place)

@@ -6,21 +6,29 @@ from amodal_pipeline.pipelines.ablate.nodes import (
     ablate,
     choose_rows,
     choose_rows_with_prior,
+    choose_rows_with_tokenizer,
     show,
     summarise,
 )
 
 
-def create_pipeline(method: str, jobs: tuple[str, ...], *, shape_prior: bool = False) -> Pipeline:
+def create_pipeline(
+    method: str, jobs: tuple[str, ...], *, shape_prior: bool = False, completer: bool = False
+) -> Pipeline:
     """Training and comparison of the rows in ``params:ablate_<method>``.
 
     Args:
         method: whose ablation it is.
         jobs: the methods whose parameters rows may begin with, and start from.
         shape_prior: some of them are trained with the shape prior of the data set.
+        completer: they complete objects, and are trained with the mask tokenizer of the data set.
     """
-    prior = ["shape_prior"] if shape_prior else []
-    choose = choose_rows_with_prior if shape_prior else choose_rows
+    choose, part, detections = choose_rows, {}, {}
+    if shape_prior:
+        choose, part = choose_rows_with_prior, {"shape_prior": "shape_prior"}
+    if completer:
+        choose, part = choose_rows_with_tokenizer, {"tokenizer": "mask_tokenizer.checkpoint"}
+        detections = {name: f"{method}.{name}" for name in ("detections_train", "detections")}
     name = f"ablate_{method}"
     shared = {f"params:{key}" for key in ("inference", "evaluation")}
     shared |= {f"params:{key}" for key in ("workers", "restart", "dataset")}
@@ -28,27 +36,28 @@ def create_pipeline(method: str, jobs: tuple[str, ...], *, shape_prior: bool = F
         [
             node(
                 choose,
-                inputs=[f"params:{name}", *prior, *(f"params:{job}" for job in jobs)],
+                inputs=[f"params:{name}", *part.values(), *(f"params:{job}" for job in jobs)],
                 outputs=["rows", "chosen"],
                 name="choose_rows",
             ),
             node(
                 ablate,
-                inputs=[
-                    "chosen",
-                    "annotations_train",
-                    "annotations_val",
-                    "folder",
-                    "models",
-                    "model_output",
-                    "images",
-                    "parts",
-                    "params:inference",
-                    "params:evaluation",
-                    "params:workers",
-                    "params:restart",
-                    *prior,
-                ],
+                inputs={
+                    "chosen": "chosen",
+                    "train": "annotations_train",
+                    "val": "annotations_val",
+                    "rows_folder": "folder",
+                    "models": "models",
+                    "output": "model_output",
+                    "images": "images",
+                    "parts": "parts",
+                    "inference": "params:inference",
+                    "evaluation": "params:evaluation",
+                    "workers": "params:workers",
+                    "restart": "params:restart",
+                    **part,
+                    **detections,
+                },
                 outputs="done",
                 name="ablate",
             ),
@@ -74,7 +83,9 @@ def create_pipeline(method: str, jobs: tuple[str, ...], *, shape_prior: bool = F
         tags="ablation",
         inputs={
             *("annotations_train", "annotations_val"),
-            *("models", "model_output", "images", "parts", *prior),
+            *("models", "model_output", "images", "parts"),
+            *part.values(),
+            *detections.values(),
         },
         parameters=shared | {f"params:{key}" for key in (name, *jobs)},
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -13,6 +13,8 @@ from amodal_pipeline.pipelines.train.nodes import Job
 # Part of file names that are taken apart at their dots.
 RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
+Completes = Literal["true", "detections"] | None
+
 
 class RowConfig(Strict):
     """One training, as a difference from a method's own parameters.
@@ -22,7 +24,8 @@ class RowConfig(Strict):
     says: a method (a job), another row, a checkpoint folder, or null. ``trunk``: false for a row
     that does not stand on the shared trunk. ``composed``: it trains on pictures composed from the
     visible masks of the training images, and on nothing else. ``weights_of``: it is not trained,
-    but is another row with values of ``model`` that matter after training only.
+    but is another row with values of ``model`` that matter after training only. ``completes``: what
+    a completer is scored on, the "true" visible masks or the "detections" of a detector.
     """
 
     job: str
@@ -32,6 +35,7 @@ class RowConfig(Strict):
     trunk: bool = True
     composed: ComposeConfig | None = None
     weights_of: RowName | None = None
+    completes: Completes = None
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
@@ -97,6 +101,7 @@ class Row:
     upstream: "Job | Row | None" = None
     composed: ComposeConfig | None = None
     weights_of: "Row | None" = None
+    completes: Completes = None
 
     @property
     def stem(self) -> str:
@@ -144,7 +149,7 @@ def _resolve(
     upstream: Job | Row | None = jobs.get(job.pretrained or "")
     if upstream is None and job.pretrained in ablation.wanted:
         upstream = _resolve(job.pretrained, ablation, jobs, (*below, name))
-    return Row(name, job, upstream, row.composed)
+    return Row(name, job, upstream, row.composed, completes=row.completes)
 
 
 def _used_otherwise(
@@ -166,7 +171,7 @@ def _used_otherwise(
         job = Job.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"rows.{name}: {error}") from error
-    return Row(name, job, weights_of=trained)
+    return Row(name, job, weights_of=trained, completes=row.completes)
 
 
 def _job(name: str, jobs: Mapping[str, Job], row: str) -> Job:

@@ -1,5 +1,9 @@
 """From annotations to a trained, evaluated method: one template for all of them."""
 
-from amodal_pipeline.pipelines.train.pipeline import create_pipeline
+from amodal_pipeline.pipelines.train.pipeline import (
+    create_completer_pipeline,
+    create_detection_pipeline,
+    create_pipeline,
+)
 
-__all__ = ["create_pipeline"]
+__all__ = ["create_completer_pipeline", "create_detection_pipeline", "create_pipeline"]

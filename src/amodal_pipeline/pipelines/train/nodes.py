@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.configs import AnyMethod, MethodConfig
-from amodal_pipeline.methods.vrsp.stored import ShapePriorCard, StoredShapePrior
+from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.pipelines.progress import training_progress
-from amodal_pipeline.training.configs import TrainingConfig
-
-if TYPE_CHECKING:
-    from amodal_pipeline.training.loop import Component
+from amodal_pipeline.pipelines.train.parts import Parts
+from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
 
 
 class Job(Strict):
     """All parameters of one method: what it is, how it is trained, and what it starts from.
 
     ``pretrained``: a checkpoint folder, the name of the method it starts from (that of this data
-    set, trained first where it is not there), or None.
+    set, trained first where it is not there), or None. ``detector``, of a completer: the method
+    of this data set whose detections it completes, and whose visible masks it learns from; None
+    for true visible masks only.
     """
 
     model: MethodConfig
     training: TrainingConfig = TrainingConfig()
     pretrained: str | None = None
+    detector: str | None = None
 
 
 def train(
@@ -38,6 +39,8 @@ def train(
     restart: bool,
     start: list[Checkpoint],
     shape_prior: StoredShapePrior | None = None,
+    tokenizer: Checkpoint | None = None,
+    detections: Predictions | None = None,
 ) -> tuple[Checkpoint, pd.DataFrame]:
     """Train a method, or go on with a training that was cut, or give one that is finished.
 
@@ -47,7 +50,8 @@ def train(
         folder: of its checkpoint; the training state lies beside it.
         restart: begin anew, whatever is there.
         start: the checkpoint to start from, if any.
-        shape_prior: of the data set, for a method that has one.
+        shape_prior, tokenizer: of the data set, for a method that has one.
+        detections: of a detector for the training split, for a method that learns from them.
 
     Returns:
         The checkpoint, and the history of losses, one row a report.
@@ -55,7 +59,8 @@ def train(
     from amodal_pipeline.training.loop import train as run
     from amodal_pipeline.training.state import read_history
 
-    method = with_prior(job.model.root, shape_prior.card if shape_prior else None)
+    parts = Parts(shape_prior, tokenizer)
+    method = parts.complete(job.model.root)
     pretrained = start[0] if start else None
     with training_progress(f"train {method.name}") as on_step:
         checkpoint = run(
@@ -64,36 +69,12 @@ def train(
             annotations,
             folder,
             pretrained=pretrained,
-            components=components_of(method, shape_prior),
+            components=parts.components(method),
+            detected=detections,
             restart=restart,
             on_step=on_step,
         )
     return checkpoint, pd.DataFrame(read_history(folder / "history.jsonl"))
-
-
-def with_prior(method: AnyMethod, card: ShapePriorCard | None) -> AnyMethod:
-    """The method with the form of the data set's shape prior, where it uses one and names none.
-
-    Raises:
-        ValueError: it names a form, and that of the data set is another.
-    """
-    if card is None or not getattr(method, "uses_prior", False):
-        return method
-    if method.prior not in (None, card.config):
-        raise ValueError(
-            f"{method.name}.model.prior is not the shape prior of this data set "
-            f"({card.config}): leave it null, or make the shape prior with these values"
-        )
-    return method.model_copy(update={"prior": card.config})
-
-
-def components_of(method: AnyMethod, shape_prior: StoredShapePrior | None) -> dict[str, Component]:
-    """The finished parts that a method is trained with."""
-    from amodal_pipeline.training.loop import Component
-
-    if shape_prior is None or not getattr(method, "uses_prior", False):
-        return {}
-    return {"prior": Component(shape_prior.weights, shape_prior.card.fingerprint.digest)}
 
 
 def choose_start(job: Job) -> list[Checkpoint]:
@@ -135,12 +116,89 @@ def choose_start_or_train_upstream(
     return [checkpoint]
 
 
+def find_detector(
+    annotations: AmodalAnnotations,
+    job: Job,
+    orcnn: Job,
+    mask_rcnn: Job,
+    models: Path,
+    restart: bool,
+) -> list[Checkpoint]:
+    """The detector that a completer works with: ``job.detector``, if any.
+
+    One that is trained on these annotations is taken as it is, however it was configured; ORCNN
+    and Mask R-CNN are trained first where they are not there.
+
+    Args:
+        annotations: the training split.
+        job: the completer's parameters.
+        orcnn, mask_rcnn: those of the detectors that can be trained here.
+        models: folder of all checkpoints.
+        restart: for what a detector that is to be trained starts from.
+
+    Raises:
+        ValueError: another detector is not trained, or was trained on other annotations.
+    """
+    if job.detector is None:
+        return []
+    folder = models / job.detector
+    remedy = f"train it with `kedro run --pipeline=train_{job.detector} --params restart=true`"
+    if (folder / "method.json").exists():
+        found = Checkpoint.load(folder)
+        if found.card.fingerprint.parts.get("annotations_train") != annotations.fingerprint:
+            raise ValueError(
+                f"the detector in {folder} was trained on other annotations than those of "
+                f"{annotations.metadata.dataset}/{annotations.metadata.split}: {remedy}"
+            )
+        return [found]
+    trainable = {each.model.root.name: each for each in (orcnn, mask_rcnn)}
+    if job.detector not in trainable:
+        raise ValueError(f"{folder} holds no detector: {remedy}")
+    detector = trainable[job.detector]
+    start = choose_start_or_train_upstream(
+        annotations, detector, mask_rcnn, models / mask_rcnn.model.root.name, restart
+    )
+    checkpoint, _ = train(annotations, detector, folder, restart, start)
+    checkpoint.save(folder)
+    return [checkpoint]
+
+
+def detect(
+    detector: list[Checkpoint], annotations: AmodalAnnotations, inference: InferenceConfig
+) -> Predictions:
+    """What a detector finds in a split; nothing where there is no detector."""
+    from amodal_pipeline.pipelines.evaluate.nodes import predict
+
+    if detector:
+        return predict(detector[0], annotations, inference)
+    truth = annotations.metadata
+    metadata = PredictionsMetadata(
+        dataset=truth.dataset,
+        split=truth.split,
+        method="none",
+        categories=truth.categories,
+        image_root=truth.image_root,
+        annotations=truth.fingerprint,
+    )
+    return Predictions(
+        metadata, annotations.images, frame(PREDICTIONS, {}), frame(PREDICTION_ORDER, {})
+    )
+
+
 def draw_retrieval(checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int) -> object:
     """What known shapes do for the most occluded objects, as a picture."""
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.visuals.retrieval import retrieval_sheet
 
     return retrieval_sheet(restore(checkpoint), annotations, count)
+
+
+def draw_decoding(checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int) -> object:
+    """From the visible mask over each decoding step to the refined mask, as a picture."""
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.visuals.decoding import decoding_sheet
+
+    return decoding_sheet(restore(checkpoint), annotations, count)
 
 
 def plot_losses(job: Job, history: pd.DataFrame) -> object:
