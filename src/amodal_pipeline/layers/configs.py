@@ -1,9 +1,11 @@
-"""Configuration of the shared network parts. Defaults are those of ORCNN's appendix A.
+"""Configuration of the shared network parts.
+
+Defaults of detectors are those of ORCNN's appendix A, of completers those of C2F-Seg.
 
 This module imports no torch: Kedro checks parameters against these classes before a run starts.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -94,3 +96,48 @@ class MaskHeadConfig(Strict):
     channels: int = Field(256, gt=0)
     roi_size: int = Field(14, gt=0)
     class_agnostic: bool = False
+
+
+class CropConfig(Strict):
+    """The part of an image that a completer sees of an object.
+
+    The box of the visible mask, ``enlarge`` times as wide and high around its centre, is scaled to
+    ``image_side`` x ``image_side`` pixels, its masks to ``side`` x ``side``. ``square``: the longer
+    side counts for both. ``clipped``: at the border of the image; otherwise pixels beyond it are
+    black and no mask reaches there.
+    """
+
+    enlarge: float = Field(2.0, ge=1)
+    square: bool = False
+    clipped: bool = True
+    side: int = Field(256, gt=0)
+    image_side: int = Field(256, gt=0)
+
+
+class CorruptionConfig(Strict):
+    """How visible masks are spoiled in training, as those that a detector predicts are.
+
+    Each is blurred with probability ``blur`` or dilated or eroded with probability ``morphology``
+    (dilated with ``dilation`` of that, ``iterations`` times by a square of ``kernel`` pixels, both
+    drawn from their range, ends included; then blurred with probability ``blur_after``); else it
+    stays. Blurring is Gaussian of ``sigma`` pixels, and a threshold at one half. Pixels are those
+    of the crop. Defaults: KINS, as released; the paper names the three operations only.
+    """
+
+    blur: float = Field(0.2, ge=0, le=1)
+    morphology: float = Field(0.4, ge=0, le=1)
+    dilation: float = Field(0.55, ge=0, le=1)
+    blur_after: float = Field(0.1, ge=0, le=1)
+    iterations: tuple[int, int] = (1, 4)
+    kernel: tuple[int, int] = (5, 13)
+    sigma: float = Field(11.0, gt=0)
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> "CorruptionConfig":
+        if self.blur + self.morphology > 1:
+            raise ValueError("blur and morphology are shares of all masks: at most 1 together")
+        for name in ("iterations", "kernel"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high:
+                raise ValueError(f"{name} is a range: from at least 1, up to no less than that")
+        return self

@@ -10,6 +10,8 @@ from pydantic import ConfigDict, Field, RootModel, model_validator
 from amodal_pipeline.layers.configs import (
     BackboneConfig,
     BoxHeadConfig,
+    CorruptionConfig,
+    CropConfig,
     DetectorConfig,
     EncoderConfig,
     MaskHeadConfig,
@@ -134,47 +136,6 @@ class VRSPConfig(Strict):
     @property
     def rescores(self) -> bool:
         return self.reclassification or self.prior_post_process
-
-
-class CropConfig(Strict):
-    """The part of an image that a completer sees of an object.
-
-    The box of the visible mask, ``enlarge`` times as wide and high around its centre, is scaled to
-    ``image_side`` x ``image_side`` pixels, its masks to ``side`` x ``side``. ``square``: the longer
-    side counts for both. ``clipped``: at the border of the image; otherwise pixels beyond it are
-    black and no mask reaches there.
-    """
-
-    enlarge: float = Field(2.0, ge=1)
-    square: bool = False
-    clipped: bool = True
-    side: int = Field(256, gt=0)
-    image_side: int = Field(256, gt=0)
-
-
-class CorruptionConfig(Strict):
-    """How visible masks are spoiled in training, as those that a detector predicts are.
-
-    Each is blurred with probability ``blur`` or dilated or eroded with probability ``morphology``
-    (dilated with ``dilation`` of that, ``iterations`` times by a kernel of ``kernel`` pixels, both
-    drawn from their range; then blurred with probability ``blur_after``); else it stays. Blurring
-    is Gaussian of ``sigma`` pixels, and a threshold at one half. Pixels are those of the crop.
-    Defaults: KINS, as released; the paper names the three operations only.
-    """
-
-    blur: float = Field(0.2, ge=0, le=1)
-    morphology: float = Field(0.4, ge=0, le=1)
-    dilation: float = Field(0.55, ge=0, le=1)
-    blur_after: float = Field(0.1, ge=0, le=1)
-    iterations: tuple[int, int] = (1, 4)
-    kernel: tuple[int, int] = (5, 13)
-    sigma: float = Field(11.0, gt=0)
-
-    @model_validator(mode="after")
-    def _are_shares(self) -> "CorruptionConfig":
-        if self.blur + self.morphology > 1:
-            raise ValueError("blur and morphology are shares of all masks: at most 1 together")
-        return self
 
 
 class MaskTokenizerConfig(Strict):

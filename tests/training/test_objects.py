@@ -1,0 +1,183 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
+from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
+from amodal_pipeline.training import loop
+from amodal_pipeline.training.objects import ObjectBatches
+from tests.conftest import COLOURS, make_shapes, tiny_training
+
+CROP = CropConfig(side=32, image_side=48)
+SPOILED = CorruptionConfig(kernel=(3, 5), sigma=2.0)
+
+
+def detected(truth, rows, masks, **columns):
+    """Visible masks that a detector predicted for some objects."""
+    table = truth.instances.iloc[rows]
+    columns = {
+        "prediction_id": np.arange(len(rows)) + 100,
+        "score": [0.5] * len(rows),
+        "visible_rle": masks,
+        **{name: table[name] for name in ("image_id", "category_id", "instance_id")},
+        **columns,
+    }
+    described = truth.metadata.model_dump(include={"dataset", "split", "categories", "image_root"})
+    metadata = PredictionsMetadata(method="them", annotations=truth.fingerprint, **described)
+    order = frame(PREDICTION_ORDER, {})
+    return Predictions(metadata, truth.images, frame(PREDICTIONS, columns), order)
+
+
+def corner(size=64):
+    mask = np.zeros((1, size, size), np.uint8)
+    mask[:, :8, :6] = 1
+    return rle.encode(mask)[0]
+
+
+def equal(a, b):
+    return torch.equal(a.images, b.images) and all(
+        torch.equal(a.targets[name], b.targets[name]) for name in a.targets
+    )
+
+
+def test_every_object_is_seen_within_its_surroundings(shapes):
+    batches = ObjectBatches(shapes, CROP, 4, seed=1)
+    rows = []
+    for i in range(4):
+        batch = batches[i]
+        targets = batch.targets
+        rows += targets["index"].tolist()
+        assert batch.images.dtype == torch.uint8 and batch.images.shape == (4, 3, 48, 48)
+        assert all(targets[k].shape == (4, 32, 32) for k in ("input", "visible", "amodal"))
+        assert torch.equal(targets["input"], targets["visible"])
+        assert not (targets["visible"] & ~targets["amodal"].bool()).any()
+        assert not targets["predicted"].any()
+        for k, row in enumerate(targets["index"].tolist()):
+            label = int(targets["labels"][k])
+            assert label == shapes.instances["category_id"].iloc[row]
+            image_id = shapes.instances["image_id"].iloc[row]
+            assert batch.names[k] == f"{image_id}.png"
+            # The pixels of the object are of its colour, where the mask says.
+            pixels = torch.nn.functional.interpolate(batch.images[k][None].float(), 32)[0]
+            inside = (
+                torch.nn.functional.avg_pool2d(targets["visible"][k][None].float(), 3, 1, 1)[0] == 1
+            )
+            assert inside.any()
+            colour = torch.tensor(COLOURS[label])[:, None]
+            assert (pixels[:, inside] - colour).abs().max() < 4
+    assert sorted(rows) == list(range(len(shapes.instances)))
+
+
+def test_a_batch_is_a_function_of_seed_and_iteration(shapes):
+    options = {"corruption": SPOILED, "enlargement": (1.5, 3.0)}
+    batches = ObjectBatches(shapes, CROP, 3, 5, **options)
+    loaded = list(loop._loader(batches, 2, tiny_training(workers=2)))
+    again = ObjectBatches(shapes, CROP, 3, 5, **options)
+    assert [equal(a, again[i]) for i, a in enumerate(loaded, start=2)] == [True] * 4
+    assert not equal(again[0], ObjectBatches(shapes, CROP, 3, 6, **options)[0])
+    # What is drawn for an object is drawn anew each time it comes.
+    first, second = ({}, {})
+    for found, start in ((first, 0), (second, 16)):
+        for i in range(start, start + 16):
+            batch = ObjectBatches(shapes, CROP, 1, 5, **options)[i]
+            found[int(batch.targets["index"])] = batch.targets["amodal"]
+    assert first.keys() == second.keys()
+    assert all(not torch.equal(first[k], second[k]) for k in first)
+
+
+def test_only_the_input_is_spoiled(shapes):
+    clean = ObjectBatches(shapes, CROP, 16, 0)[0].targets
+    config = CorruptionConfig(blur=0, morphology=1, dilation=1, blur_after=0, kernel=(3, 3))
+    spoiled = ObjectBatches(shapes, CROP, 16, 0, corruption=config)[0].targets
+    for name in ("visible", "amodal"):
+        assert torch.equal(clean[name], spoiled[name])
+    grown = spoiled["input"].int() - clean["visible"].int()
+    assert (grown >= 0).all() and (grown.flatten(1).sum(1) > 0).all()
+
+
+def test_without_images_no_file_is_opened(shapes):
+    gone = dataclasses.replace(
+        shapes, metadata=shapes.metadata.model_copy(update={"image_root": "/nowhere"})
+    )
+    batch = ObjectBatches(gone, CROP, 2, 0, with_images=False)[0]
+    assert batch.images.shape == (2, 3, 0, 0)
+    assert batch.targets["amodal"].any()
+    with pytest.raises(ValueError, match=r"/nowhere/\d\.png is missing"):
+        ObjectBatches(gone, CROP, 2, 0)[0]
+
+
+def test_ignored_and_hidden_objects_are_left_out(shapes):
+    table = shapes.instances.copy()
+    table["ignore"] = [i == 3 for i in range(len(table))]
+    box = table["visible_box"].tolist()
+    table["visible_box"] = frame(
+        PREDICTIONS,
+        {"visible_box": np.array([[np.nan] * 4 if i == 5 else b for i, b in enumerate(box)])},
+    )["visible_box"]
+    some = dataclasses.replace(shapes, instances=table)
+    batches = ObjectBatches(some, CROP, 2, 0, with_images=False)
+    seen = {int(r) for i in range(7) for r in batches[i].targets["index"]}
+    assert seen == set(range(16)) - {3, 5}
+    none = dataclasses.replace(shapes, instances=table.assign(ignore=[True] * len(table)))
+    with pytest.raises(ValueError, match="shapes/train has no object with a visible part"):
+        ObjectBatches(none, CROP, 2, 0)
+
+
+def test_detected_objects_get_the_predicted_mask_and_its_window(shapes):
+    rows = [0, 3, 4]
+    found = detected(shapes, rows, [corner()] * 3)
+    every = ObjectBatches(shapes, CROP, 16, 0, detected=found, predicted_share=1.0)[0].targets
+    assert sorted(every["index"][every["predicted"]].tolist()) == rows
+    window = windows(np.array([[0.0, 0, 6, 8]]), (64, 64), CROP)
+    given = crop_masks([corner()], window, (64, 64), 32)[0]
+    of = every["index"].tolist().index(3)
+    truth = shapes.instances["amodal_rle"].iloc[[3]].tolist()
+    assert np.array_equal(every["input"][of], given)
+    assert np.array_equal(every["amodal"][of], crop_masks(truth, window, (64, 64), 32)[0])
+    batches = ObjectBatches(shapes, CROP, 16, 0, detected=found, predicted_share=0.5)
+    share = np.mean([int(batches[i].targets["predicted"].sum()) / 3 for i in range(60)])
+    assert share == pytest.approx(0.5, abs=0.12)
+    none = ObjectBatches(shapes, CROP, 16, 0, detected=found)[0]
+    assert equal(none, ObjectBatches(shapes, CROP, 16, 0)[0])
+
+
+def test_an_empty_predicted_mask_is_none(shapes):
+    nothing = rle.encode(np.zeros((1, 64, 64), np.uint8))[0]
+    found = detected(shapes, [0, 1], [nothing, corner()])
+    batch = ObjectBatches(shapes, CROP, 16, 0, detected=found, predicted_share=1.0)[0].targets
+    assert batch["index"][batch["predicted"]].tolist() == [1]
+
+
+def test_detections_that_do_not_fit_are_refused(shapes):
+    def batches(found):
+        return ObjectBatches(shapes, CROP, 2, 0, detected=found, predicted_share=1.0)
+
+    with pytest.raises(ValueError, match=r"'them' name the object 2 twice"):
+        batches(detected(shapes, [0, 1], [corner()] * 2, instance_id=[2, 2]))
+    with pytest.raises(ValueError, match="not in the annotations"):
+        batches(detected(shapes, [0], [corner()], instance_id=[999]))
+    with pytest.raises(ValueError, match="without instance_id or visible mask"):
+        batches(detected(shapes, [0], [corner()], instance_id=[None]))
+    with pytest.raises(ValueError, match="without instance_id or visible mask"):
+        batches(detected(shapes, [0], [None], amodal_rle=[corner()]))
+    other = dataclasses.replace(shapes.subset([1]))
+    with pytest.raises(ValueError, match="for other annotations"):
+        batches(detected(other, [0], [corner()]))
+
+
+def test_an_image_is_cropped_where_its_masks_are(tmp_path):
+    shapes = make_shapes(tmp_path, 2)
+    free = CropConfig(side=16, image_side=16, clipped=False, enlarge=3)
+    batch = ObjectBatches(shapes, free, 4, 0)[0]
+    for k, row in enumerate(batch.targets["index"].tolist()):
+        record = shapes.instances.iloc[row]
+        window = windows(np.array([record["visible_box"]]), (64, 64), free)
+        pixels = torch.from_numpy(read_image(tmp_path, batch.names[k])).permute(2, 0, 1)
+        assert torch.equal(batch.images[k], crop_image(pixels, window[0], 16))
+        beyond = window[0, 0] < -6
+        assert not beyond or batch.images[k][:, :, 0].max() == 0
