@@ -80,7 +80,8 @@ def timm_body(
         options: of timm, such as output_stride.
 
     Raises:
-        ValueError: the model has other maps or takes no such option, or the weights are of another network.
+        ValueError: the model has other maps or takes no such option, or the weights are of another
+            network.
         FileNotFoundError: the file of weights does not exist.
     """
     try:
