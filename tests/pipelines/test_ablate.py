@@ -1,7 +1,6 @@
 """Ablations as a user runs them, with everything small."""
 
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import orjson
 import pandas as pd
 import pytest
 from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from mlflow import MlflowClient
 from PIL import Image
 from rich.console import Console
@@ -66,17 +64,8 @@ ROWS = ("mask_rcnn_visible", "mask_rcnn", "orcnn", "class_agnostic", "pasted_mod
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ablation")
-    shutil.copytree(ROOT / "conf", folder / "conf")
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    shutil.copy(ROOT / ".telemetry", folder)
-    (folder / "src").mkdir()
-    bootstrap_project(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(folder)
-        yield folder
+def project(empty_project):
+    return empty_project
 
 
 def run(project, changes=None, pipeline="ablate_orcnn", **options):

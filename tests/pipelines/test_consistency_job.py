@@ -1,20 +1,14 @@
 """Objects under several occluders as a user runs it, with everything small."""
 
-import shutil
-from pathlib import Path
-
 import pandas as pd
 import pytest
 from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from mlflow import MlflowClient
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.datasets.scores_dataset import load_scores
 from amodal_pipeline.visuals.definitions import PROTOCOLS, definition
-
-ROOT = Path(__file__).resolve().parents[2]
 
 DETECTOR = {
     "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
@@ -45,19 +39,10 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("consistency")
-    shutil.copytree(ROOT / "conf", folder / "conf")
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    shutil.copy(ROOT / ".telemetry", folder)
-    (folder / "src").mkdir()
-    bootstrap_project(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(folder)
-        run(folder, "train_orcnn", to_outputs=["orcnn.results"], tracking=False)
-        run(folder, "occluder_consistency")
-        yield folder
+def project(empty_project):
+    run(empty_project, "train_orcnn", to_outputs=["orcnn.results"], tracking=False)
+    run(empty_project, "occluder_consistency")
+    return empty_project
 
 
 def run(project, pipeline, only_missing_outputs=False, to_outputs=None, **changes):

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from mlflow import MlflowClient
 from PIL import Image
 
@@ -50,18 +49,8 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "conf", folder / "conf")
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    shutil.copy(ROOT / ".telemetry", folder)
-    (folder / "src").mkdir()  # Kedro wants one; the package is imported from where it is installed
-    bootstrap_project(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        # No handler may write info.log where the tests were started.
-        patch.chdir(folder)
-        yield folder
+def project(empty_project):
+    return empty_project
 
 
 def run(project, pipeline="__default__", env=None, parameters=None, **options):

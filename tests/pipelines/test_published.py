@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
@@ -25,14 +24,8 @@ SIZE = (48, 64)
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("published")
-    shutil.copytree(ROOT / "conf", folder / "conf")
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(ROOT / name, folder)
-    (folder / "src").mkdir()
-    bootstrap_project(folder)
-    return folder
+def project(empty_project):
+    return empty_project
 
 
 def prepare(project, env, raw, pipeline="prepare", **parameters):

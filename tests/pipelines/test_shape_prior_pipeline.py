@@ -1,18 +1,15 @@
 """The job `shape_prior` on a handful of rendered scenes."""
 
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from PIL import Image
 
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.training.state import ChangedTrainingError
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "source": {"scenes": {"train": 6, "val": 3, "config": {"image_size": 96}}},
     "shape_prior": {"iterations": 10, "clusters": 3, "batch_size": 8},
@@ -22,17 +19,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "conf", folder / "conf")
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    shutil.copy(ROOT / ".telemetry", folder)
-    (folder / "src").mkdir()
-    bootstrap_project(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        run(folder)
-        yield folder
+def project(empty_project):
+    run(empty_project)
+    return empty_project
 
 
 def run(project, parameters=SMALL, **options):

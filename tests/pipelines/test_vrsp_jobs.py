@@ -1,20 +1,16 @@
 """`train_vrsp` and `ablate_vrsp` as a user runs them, with everything small."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from PIL import Image
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.training.state import ChangedTrainingError
 
-ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = {
     "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
     "proposals": {"after_nms_train": 40, "after_nms_test": 40},
@@ -51,17 +47,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vrsp")
-    shutil.copytree(ROOT / "conf", folder / "conf")
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(ROOT / name, folder)
-    (folder / "src").mkdir()
-    bootstrap_project(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        run(folder, "train_vrsp")
-        yield folder
+def project(empty_project):
+    run(empty_project, "train_vrsp")
+    return empty_project
 
 
 def run(project, pipeline, parameters=SMALL, **options):
