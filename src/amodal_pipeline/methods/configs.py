@@ -147,7 +147,10 @@ class MaskTokenizerConfig(Strict):
     beta; the discriminator enters after ``adversarial_start`` iterations with ``adversarial``
     times its adaptive weight (0 leaves it out); ``perceptual_weights`` is a file of VGG-16 weights
     for the perceptual loss, None leaves that out. ``adaptive_epsilon`` is delta of A.1 (1e-4 in
-    the released code). ``poor_below``: a reconstruction IoU (0-100) that is warned of.
+    the released code). ``revive_after``: a code that no mask has used for so many iterations
+    becomes what the encoder makes of a badly represented place of the batch; 0, as in the paper,
+    never. ``poor_below``: a reconstruction IoU (0-100) of the validation split that is warned of;
+    no part of what is learnt.
     """
 
     name: Literal["mask_tokenizer"] = "mask_tokenizer"
@@ -164,6 +167,8 @@ class MaskTokenizerConfig(Strict):
     adaptive_epsilon: float = Field(1e-6, gt=0)
     perceptual: float = Field(1.0, ge=0)
     perceptual_weights: str | None = None
+    revive_after: int = Field(0, ge=0)
+    poor_below: float = Field(90.0, ge=0, le=100, exclude=True)
 
     @property
     def tokens(self) -> int:
