@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 
 from amodal_pipeline.annotations import AmodalAnnotations, rle
+from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.visuals.comparisons import with_lines
+
+_TYPICAL = 0.4  # occlusion rate
 
 
 def most_occluded(annotations: AmodalAnnotations, count: int) -> list[int]:
@@ -15,6 +18,31 @@ def most_occluded(annotations: AmodalAnnotations, count: int) -> list[int]:
     """
     hidden = _hidden_shares(annotations)
     return _ids(hidden.sort_index().sort_values(ascending=False, kind="stable").index[:count])
+
+
+def half_hidden(annotations: AmodalAnnotations, count: int) -> list[pd.DataFrame]:
+    """Of each of the ``count`` images that hide most, the object whose occlusion rate is nearest to
+    40 %: a row of ``instances`` each.
+
+    Ignored objects and those of which nothing is seen are passed over; an image that has no other
+    gives none.
+    """
+    found = []
+    for image_id in most_occluded(annotations, count):
+        objects = annotations.of_image(image_id)
+        rate = objects["occlusion_rate"].to_numpy(dtype=float)
+        shown = ~objects["ignore"].to_numpy(dtype=bool) & (rate < 1)
+        if shown.any():
+            distance = np.where(shown, np.abs(rate - _TYPICAL), np.inf)
+            found.append(objects.iloc[[int(distance.argmin())]])
+    return found
+
+
+def image_of(annotations: AmodalAnnotations, record: pd.DataFrame) -> np.ndarray:
+    """The image of an object (a row of ``instances``), uint8 [H, W, 3]."""
+    images = annotations.images
+    name = images.loc[images["image_id"] == record["image_id"].item(), "file_name"].item()
+    return read_image(annotations.metadata.image_root, name)
 
 
 def spread(annotations: AmodalAnnotations, count: int, seed: int = 0) -> list[int]:

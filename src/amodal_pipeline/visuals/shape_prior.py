@@ -92,14 +92,14 @@ def _decoded(stored: StoredShapePrior, most: int) -> list[np.ndarray]:
     ]
 
 
-def shape_cell(shape: np.ndarray, side: int) -> Image.Image:
+def shape_cell(shape: np.ndarray, side: int, *, rim: bool = True) -> Image.Image:
     """A shape, float [S, S] of 0–1, in colour on a light ground."""
     mixed = shape[..., None] * _SHAPE + (1 - shape[..., None]) * np.array(_EMPTY)
     # A mask reaches all four sides of its box: without a rim it would look cut off.
-    rim = side // 10
+    left = side // 10 if rim else 0
     image = Image.fromarray(mixed.round().astype(np.uint8))
     cell = Image.new("RGB", (side, side), _EMPTY)
-    cell.paste(image.resize((side - 2 * rim,) * 2, Image.Resampling.BICUBIC), (rim, rim))
+    cell.paste(image.resize((side - 2 * left,) * 2, Image.Resampling.BICUBIC), (left, left))
     return cell
 
 
