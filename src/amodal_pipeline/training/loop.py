@@ -172,6 +172,10 @@ def train(
         # the CPU.
         load_state(folder, card.iteration, plain, plain_optimizer)
 
+    if isinstance(method, C2FSegConfig):
+        from amodal_pipeline.methods.c2f_seg.method import tokenize_all
+
+        batches.keep_tokens(lambda masks: tokenize_all(plain.tokenizer, masks, accelerator.device))
     meter = _Meter(config, done)
     iteration = done
     with _deterministic(accelerator.device):

@@ -4,6 +4,9 @@ Pure functions of (seed, iteration), and what is drawn for an object of (seed, i
 :mod:`.data` has them for detectors.
 """
 
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +21,8 @@ from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.corruption import corrupt
 from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
 from amodal_pipeline.training.data import TrainingBatch, batch_indices
+
+_AT_ONCE = 256  # masks whose tokens are found at once: bounds the memory
 
 
 class ObjectBatches(Dataset):
@@ -87,6 +92,7 @@ class ObjectBatches(Dataset):
         # The row of the detection that is each object, and those detections.
         self.detections = np.full(len(truth), -1, np.int64)
         self.predicted_masks, self.predicted_boxes = pa.array([], pa.string()), np.zeros((0, 4))
+        self.tokens: Tensor | None = None
         if detected is not None:
             self._add(detected)
 
@@ -118,6 +124,36 @@ class ObjectBatches(Dataset):
         there = ~np.isnan(self.predicted_boxes[:, 0])
         self.detections[at[there]] = np.flatnonzero(there)
 
+    def keep_tokens(self, tokenize: Callable[[Iterable[Tensor]], Tensor]) -> None:
+        """Give batches the tokens of amodal masks, "amodal_tokens" int64 [N, T, T], found once.
+
+        Args:
+            tokenize: batches of masks [n, side, side] of 0 and 1 to tokens [all n, T, T].
+
+        Raises:
+            ValueError: windows are drawn anew in every batch.
+        """
+        if self.enlargement:
+            raise ValueError("no tokens can be kept of crops whose enlargement is drawn")
+        found = self.rows[self.detections[self.rows] >= 0]
+        true, predicted = self.boxes, self.predicted_boxes[self.detections[found]]
+        tokens = tokenize(
+            itertools.chain(
+                self._amodal_crops(self.rows, true[self.rows]), self._amodal_crops(found, predicted)
+            )
+        )
+        place = np.full((2, len(self.boxes)), -1, np.int64)
+        place[0, self.rows] = np.arange(len(self.rows))
+        place[1, found] = len(self.rows) + np.arange(len(found))
+        self.tokens, self.token_places = tokens, place
+
+    def _amodal_crops(self, rows: np.ndarray, boxes: np.ndarray) -> Iterator[Tensor]:
+        for start in range(0, len(rows), _AT_ONCE):
+            own = rows[start : start + _AT_ONCE]
+            seen = windows(boxes[start : start + _AT_ONCE], self.sizes[own], self.crop)
+            counts = self.masks["amodal"].take(pa.array(own))
+            yield torch.from_numpy(crop_masks(counts, seen, self.sizes[own], self.crop.side))
+
     def __getitem__(self, iteration: int) -> TrainingBatch:
         indices = batch_indices(len(self.rows), self.batch_size, self.seed, iteration)
         draws = [np.random.default_rng([self.seed, iteration, i]) for i in indices]
@@ -145,6 +181,10 @@ class ObjectBatches(Dataset):
                 [corrupt(m, self.corruption, d) for m, d in zip(given, draws, strict=True)]
             )
         masks = {"input": given, **truth}
+        kept = {}
+        if self.tokens is not None:
+            places = self.token_places[predicted.astype(int), rows]
+            kept["amodal_tokens"] = self.tokens[torch.from_numpy(places)].long()
         return TrainingBatch(
             self._images(rows, seen),
             {
@@ -152,6 +192,7 @@ class ObjectBatches(Dataset):
                 "labels": torch.from_numpy(self.labels[rows]),
                 "index": torch.from_numpy(rows),
                 "predicted": torch.from_numpy(predicted),
+                **kept,
             },
             [self.names[self.image_rows[row]] for row in rows],
         )

@@ -22,6 +22,7 @@ from amodal_pipeline.pipelines.train.nodes import (
     Job,
     choose_start,
     choose_start_or_train_upstream,
+    on_true_objects,
 )
 from amodal_pipeline.pipelines.train.parts import Parts
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, InferenceConfig
@@ -35,8 +36,8 @@ class Places:
 
     ``rows``: checkpoints and training states; ``output``: predictions; ``images``: pictures made
     for a row. What they are made from: ``models`` has the checkpoints of the methods that rows
-    start from, ``parts`` are those of the data set, ``detections`` what a detector has found in the
-    training split and in the validation split, for completers.
+    start from, ``parts`` are those of the data set. For completers: ``detected`` has what a
+    detector found of the training objects, ``detections`` all of it in the validation split.
     """
 
     rows: Path
@@ -44,7 +45,8 @@ class Places:
     output: Path
     images: Path
     parts: Parts
-    detections: tuple[Predictions, Predictions] | None
+    detected: Predictions | None
+    detections: Predictions | None
 
 
 def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
@@ -122,9 +124,11 @@ def ablate(
         ChangedTrainingError: a row on disk was trained with other values; names it and the remedy.
     """
     name = rows_folder.name
-    found = None if detections is None else (detections_train, detections)
+    detected = on_true_objects(train, detections_train)
     finished = Parts(shape_prior, tokenizer)
-    places = Places(rows_folder, models, output / name, images / name, finished, found)
+    places = Places(
+        rows_folder, models, output / name, images / name, finished, detected, detections
+    )
     for number, row in enumerate(chosen, 1):
         title = f"{number}/{len(chosen)} {row.name}"
         checkpoint = train_row(row, train, places, workers, restart, title=title)
@@ -164,8 +168,9 @@ def train_row(
     folder = places.rows / row.name
     pretrained = start[0] if start else None
     components = places.parts.components(method)
-    detected = places.detections[0] if places.detections else None
-    wanted = loop.fingerprint(method, training, annotations, pretrained, components, detected)
+    wanted = loop.fingerprint(
+        method, training, annotations, pretrained, components, places.detected
+    )
     try:
         if (folder / "method.json").exists():
             found = Checkpoint.load(folder)
@@ -184,7 +189,7 @@ def train_row(
                 folder,
                 pretrained=pretrained,
                 components=components,
-                detected=detected,
+                detected=places.detected,
                 restart=restart,
                 on_step=on_step,
             )
@@ -265,7 +270,7 @@ def _predict(
     if row.completes == "true":
         predictions = nodes.complete_true(checkpoint, val, inference)
     elif row.completes == "detections":
-        predictions = nodes.complete_detections(checkpoint, val, places.detections[1], inference)
+        predictions = nodes.complete_detections(checkpoint, val, places.detections, inference)
     else:
         predictions = predict(checkpoint, val, inference)
     metadata = predictions.metadata.model_copy(update={"variant": row.name})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -70,7 +71,7 @@ def train(
             folder,
             pretrained=pretrained,
             components=parts.components(method),
-            detected=detections,
+            detected=on_true_objects(annotations, detections),
             restart=restart,
             on_step=on_step,
         )
@@ -183,6 +184,35 @@ def detect(
     return Predictions(
         metadata, annotations.images, frame(PREDICTIONS, {}), frame(PREDICTION_ORDER, {})
     )
+
+
+def on_true_objects(
+    annotations: AmodalAnnotations, detections: Predictions | None
+) -> Predictions | None:
+    """The detections that are matched to a true object, with its id; None without any detection.
+
+    Raises:
+        ValueError: the detector predicts no visible masks, or no amodal ones to match objects by.
+    """
+    import numpy as np
+
+    from amodal_pipeline.metrics.completion import match_detections
+
+    if detections is None or len(detections.predictions) == 0:
+        return None
+    table, method = detections.predictions, detections.metadata.method
+    if table[["amodal_rle", "visible_rle"]].isna().any(axis=None):
+        raise ValueError(
+            f"{method!r} does not predict both amodal and visible masks, which a completer needs "
+            "of its detector: name one that does (orcnn, vrsp), or set detector to null"
+        )
+    matches = match_detections(annotations, detections)
+    ids = table["prediction_id"].to_numpy(dtype=np.int64)
+    order = np.argsort(ids)
+    rows = order[np.searchsorted(ids[order], matches.prediction_id)]
+    columns = {name: table[name].iloc[rows] for name in table.columns}
+    columns["instance_id"] = matches.instance_id
+    return dataclasses.replace(detections, predictions=frame(PREDICTIONS, columns))
 
 
 def draw_retrieval(checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int) -> object:

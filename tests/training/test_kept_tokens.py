@@ -1,0 +1,62 @@
+"""Tokens of amodal masks that are computed once, before a training."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from amodal_pipeline.annotations import Predictions
+from amodal_pipeline.annotations.tables import PREDICTIONS, frame
+from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.training.completing import true_objects
+from amodal_pipeline.training.objects import ObjectBatches
+
+CROP = CropConfig(side=16, image_side=16)
+
+
+def as_tokens(batches):
+    """Tokens that tell the masks themselves: a stand-in for a tokenizer."""
+    return torch.cat([masks[:, ::4, ::4].short() for masks in batches])
+
+
+def detected(shapes) -> Predictions:
+    """Every second object, with a visible mask that is its amodal one: another window."""
+    truth = true_objects(shapes)
+    rows = np.arange(0, len(truth.predictions), 2) + 1
+    table = truth.predictions.iloc[rows]
+    columns = {name: table[name] for name in table.columns}
+    columns["visible_rle"] = shapes.instances["amodal_rle"].iloc[rows].tolist()
+    return dataclasses.replace(truth, predictions=frame(PREDICTIONS, columns))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_kept_tokens_are_those_of_the_amodal_masks_of_the_batch(shapes, share):
+    batches = ObjectBatches(
+        shapes, CROP, 6, 3, detected=detected(shapes), predicted_share=share, with_images=False
+    )
+    batches.keep_tokens(as_tokens)
+    seen = 0
+    for iteration in range(6):
+        targets = batches[iteration].targets
+        seen += int(targets["predicted"].sum())
+        assert targets["amodal_tokens"].dtype == torch.int64
+        expected = as_tokens([targets["amodal"]])
+        assert torch.equal(targets["amodal_tokens"], expected.long())
+        assert expected.any()
+    assert (seen > 0) == (share > 0)
+
+
+def test_no_tokens_are_kept_of_windows_that_change(shapes):
+    batches = ObjectBatches(shapes, CROP, 2, 0, enlargement=(1.5, 3.0), with_images=False)
+    with pytest.raises(ValueError, match="enlargement"):
+        batches.keep_tokens(as_tokens)
+
+
+def test_ignored_objects_have_no_tokens(shapes):
+    instances = shapes.instances.copy()
+    instances.loc[0, "ignore"] = True
+    fewer = dataclasses.replace(shapes, instances=instances)
+    batches = ObjectBatches(fewer, CROP, 2, 0, with_images=False)
+    batches.keep_tokens(as_tokens)
+    assert len(batches.tokens) == len(instances) - 1
