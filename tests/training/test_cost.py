@@ -24,6 +24,23 @@ def test_operations_are_twice_the_multiplications_of_one_image():
     assert found == Cost(3 * 8 * 9 + 8, 2 * 16 * 20 * 8 * 27, 16, 20, 4.5, "a board")
 
 
+class Completer(nn.Module):
+    """A convolution on the crops of objects."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(4, 2, 1)
+
+    def forward(self, images, targets):
+        return self.layer(torch.cat([images, targets["input"][:, None]], dim=1))
+
+
+def test_of_a_completer_the_operations_are_those_of_one_object():
+    targets = {"input": torch.zeros(1, 6, 5)}
+    found = cost(Completer().eval(), torch.zeros(3, 6, 5), 7.5, targets=targets)
+    assert found == Cost(4 * 2 + 2, 2 * 6 * 5 * 4 * 2, 6, 5, 7.5)
+
+
 def test_a_cost_is_plain_numbers():
     found = dataclasses.asdict(cost(Detector().eval(), torch.rand(3, 4, 5)))
     assert json.loads(json.dumps(found)) == found

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.layers.masks import paste
 
 
 def windows(
@@ -77,3 +78,15 @@ def crop_masks(counts: rle.Masks, windows: np.ndarray, sizes: rle.Sizes, side: i
     limit = np.asarray(sizes).reshape(-1, 2)[:, ::-1, None]
     inside = (centres >= 0) & (centres <= limit)
     return cropped & inside[:, 1, :, None] & inside[:, 0, None, :]
+
+
+def paste_masks(probabilities: Tensor, windows: np.ndarray, size: tuple[int, int]) -> list[str]:
+    """Masks that were seen in windows, as run lengths on the canvas: foreground above one half.
+
+    Args:
+        probabilities: [N, side, side] in 0–1.
+        windows: [N, 4] (x1, y1, x2, y2) in pixels; parts beyond the canvas are cut off.
+        size: (height, width) of the canvas.
+    """
+    # A window ends anywhere, also at the border of the image: nothing fades there.
+    return paste(probabilities, torch.from_numpy(windows), size, faded=False)

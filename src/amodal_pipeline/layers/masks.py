@@ -91,12 +91,19 @@ def mask_loss(logits: Tensor, truth: Tensor, weights: Tensor | None = None) -> T
 
 
 def paste(
-    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
+    probabilities: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    threshold: float = 0.5,
+    *,
+    faded: bool = True,
 ) -> list[str]:
     """Masks on the image canvas as compressed run lengths, without a canvas in memory.
 
-    Every pixel of a RoI takes the bilinear value of the mask at its centre (0 beyond the mask's
-    rim) and is foreground above ``threshold``.
+    Every pixel of a RoI takes the bilinear value of the mask at its centre and is foreground above
+    ``threshold``. Between the centres of its outermost cells and the rim of the RoI a mask fades
+    towards 0 beyond it, as that of a detector does, whose box ends where the object does; without
+    ``faded`` it goes on as it is.
 
     Args:
         probabilities: [N, M, M] in 0–1.
@@ -113,17 +120,22 @@ def paste(
         masks, corners, low, high, strict=True
     ):
         # Bilinear sampling is separable: columns of the canvas x mask x rows of the canvas.
-        across = _interpolation(left, right, x1, x2, mask.shape[1])
-        down = _interpolation(top, bottom, y1, y2, mask.shape[0])
+        across = _interpolation(left, right, x1, x2, mask.shape[1], faded)
+        down = _interpolation(top, bottom, y1, y2, mask.shape[0], faded)
         inside = across @ mask.T @ down.T > threshold  # [w, h]: in the order of the runs
         changes.append(_changes(inside, left, top, height))
     counts = np.array([len(c) for c in changes], np.int64)
     return _runs(np.concatenate([*changes, np.zeros(0, np.int64)]), counts, height * width)
 
 
-def _interpolation(start: int, stop: int, low: float, high: float, side: int) -> np.ndarray:
+def _interpolation(
+    start: int, stop: int, low: float, high: float, side: int, faded: bool
+) -> np.ndarray:
     """Weights [pixels, side] of a mask's cells for the pixels start … stop - 1 of an axis."""
     at = (np.arange(start, stop) + 0.5 - low) / max(high - low, 1e-6) * side - 0.5
+    if not faded:
+        # A pixel whose centre lies beyond the rim is none of the mask's.
+        at = np.where((at >= -0.5) & (at <= side - 0.5), at.clip(0, side - 1), -1)
     return np.clip(1 - np.abs(at[:, None] - np.arange(side)), 0, 1).astype(np.float32)
 
 

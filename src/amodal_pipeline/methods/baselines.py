@@ -54,6 +54,21 @@ def _complete(
     method: str,
     completed: Callable[[list[str], np.ndarray], list[str]],
 ) -> Predictions:
+    visible, sizes = visible_masks(predictions, method), predictions.sizes
+    amodal = [
+        mask
+        for start in range(0, len(visible), _BATCH)
+        for mask in completed(visible[start : start + _BATCH], sizes[start : start + _BATCH])
+    ]
+    return with_amodal(predictions, amodal, {"method": method, "variant": "full", "checkpoint": ""})
+
+
+def visible_masks(predictions: Predictions, method: str) -> list[str]:
+    """The masks that ``method`` is to complete.
+
+    Raises:
+        ValueError: a prediction has none.
+    """
     table = predictions.predictions
     absent = int(table["visible_rle"].isna().sum())
     if absent:
@@ -61,12 +76,24 @@ def _complete(
             f"{absent} of {len(table)} predictions of {predictions.metadata.method!r} have no "
             f"visible mask: {method} needs a method that predicts visible masks"
         )
-    visible, sizes = table["visible_rle"].tolist(), predictions.sizes
-    amodal = [
-        mask
-        for start in range(0, len(visible), _BATCH)
-        for mask in completed(visible[start : start + _BATCH], sizes[start : start + _BATCH])
-    ]
+    return table["visible_rle"].tolist()
+
+
+def with_amodal(
+    predictions: Predictions, amodal: list[str], completed_by: dict[str, object]
+) -> Predictions:
+    """The same objects with other amodal masks and their tight boxes.
+
+    Args:
+        predictions: with the visible masks that were completed.
+        amodal: run lengths, in their order.
+        completed_by: fields of the metadata: method, variant, checkpoint, …
+
+    Returns:
+        What :func:`visible_mask` says.
+    """
+    table, sizes = predictions.predictions, predictions.sizes
+    visible = table["visible_rle"].tolist()
     columns = {name: table[name] for name in ("image_id", "category_id", "score", "instance_id")}
     completed_detections = len(table) > 0 and bool(table["source_id"].notna().all())
     completes = completed_detections or bool(table["instance_id"].notna().any())
@@ -75,10 +102,8 @@ def _complete(
         predictions,
         metadata=predictions.metadata.model_copy(
             update={
-                "method": method,
-                "variant": "full",
                 "inputs": predictions.metadata.inputs if completes else predictions.metadata.method,
-                "checkpoint": "",
+                **completed_by,
             }
         ),
         predictions=frame(

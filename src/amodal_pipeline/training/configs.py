@@ -71,9 +71,13 @@ WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "log_every", "device"
 
 
 class InferenceConfig(Strict):
-    """How a trained method is run over images."""
+    """How a trained method is run over images, or a completer over objects of images.
+
+    ``batch_size``: images at once; ``objects_per_batch``: objects at once.
+    """
 
     batch_size: int = Field(4, gt=0)
+    objects_per_batch: int = Field(32, gt=0)
     workers: int = Field(4, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

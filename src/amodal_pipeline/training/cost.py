@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Cost:
-    """The size of a model and the work of one image at inference.
+    """The size of a model and the work of one image at inference; of a completer, one object.
 
     ``flops``: floating-point operations of matrix products, convolutions and attention, a
     multiplication and an addition counted as two; what torch has no formula for (pooling of
@@ -30,15 +30,18 @@ def cost(
     image: Tensor,
     images_per_second: float | None = None,
     device: str = "",
+    targets: dict[str, Tensor] | None = None,
 ) -> Cost:
-    """Count a detector's parameters and the operations of one image.
+    """Count a method's parameters and the operations of one image.
 
     Args:
-        model: in evaluation mode; called with a list of one image.
+        model: in evaluation mode; called with a list of one image, a completer with a batch of one.
         image: [3, H, W] of the kind that the model takes, on the model's device. How many
             proposals it gives rise to is part of the work, so take one of the data set.
         images_per_second: as measured over a data set.
         device: where that was, see :func:`device_name`.
+        targets: what a completer is given beside the crop of an object, which ``image`` then is;
+            None of a detector.
 
     Raises:
         ValueError: the image is not [3, H, W], or the model is in training mode.
@@ -48,7 +51,7 @@ def cost(
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model([image])
+        model([image]) if targets is None else model(image[None], targets)
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         flops=counter.get_total_flops(),

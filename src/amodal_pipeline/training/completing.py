@@ -1,0 +1,187 @@
+"""Running a trained completer over known objects: true ones, those of a detector, or a user's."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.layers.crops import crop_image, crop_masks, paste_masks, windows
+from amodal_pipeline.methods.baselines import visible_masks, with_amodal
+from amodal_pipeline.training.configs import InferenceConfig
+from amodal_pipeline.training.device import resolve_device, wants_bfloat16
+
+
+def true_objects(annotations: AmodalAnnotations) -> Predictions:
+    """The true objects with their visible masks, for a completer to complete.
+
+    Those that are to be ignored are left out. ``prediction_id`` and ``instance_id`` are the true
+    object's, the score is 1; method "truth", inputs "true".
+    """
+    counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
+    table = annotations.instances[counted]
+    same = ("image_id", "category_id", "instance_id", "visible_rle", "visible_box")
+    described = annotations.metadata.model_dump(
+        include={"dataset", "split", "categories", "image_root"}
+    )
+    return Predictions(
+        PredictionsMetadata(
+            **described, method="truth", inputs="true", annotations=annotations.fingerprint
+        ),
+        annotations.images,
+        frame(
+            PREDICTIONS,
+            {
+                "prediction_id": table["instance_id"],
+                "score": np.ones(len(table)),
+                **{name: table[name] for name in same},
+            },
+        ),
+        frame(PREDICTION_ORDER, {}),
+    )
+
+
+def complete(
+    model: nn.Module,
+    predictions: Predictions,
+    config: InferenceConfig,
+    *,
+    method: str,
+    variant: str = "full",
+    seed: int = 0,
+    checkpoint: str = "",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """The objects of ``predictions`` with the amodal masks that a completer gives them.
+
+    Each image is read once, and its objects are completed together with those of others. Masks are
+    pasted at full resolution and kept as run lengths only: memory grows with the number of objects,
+    not with the size of images.
+
+    Args:
+        model: called with crops and "input", "labels" and "key" (``prediction_id``) of objects;
+            ``model.config.crop`` says what is seen of them.
+        predictions: of a detector that predicts visible masks, or :func:`true_objects`.
+        config: how to run it.
+        method, variant, seed, checkpoint: whose masks these are.
+        on_progress: called with (done, all) objects that have a visible part.
+
+    Returns:
+        The same objects under the same ids, scores and categories; ``inputs`` is the detector and
+        ``source_id`` its detection, or "true" and ``instance_id``. ``visible_rle`` stays what was
+        completed. An empty visible mask stays an empty amodal mask without a box.
+
+    Raises:
+        ValueError: a prediction has no visible mask, or an image cannot be read.
+    """
+    visible = visible_masks(predictions, method)
+    device = resolve_device(config.device)
+    bf16 = wants_bfloat16(config.precision, device)
+    model = model.to(device).eval()
+    objects = _Objects(predictions, model.config.crop, config.objects_per_batch)
+    loader = DataLoader(objects, batch_size=None, num_workers=config.workers)
+    amodal, done = list(visible), 0
+    for crops in loader:
+        targets = {name: values.to(device) for name, values in crops.targets.items()}
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16) if bf16 else nullcontext(),
+        ):
+            found = model(crops.images.to(device), targets)["amodal_masks"].float().cpu()
+        for rows, own, size in _by_size(crops.rows, predictions.sizes):
+            for row, mask in zip(
+                rows, paste_masks(found[own], crops.windows[own], size), strict=True
+            ):
+                amodal[row] = mask
+        done += len(crops.rows)
+        if on_progress:
+            on_progress(done, objects.count)
+    made = {"method": method, "variant": variant, "seed": seed, "checkpoint": checkpoint}
+    return with_amodal(predictions, amodal, made)
+
+
+@dataclass(frozen=True)
+class _Crops:
+    """What a completer is given of some objects: ``rows`` of the table, int64 [N], their
+    ``windows`` float64 [N, 4], ``images`` uint8 [N, 3, I, I] and ``targets``."""
+
+    rows: np.ndarray
+    windows: np.ndarray
+    images: Tensor
+    targets: dict[str, Tensor]
+
+
+class _Objects(Dataset):
+    """Objects that have a visible part, in batches of whole images; an image with more objects than
+    a batch has several to itself."""
+
+    def __init__(self, predictions: Predictions, crop: CropConfig, batch: int) -> None:
+        self.predictions, self.crop, self.sizes = predictions, crop, predictions.sizes
+        table = predictions.predictions
+        self.masks = pa.array(table["visible_rle"].tolist(), pa.string())
+        self.boxes = rle.box(self.masks, self.sizes).astype(np.float64)
+        self.keys = table["prediction_id"].to_numpy(dtype=np.int64)
+        ids = np.array([c.id for c in predictions.metadata.categories], np.int64)
+        order = np.argsort(ids)
+        category = table["category_id"].to_numpy(dtype=np.int64)
+        self.labels = order[np.searchsorted(ids[order], category)] + 1
+        self.image_ids = table["image_id"].to_numpy(dtype=np.int64)
+        self.names = dict(
+            zip(predictions.images["image_id"], predictions.images["file_name"], strict=True)
+        )
+        seen = np.flatnonzero(~np.isnan(self.boxes[:, 0]))
+        self.count = len(seen)
+        seen = seen[np.argsort(self.image_ids[seen], kind="stable")]
+        self.batches = list(_batches(seen, self.image_ids[seen], batch))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, batch: int) -> _Crops:
+        rows = self.batches[batch]
+        sizes, crop = self.sizes[rows], self.crop
+        seen = windows(self.boxes[rows], sizes, crop)
+        masks = crop_masks(self.masks.take(pa.array(rows)), seen, sizes, crop.side)
+        targets = {
+            "input": torch.from_numpy(masks.astype(np.uint8)),
+            "labels": torch.from_numpy(self.labels[rows]),
+            "key": torch.from_numpy(self.keys[rows]),
+        }
+        return _Crops(rows, seen, self._images(rows, seen), targets)
+
+    def _images(self, rows: np.ndarray, seen: np.ndarray) -> Tensor:
+        root, crops, last = self.predictions.metadata.image_root, [], None
+        for row, window in zip(rows, seen, strict=True):
+            if self.image_ids[row] != last:
+                last = self.image_ids[row]
+                pixels = read_image(root, self.names[last], tuple(self.sizes[row]))
+                image = torch.from_numpy(pixels).permute(2, 0, 1)
+            crops.append(crop_image(image, window, self.crop.image_side))
+        return torch.stack(crops)
+
+
+def _batches(rows: np.ndarray, image_ids: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    """Rows that are sorted by image, in batches of at most ``batch``."""
+    start, cuts = 0, np.append(np.flatnonzero(np.diff(image_ids, prepend=np.nan)), len(rows))
+    while start < len(rows):
+        last = int(cuts[np.searchsorted(cuts, start + batch, side="right") - 1])
+        stop = last if last > start else start + batch
+        yield rows[start:stop]
+        start = stop
+
+
+def _by_size(
+    rows: np.ndarray, sizes: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
+    """Rows whose canvases are of one size, their positions, and that size."""
+    for size in np.unique(sizes[rows], axis=0):
+        own = np.flatnonzero((sizes[rows] == size).all(axis=1))
+        yield rows[own], own, (int(size[0]), int(size[1]))

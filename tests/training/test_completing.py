@@ -1,0 +1,259 @@
+"""A completer over known objects, with a stand-in that gives back what it sees."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from amodal_pipeline.annotations import Category, build, rle
+from amodal_pipeline.annotations.tables import boxes
+from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.layers.crops import crop_masks, paste_masks, windows
+from amodal_pipeline.methods.baselines import convex_hull, visible_mask
+from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.metrics.evaluate import evaluate
+from amodal_pipeline.training import completing
+from amodal_pipeline.training.completing import complete, true_objects
+from amodal_pipeline.training.configs import InferenceConfig
+
+CPU = InferenceConfig(workers=0, device="cpu")
+
+
+class Echo(nn.Module):
+    """Gives back its input, ``grown`` by as many pixels, and remembers what it was given."""
+
+    def __init__(self, crop, grown=0):
+        super().__init__()
+        self.config, self.grown, self.batches = SimpleNamespace(crop=crop), grown, []
+
+    def forward(self, images, targets):
+        assert not self.training
+        self.batches.append((images, targets))
+        masks = targets["input"][:, None].float()
+        return {"amodal_masks": F.max_pool2d(masks, 2 * self.grown + 1, 1, self.grown)[:, 0]}
+
+
+def run(model, predictions, **config):
+    return complete(model, predictions, CPU.model_copy(update=config), method="echo")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 40), st.integers(1, 40))
+def test_paste_back_is_exact_also_beyond_the_border(data, height, width):
+    mask = np.random.default_rng(data.draw(st.integers(0, 99))).random((1, height, width)) < 0.5
+    side = data.draw(st.integers(1, 48))
+    left, top = data.draw(st.integers(-9, width)), data.draw(st.integers(-9, height))
+    window = np.array([[left, top, left + side, top + side]], float)
+    counts = rle.encode(mask)
+    seen = crop_masks(counts, window, (height, width), side)
+    within = np.zeros_like(mask)
+    within[:, max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = True
+    back = paste_masks(torch.from_numpy(seen).float(), window, (height, width))
+    assert back == rle.encode(mask & within)
+
+
+def test_nothing_fades_at_the_rim_of_a_window():
+    # Cells of eight pixels, and a mask that is hardly sure of itself.
+    window, size = np.array([[0.0, 0, 64, 64]]), (64, 64)
+    assert rle.area(paste_masks(torch.full((1, 8, 8), 0.51), window, size)).tolist() == [64 * 64]
+    assert rle.area(paste_masks(torch.full((1, 8, 8), 0.49), window, size)).tolist() == [0]
+
+
+def make_objects(root, sizes):
+    """An image of each size with two rectangles each, one at its border."""
+    masks = {"image_id": [], "instance_id": [], "amodal_rle": [], "visible_rle": []}
+    for i, (height, width) in enumerate(sizes, start=1):
+        Image.fromarray(np.full((height, width, 3), 10 * i, np.uint8)).save(root / f"{i}.png")
+        for k, (rows, columns) in enumerate(
+            [(slice(0, height // 2), slice(0, 9)), (slice(5, 17), slice(width - 14, width - 3))]
+        ):
+            amodal = np.zeros((1, height, width), np.uint8)
+            amodal[:, rows, columns] = 1
+            visible = amodal.copy()
+            visible[:, :8] = 0
+            masks["image_id"].append(i)
+            masks["instance_id"].append(10 * i + k)
+            masks["amodal_rle"] += rle.encode(amodal)
+            masks["visible_rle"] += rle.encode(visible)
+    images = {
+        "image_id": range(1, len(sizes) + 1),
+        "file_name": [f"{i + 1}.png" for i in range(len(sizes))],
+        "height": [h for h, _ in sizes],
+        "width": [w for _, w in sizes],
+    }
+    return build(
+        dataset="rectangles",
+        split="val",
+        categories=[Category(id=4, name="door"), Category(id=2, name="wall")],
+        image_root=str(root),
+        images=images,
+        instances={**masks, "category_id": [2, 4] * len(sizes)},
+    )
+
+
+@pytest.fixture
+def rectangles(tmp_path):
+    return make_objects(tmp_path, [(40, 50), (32, 64), (40, 50), (25, 31)])
+
+
+# Windows at a whole multiple of the crop's pixels come back to the pixel; others nearly do.
+@pytest.mark.parametrize("clipped", [True, False])
+@pytest.mark.parametrize("square", [True, False])
+def test_what_is_seen_comes_back_in_its_place(rectangles, clipped, square):
+    crop = CropConfig(side=96, image_side=24, clipped=clipped, square=square)
+    found = run(Echo(crop), true_objects(rectangles))
+    table, truth = found.predictions, rectangles.instances
+    assert (table["prediction_id"] == truth["instance_id"]).all()
+    assert (table["instance_id"] == truth["instance_id"]).all()
+    assert table["source_id"].isna().all()
+    assert table["visible_rle"].tolist() == truth["visible_rle"].tolist()
+    assert rle.pair_iou(table["amodal_rle"].tolist(), truth["visible_rle"].tolist()).min() > 0.97
+    assert np.array_equal(
+        boxes(table["amodal_box"]), rle.box(table["amodal_rle"].tolist(), found.sizes)
+    )
+    made = found.metadata
+    assert (made.method, made.inputs, made.annotations) == ("echo", "true", rectangles.fingerprint)
+
+
+def test_completion_does_not_depend_on_who_is_in_the_batch(rectangles):
+    objects, crop = true_objects(rectangles), CropConfig(side=16, image_side=16)
+    model = Echo(crop, grown=2)
+    expected = run(model, objects, objects_per_batch=100).predictions
+    assert [len(images) for images, _ in model.batches] == [8]
+    assert not expected["amodal_rle"].equals(expected["visible_rle"])
+    for size in (1, 3, 5):
+        model = Echo(crop, grown=2)
+        found = run(model, objects, objects_per_batch=size, workers=size % 2 * 2)
+        assert found.predictions.equals(expected)
+        # Whole images where they fit.
+        assert [len(images) for images, _ in model.batches] == {1: [1] * 8, 3: [2] * 4, 5: [4] * 2}[
+            size
+        ]
+    # In whatever order the objects come.
+    shuffled = objects.predictions.sample(frac=1, random_state=0).reset_index(drop=True)
+    found = run(model, dataclasses.replace(objects, predictions=shuffled)).predictions
+    again = found.sort_values("prediction_id").reset_index(drop=True)
+    assert again["amodal_rle"].tolist() == expected["amodal_rle"].tolist()
+
+
+def test_each_image_is_read_once_and_what_a_model_is_given(rectangles, monkeypatch):
+    read, names = completing.read_image, []
+    monkeypatch.setattr(
+        completing,
+        "read_image",
+        lambda root, name, size: names.append(name) or read(root, name, size),
+    )
+    model, steps = Echo(CropConfig(side=16, image_side=12)), []
+    complete(
+        model,
+        true_objects(rectangles),
+        CPU.model_copy(update={"objects_per_batch": 3}),
+        method="echo",
+        on_progress=lambda done, total: steps.append((done, total)),
+    )
+    assert names == ["1.png", "2.png", "3.png", "4.png"]
+    assert steps == [(2, 8), (4, 8), (6, 8), (8, 8)]
+    images, targets = model.batches[1]
+    assert images.shape == (2, 3, 12, 12) and images.unique().tolist() == [20]
+    assert targets["labels"].tolist() == [2, 1]  # positions of the categories 2 and 4
+    assert targets["key"].tolist() == [20, 21]
+    assert targets["input"].dtype == torch.uint8 and targets["input"].shape == (2, 16, 16)
+
+
+def test_an_image_with_more_objects_than_a_batch_is_cut(rectangles):
+    batches = list(
+        completing._batches(np.arange(12), np.array([1, 1, 2, 2, 2, 2, 2, 2, 2, 3, 4, 4]), 3)
+    )
+    assert [b.tolist() for b in batches] == [[0, 1], [2, 3, 4], [5, 6, 7], [8, 9], [10, 11]]
+    assert list(completing._batches(np.zeros(0, int), np.zeros(0, int), 3)) == []
+
+
+def test_what_cannot_be_seen_stays_empty(rectangles):
+    objects = true_objects(rectangles)
+    table = objects.predictions.copy()
+    nothing = rle.encode(np.zeros((1, 40, 50), np.uint8))[0]
+    table["visible_rle"] = [nothing, *table["visible_rle"][1:]]
+    model = Echo(CropConfig(side=32, image_side=8))
+    found = run(model, dataclasses.replace(objects, predictions=table)).predictions
+    assert sum(len(images) for images, _ in model.batches) == 7
+    assert found["amodal_rle"].iloc[0] == nothing and found["amodal_box"].isna().tolist()[0]
+    assert not found["amodal_box"].isna().iloc[1:].any()
+    table = table.assign(visible_rle=[None] * 8)
+    with pytest.raises(ValueError, match="8 of 8 predictions of 'truth' have no visible mask"):
+        run(model, dataclasses.replace(objects, predictions=table))
+    none = dataclasses.replace(objects, predictions=table.iloc[:0])
+    assert len(run(model, none).predictions) == 0
+
+
+def test_ignored_objects_are_not_completed(rectangles):
+    table = rectangles.instances.assign(ignore=[True] + [False] * 7)
+    objects = true_objects(dataclasses.replace(rectangles, instances=table))
+    assert objects.predictions["instance_id"].tolist() == [11, 20, 21, 30, 31, 40, 41]
+
+
+def test_detections_keep_their_ids_scores_and_classes(rectangles):
+    objects = true_objects(rectangles)
+    table = objects.predictions.assign(
+        instance_id=[None] * 8, prediction_id=np.arange(8) + 70, score=np.linspace(0.9, 0.2, 8)
+    )
+    detector = dataclasses.replace(
+        objects,
+        predictions=table.astype(objects.predictions.dtypes),
+        metadata=objects.metadata.model_copy(update={"method": "finder", "inputs": "image"}),
+    )
+    found = complete(
+        Echo(CropConfig(side=32, image_side=8)),
+        detector,
+        CPU,
+        method="echo",
+        seed=3,
+        checkpoint="c",
+    )
+    assert found.metadata.inputs == "finder"
+    assert (found.metadata.seed, found.metadata.checkpoint) == (3, "c")
+    assert found.predictions["source_id"].tolist() == list(range(70, 78))
+    for name in ("prediction_id", "image_id", "category_id", "score"):
+        assert found.predictions[name].equals(detector.predictions[name])
+
+
+class Truth(nn.Module):
+    """Gives each object its true amodal mask."""
+
+    def __init__(self, annotations, crop):
+        super().__init__()
+        self.config, self.annotations = SimpleNamespace(crop=crop), annotations
+
+    def forward(self, images, targets):
+        truth = self.annotations.instances
+        rows = [truth["instance_id"].tolist().index(key) for key in targets["key"].tolist()]
+        sizes = self.annotations.sizes[rows]
+        seen = windows(boxes(truth["visible_box"])[rows], sizes, self.config.crop)
+        masks = crop_masks(
+            truth["amodal_rle"].iloc[rows].tolist(), seen, sizes, self.config.crop.side
+        )
+        return {"amodal_masks": torch.from_numpy(masks).float()}
+
+
+def test_truth_scores_as_itself_and_completing_nothing_as_the_baseline(shapes):
+    config = EvaluationConfig(headline_resamples=0, resamples=0)
+    crop = CropConfig(side=128, image_side=8, enlarge=4)
+
+    def scored(found):
+        rows = evaluate(shapes, found, config).results
+        rows = rows[(rows["category"] == "all") & (rows["protocol"] == "completion")]
+        return dict(zip(rows["metric"], rows["value"], strict=True))
+
+    objects = true_objects(shapes)
+    perfect = scored(run(Truth(shapes, crop), objects))
+    assert perfect["mIoU_full"] > 99 and perfect["mIoU_occluded"] > 97
+    as_seen = scored(run(Echo(crop), objects))
+    baseline = scored(visible_mask(objects))
+    assert as_seen["mIoU_full"] == pytest.approx(baseline["mIoU_full"], abs=0.7)
+    assert baseline["mIoU_full"] < scored(convex_hull(objects))["mIoU_full"] < 99
