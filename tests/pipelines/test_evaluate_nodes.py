@@ -12,9 +12,23 @@ from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.datasets import PerMethodDataset
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
+from amodal_pipeline.methods import pretrained
+from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
+from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig, MethodConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
-from amodal_pipeline.pipelines.evaluate.nodes import evaluate, evaluate_each, predict_or_read
+from amodal_pipeline.pipelines.evaluate.nodes import (
+    complete_detections,
+    complete_true,
+    complete_true_at_cost,
+    draw_each,
+    evaluate,
+    evaluate_completions,
+    evaluate_each,
+    predict,
+    predict_or_read,
+)
 from amodal_pipeline.training.configs import InferenceConfig
+from tests.training.test_completing import Echo
 
 QUICK = EvaluationConfig(headline_resamples=60, resamples=60)
 PARTS = {
@@ -116,7 +130,11 @@ def write(truth, path, count=None):
 
 
 def read(path, truth, models):
-    return predict_or_read(models / "orcnn", truth, InferenceConfig(), str(path), "amodal")
+    found, true, detections = predict_or_read(
+        models / "orcnn", truth, InferenceConfig(), str(path), "amodal", None, models
+    )
+    assert not true and not detections
+    return found
 
 
 def test_predictions_from_elsewhere_are_scored_under_the_names_of_their_files(shapes, tmp_path):
@@ -128,7 +146,9 @@ def test_predictions_from_elsewhere_are_scored_under_the_names_of_their_files(sh
     dataset = PerMethodDataset(dataset=entry)
     with pytest.raises(DatasetError, match="nothing was saved in this run"):
         dataset.load()
-    for one in evaluate_each(shapes, found, QUICK, tmp_path):
+    dataset.save({})
+    assert dataset.load() == {}
+    for one in evaluate_each(shapes, found, {}, {}, QUICK, tmp_path):
         dataset.save(one)
     loaded = dataset.load()
     assert sorted(loaded) == ["001", "NA", "theirs"]
@@ -170,3 +190,150 @@ def test_scores_come_back_as_they_were_and_damage_is_named(shapes, tmp_path):
     (tmp_path / "detector.draws.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match=r"detector\.draws\.parquet cannot be read as draws"):
         load_scores(tmp_path, "detector")
+
+
+CPU = InferenceConfig(device="cpu", workers=0)
+CROP = {"side": 64, "image_side": 8, "enlarge": 3.0}
+
+
+def checkpoint(truth, config=None, **parts):
+    config = config or C2FSegConfig(crop=CROP)
+    card = MethodCard(
+        method=MethodConfig(config),
+        categories=truth.metadata.categories,
+        dataset="shapes",
+        fingerprint=Fingerprint(parts={"name": config.name, **parts}),
+        iterations=1,
+        seed=4,
+    )
+    return Checkpoint(card, {})
+
+
+@pytest.fixture
+def completer(shapes, monkeypatch):
+    """A completer that makes each object four pixels larger all around."""
+    made = checkpoint(shapes)
+    crop = made.card.method.root.crop
+    monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=6).eval())
+    return made
+
+
+def test_a_completer_has_its_baselines_on_true_masks_and_on_a_detector(shapes, completer, tmp_path):
+    detections = predictions(shapes)
+    true, cost = complete_true_at_cost(completer, shapes, CPU)
+    assert true.predictions.equals(complete_true(completer, shapes, CPU).predictions)
+    assert (cost["height"], cost["width"], cost["parameters"]) == (8, 8, 0)
+    assert cost["images_per_second"] > 0
+    found = complete_detections(completer, shapes, detections, CPU)
+    made = found.metadata
+    assert (made.method, made.inputs, made.seed) == ("c2f_seg", "detector", 4)
+    assert made.checkpoint == completer.card.fingerprint.digest
+    scores = evaluate_completions(shapes, true, found, detections, QUICK, tmp_path)
+    assert lines(scores) == {
+        (method, inputs)
+        for inputs in ("true", "detector")
+        for method in (
+            "c2f_seg",
+            "visible_mask",
+            "convex_hull",
+            "order_by_area",
+            "order_by_lowest_point",
+        )
+    }
+    table = scores.results
+    table = table[(table["category"] == "all") & table["protocol"].isin(["coco", "completion"])]
+    rows = table.set_index(["method", "inputs", "metric"])["value"]
+    # Nothing was detected where the objects are given; boxes are those of completed masks.
+    assert ("c2f_seg", "true", "AP_amodal") not in rows.index
+    assert rows["c2f_seg", "detector", "AP_amodal"] < 100
+    for inputs in ("true", "detector"):
+        assert (
+            rows["c2f_seg", inputs, "mIoU_occluded"] > rows["visible_mask", inputs, "mIoU_occluded"]
+        )
+    # Detections that are the truth are completed as the truth is.
+    assert rows["c2f_seg", "detector", "mIoU_full"] == pytest.approx(
+        rows["c2f_seg", "true", "mIoU_full"]
+    )
+    alone = evaluate_completions(shapes, true, None, None, QUICK, tmp_path)
+    assert {inputs for _, inputs in lines(alone)} == {"true"}
+
+
+def test_without_a_detector_only_true_masks_are_scored(shapes, completer, tmp_path):
+    none = predictions(shapes, "none")
+    none = dataclasses.replace(none, predictions=none.predictions.iloc[:0])
+    found = complete_detections(completer, shapes, none, CPU)
+    true = complete_true(completer, shapes, CPU)
+    scores = evaluate_completions(shapes, true, found, none, QUICK, tmp_path)
+    assert {inputs for _, inputs in lines(scores)} == {"true"}
+
+
+def test_a_detector_of_visible_masks_only_is_matched_by_these(shapes, completer, tmp_path):
+    detections = predictions(shapes, amodal_rle=[None] * 16)
+    found = complete_detections(completer, shapes, detections, CPU)
+    scores = evaluate_completions(shapes, None, found, detections, QUICK, tmp_path)
+    rows = scores.results[scores.results["metric"] == "mIoU_full_matched"]
+    assert set(rows["n"]) == {16}
+
+
+def test_what_a_completer_is_given_must_fit(shapes, completer, caplog):
+    with pytest.raises(ValueError, match="'detector' are for other annotations"):
+        complete_detections(completer, shapes.subset([1]), predictions(shapes), CPU)
+    with pytest.raises(ValueError, match="have no visible mask: c2f_seg needs"):
+        complete_detections(completer, shapes, predictions(shapes, visible_rle=[None] * 16), CPU)
+    nothing = rle.encode(np.zeros((1, 64, 64), np.uint8))
+    masks = [*nothing, *shapes.instances["visible_rle"][1:]]
+    complete_detections(completer, shapes, predictions(shapes, visible_rle=masks), CPU)
+    assert "1 of 16 objects of 'detector' have no visible pixel" in caplog.text
+    with pytest.raises(ValueError, match="c2f_seg completes objects that it is given"):
+        predict(completer, shapes, CPU)
+    with pytest.raises(ValueError, match="mask_tokenizer is a part of c2f_seg"):
+        predict(checkpoint(shapes, MaskTokenizerConfig()), shapes, CPU)
+
+
+def chosen(truth, models, output, inputs):
+    return predict_or_read(models / "c2f_seg", truth, CPU, None, "amodal", inputs, output)
+
+
+def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monkeypatch):
+    models, output = tmp_path / "models", tmp_path / "output"
+    detector = checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root)
+    digest = detector.card.fingerprint.digest
+    dataclasses.replace(completer, card=checkpoint(shapes, detected=digest).card).save(
+        models / "c2f_seg"
+    )
+    with pytest.raises(ValueError, match="'orcnn' is no detector that is trained here"):
+        chosen(shapes, models, output, None)
+    detector.save(models / "mine")
+    stored = predictions(shapes, "mine")
+    stored = dataclasses.replace(
+        stored, metadata=stored.metadata.model_copy(update={"checkpoint": digest})
+    )
+    keep(stored, output)
+    # The detector that it was trained with, as it was evaluated.
+    found, true, detections = chosen(shapes, models, output, None)
+    assert found["c2f_seg"].metadata.inputs == "mine"
+    assert true["c2f_seg"].metadata.inputs == "true"
+    assert detections["c2f_seg"].predictions.equals(stored.predictions)
+    scored = dict(next(evaluate_each(shapes, found, true, detections, QUICK, output)))
+    assert {inputs for _, inputs in lines(scored["c2f_seg"])} == {"mine", "true"}
+    assert draw_each(shapes, found, true, 1)["c2f_seg"].width > 3 * 300
+    # Kedro hands "true" on as a truth value.
+    for inputs in ("true", True):
+        found, true, detections = chosen(shapes, models, output, inputs)
+        assert (found, list(true), detections) == ({}, ["c2f_seg"], {})
+    write(shapes, tmp_path / "results" / "theirs.json")
+    found, true, _ = chosen(shapes, models, output, str(tmp_path / "results" / "theirs.json"))
+    assert found["c2f_seg"].metadata.inputs == "theirs" and not true
+    # What was predicted by another checkpoint is predicted again.
+    keep(predictions(shapes, "mine"), output)
+    monkeypatch.setattr(
+        "amodal_pipeline.pipelines.evaluate.nodes.predict",
+        lambda made, *_: predictions(shapes, "again") if made.card == detector.card else None,
+    )
+    assert chosen(shapes, models, output, "mine")[0]["c2f_seg"].metadata.inputs == "again"
+
+
+def test_a_detector_is_given_nothing_to_complete(shapes, tmp_path):
+    checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root).save(tmp_path / "orcnn")
+    with pytest.raises(ValueError, match="orcnn finds objects itself"):
+        predict_or_read(tmp_path / "orcnn", shapes, CPU, None, "amodal", "true", tmp_path)

@@ -60,6 +60,34 @@ def read_size(root: str | os.PathLike, file_name: str) -> tuple[int, int]:
         return image.height, image.width
 
 
+def read_labels(
+    root: str | os.PathLike, file_name: str, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The values of an image of one channel of 1, 8 or 16 bits as they are stored, uint16 [H, W].
+
+    Of a palette image these are the numbers of the colours.
+
+    Raises:
+        ValueError: as :func:`read_image`; or it has several channels, or values beyond 16 bits.
+    """
+    with _opened(root, file_name) as image:
+        if size is not None and (image.height, image.width) != tuple(size):
+            raise _NotThisImageError(
+                f"{inside(root, file_name)} is {image.height}x{image.width} pixels "
+                f"(height x width), its image {size[0]}x{size[1]}: a mask lies on the pixels of "
+                "its image as they are stored"
+            )
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            raise _NotThisImageError(
+                f"{inside(root, file_name)} has the channels {image.mode}: save masks as an image "
+                "of one channel of 8 or 16 bits"
+            )
+        values = np.asarray(image)
+        if values.dtype != bool and (values.min() < 0 or values.max() > 65535):
+            raise _NotThisImageError(f"{inside(root, file_name)} has values beyond 16 bits")
+        return values.astype(np.uint16)
+
+
 @contextmanager
 def _opened(root: str | os.PathLike, file_name: str) -> Iterator[Image.Image]:
     """An open image within the pixel limit; whatever goes wrong names the file and the remedy."""

@@ -18,15 +18,16 @@ class PerMethodDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
     def __init__(self, *, dataset: dict[str, Any], metadata: dict | None = None) -> None:
         self._dataset = dataset
         self.metadata = metadata
-        self._saved: dict[str, AbstractDataset] = {}
+        self._saved: dict[str, AbstractDataset] | None = None
 
     def save(self, data: dict[str, Any]) -> None:
+        self._saved = self._saved or {}
         for method, value in data.items():
             self._saved[method] = self.of(method)
             self._saved[method].save(value)
 
     def load(self) -> dict[str, Any]:
-        if not self._saved:
+        if self._saved is None:
             raise DatasetError(f"{self._dataset['filepath']}: nothing was saved in this run")
         return {method: dataset.load() for method, dataset in self._saved.items()}
 

@@ -1,4 +1,8 @@
-"""Nodes that run a trained method over the validation split and score it."""
+"""Nodes that run a trained method over the validation split and score it.
+
+A detector finds objects in images. A completer is given objects with their visible masks, once the
+true ones and once what a detector found.
+"""
 
 import dataclasses
 import logging
@@ -11,7 +15,8 @@ from typing import Literal
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
-from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
+from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.progress import progress
@@ -23,17 +28,13 @@ _log = logging.getLogger(__name__)
 def predict(
     checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
 ) -> Predictions:
-    """Predictions of a trained method for every image of a split."""
+    """Predictions of a trained detector for every image of a split."""
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training import inference as run
 
     card, truth = checkpoint.card, annotations.metadata
-    names = [c.name for c in card.categories]
-    if names != [c.name for c in truth.categories]:
-        raise ValueError(
-            f"{card.method.root.name} was trained on the categories of {card.dataset!r} {names}, "
-            f"{truth.dataset!r} has {[c.name for c in truth.categories]}: train it on this data set"
-        )
+    check_detector(card)
+    _check_categories(card, annotations)
     metadata = PredictionsMetadata(
         dataset=truth.dataset,
         split=truth.split,
@@ -80,13 +81,141 @@ def predict_at_cost(
     return found, dataclasses.asdict(cost(restore(checkpoint), image, speed, device))
 
 
+def is_completer(card: MethodCard) -> bool:
+    """Whether a method completes objects that it is given; a detector finds them itself."""
+    return isinstance(card.method.root, C2FSegConfig)
+
+
+def check_detector(card: MethodCard) -> None:
+    """Refuse a method that finds no objects.
+
+    Raises:
+        ValueError: it completes known objects, or is a part of one that does.
+    """
+    name = card.method.root.name
+    if is_completer(card):
+        raise ValueError(
+            f"{name} completes objects that it is given and finds none itself: name a detector "
+            "here, or see docs/completing.md"
+        )
+    if isinstance(card.method.root, MaskTokenizerConfig):
+        raise ValueError(f"{name} is a part of c2f_seg and predicts nothing: name a method")
+
+
+def _check_categories(card: MethodCard, annotations: AmodalAnnotations) -> None:
+    truth = annotations.metadata
+    names = [c.name for c in card.categories]
+    if names != [c.name for c in truth.categories]:
+        raise ValueError(
+            f"{card.method.root.name} was trained on the categories of {card.dataset!r} {names}, "
+            f"{truth.dataset!r} has {[c.name for c in truth.categories]}: train it on this data set"
+        )
+
+
+def complete_true(
+    checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
+) -> Predictions:
+    """What a completer makes of the true visible masks of a split; ``inputs`` is "true"."""
+    from amodal_pipeline.training.completing import true_objects
+
+    _check_categories(checkpoint.card, annotations)
+    return complete(checkpoint, true_objects(annotations), inference)
+
+
+def complete_true_at_cost(
+    checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
+) -> tuple[Predictions, dict[str, object]]:
+    """As :func:`complete_true`, and what it takes: the fields of :class:`~..training.cost.Cost`.
+
+    Images per second are objects: reading, the network, masks at full resolution.
+    """
+    import torch
+
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.training.cost import cost, device_name
+    from amodal_pipeline.training.device import resolve_device
+
+    start = time.perf_counter()
+    found = complete_true(checkpoint, annotations, inference)
+    speed = len(found.predictions) / (time.perf_counter() - start)
+    device = device_name(resolve_device(inference.device))
+    crop = checkpoint.card.method.root.crop
+    targets = {
+        "input": torch.zeros(1, crop.side, crop.side, dtype=torch.uint8),
+        "labels": torch.ones(1, dtype=torch.int64),
+        "key": torch.zeros(1, dtype=torch.int64),
+    }
+    image = torch.zeros(3, crop.image_side, crop.image_side, dtype=torch.uint8)
+    model = restore(checkpoint)
+    return found, dataclasses.asdict(cost(model, image, speed, device, targets))
+
+
+def complete_detections(
+    checkpoint: Checkpoint,
+    annotations: AmodalAnnotations,
+    detections: Predictions,
+    inference: InferenceConfig,
+) -> Predictions:
+    """What a completer makes of the visible masks that a detector predicts for a split.
+
+    Classes and scores are the detector's, boxes those of the completed masks; ``inputs`` is its
+    name, ``source_id`` its detection.
+
+    Raises:
+        ValueError: the detections are of other annotations, or have no visible masks.
+    """
+    _check_categories(checkpoint.card, annotations)
+    made = detections.metadata
+    if made.annotations != annotations.fingerprint:
+        raise ValueError(
+            f"the predictions of {made.method!r} are for other annotations than those of "
+            f"{annotations.metadata.dataset}/{annotations.metadata.split}: evaluate it again, "
+            f"`kedro run --pipeline=evaluate --params method={made.method}`"
+        )
+    return complete(checkpoint, detections, inference)
+
+
+def complete(
+    checkpoint: Checkpoint, objects: Predictions, inference: InferenceConfig
+) -> Predictions:
+    """Known objects with the amodal masks of a completer; warns of those that cannot be seen."""
+    from amodal_pipeline.annotations import rle
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.training import completing as run
+
+    card = checkpoint.card
+    name = card.method.root.name
+    with progress(f"complete {objects.metadata.method}") as on_progress:
+        found = run.complete(
+            restore(checkpoint),
+            objects,
+            inference,
+            method=name,
+            seed=card.seed,
+            checkpoint=card.fingerprint.digest,
+            on_progress=on_progress,
+        )
+    hidden = int((rle.area(found.predictions["visible_rle"].tolist()) == 0).sum())
+    if hidden:
+        _log.warning(
+            "%s: %d of %d objects of %r have no visible pixel: their amodal masks stay empty",
+            name,
+            hidden,
+            len(found.predictions),
+            objects.metadata.method,
+        )
+    return found
+
+
 def predict_or_read(
     folder: Path,
     annotations: AmodalAnnotations,
     inference: InferenceConfig,
     predictions: str | None,
     masks: Literal["amodal", "visible"],
-) -> dict[str, Predictions]:
+    inputs: str | bool | None,
+    model_output: Path,
+) -> tuple[dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]]:
     """Predictions to be scored, by method.
 
     Args:
@@ -96,13 +225,31 @@ def predict_or_read(
         predictions: a COCO results file or a folder of them, instead of the method; each is a
             method named as its file.
         masks: what the key "segmentation" is in these files.
+        inputs: what a completer completes: "true" visible masks, those of the detector of this
+            name, or those of a COCO results file; None for the true ones and those of the detector
+            that it was trained with.
+        model_output: folder with the predictions of all methods.
+
+    Returns:
+        Predictions; of a completer those on a detector. Those on true visible masks. The detections
+        that were completed. Each by the name of the method, and empty where there are none.
 
     Raises:
-        ValueError: a file is named as a method that is trained here: its results would be lost.
+        ValueError: a file is named as a method that is trained here: its results would be lost; or
+            ``inputs`` says nothing to the method, or no detector.
     """
     if predictions is None:
-        found = predict(Checkpoint.load(folder), annotations, inference)
-        return {folder.name: found}
+        checkpoint, name = Checkpoint.load(folder), folder.name
+        if is_completer(checkpoint.card):
+            return _complete_chosen(
+                checkpoint, folder, annotations, inference, inputs, model_output
+            )
+        if inputs is not None:
+            raise ValueError(
+                f"{name} finds objects itself: --params inputs={inputs} is for methods that "
+                "complete known ones"
+            )
+        return {name: predict(checkpoint, annotations, inference)}, {}, {}
     from amodal_pipeline.annotations.coco_results import read_results_folder
 
     path = Path(predictions).expanduser()
@@ -115,7 +262,66 @@ def predict_or_read(
             )
     with progress(f"read {path.name}") as on_progress:
         tables = read_results_folder(path, annotations, masks=masks, on_progress=on_progress)
-    return {table.metadata.method: table for table in tables}
+    return {table.metadata.method: table for table in tables}, {}, {}
+
+
+def _complete_chosen(
+    checkpoint: Checkpoint,
+    folder: Path,
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    inputs: str | bool | None,
+    model_output: Path,
+) -> tuple[dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]]:
+    name, found, true, detections = folder.name, {}, {}, {}
+    # The command line makes a truth value of "true".
+    inputs = "true" if inputs is True else inputs
+    if inputs in (None, "true"):
+        true = {name: complete_true(checkpoint, annotations, inference)}
+    if inputs != "true":
+        chosen = inputs or _detector_of(checkpoint, folder.parent)
+        detections = {
+            name: _detections(chosen, folder.parent, annotations, inference, model_output)
+        }
+        found = {name: complete_detections(checkpoint, annotations, detections[name], inference)}
+    return found, true, detections
+
+
+def _detector_of(checkpoint: Checkpoint, models: Path) -> str:
+    """The method whose checkpoint a completer was trained with; "orcnn" where it is not there."""
+    digest = checkpoint.card.fingerprint.parts.get("detected")
+    for path in sorted(models.glob("*/method.json")) if digest else ():
+        if MethodCard.model_validate_json(path.read_bytes()).fingerprint.digest == digest:
+            return path.parent.name
+    return "orcnn"
+
+
+def _detections(
+    chosen: str,
+    models: Path,
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    model_output: Path,
+) -> Predictions:
+    """What a detector found, from a file, from an earlier evaluation, or by running it."""
+    if chosen.endswith(".json"):
+        from amodal_pipeline.annotations.coco_results import read_coco_results
+
+        path = Path(chosen).expanduser()
+        with progress(f"read {path.name}") as on_progress:
+            return read_coco_results(path, annotations, masks="visible", on_progress=on_progress)
+    if not (models / chosen / "method.json").exists():
+        raise ValueError(
+            f"{chosen!r} is no detector that is trained here ({models / chosen} holds none), nor a "
+            "results file *.json: choose with --params inputs=true|<detector>|<results.json>"
+        )
+    detector = Checkpoint.load(models / chosen)
+    if any((model_output / chosen / "predictions").glob("*/predictions")):
+        found = _newest(chosen, model_output)
+        made = (found.metadata.checkpoint, found.metadata.annotations)
+        if made == (detector.card.fingerprint.digest, annotations.fingerprint):
+            return found
+    return predict(detector, annotations, inference)
 
 
 def evaluate(
@@ -123,13 +329,14 @@ def evaluate(
     predictions: Predictions,
     evaluation: EvaluationConfig,
     model_output: Path,
+    detections: Predictions | None = None,
 ) -> Scores:
     """Scores of a method, and of the baselines that work on its predictions.
 
     Those that complete its visible masks, and those that order its objects by a rule, stand on the
     same detections, matched once by the amodal masks of the method, or of the detector whose
-    detections it completed. They need an amodal mask of every prediction; the first two also a
-    visible one.
+    detections it completed (by its visible ones, where it has no others). They need an amodal mask
+    of every prediction; the first two also a visible one.
 
     Args:
         annotations: the validation split.
@@ -137,6 +344,8 @@ def evaluate(
         evaluation: what to evaluate.
         model_output: folder with the predictions of all methods: of the detector, and of those in
             ``evaluation.matched_by``.
+        detections: those that the method completed, where they are at hand; otherwise the newest
+            of the detector in ``model_output``.
     """
     from amodal_pipeline.methods import baselines
     from amodal_pipeline.metrics import order, scores
@@ -157,7 +366,11 @@ def evaluate(
             return run(predictions, evaluation)
         detector = predictions
         if len(table) and table["source_id"].notna().all():
-            detector = _newest(predictions.metadata.inputs, model_output)
+            detector = detections or _newest(predictions.metadata.inputs, model_output)
+            if detector.predictions["amodal_rle"].isna().any():
+                # It stays the detector, matched by visible masks in place of the whole ones.
+                visible = baselines.visible_mask(detector)
+                detector = dataclasses.replace(visible, metadata=detector.metadata)
         matches = match_detections(annotations, detector)
         parts = [run(predictions, evaluation, matches)]
         if len(table) and table["visible_rle"].notna().all():
@@ -170,15 +383,53 @@ def evaluate(
     return scores.join(parts)
 
 
+def evaluate_completions(
+    annotations: AmodalAnnotations,
+    true: Predictions | None,
+    found: Predictions | None,
+    detections: Predictions | None,
+    evaluation: EvaluationConfig,
+    model_output: Path,
+) -> Scores:
+    """Scores of a completer on true visible masks and on those of a detector, and of the baselines
+    on both.
+
+    Args:
+        annotations: the validation split.
+        true: what it made of the true visible masks, if asked for.
+        found: what it made of ``detections``, if asked for; not scored without a detector.
+        evaluation, model_output: as for :func:`evaluate`.
+    """
+    from amodal_pipeline.metrics import scores
+
+    parts = []
+    if true is not None:
+        parts.append(evaluate(annotations, true, evaluation, model_output))
+    if found is not None and not _without_detector(found):
+        parts.append(evaluate(annotations, found, evaluation, model_output, detections))
+    return scores.join(parts)
+
+
+def _without_detector(found: Predictions) -> bool:
+    """Whether there was no detector, whose empty table is that of a method "none"."""
+    return found.metadata.inputs == "none"
+
+
 def evaluate_each(
     annotations: AmodalAnnotations,
     predictions: dict[str, Predictions],
+    predictions_true: dict[str, Predictions],
+    detections: dict[str, Predictions],
     evaluation: EvaluationConfig,
     model_output: Path,
 ) -> Iterator[dict[str, Scores]]:
-    """As :func:`evaluate`, for several methods, each saved before the next is begun."""
-    for name, found in predictions.items():
-        yield {name: evaluate(annotations, found, evaluation, model_output)}
+    """As :func:`evaluate` and :func:`evaluate_completions`, for what :func:`predict_or_read` gives:
+    several methods, each saved before the next is begun."""
+    for name in predictions | predictions_true:
+        true, found, source = (of.get(name) for of in (predictions_true, predictions, detections))
+        yield {
+            name: evaluate_completions(annotations, true, found, source, evaluation, model_output)
+        }
 
 
 def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder: Path):
@@ -221,8 +472,36 @@ def draw(annotations: AmodalAnnotations, predictions: Predictions, count: int) -
     return prediction_grid(annotations, {predictions.metadata.method: predictions}, chosen)
 
 
+def draw_completions(
+    annotations: AmodalAnnotations,
+    true: Predictions | None,
+    found: Predictions | None,
+    count: int,
+) -> Image.Image:
+    """As :func:`draw`, for a completer on true visible masks beside that on a detector's."""
+    from amodal_pipeline.visuals.grids import prediction_grid
+    from amodal_pipeline.visuals.selection import most_occluded
+
+    columns = {}
+    for table in (true, found):
+        if table is None or _without_detector(table):
+            continue
+        made = table.metadata
+        on = {"image": "", "true": " on true visible masks"}.get(made.inputs, f" on {made.inputs}")
+        columns[f"{made.method}{on}"] = table
+    return prediction_grid(annotations, columns, most_occluded(annotations, count))
+
+
 def draw_each(
-    annotations: AmodalAnnotations, predictions: dict[str, Predictions], count: int
+    annotations: AmodalAnnotations,
+    predictions: dict[str, Predictions],
+    predictions_true: dict[str, Predictions],
+    count: int,
 ) -> dict[str, Image.Image]:
-    """As :func:`draw`, for several methods."""
-    return {name: draw(annotations, found, count) for name, found in predictions.items()}
+    """As :func:`draw` and :func:`draw_completions`, for several methods."""
+    return {
+        name: draw_completions(
+            annotations, predictions_true.get(name), predictions.get(name), count
+        )
+        for name in predictions | predictions_true
+    }

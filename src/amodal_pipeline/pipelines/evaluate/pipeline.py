@@ -3,9 +3,13 @@
 from kedro.pipeline import Pipeline, node
 
 from amodal_pipeline.pipelines.evaluate.nodes import (
+    complete_detections,
+    complete_true_at_cost,
     draw,
+    draw_completions,
     draw_each,
     evaluate,
+    evaluate_completions,
     evaluate_each,
     predict_at_cost,
     predict_or_read,
@@ -42,27 +46,75 @@ def create_pipeline(method: str) -> Pipeline:
     return Pipeline(steps, namespace=method, inputs=_SHARED, parameters=_PARAMETERS)
 
 
+def create_completer_pipeline(method: str) -> Pipeline:
+    """Completion and evaluation under a method's namespace: of the true objects, and of its
+    ``detections`` of the validation split."""
+    steps = Pipeline(
+        [
+            node(
+                complete_true_at_cost,
+                inputs=["checkpoint", "annotations_val", "params:inference"],
+                outputs=["predictions_true", "cost"],
+                name="complete_true",
+            ),
+            node(
+                complete_detections,
+                inputs=["checkpoint", "annotations_val", "detections", "params:inference"],
+                outputs="predictions",
+                name="complete_detections",
+            ),
+            node(
+                evaluate_completions,
+                inputs=[
+                    "annotations_val",
+                    "predictions_true",
+                    "predictions",
+                    "detections",
+                    "params:evaluation",
+                    "model_output",
+                ],
+                outputs="results",
+                name="evaluate",
+            ),
+            node(
+                draw_completions,
+                inputs=["annotations_val", "predictions_true", "predictions", "params:pictures"],
+                outputs="overlays",
+                name="draw",
+            ),
+        ]
+    )
+    return Pipeline(steps, namespace=method, inputs=_SHARED, parameters=_PARAMETERS)
+
+
 def create_chosen_pipeline() -> Pipeline:
     """The same for ``--params method=<name>``, or for predictions from elsewhere:
     ``--params predictions=<file or folder>``."""
-    outside = ["params:predictions", "params:prediction_masks"]
+    outside = ["params:predictions", "params:prediction_masks", "params:inputs"]
     steps = Pipeline(
         [
             node(
                 predict_or_read,
-                inputs=["folder", "annotations_val", "params:inference", *outside],
-                outputs="predictions",
+                inputs=["folder", "annotations_val", "params:inference", *outside, "model_output"],
+                outputs=["predictions", "predictions_true", "detections"],
                 name="predict",
             ),
             node(
                 evaluate_each,
-                inputs=["annotations_val", "predictions", "params:evaluation", "model_output"],
+                inputs=[
+                    "annotations_val",
+                    "predictions",
+                    "predictions_true",
+                    "detections",
+                    "params:evaluation",
+                    "model_output",
+                ],
                 outputs="results",
                 name="evaluate",
             ),
             node(
                 draw_each,
-                inputs=["annotations_val", "predictions", "params:pictures"],
+                inputs=["annotations_val", "predictions", "predictions_true", "params:pictures"],
                 outputs="overlays",
                 name="draw",
             ),

@@ -1,4 +1,4 @@
-"""Nodes that run a trained method over a folder of images."""
+"""Nodes that run a trained method over a folder of images, a completer with masks of objects."""
 
 import logging
 from pathlib import Path
@@ -6,20 +6,47 @@ from pathlib import Path
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.storage import inside, replacing
 from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.pipelines.evaluate.nodes import check_detector, complete, is_completer
 from amodal_pipeline.pipelines.progress import progress
 from amodal_pipeline.training.configs import InferenceConfig
 
 logger = logging.getLogger(__name__)
 
 
-def predict_folder(checkpoint: Checkpoint, folder: Path, inference: InferenceConfig) -> Predictions:
-    """Predictions for every image below ``folder``; warns if they are unlike the training data."""
+def predict_folder(
+    checkpoint: Checkpoint, folder: Path, masks: str | None, inference: InferenceConfig
+) -> Predictions:
+    """Predictions for every image below ``folder``; warns if they are unlike the training data.
+
+    Args:
+        checkpoint: of a detector or a completer.
+        folder: of images.
+        masks: for a completer, where the visible masks of the objects are (:func:`.read_masks`).
+        inference: how the method is run.
+
+    Raises:
+        ValueError: a completer without ``masks``, a detector with them, or what is wrong with them.
+    """
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training import inference as run
     from amodal_pipeline.training.familiarity import unfamiliar
 
     card = checkpoint.card
     images = run.images_in(folder)
+    if is_completer(card):
+        if masks is None:
+            raise ValueError(
+                f"{card.method.root.name} completes known objects: say where their visible masks "
+                "are with --params masks=<folder> (docs/completing.md)"
+            )
+        from amodal_pipeline.pipelines.predict.masks import read_masks
+
+        return complete(checkpoint, read_masks(Path(masks).expanduser(), images, folder), inference)
+    check_detector(card)
+    if masks is not None:
+        raise ValueError(
+            f"{card.method.root.name} finds objects itself: leave out --params masks={masks}"
+        )
     model = restore(checkpoint)
     if card.familiarity:
         share = unfamiliar(model, card.familiarity, images, folder, inference)

@@ -10,7 +10,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 predict_folder,
-                inputs=["chosen.checkpoint", "user_images", "params:inference"],
+                inputs=["chosen.checkpoint", "user_images", "params:masks", "params:inference"],
                 outputs="user_predictions",
                 name="predict_folder",
             ),
