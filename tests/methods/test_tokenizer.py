@@ -20,6 +20,8 @@ from amodal_pipeline.methods.c2f_seg.tokenizer import (
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import MaskTokenizerConfig, MethodConfig
 from amodal_pipeline.methods.pretrained import weights_of
+from amodal_pipeline.training.loop import train
+from tests.conftest import tiny_training
 
 TINY = {
     "crop": {"side": 16, "image_side": 16},
@@ -273,6 +275,23 @@ def test_a_handful_of_masks_is_learnt():
         optimizer.step()
     found = model.eval()(None, {"amodal": masks})["amodal_masks"] > 0.5
     assert (found == masks.bool()).float().mean() > 0.99
+
+
+def test_a_training_that_was_cut_goes_on_to_the_same_bits(shapes, tmp_path):
+    config = tiny(revive_after=2, adversarial_start=3)
+    whole = tiny_training(iterations=6, optimizer="adam", schedule="multistep", milestones=())
+
+    def stop(step):
+        if step.iteration == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, whole, shapes, tmp_path / "cut", on_step=stop)
+    resumed = train(config, whole, shapes, tmp_path / "cut")
+    through = train(config, whole, shapes, tmp_path / "through")
+    assert resumed.weights["iteration"] == 6
+    for name, tensor in through.weights.items():
+        assert torch.equal(tensor, resumed.weights[name]), name
 
 
 @pytest.fixture(scope="module")

@@ -119,4 +119,9 @@ def _copy_rows(name: str, tensor: Tensor, source: Tensor, rows: list[tuple[int, 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """The state of a model on the CPU, detached from it."""
     with torch.no_grad():
-        return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        # Whatever the order of the model's own: files hold contiguous tensors.
+        plain = torch.contiguous_format
+        return {
+            name: tensor.detach().cpu().clone(memory_format=plain)
+            for name, tensor in model.state_dict().items()
+        }
