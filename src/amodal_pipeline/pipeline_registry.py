@@ -8,6 +8,7 @@ from amodal_pipeline.pipelines import (
     ablate,
     consistency,
     evaluate,
+    mask_tokenizer,
     predict,
     prepare,
     report,
@@ -45,6 +46,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         + shape_prior.create_pipeline()
         + ablate.create_pipeline("vrsp", jobs=("mask_rcnn", "orcnn", "vrsp"), shape_prior=True),
         "evaluate": evaluate.create_chosen_pipeline(),
+        "mask_tokenizer": prepare.create_pipeline() + mask_tokenizer.create_pipeline(),
         "occluder_consistency": consistency.create_pipeline(),
         "predict": predict.create_pipeline(),
         "report": report.create_pipeline(),

@@ -1,0 +1,38 @@
+"""Wiring of `mask_tokenizer`."""
+
+from kedro.pipeline import Pipeline, node
+
+from amodal_pipeline.pipelines.mask_tokenizer.nodes import describe_mask_tokenizer
+from amodal_pipeline.pipelines.train.nodes import choose_start, plot_losses, train
+
+
+def create_pipeline() -> Pipeline:
+    own = "params:mask_tokenizer"
+    return Pipeline(
+        [
+            node(choose_start, own, "start", name="start"),
+            node(
+                train,
+                inputs=["annotations_train", own, "folder", "params:restart", "start"],
+                outputs=["checkpoint", "history"],
+                name="train",
+                tags="training",
+            ),
+            node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
+            node(
+                describe_mask_tokenizer,
+                inputs=[
+                    "checkpoint",
+                    "annotations_train",
+                    "annotations_val",
+                    own,
+                    "params:inference",
+                ],
+                outputs=["reconstruction", "reconstructions"],
+                name="describe_mask_tokenizer",
+            ),
+        ],
+        namespace="mask_tokenizer",
+        inputs={"annotations_train", "annotations_val"},
+        parameters={own, "params:restart", "params:inference"},
+    )
