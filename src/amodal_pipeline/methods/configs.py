@@ -231,6 +231,13 @@ class C2FSegConfig(Strict):
     def _fits(self) -> "C2FSegConfig":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        if self.fusion == "channels" and self.width % 4:
+            raise ValueError(f"width {self.width} cannot be split in a half and two quarters")
+        low, high = self.mask_ratio
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"mask_ratio {self.mask_ratio} is no range of shares, 0 to 1")
+        if self.attention_map and not self.attention:
+            raise ValueError("attention_map=true has no effect without attention")
         return self
 
 
