@@ -1,0 +1,129 @@
+"""`evaluate` and `predict` with a completer as a user runs them; weights are as they were drawn."""
+
+import numpy as np
+import pytest
+import torch
+from kedro.framework.session import KedroSession
+from PIL import Image
+
+from amodal_pipeline import methods
+from amodal_pipeline.annotations import Predictions, rle
+from amodal_pipeline.datasets.scores_dataset import load_scores
+from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
+from amodal_pipeline.methods.configs import C2FSegConfig, MethodConfig
+from amodal_pipeline.methods.pretrained import weights_of
+from amodal_pipeline.pipelines.evaluate import create_completer_pipeline
+from tests.conftest import make_shapes, tiny_method
+
+SMALL = {
+    "evaluation": {"resamples": 20, "headline_resamples": 20},
+    "pictures": 2,
+    "tracking": False,
+    "method": "c2f_seg",
+}
+TINY = {
+    "encoder": {"name": "test_resnet", "weights": None},
+    "crop": {"side": 32, "image_side": 64},
+    "tokenizer": {
+        "crop": {"side": 32},
+        "channels": 8,
+        "multipliers": [1, 2, 2, 2],
+        "blocks": 1,
+        "codes": 16,
+        "code_size": 8,
+        "adversarial": 0,
+    },
+    "width": 16,
+    "layers": 1,
+    "heads": 2,
+    "refinement_channels": [8, 8, 8, 4, 4],
+}
+
+
+def run(project, pipeline, **changes):
+    with KedroSession.create(project, runtime_params=SMALL | changes) as session:
+        return session.run(pipeline_names=[pipeline])
+
+
+def save(project, name, config, categories, **parts):
+    torch.manual_seed(0)
+    model = methods.build(config, len(categories))
+    card = MethodCard(
+        method=MethodConfig(config),
+        categories=categories,
+        dataset="scenes",
+        fingerprint=Fingerprint(parts={"name": name, **parts}),
+        iterations=1,
+        seed=0,
+    )
+    Checkpoint(card, weights_of(model)).save(project / "data/06_models/scenes" / name)
+    return card.fingerprint.digest
+
+
+@pytest.fixture(scope="module")
+def project(empty_project):
+    truth = make_shapes(empty_project, 4)
+    folder = empty_project / "data/03_primary/scenes/annotations_val/2026-01-01T00.00.00.000Z"
+    truth.save(folder / "annotations_val")
+    categories = truth.metadata.categories
+    detector = save(empty_project, "orcnn", tiny_method("orcnn"), categories)
+    save(empty_project, "c2f_seg", C2FSegConfig.model_validate(TINY), categories, detected=detector)
+    return empty_project
+
+
+def newest(project, name):
+    folder = project / "data/07_model_output/scenes/c2f_seg" / name
+    return Predictions.load(sorted(folder.iterdir())[-1] / name)
+
+
+def test_evaluate_completes_true_masks_and_those_of_the_detector_it_was_trained_with(project):
+    run(project, "evaluate")
+    parts = project / "data/08_reporting/scenes/parts"
+    rows = load_scores(parts, "c2f_seg").results
+    assert set(rows["inputs"]) == {"true", "orcnn"}
+    assert {"c2f_seg", "visible_mask", "convex_hull"} <= set(rows["method"])
+    assert newest(project, "predictions").metadata.inputs == "orcnn"
+    assert newest(project, "predictions_true").metadata.inputs == "true"
+    assert (project / "data/08_reporting/scenes/c2f_seg/overlays.png").exists()
+
+    run(project, "evaluate", inputs=True)
+    assert set(load_scores(parts, "c2f_seg").results["inputs"]) == {"true"}
+    assert not (project / "data/07_model_output/scenes/c2f_seg/detections").exists()
+
+
+def test_predict_completes_a_users_own_masks(project, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    labels = np.zeros((50, 70), np.uint8)
+    labels[10:30, 20:40], labels[35:45, 50:60] = 1, 2
+    for name, values in (("images", pixels), ("masks", labels)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(values).save(tmp_path / name / "mine.png")
+    folders = {name: str(tmp_path / name) for name in ("images", "masks")}
+    run(project, "predict", **folders)
+    found = newest(project, "user_predictions")
+    assert rle.area(found.predictions["visible_rle"].tolist()).tolist() == [400, 100]
+    assert (project / "data/08_reporting/scenes/c2f_seg/user_images/mine.png.png").exists()
+
+    # In Python: the same masks, where what is drawn for an object is the same.
+    model = methods.load(project / "data/06_models/scenes/c2f_seg")
+    # Objects are numbered from 0 in Python and from 1 in the job.
+    once = model.complete(pixels, np.stack([labels == 0, labels == 1]))[1:]
+    amodal = found.predictions["amodal_rle"].tolist()[:1]
+    assert rle.pair_iou(rle.encode(once), amodal)[0] > 0.9
+    assert rle.area(amodal)[0] > 0
+
+
+def test_completion_of_a_method_has_its_detections_beside_its_checkpoint():
+    pipeline = create_completer_pipeline("c2f_seg")
+    assert pipeline.inputs() == {
+        "annotations_val",
+        "c2f_seg.checkpoint",
+        "c2f_seg.detections",
+        "model_output",
+        "params:evaluation",
+        "params:inference",
+        "params:pictures",
+    }
+    assert {f"c2f_seg.{name}" for name in ("predictions", "predictions_true", "results")} <= (
+        pipeline.all_outputs()
+    )
