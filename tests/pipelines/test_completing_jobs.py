@@ -91,6 +91,13 @@ def test_evaluate_completes_true_masks_and_those_of_the_detector_it_was_trained_
     assert not (project / "data/07_model_output/scenes/c2f_seg/detections").exists()
 
 
+def test_evaluate_still_scores_a_detector(project):
+    run(project, "evaluate", method="orcnn")
+    rows = load_scores(project / "data/08_reporting/scenes/parts", "orcnn").results
+    assert ("orcnn", "image") in set(zip(rows["method"], rows["inputs"], strict=True))
+    assert not (project / "data/07_model_output/scenes/orcnn/predictions_true").exists()
+
+
 def test_predict_completes_a_users_own_masks(project, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
     labels = np.zeros((50, 70), np.uint8)
