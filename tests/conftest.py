@@ -76,6 +76,16 @@ TINY_DETECTOR = {
     "max_size": 64,
 }
 TINY_VRSP = {"neighbours": 4, "reclassifier_channels": 32, "prior": {"clusters": 8}}
+TINY_SLN = {
+    "encoder": {"name": "resnet18", "weights": None, "frozen_batch_norm": True},
+    "stride": 4,
+    "width": 16,
+    "layers": 3,
+    "global_channels": 8,
+    "instance_channels": 16,
+    "roi_size": 14,
+    **{name: TINY_DETECTOR[name] for name in ("proposals", "box_head", "min_size", "max_size")},
+}
 TINY_METHODS = {
     "mask_rcnn": {"name": "mask_rcnn"},
     "mask_rcnn_visible": {"name": "mask_rcnn", "boxes": "visible", "masks": "visible"},
@@ -99,13 +109,32 @@ TINY_METHODS = {
         "prior_post_process": False,
         "reclassification": False,
     },
+    "sln": {"name": "sln", **TINY_SLN},
+    "sln_with_classes": {
+        "name": "sln",
+        **TINY_SLN,
+        "classes": True,
+        "layer_activation": "sigmoid",
+        "global_input": "features",
+        "expected_level": True,
+        "confidence": "any",
+    },
+    "sln_without_parts": {
+        "name": "sln",
+        **TINY_SLN,
+        "classes": True,
+        "global_module": False,
+        "refinement": False,
+    },
 }
 
 
 def tiny_method(name: str):
     """The configuration of a method small enough to train in a test."""
     head = {"convolutions": 2, "channels": 16, "class_agnostic": name.endswith("class_agnostic")}
-    values = {**TINY_METHODS[name], "detector": TINY_DETECTOR, "mask_head": head}
+    values = TINY_METHODS[name]
+    if values["name"] != "sln":
+        values = {**values, "detector": TINY_DETECTOR, "mask_head": head}
     return MethodConfig.model_validate(values).root
 
 

@@ -30,7 +30,7 @@ def checkpoint_of(model, categories=CATEGORIES) -> Checkpoint:
 
 
 def batch(shapes, count=2):
-    samples = [sample(shapes, i) for i in range(count)]
+    samples = [sample(shapes, i, levels=True) for i in range(count)]
     return [s[0] for s in samples], [s[1] for s in samples]
 
 
@@ -55,7 +55,7 @@ def test_forward_backward_save_load(name, shapes, tmp_path):
             assert all(torch.equal(own[k], other[k]) for k in own)
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn", "orcnn", "vrsp_without_prior"])
+@pytest.mark.parametrize("name", ["mask_rcnn", "orcnn", "vrsp_without_prior", "sln_with_classes"])
 def test_overfits_two_images(name, shapes, tmp_path):
     two = shapes.subset([1, 2])
     config = tiny_training(

@@ -15,14 +15,19 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import (
+    RegionProposalNetwork,
+    RPNHead,
+    concat_box_prediction_layers,
+)
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
 from amodal_pipeline.layers.backbone import PyramidBackbone
-from amodal_pipeline.layers.configs import DetectorConfig
+from amodal_pipeline.layers.configs import BoxHeadConfig, DetectorConfig, ProposalConfig
 from amodal_pipeline.layers.pooling import LEVELS, PyramidRoIAlign
 
 BACKGROUND_IOU = 0.3  # an anchor that overlaps every object less is background
+BOX_SIZE = 7  # of the RoIs that the box head sees
 _DIVISIBLE = 32  # the coarsest stride of the pyramid that images are padded to
 
 
@@ -77,21 +82,33 @@ class ProposalNetwork(RegionProposalNetwork):
                 label[near & (label == 0)] = -1
         return labels, matched
 
+    def scored(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Proposals [N, 4] of each image with their objectness [N] (0–1), best first."""
+        maps = list(batch.features.values())
+        logits, deltas = self.head(maps)
+        anchors = self.anchor_generator(ImageList(batch.images, batch.sizes), maps)
+        counts = [level[0].numel() for level in logits]
+        logits, deltas = concat_box_prediction_layers(logits, deltas)
+        boxes = self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
+        found = self.filter_proposals(boxes, logits, batch.sizes, counts)
+        return list(zip(*found, strict=True))
+
 
 class BoxDetector(nn.Module):
-    """Faster R-CNN with a feature pyramid, up to and including the box head.
+    """Faster R-CNN, up to and including the box head.
 
     Args:
-        backbone: gives the pyramid.
+        backbone: gives maps by name, a pyramid of them or one.
         min_size, max_size: scaling of images in evaluation (shorter side, longer side at most).
         mean, std: of RGB images in 0–1.
-        rpn, roi_heads: as :func:`build` makes them.
+        rpn, roi_heads: as :func:`proposal_network` and :func:`box_heads` make them. Without a box
+            head detections are proposals, of one class, and their scores objectness.
     """
 
     def __init__(
         self,
-        backbone: PyramidBackbone,
-        rpn: RegionProposalNetwork,
+        backbone: nn.Module,
+        rpn: ProposalNetwork,
         roi_heads: RoIHeads,
         min_size: int,
         max_size: int,
@@ -108,6 +125,12 @@ class BoxDetector(nn.Module):
 
     def batch(self, images: Sequence[Tensor]) -> Batch:
         """Normalise, scale (in evaluation), pad and encode images [3, H, W] in 0–1 or uint8."""
+        padded, sizes = self.stack(images)
+        return Batch(padded, sizes, self.encode(padded))
+
+    def stack(self, images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Images normalised, scaled (in evaluation) and padded to one size [B, 3, H, W], and the
+        (h, w) of each before padding."""
         prepared = [self.prepare(image) for image in images]
         sizes = [tuple(p.shape[-2:]) for p in prepared]
         height, width = (
@@ -116,9 +139,12 @@ class BoxDetector(nn.Module):
         padded = torch.stack(
             [F.pad(p, (0, width - p.shape[-1], 0, height - p.shape[-2])) for p in prepared]
         )
+        return padded, sizes
+
+    def encode(self, padded: Tensor) -> OrderedDict[str, Tensor]:
+        """The backbone's maps of images [B, 3, H, W], in float32."""
         # Anchors and RoIs take the type of the maps, and bf16 holds no coordinate exactly.
-        maps = OrderedDict((name, m.float()) for name, m in self.backbone(padded).items())
-        return Batch(padded, sizes, maps)
+        return OrderedDict((name, m.float()) for name, m in self.backbone(padded).items())
 
     def prepare(self, image: Tensor) -> Tensor:
         """One image [3, H, W], in 0–1 or uint8, normalised and (in evaluation) scaled."""
@@ -137,23 +163,36 @@ class BoxDetector(nn.Module):
         """One training pass up to the box head.
 
         ``targets`` have boxes [N, 4] and labels [N] (-1: ignore this object). Gives the encoded
-        batch, the RoIs that overlap an object, and loss_objectness, loss_rpn_box_reg,
-        loss_classifier and loss_box_reg.
+        batch, and what :meth:`learn_boxes` gives.
         """
         batch = self.batch(images)
+        return batch, *self.learn_boxes(batch, targets)
+
+    def learn_boxes(
+        self, batch: Batch, targets: list[dict[str, Tensor]]
+    ) -> tuple[Sample, dict[str, Tensor]]:
+        """The part of :meth:`learn` after the backbone: the RoIs that overlap an object, and
+        loss_objectness, loss_rpn_box_reg and, of a box head, loss_classifier and loss_box_reg."""
         proposals, losses = self.rpn(ImageList(batch.images, batch.sizes), batch.features, targets)
         boxes, matched, labels, regression = self.roi_heads.select_training_samples(
             proposals, targets
         )
-        logits, deltas = self._box_head(batch, boxes)
-        loss_classifier, loss_box = fastrcnn_loss(logits, deltas, labels, regression)
+        if self.classifies:
+            logits, deltas = self._box_head(batch, boxes)
+            loss_classifier, loss_box = fastrcnn_loss(logits, deltas, labels, regression)
+            losses |= {"loss_classifier": loss_classifier, "loss_box_reg": loss_box}
         positive = [torch.where(label > 0)[0] for label in labels]
         rois = Sample(
             [b[p] for b, p in zip(boxes, positive, strict=True)],
             [m[p] for m, p in zip(matched, positive, strict=True)],
             torch.cat([label[p] for label, p in zip(labels, positive, strict=True)]),
         )
-        return batch, rois, {**losses, "loss_classifier": loss_classifier, "loss_box_reg": loss_box}
+        return rois, losses
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there is a box head."""
+        return self.roi_heads.box_head is not None
 
     def detect(self, batch: Batch) -> list[dict[str, Tensor]]:
         """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression."""
@@ -162,6 +201,11 @@ class BoxDetector(nn.Module):
     def candidates(self, batch: Batch, most: int | None = None) -> list[dict[str, Tensor]]:
         """As :meth:`detect` before suppression: every class of every proposal whose score is above
         the threshold, best first, the ``most`` best of an image."""
+        if not self.classifies:
+            return [
+                _as_detections(boxes[:most], scores[:most], self.roi_heads.score_thresh)
+                for boxes, scores in self.rpn.scored(batch)
+            ]
         proposals, _ = self.rpn(ImageList(batch.images, batch.sizes), batch.features)
         logits, deltas = self._box_head(batch, proposals)
         counts = [len(p) for p in proposals]
@@ -226,29 +270,9 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
     )
     if len(p.anchor_sizes) != len(LEVELS) + 1:
         raise ValueError(f"anchor_sizes needs {len(LEVELS) + 1} values, one a pyramid level")
-    rpn = ProposalNetwork(
-        anchors,
-        FullPrecisionHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=BACKGROUND_IOU,
-        batch_size_per_image=p.samples_per_image,
-        positive_fraction=p.positive_fraction,
-        pre_nms_top_n={"training": p.before_nms_train, "testing": p.before_nms_test},
-        post_nms_top_n={"training": p.after_nms_train, "testing": p.after_nms_test},
-        nms_thresh=p.nms_threshold,
-    )
-    roi_heads = RoIHeads(
-        PyramidRoIAlign(7, config.canonical_size),
-        TwoMLPHead(backbone.out_channels * 7**2, h.channels),
-        FastRCNNPredictor(h.channels, classes + 1),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=h.samples_per_image,
-        positive_fraction=h.positive_fraction,
-        bbox_reg_weights=None,
-        score_thresh=h.score_threshold,
-        nms_thresh=h.nms_threshold,
-        detections_per_img=h.detections_per_image,
+    rpn = proposal_network(backbone.out_channels, anchors, p)
+    roi_heads = box_heads(
+        PyramidRoIAlign(BOX_SIZE, config.canonical_size), backbone.out_channels, h, classes
     )
     return BoxDetector(
         backbone,
@@ -259,6 +283,52 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
         config.mean or backbone.mean,
         config.std or backbone.std,
     )
+
+
+def proposal_network(
+    channels: int, anchors: AnchorGenerator, config: ProposalConfig
+) -> ProposalNetwork:
+    """Proposals from maps of ``channels`` channels."""
+    return ProposalNetwork(
+        anchors,
+        FullPrecisionHead(channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=BACKGROUND_IOU,
+        batch_size_per_image=config.samples_per_image,
+        positive_fraction=config.positive_fraction,
+        pre_nms_top_n={"training": config.before_nms_train, "testing": config.before_nms_test},
+        post_nms_top_n={"training": config.after_nms_train, "testing": config.after_nms_test},
+        nms_thresh=config.nms_threshold,
+    )
+
+
+def box_heads(
+    pool: nn.Module, channels: int, config: BoxHeadConfig, classes: int | None
+) -> RoIHeads:
+    """Sampling of RoIs, and a box head of ``classes`` categories on ``pool``; None for no head."""
+    head = predictor = None
+    if classes is not None:
+        head = TwoMLPHead(channels * BOX_SIZE**2, config.channels)
+        predictor = FastRCNNPredictor(config.channels, classes + 1)
+    return RoIHeads(
+        pool,
+        head,
+        predictor,
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=config.samples_per_image,
+        positive_fraction=config.positive_fraction,
+        bbox_reg_weights=None,
+        score_thresh=config.score_threshold,
+        nms_thresh=config.nms_threshold,
+        detections_per_img=config.detections_per_image,
+    )
+
+
+def _as_detections(boxes: Tensor, scores: Tensor, threshold: float) -> dict[str, Tensor]:
+    above = scores > threshold
+    labels = torch.ones(int(above.sum()), dtype=torch.int64, device=boxes.device)
+    return {"boxes": boxes[above], "labels": labels, "scores": scores[above]}
 
 
 def on_images(

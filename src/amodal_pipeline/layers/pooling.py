@@ -1,4 +1,4 @@
-"""RoIAlign over a feature pyramid, exact to the half pixel."""
+"""RoIAlign over a feature pyramid or one map, exact to the half pixel."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,9 +24,7 @@ class PyramidRoIAlign(nn.Module):
         self.sampling_ratio = sampling_ratio
 
     def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        rois = torch.cat(
-            [torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)]
-        )
+        rois = _numbered(boxes)
         extent = (rois[:, 3:] - rois[:, 1:3]).clamp(min=0)
         scale = extent.prod(dim=1).sqrt() / self.canonical_size
         level = (2 + torch.log2(scale + 1e-6)).floor().clamp(0, len(LEVELS) - 1).long()
@@ -45,3 +43,25 @@ class PyramidRoIAlign(nn.Module):
                 )
             )
         return torch.cat(pooled)[torch.cat(rows).argsort()]
+
+
+class MapRoIAlign(nn.Module):
+    """RoIs [N, 4] an image to features [all N, C, S, S], all from the one map of a ``stride``."""
+
+    def __init__(self, size: int, stride: int, sampling_ratio: int = 2) -> None:
+        super().__init__()
+        self.size, self.stride = size, stride
+        self.sampling_ratio = sampling_ratio
+
+    def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        (only,) = features.values()
+        return roi_align(
+            only, _numbered(boxes), self.size, 1 / self.stride, self.sampling_ratio, aligned=True
+        )
+
+
+def _numbered(boxes: Sequence[Tensor]) -> Tensor:
+    """RoIs of all images, [all N, 5], with the number of the image first."""
+    return torch.cat(
+        [torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)]
+    )

@@ -14,6 +14,7 @@ from amodal_pipeline.methods.configs import (
     MaskRCNNConfig,
     MaskTokenizerConfig,
     ORCNNConfig,
+    SLNConfig,
     VRSPConfig,
 )
 
@@ -44,6 +45,10 @@ def build(config: AnyMethod, classes: int) -> nn.Module:
             from amodal_pipeline.methods.c2f_seg.method import C2FSeg
 
             return C2FSeg(config)
+        case SLNConfig():
+            from amodal_pipeline.methods.sln import SLN
+
+            return SLN(config, classes)
     raise TypeError(f"{type(config).__name__} is not the configuration of a method")
 
 

@@ -15,6 +15,7 @@ from amodal_pipeline.layers.configs import (
     DetectorConfig,
     EncoderConfig,
     MaskHeadConfig,
+    ProposalConfig,
     Strict,
 )
 
@@ -241,7 +242,60 @@ class C2FSegConfig(Strict):
         return self
 
 
-AnyMethod = MaskRCNNConfig | ORCNNConfig | VRSPConfig | MaskTokenizerConfig | C2FSegConfig
+class SLNConfig(Strict):
+    """SLN (Zhang et al., ACM MM 2019) and its parts, each of which can be left out.
+
+    ``layers``: L, the layers of visibility; deeper parts of objects are in the last one.
+    ``layer_activation``: "softmax" puts a pixel into one layer, or into none, by a channel more
+    that stands for no object; "sigmoid" decides on each layer, so that a pixel may be in several,
+    as it is in the truth of the global map. ``global_module`` false: proposals and instances are
+    found from the encoder's features alone. ``refinement`` false: the map derived from the
+    instance layers is the result. ``expected_level``: the map that the refinement is given has the
+    mean level of a pixel's layers in place of the likeliest, which lets gradients through.
+    ``confidence``: C of eq. 1, that of the likeliest layer ("max") or of any layer ("any").
+
+    The paper leaves open: ``layers``; ``stride`` of the one map that the encoder's are scaled to;
+    ``width`` that a convolution brings it to; ``global_channels`` and ``instance_channels`` of the
+    convolutions; ``roi_size``. The global module takes the image, as its text says; three 3x3
+    convolutions see 7 pixels of it. ``global_input`` "features" gives it the encoder's map.
+    ``classes``: a box head classifies and refines proposals, as in the methods it is compared with.
+    The paper's method has none: every detection is of the first category, a proposal whose score is
+    its objectness. Batch normalisation is trained in the modules, and frozen in the encoder, which
+    sees a few images at once.
+    """
+
+    name: Literal["sln"] = "sln"
+    encoder: EncoderConfig = EncoderConfig(frozen_batch_norm=True)
+    stride: Literal[4, 8, 16] = 8
+    width: int = Field(256, gt=0)
+    layers: int = Field(4, ge=1, le=8)
+    layer_activation: Literal["softmax", "sigmoid"] = "softmax"
+    global_module: bool = True
+    global_input: Literal["image", "features"] = "image"
+    global_channels: int = Field(64, gt=0)
+    instance_channels: int = Field(256, gt=0)
+    roi_size: int = Field(28, gt=0)
+    refinement: bool = True
+    expected_level: bool = False
+    confidence: Literal["max", "any"] = "max"
+    classes: bool = False
+    proposals: ProposalConfig = ProposalConfig()
+    box_head: BoxHeadConfig = BoxHeadConfig()
+    min_size: int = Field(800, gt=0)
+    max_size: int = Field(1333, gt=0)
+
+    @model_validator(mode="after")
+    def _has_the_parts_it_changes(self) -> "SLNConfig":
+        if self.global_input == "features" and not self.global_module:
+            raise ValueError('global_input="features" has no effect without global_module')
+        if self.expected_level and not self.refinement:
+            raise ValueError("expected_level=true has no effect without refinement")
+        return self
+
+
+AnyMethod = (
+    MaskRCNNConfig | ORCNNConfig | VRSPConfig | MaskTokenizerConfig | C2FSegConfig | SLNConfig
+)
 
 
 class MethodConfig(RootModel[Annotated[AnyMethod, Field(discriminator="name")]]):

@@ -18,6 +18,14 @@ class AugmentationConfig(Strict):
     max_size: int = Field(1111, gt=0)
 
 
+class StageConfig(Strict):
+    """A part of a training in which only some parameters train: those whose name begins with one of
+    ``trained`` ("detector.")."""
+
+    iterations: int = Field(gt=0)
+    trained: tuple[str, ...] = Field(min_length=1)
+
+
 class TrainingConfig(Strict):
     """Optimiser, schedule and bookkeeping of one training.
 
@@ -28,8 +36,10 @@ class TrainingConfig(Strict):
     weight decay spares biases, scales and other parameters of one dimension. ``precision``: "auto"
     is bf16 on a GPU and float32 on a CPU. ``device``: "auto" takes a GPU where there is one.
     ``frozen``: parameters whose name begins with one of these ("detector.") keep the values that
-    they start with. ``compiled``: the network goes through torch.compile first, which takes
-    minutes and makes each iteration faster.
+    they start with. ``stages``: come one after another before everything trains jointly, for the
+    iterations that are left; a method leaves out the losses of what does not train. Learning rates
+    are of the whole training. ``compiled``: the network goes through torch.compile first, which
+    takes minutes and makes each iteration faster.
     """
 
     iterations: int = Field(10_000, gt=0)
@@ -48,6 +58,7 @@ class TrainingConfig(Strict):
     gradient_clip: float | None = Field(None, gt=0)
     augmentation: AugmentationConfig = AugmentationConfig()
     frozen: tuple[str, ...] = ()
+    stages: tuple[StageConfig, ...] = ()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compiled: bool = False
@@ -63,6 +74,9 @@ class TrainingConfig(Strict):
                 f"milestones {self.milestones} must lie before the last iteration "
                 f"({self.iterations})"
             )
+        staged = sum(stage.iterations for stage in self.stages)
+        if staged > self.iterations:
+            raise ValueError(f"stages have {staged} of {self.iterations} iterations")
         return self
 
 

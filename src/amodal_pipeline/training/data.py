@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from amodal_pipeline.annotations import AmodalAnnotations, rle
 from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.levels import levels_of_image
 from amodal_pipeline.annotations.tables import boxes as box_array
 from amodal_pipeline.layers.detector import resize, scaled_size
 from amodal_pipeline.training.configs import AugmentationConfig
@@ -53,6 +54,7 @@ class TrainingBatches(Dataset):
         augmentation: flip and scale jitter.
         batch_size: images an iteration.
         seed: of order and augmentation.
+        levels: give targets the visibility levels of their objects.
 
     Raises:
         ValueError: no image has an object that is not ignored.
@@ -64,8 +66,11 @@ class TrainingBatches(Dataset):
         augmentation: AugmentationConfig,
         batch_size: int,
         seed: int,
+        *,
+        levels: bool = False,
     ) -> None:
         self.annotations = annotations
+        self.levels = levels
         self.augmentation = augmentation
         self.batch_size, self.seed = batch_size, seed
         wanted = annotations.instances.loc[~annotations.instances["ignore"], "image_id"]
@@ -88,18 +93,21 @@ class TrainingBatches(Dataset):
         draw = np.random.default_rng([self.seed, iteration, index])
         flip = draw.random() < self.augmentation.flip
         min_size = int(draw.choice(self.augmentation.min_sizes))
-        image, target, name = sample(self.annotations, int(self.rows[index]))
+        image, target, name = sample(self.annotations, int(self.rows[index]), self.levels)
         size = scaled_size(image.shape[-2:], min_size, self.augmentation.max_size)
         return *scale_and_flip(image, target, size, flip), name
 
 
-def sample(annotations: AmodalAnnotations, row: int) -> tuple[Tensor, dict, str]:
+def sample(
+    annotations: AmodalAnnotations, row: int, levels: bool = False
+) -> tuple[Tensor, dict, str]:
     """Image ``row`` of a table as uint8 [3, H, W], its target, and its file name.
 
     The target has amodal_boxes and visible_boxes float32 [N, 4] (x1, y1, x2, y2; NaN where nothing
     is visible), labels int64 [N] (position of the category in the table, from 1; -1 for an object
     to ignore: neither an object nor background), amodal_masks and visible_masks uint8 [N, H, W],
-    and mask_scale (1, 1).
+    and mask_scale (1, 1). With ``levels`` also levels uint8 [N, H, W]: how many objects must be
+    taken away before a pixel of an object is seen (:mod:`~..annotations.levels`).
     """
     record = annotations.images.iloc[row]
     size = (int(record["height"]), int(record["width"]))
@@ -118,6 +126,9 @@ def sample(annotations: AmodalAnnotations, row: int) -> tuple[Tensor, dict, str]
         "visible_masks": _masks(objects["visible_rle"], size),
         "mask_scale": (1.0, 1.0),
     }
+    if levels:
+        found = levels_of_image(annotations, int(record["image_id"]))
+        target["levels"] = torch.from_numpy(found.level)
     return torch.from_numpy(pixels).permute(2, 0, 1), target, record["file_name"]
 
 
@@ -129,13 +140,15 @@ def scale_and_flip(
     factors = torch.tensor([size[1] / width, size[0] / height] * 2, dtype=torch.float32)
     image = resize(image, size)
     target = dict(target, mask_scale=(width / size[1], height / size[0]))
+    if flip:
+        for name in {"amodal_masks", "visible_masks", "levels"} & target.keys():
+            target[name] = target[name].flip(-1)
     for kind in ("amodal", "visible"):
         boxes = target[f"{kind}_boxes"] * factors
         if flip:
             boxes = torch.stack(
                 [size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], dim=1
             )
-            target[f"{kind}_masks"] = target[f"{kind}_masks"].flip(-1)
         target[f"{kind}_boxes"] = boxes
     return (image.flip(-1) if flip else image).contiguous(), target
 

@@ -52,6 +52,9 @@ def predict(
     Masks are pasted at the images' full resolution and kept as run lengths only: memory grows with
     the number of detections, not with the size of images. The tight box of a visible mask is
     computed; the box that the detector regresses, amodal or visible, is its own.
+
+    A detector that tells who is in front gives, for each image, order int64 [P, 2], positions
+    (front, back) among its detections there, and order_scores [P].
     """
     device = resolve_device(config.device)
     bf16 = wants_bfloat16(config.precision, device)
@@ -63,7 +66,7 @@ def predict(
         collate_fn=list,
     )
     category_ids = np.array([c.id for c in metadata.categories], np.int64)
-    tables, done = [], 0
+    tables, orders, done = [], {}, 0
     for batch in loader:
         with (
             torch.inference_mode(),
@@ -73,6 +76,11 @@ def predict(
         for (image_id, image), detections in zip(batch, found, strict=True):
             size = tuple(image.shape[-2:])
             tables.append(_rows(detections, image_id, size, category_ids, model.box_kind))
+            if "order" in detections:
+                orders[image_id] = (
+                    detections["order"].cpu().numpy(),
+                    detections["order_scores"].float().cpu().numpy(),
+                )
         done += len(batch)
         if on_progress:
             on_progress(done, len(images))
@@ -80,7 +88,8 @@ def predict(
     predictions = predictions.sort_values("image_id", kind="stable").reset_index(drop=True)
     columns = {name: predictions[name] for name in predictions.columns}
     columns["prediction_id"] = np.arange(1, len(predictions) + 1)
-    return Predictions(metadata, images, frame(PREDICTIONS, columns), frame(PREDICTION_ORDER, {}))
+    order = _order_rows(orders, columns["image_id"].to_numpy(dtype=np.int64), metadata.method)
+    return Predictions(metadata, images, frame(PREDICTIONS, columns), order)
 
 
 def _rows(
@@ -108,6 +117,28 @@ def _rows(
         [corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1
     )
     return frame(PREDICTIONS, columns)
+
+
+def _order_rows(
+    orders: dict[int, tuple[np.ndarray, np.ndarray]], image_ids: np.ndarray, method: str
+) -> pd.DataFrame:
+    """The order of detections as a table; ``image_ids`` are those of all predictions, sorted."""
+    tables = []
+    for image_id, (pairs, scores) in sorted(orders.items()):
+        ids = pairs + np.searchsorted(image_ids, image_id) + 1
+        tables.append(
+            frame(
+                PREDICTION_ORDER,
+                {
+                    "image_id": np.full(len(ids), image_id, np.int64),
+                    "front_id": ids[:, 0],
+                    "back_id": ids[:, 1],
+                    "score": scores,
+                    "source": [method] * len(ids),
+                },
+            )
+        )
+    return concat(PREDICTION_ORDER, tables)
 
 
 def images_in(folder: Path) -> pd.DataFrame:

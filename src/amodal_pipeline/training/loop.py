@@ -3,9 +3,11 @@
 import json
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,6 +30,7 @@ from amodal_pipeline.methods.configs import (
     C2FSegConfig,
     MaskTokenizerConfig,
     MethodConfig,
+    SLNConfig,
 )
 from amodal_pipeline.methods.pretrained import start_from, weights_of, without_download
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, TrainingConfig
@@ -127,7 +130,7 @@ def train(
     Raises:
         ChangedTrainingError: the state in ``folder`` is of another training.
         DivergedError: a loss became NaN or infinite; names the images of the batch.
-        ValueError: ``config.frozen`` names no parameter, or leaves none to train.
+        ValueError: ``config.frozen`` or a stage names no parameter, or leaves none to train.
         OSError: the disk is full; the state before is intact.
     """
     from accelerate import Accelerator
@@ -158,6 +161,7 @@ def train(
         model.get_submodule(name).load_state_dict(component.weights)
     model.train()
     _freeze(model, config.frozen)
+    stages = _Stages(model, config)
     optimizer = _optimizer(model, config)
     truncate_history(history, done)
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,6 +184,7 @@ def train(
     iteration = done
     with _deterministic(accelerator.device):
         for batch in _loader(batches, done, config):
+            stages.enter(iteration)
             losses = _step(model, optimizer, accelerator, batch, config, iteration)
             iteration += 1
             step = meter.add(iteration, losses, _rate(config, iteration - 1))
@@ -210,14 +215,7 @@ def train(
 
 
 def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
-    names = [name for name, _ in model.named_parameters()]
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
-            known = dict.fromkeys(name.split(".")[0] + "." for name in names)
-            raise ValueError(
-                f"frozen: no parameter's name begins with {prefix!r}; they begin with "
-                f"{', '.join(known)}"
-            )
+    _check_prefixes(model, prefixes, "frozen")
     for name, parameter in model.named_parameters():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
@@ -228,6 +226,52 @@ def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
         # from; a frozen layer must not, or it drops values out and gathers statistics.
         if f"{name}.".startswith(prefixes) and next(module.children(), None) is None:
             module.eval()
+
+
+def _check_prefixes(model: nn.Module, prefixes: tuple[str, ...], key: str) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            known = dict.fromkeys(name.split(".")[0] + "." for name in names)
+            raise ValueError(
+                f"{key}: no parameter's name begins with {prefix!r}; they begin with "
+                f"{', '.join(known)}"
+            )
+
+
+class _Stages:
+    """What trains when: ``enter`` is called before each iteration.
+
+    Parameters and layers that do not train without stages do not train in one either.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.layers = {
+            name: module
+            for name, module in model.named_modules()
+            if module.training and next(module.children(), None) is None
+        }
+        self.ends = list(accumulate(stage.iterations for stage in config.stages))
+        # Every name begins with "": after the last stage all train.
+        self.trained = [*(stage.trained for stage in config.stages), ("",)]
+        self.now = len(config.stages)
+        for number, prefixes in enumerate(self.trained):
+            _check_prefixes(model, prefixes, f"stages[{number}].trained")
+            if not any(name.startswith(prefixes) for name in self.parameters):
+                raise ValueError(
+                    f"stages[{number}].trained: {list(prefixes)} are frozen: nothing trains"
+                )
+
+    def enter(self, iteration: int) -> None:
+        stage = bisect_right(self.ends, iteration)
+        if stage == self.now:
+            return
+        self.now = stage
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(name.startswith(self.trained[stage]))
+        for name, layer in self.layers.items():
+            layer.train(f"{name}.".startswith(self.trained[stage]))
 
 
 def _step(
@@ -354,7 +398,13 @@ def batches_of(
                 detected=detected,
                 predicted_share=method.predicted_share,
             )
-    return TrainingBatches(annotations, config.augmentation, config.batch_size, config.seed)
+    return TrainingBatches(
+        annotations,
+        config.augmentation,
+        config.batch_size,
+        config.seed,
+        levels=isinstance(method, SLNConfig),
+    )
 
 
 def _loader(batches: Dataset, done: int, config: TrainingConfig) -> Iterator[TrainingBatch]:
