@@ -99,7 +99,8 @@ TINY_METHODS = {
         "true_attention": True,
         "prior_input": "logits",
         "reclassification_weighting": True,
-        "released_reclassification_score": True,
+        "all_channel_weighting": True,
+        "reclassification_score": "released",
         "geometric_mean": True,
     },
     "vrsp_without_prior": {

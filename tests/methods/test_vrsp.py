@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from amodal_pipeline import methods
 from amodal_pipeline.methods.vrsp import method as vrsp
 from amodal_pipeline.training.data import sample
-from tests.conftest import tiny_method
+from amodal_pipeline.training.loop import train
+from tests.conftest import tiny_method, tiny_training
 
 
 def build(**changes):
@@ -62,6 +63,44 @@ def test_weighting_is_the_coarse_masks_overlap_with_the_truth():
     torch.testing.assert_close(losses["loss_visible_mask"], refined_visible / pixels)
     torch.testing.assert_close(losses["loss_amodal_mask"], refined_amodal / pixels)
     torch.testing.assert_close(losses["loss_amodal_mask_coarse"], plain / pixels)
+
+
+def test_released_weighting_compares_the_masks_of_all_classes():
+    found, (amodal, visible) = segmentation(), truth()
+    draw = torch.Generator().manual_seed(3)
+    channels = torch.randn(2, 5, 2, 28, 28, generator=draw)
+    found = dataclasses.replace(
+        found,
+        coarse_amodal=dataclasses.replace(found.coarse_amodal, channels=channels[0]),
+        coarse_visible=dataclasses.replace(found.coarse_visible, channels=channels[1]),
+    )
+    model = build(all_channel_weighting=True)
+    losses = model._mask_losses(found, amodal, visible, torch.tensor([1, 2, 1, 2, 2]))
+    for refined, target, seen_through, true, name in (
+        (found.visible, visible, channels[0], amodal, "loss_visible_mask"),
+        (found.amodal, amodal, channels[1], visible, "loss_amodal_mask"),
+    ):
+        expected = 0.0
+        for i in range(5):
+            shared = joined = 0
+            for channel in seen_through[i] > 0:
+                shared += (channel & (true[i] > 0)).sum()
+                joined += (channel | (true[i] > 0)).sum()
+            loss = F.binary_cross_entropy_with_logits(refined.logits[i], target[i])
+            expected += shared / joined * loss / 5
+        torch.testing.assert_close(losses[name], expected)
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_channels_are_kept_of_the_coarse_masks_where_the_weighting_asks_for_them(every):
+    model = build(all_channel_weighting=every)
+    found = model.segment(torch.rand(3, 16, 14, 14), torch.tensor([1, 2, 1]))
+    for coarse in (found.coarse_amodal, found.coarse_visible):
+        if every:
+            assert torch.equal(coarse.channels[1, 1], coarse.logits[1])
+        else:
+            assert coarse.channels is None
+    assert found.visible.channels is None and found.amodal.channels is None
 
 
 def test_without_weighting_every_roi_counts_the_same():
@@ -268,3 +307,200 @@ def test_how_scores_are_combined(changes, expected):
 def test_a_prior_is_needed_where_it_is_used():
     with pytest.raises(ValueError, match="prior is None"):
         build(prior=None)
+
+
+def detections_of(model, logits, scores=(0.9,)):
+    """What the model gives out where its heads say ``logits`` of coarse and refined masks."""
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 40.0]] * len(scores))
+    found = {"boxes": boxes, "labels": torch.ones(len(scores), dtype=torch.int64)}
+    found["scores"] = torch.tensor(scores)
+    model.detector.candidates = lambda batch, most: [dict(found)]
+
+    def segment(features, labels):
+        shown = [vrsp.Pass(m.expand(len(labels), 28, 28), features, features) for m in logits]
+        classes = torch.tensor([[0.0, 1.0]]).expand(len(labels), 2)
+        return vrsp.Segmentation(*shown, classes, None, None)
+
+    model.segment = segment
+    (kept,) = model.eval()([torch.zeros(3, 64, 64)])
+    return kept
+
+
+def test_refined_masks_are_given_out():
+    said = [torch.full((28, 28), v) for v in (-2.0, -1.0, 1.0, 2.0)]
+    kept = detections_of(build(prior_post_process=False), said)
+    torch.testing.assert_close(kept["visible_masks"], said[2].sigmoid()[None])
+    torch.testing.assert_close(kept["amodal_masks"], said[3].sigmoid()[None])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("product", lambda p: p), ("released", lambda p: 0.4 * p + 0.6), ("none", lambda p: 1.0)],
+)
+def test_what_reclassification_does_to_a_score(kind, expected):
+    model = with_shapes(build(reclassification_score=kind), torch.zeros(1, 28, 28))
+    kept = detections_of(model, [torch.full((28, 28), -1.0)] * 4)
+    own = torch.tensor([0.0, 1.0]).softmax(0)[0].item()
+    # The mask is that of the known shape: the post-process takes nothing away.
+    assert kept["scores"].item() == pytest.approx(0.9 * expected(own))
+
+
+def test_scores_that_nothing_corrects_are_suppressed_before_masks_are_predicted():
+    model = build(prior_post_process=False, reclassification_score="none").eval()
+    model.detector.roi_heads.score_thresh = 0.0
+    pooled = []
+    model.mask_pool.register_forward_hook(lambda m, inputs, output: pooled.append(len(output)))
+    with torch.no_grad():
+        (kept,) = model([torch.rand(3, 64, 64)])
+        model.config = model.config.model_copy(update={"reclassification_score": "product"})
+        model([torch.rand(3, 64, 64)])
+    assert pooled[0] == len(kept["boxes"]) > 0
+    assert pooled[1] > pooled[0]
+
+
+@pytest.mark.parametrize("alpha", [2.0, 3.0])
+def test_alpha_is_where_no_likelihood_is_left(alpha):
+    model = with_shapes(build(reclassification=False, alpha=alpha), square(28)[None])
+    kept = detections_of(model, [square(14) * 18 - 9] * 4)
+    expected = 0.9 * torch.log(torch.tensor(alpha - 0.75)) / torch.log(torch.tensor(alpha))
+    assert kept["scores"].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_reclassification_sees_the_refined_visible_region():
+    model = build(prior_refinement=False)
+    model.amodal_head, model.visible_head = Recorder([1.0, 0.0]), Recorder([2.0, -0.4])
+    seen = []
+    model.reclassifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    features = torch.rand(2, 16, 14, 14)
+    model.segment(features, torch.tensor([1, 2]))
+    torch.testing.assert_close(seen[0], features * torch.tensor(-0.4).sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("mask", 1.0), ("probability", 0.8807971), ("logits", 2.0)]
+)
+def test_what_the_encoder_of_shapes_gets(kind, expected):
+    model = build(prior_input=kind)
+    model.amodal_head, model.visible_head = Recorder([2.0, 0.0]), Recorder([0.0, 0.0])
+    asked, nearest = [], model.prior.nearest
+    model.prior.nearest = lambda masks, *rest: asked.append(masks) or nearest(masks, *rest)
+    model.segment(torch.rand(1, 16, 14, 14), torch.tensor([1]))
+    torch.testing.assert_close(asked[0], torch.full((1, 28, 28), expected))
+
+
+def test_reclassification_weighs_by_the_refined_visible_mask():
+    found, (amodal, visible) = segmentation(), truth()
+    labels = torch.tensor([1, 2, 1, 2, 2])
+    losses = build(reclassification_weighting=True)._mask_losses(found, amodal, visible, labels)
+    expected = sum(
+        iou(found.visible.logits[i], visible[i]) * F.cross_entropy(found.classes[i], labels[i] - 1)
+        for i in range(5)
+    )
+    torch.testing.assert_close(losses["loss_reclassification"], 0.25 * expected / 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_visible", "of_amodal"),
+    [
+        ({"attention": "cross"}, "coarse_amodal", "coarse_visible"),
+        ({"attention": "visible"}, "coarse_visible", "coarse_visible"),
+        ({"attention": "self"}, "coarse_visible", "coarse_amodal"),
+        ({"visible_attention": False}, "coarse_amodal", None),
+    ],
+)
+def test_each_scheme_weighs_by_the_mask_it_looks_through(changes, of_visible, of_amodal):
+    found, (amodal, visible) = segmentation(), truth()
+    labels = torch.ones(5, dtype=torch.int64)
+    losses = build(**changes)._mask_losses(found, amodal, visible, labels)
+    true = {"coarse_amodal": amodal, "coarse_visible": visible}
+    for refined, target, by, name in (
+        (found.visible, visible, of_visible, "loss_visible_mask"),
+        (found.amodal, amodal, of_amodal, "loss_amodal_mask"),
+    ):
+        each = [
+            (iou(getattr(found, by).logits[i], true[by][i]) if by else 1)
+            * F.binary_cross_entropy_with_logits(refined.logits[i], target[i])
+            for i in range(5)
+        ]
+        torch.testing.assert_close(losses[name], sum(each) / 5)
+
+
+def test_released_feature_matching_is_not_divided_by_the_layers():
+    found, model = segmentation(), build()
+    same = model._feature_matching(found, (found.amodal, found.visible))
+    divided = model._feature_matching(found, None)
+    torch.testing.assert_close(same["loss_amodal_matching"], 3 * divided["loss_amodal_matching"])
+
+
+def test_true_attention_looks_through_the_true_masks():
+    model = build(true_attention=True, prior_refinement=False)
+    model.amodal_head, model.visible_head = Recorder([0.0]), Recorder([0.0])
+    features = torch.rand(1, 16, 14, 14)
+    whole, seen = square(28)[None], square(14)[None]
+    model._true_attention(features, torch.tensor([1]), whole, seen, None)
+    torch.testing.assert_close(model.visible_head.inputs[0], features)
+    torch.testing.assert_close(model.amodal_head.inputs[0], features * seen[:, None, ::2, ::2])
+
+
+def test_fusing_starts_by_passing_the_features():
+    model = build()
+    features = torch.rand(1, 16, 14, 14)
+    nothing = torch.zeros(1, model.config.neighbours, 14, 14)
+    torch.testing.assert_close(model.fuse(torch.cat([features, nothing], dim=1)), features)
+
+
+def test_true_attention_is_given_the_shapes_that_the_coarse_mask_has_found():
+    model = with_shapes(build(true_attention=True), torch.stack([square(14), square(28)]))
+    features, fused = torch.rand(1, 16, 14, 14), []
+    model.fuse.register_forward_hook(lambda m, inputs, output: fused.append(inputs[0]))
+    model.amodal_head = Recorder([-1.0, -1.0, -1.0])  # empty: the small square is nearer
+    found = model.segment(features, torch.tensor([1]))
+    whole = torch.ones(1, 28, 28)  # the large one is nearest to the truth
+    model._true_attention(features, torch.tensor([1]), whole, whole, found.prior)
+    first, second = (inputs[:, 16:] for inputs in fused)
+    assert torch.equal(first, second)
+    assert torch.equal(second[0, 0], square(14)[::2, ::2])
+
+
+def test_each_head_is_taught_its_own_mask_behind_the_true_attention(shapes):
+    """The released code teaches the visible head the amodal mask there."""
+    model = build(true_attention=True, prior_refinement=False, feature_matching=False).train()
+    taught = []
+    image, target, _ = sample(shapes, 0)
+    model._true_attention = lambda features, labels, amodal, visible, prior: (
+        taught.append((amodal, visible))
+        or [vrsp.Pass(18 * mask - 9, features, features) for mask in (amodal, visible)]
+    )
+    losses = model([image], [target])
+    amodal, visible = taught[0]
+    assert not torch.equal(amodal, visible)
+    for kind in ("amodal", "visible"):
+        assert losses[f"loss_{kind}_mask_true"] < 0.001  # what is said is what is taught
+
+
+@pytest.mark.parametrize("kind", ["mask", "probability", "logits"])
+def test_where_no_shape_is_known_the_coarse_mask_stands_in(kind):
+    model = build(prior_input=kind)
+    model.prior.count.zero_()
+    model.amodal_head = Recorder([-7.0, 0.0])
+    assert (model.segment(torch.rand(2, 16, 14, 14), torch.tensor([1, 2])).prior == 0).all()
+    model.amodal_head = Recorder([7.0, 0.0])
+    found = model.segment(torch.rand(2, 16, 14, 14), torch.tensor([1, 2]))
+    assert (found.prior == 1).all() and not found.known.any()
+
+
+def test_given_objects_are_explained_in_pixels_of_their_image():
+    """An image of twice the size that the network sees it in."""
+    model = build().eval()
+    pooled = []
+    model.mask_pool.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[1]))
+    boxes = torch.tensor([[8.0, 20.0, 100.0, 88.0]])
+    with torch.no_grad():
+        model.explain(torch.rand(3, 128, 128), boxes, torch.tensor([1]))
+    torch.testing.assert_close(pooled[0][0], boxes / 2)
+
+
+def test_training_without_a_shape_prior_is_refused(tmp_path, shapes):
+    with pytest.raises(ValueError, match=r"no 'prior'.*pipeline=shape_prior"):
+        train(tiny_method("vrsp"), tiny_training(), shapes, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from amodal_pipeline.annotations import PredictionsMetadata
+from amodal_pipeline.methods.configs import VRSPConfig
 from amodal_pipeline.methods.pretrained import restore
+from amodal_pipeline.methods.vrsp.learning import learn
 from amodal_pipeline.training import loop
 from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.inference import predict
@@ -28,10 +30,15 @@ def test_trains_in_bfloat16_resumes_and_predicts(name, optimizer, shapes, tmp_pa
         if step.iteration == 3:
             raise CutError
 
+    method, components = tiny_method(name), {}
+    if isinstance(method, VRSPConfig) and method.uses_prior:
+        prior = learn(shapes, method.prior.model_copy(update={"iterations": 20}))
+        components["prior"] = loop.Component(prior.weights, prior.card.fingerprint.digest)
+    given = {"components": components}
     with pytest.raises(CutError):
-        loop.train(tiny_method(name), config, shapes, tmp_path, on_step=cut)
+        loop.train(method, config, shapes, tmp_path, on_step=cut, **given)
     steps = []
-    checkpoint = loop.train(tiny_method(name), config, shapes, tmp_path, on_step=steps.append)
+    checkpoint = loop.train(method, config, shapes, tmp_path, on_step=steps.append, **given)
     assert steps[0].iteration == 3  # the state of iteration 2, and on
     metadata = PredictionsMetadata(
         dataset="shapes",

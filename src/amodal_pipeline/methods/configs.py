@@ -3,7 +3,7 @@
 This module imports no torch: Kedro checks parameters against these classes before a run starts.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
@@ -94,13 +94,15 @@ class VRSPConfig(Strict):
     ``weighting``: RoIs whose coarse mask is poor weigh less in the refinement losses.
     ``feature_matching_weights``: of the last convolution and of the deconvolution (eqs. 3, 5).
     ``candidates_per_image``: boxes that masks are predicted for, and scores corrected, before
-    suppression.
+    suppression. ``reclassification_score``: the class score is multiplied by p, the probability of
+    its class in reclassification ("product"), by 0.4 p + 0.6 ("released"; D2SA and COCOA-cls), or
+    not at all ("none"; released, KINS).
 
     Where the released code differs: ``true_attention`` also trains both heads with the true masks
     for attention, and matches features with that pass; ``prior_input`` "logits" gives the encoder
-    those of the coarse mask; ``reclassification_weighting`` weighs by the IoU of the refined
-    visible mask; ``released_reclassification_score`` is score · (0.4 p + 0.6);
-    ``geometric_mean`` of the scores instead of their product.
+    those of the coarse mask; ``all_channel_weighting`` weighs by the IoU of a head's masks of all
+    classes, taken together, with the true one; ``reclassification_weighting`` weighs by the IoU of
+    the refined visible mask; ``geometric_mean`` of the scores instead of their product.
     """
 
     name: Literal["vrsp"] = "vrsp"
@@ -126,9 +128,21 @@ class VRSPConfig(Strict):
     candidates_per_image: int = Field(1000, gt=0)
     true_attention: bool = False
     prior_input: Literal["mask", "probability", "logits"] = "mask"
+    all_channel_weighting: bool = False
     reclassification_weighting: bool = False
-    released_reclassification_score: bool = False
+    reclassification_score: Literal["product", "released", "none"] = "product"
     geometric_mean: bool = False
+
+    # Fields that change no weight: what is trained once can be used with several values of them.
+    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset(
+        {
+            "prior_post_process",
+            "alpha",
+            "candidates_per_image",
+            "reclassification_score",
+            "geometric_mean",
+        }
+    )
 
     @property
     def uses_prior(self) -> bool:
@@ -136,7 +150,8 @@ class VRSPConfig(Strict):
 
     @property
     def rescores(self) -> bool:
-        return self.reclassification or self.prior_post_process
+        reclassified = self.reclassification and self.reclassification_score != "none"
+        return reclassified or self.prior_post_process
 
 
 class MaskTokenizerConfig(Strict):

@@ -31,6 +31,7 @@ from amodal_pipeline.methods.configs import (
     MaskTokenizerConfig,
     MethodConfig,
     SLNConfig,
+    VRSPConfig,
 )
 from amodal_pipeline.methods.pretrained import start_from, weights_of, without_download
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, TrainingConfig
@@ -132,12 +133,14 @@ def train(
         DivergedError: a loss became NaN or infinite; names the images of the batch.
         ValueError: ``config.frozen`` or a stage names no parameter, or leaves none to train.
         OSError: the disk is full; the state before is intact.
+        ValueError: the method uses a shape prior, and ``components`` has none.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     folder = Path(folder)
     history = folder / "history.jsonl"
+    _check_prior(method, components)
     mark = fingerprint(method, config, annotations, pretrained, components, detected)
     if restart:
         remove_states(folder)
@@ -212,6 +215,15 @@ def train(
         ),
         weights_of(plain),
     )
+
+
+def _check_prior(method: AnyMethod, components: Mapping[str, Component]) -> None:
+    if isinstance(method, VRSPConfig) and method.uses_prior and "prior" not in components:
+        raise ValueError(
+            "vrsp looks shapes up in a shape prior, and components has no 'prior': learn one with "
+            "`kedro run --pipeline=shape_prior` (methods.vrsp.learning.learn), or set "
+            "prior_refinement and prior_post_process to false"
+        )
 
 
 def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:

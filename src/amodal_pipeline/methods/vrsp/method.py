@@ -18,12 +18,14 @@ _AT_ONCE = 256  # RoIs whose masks are predicted at once in evaluation: bounds t
 
 @dataclass(frozen=True)
 class Pass:
-    """What a mask head makes of RoI features: logits of each RoI's class [N, 28, 28], and the
-    features of its last convolution [N, C, 14, 14] and of its deconvolution [N, C, 28, 28]."""
+    """What a mask head makes of RoI features: logits of each RoI's class [N, 28, 28], the features
+    of its last convolution [N, C, 14, 14] and of its deconvolution [N, C, 28, 28], and where the
+    weighting asks for them the logits of all classes [N, classes, 28, 28]."""
 
     logits: Tensor
     convolved: Tensor
     enlarged: Tensor
+    channels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,12 @@ class VRSP(nn.Module):
     shapes of the class.
 
     Inputs and outputs are those of :class:`~amodal_pipeline.methods.mask_rcnn.MaskRCNN`, with
-    amodal_masks and visible_masks (both refined). ``without_prior`` counts the detections of
-    classes of which no shape is known: they keep their coarse mask as prior, and their score.
+    amodal_masks and visible_masks (both refined). ``without_prior`` counts the boxes, before
+    suppression where scores are corrected, of classes of which no shape is known: they keep their
+    coarse mask as prior, and their score.
     """
 
-    # Both heads start from the one mask head of a Mask R-CNN, as the released code does.
+    # Both heads start from the one mask head of a Mask R-CNN.
     pretrained_names = {"amodal_head.": "mask_head.", "visible_head.": "mask_head."}  # noqa: RUF012
     box_kind = "amodal"
 
@@ -100,7 +103,7 @@ class VRSP(nn.Module):
         losses |= self._mask_losses(found, amodal, visible, rois.labels)
         teachers = None
         if self.config.true_attention:
-            teachers = self._true_attention(features, rois.labels, amodal, visible)
+            teachers = self._true_attention(features, rois.labels, amodal, visible, found.prior)
             losses["loss_amodal_mask_true"] = mask_loss(teachers[0].logits, amodal)
             losses["loss_visible_mask_true"] = mask_loss(teachers[1].logits, visible)
         if self.config.feature_matching:
@@ -110,8 +113,9 @@ class VRSP(nn.Module):
     def segment(self, features: Tensor, labels: Tensor) -> Segmentation:
         """All masks of RoIs from their features [N, C, 14, 14] and 1-based classes [N]."""
         config = self.config
-        coarse_amodal = _apply(self.amodal_head, features, labels)
-        coarse_visible = _apply(self.visible_head, features, labels)
+        every = config.all_channel_weighting
+        coarse_amodal = _apply(self.amodal_head, features, labels, every)
+        coarse_visible = _apply(self.visible_head, features, labels, every)
 
         # Section "The Visible Mask Segmentation Module", eq. 1; Table 3 has the other schemes.
         by_amodal = config.attention in ("vrsp", "cross")
@@ -134,7 +138,10 @@ class VRSP(nn.Module):
         if config.prior_refinement:
             query = _query(coarse_amodal.logits.detach(), config.prior_input)
             found = self.prior.nearest(query, labels - 1, config.neighbours)
-            prior, known = found.masks, found.known
+            known = found.known
+            # Logits are no mask: of a class without shapes it is the coarse mask that stands in.
+            coarse = _query(coarse_amodal.logits.detach(), "mask")
+            prior = torch.where(known[:, None, None, None], found.masks, coarse[:, None])
             region = self.fuse(torch.cat([region, F.avg_pool2d(prior, 2)], dim=1))
         amodal = _apply(self.amodal_head, region, labels)
         return Segmentation(coarse_amodal, coarse_visible, visible, amodal, classes, prior, known)
@@ -158,8 +165,8 @@ class VRSP(nn.Module):
         config = self.config
         # An attention that is far from the truth tells the heads nothing: such RoIs weigh less.
         weights = {
-            "amodal": _overlap(found.coarse_amodal.logits, amodal),
-            "visible": _overlap(found.coarse_visible.logits, visible),
+            "amodal": _weight(found.coarse_amodal, amodal),
+            "visible": _weight(found.coarse_visible, visible),
         }
         seen_through = "amodal" if config.attention in ("vrsp", "cross") else "visible"
         attended = "amodal" if config.attention == "self" else "visible"
@@ -174,21 +181,29 @@ class VRSP(nn.Module):
         if found.classes is not None:  # eq. 2
             loss = F.cross_entropy(found.classes, labels - 1, reduction="none")
             if config.reclassification_weighting:
-                loss = loss * _overlap(found.visible.logits, visible)
+                loss = loss * _weight(found.visible, visible)
             losses["loss_reclassification"] = config.reclassification_weight * (
                 loss.sum() / max(len(loss), 1)
             )
         return losses
 
     def _true_attention(
-        self, features: Tensor, labels: Tensor, amodal: Tensor, visible: Tensor
+        self,
+        features: Tensor,
+        labels: Tensor,
+        amodal: Tensor,
+        visible: Tensor,
+        prior: Tensor | None,
     ) -> tuple[Pass, Pass]:
-        """Both heads with the true masks for attention (released code): amodal and visible."""
+        """Both heads with the true masks for attention (released code): amodal and visible.
+
+        ``prior``: the shapes that the coarse mask has found; those of the true mask would tell the
+        fusing convolution what it is to find out.
+        """
         seen, whole = (F.avg_pool2d(mask[:, None], 2) for mask in (visible, amodal))
         region = features * seen
-        if self.config.prior_refinement:
-            found = self.prior.nearest(amodal, labels - 1, self.config.neighbours)
-            region = self.fuse(torch.cat([region, F.avg_pool2d(found.masks, 2)], dim=1))
+        if prior is not None:
+            region = self.fuse(torch.cat([region, F.avg_pool2d(prior, 2)], dim=1))
         return (
             _apply(self.amodal_head, region, labels),
             _apply(self.visible_head, features * whole, labels),
@@ -249,7 +264,11 @@ class VRSP(nn.Module):
         amodal, visible = found.amodal.logits.sigmoid(), found.visible.logits.sigmoid()
         if config.reclassification:
             own = found.classes.softmax(dim=1).gather(1, labels[:, None] - 1)[:, 0]
-            factors.append(0.4 * own + 0.6 if config.released_reclassification_score else own)
+            match config.reclassification_score:
+                case "product":
+                    factors.append(own)
+                case "released":
+                    factors.append(0.4 * own + 0.6)
         if config.prior_post_process:
             mask = (amodal > 0.5).float()
             nearest = self.prior.nearest(mask, labels - 1, 1)
@@ -270,9 +289,9 @@ class VRSP(nn.Module):
         return product ** (1 / (1 + factors.shape[1])) if self.config.geometric_mean else product
 
 
-def _apply(head: MaskHead, features: Tensor, labels: Tensor) -> Pass:
+def _apply(head: MaskHead, features: Tensor, labels: Tensor, every: bool = False) -> Pass:
     logits, convolved, enlarged = head.with_features(features)
-    return Pass(of_class(logits, labels), convolved, enlarged)
+    return Pass(of_class(logits, labels), convolved, enlarged, logits if every else None)
 
 
 def _attention(mask: Pass) -> Tensor:
@@ -290,9 +309,13 @@ def _query(logits: Tensor, kind: str) -> Tensor:
     return logits
 
 
-def _overlap(logits: Tensor, truth: Tensor) -> Tensor:
-    """IoU of a predicted mask with the true one within the RoI, [N]; 0 where both are empty."""
-    mask = logits.detach() > 0
-    shared = (mask & (truth > 0.5)).sum(dim=(1, 2))
-    joined = (mask | (truth > 0.5)).sum(dim=(1, 2))
+def _weight(found: Pass, truth: Tensor) -> Tensor:
+    """IoU of a predicted mask with the true one within the RoI, [N]; 0 where both are empty.
+
+    Of a pass with all channels: of the masks of all classes, each laid on the true one.
+    """
+    logits = found.logits[:, None] if found.channels is None else found.channels
+    masks, true = logits.detach() > 0, truth[:, None] > 0.5
+    shared = (masks & true).sum(dim=(1, 2, 3))
+    joined = (masks | true).sum(dim=(1, 2, 3))
     return shared / joined.clamp(min=1)
