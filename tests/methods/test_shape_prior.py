@@ -16,7 +16,8 @@ from amodal_pipeline.annotations.tables import (
     boxes,
     frame,
 )
-from amodal_pipeline.methods.configs import ShapePriorConfig
+from amodal_pipeline.methods.configs import ShapePriorConfig, VRSPConfig
+from amodal_pipeline.methods.vrsp import auto_encoder
 from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, AutoEncoder, fit, turned
 from amodal_pipeline.methods.vrsp.codebook import Codebook, ShapePrior, build_codebook
 from amodal_pipeline.methods.vrsp.learning import (
@@ -26,6 +27,8 @@ from amodal_pipeline.methods.vrsp.learning import (
     true_shapes,
 )
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior, fingerprint
+from amodal_pipeline.training import loop
+from tests.conftest import tiny_training
 
 TINY = ShapePriorConfig(clusters=4, iterations=20, batch_size=8)
 
@@ -129,6 +132,23 @@ def test_the_auto_encoder_learns_a_few_masks_by_heart(convolutions):
     assert ((back & masks).sum((1, 2)) / (back | masks).sum((1, 2)) > 0.95).all()
 
 
+def test_a_turned_auto_encoder_learns_shapes_it_was_not_shown(monkeypatch):
+    ways, learnt = [], auto_encoder.turned
+    monkeypatch.setattr(
+        auto_encoder, "turned", lambda masks, way: ways.append(way) or learnt(masks, way)
+    )
+    mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    mask[0, :, :9] = True  # a bar at the left
+    config = ShapePriorConfig(iterations=200, batch_size=1)
+    lying = {}
+    for way in (False, True):
+        model = fit(mask, config.model_copy(update={"turned": way}))
+        back = model(mask.mT.float()) > 0.5
+        lying[way] = ((back & mask.mT).sum() / (back | mask.mT).sum()).item()
+    assert set(ways) == set(range(8))
+    assert lying[True] > 0.8 > lying[False]
+
+
 def test_turning_gives_eight_different_masks():
     mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
     mask[0, 2, 9] = True
@@ -161,7 +181,8 @@ def test_a_codebook_of_turned_masks_has_them_all():
     assert codebook.count.tolist() == [8]
 
 
-def test_centres_are_means_of_their_masks():
+def test_centres_lie_among_their_masks():
+    """Mini-batch K-means ends near the means of its clusters, not on them."""
     model = fit(some_masks(8), TINY)
     masks = some_masks(60, seed=3)
     codebook = build_codebook(model, masks, np.zeros(60, np.int64), 1, TINY)
@@ -171,6 +192,10 @@ def test_centres_are_means_of_their_masks():
     assert sorted(nearest.bincount().tolist()) == sorted(codebook.members[0].tolist())
     to_mean = (own - own.mean(0)).square().sum()
     assert apart.min(1).values.square().sum() < 0.7 * to_mean
+    for entry, centre in enumerate(codebook.codes[0]):
+        members = own[nearest == entry]
+        spread = (members - members.mean(0)).square().sum(1).mean().sqrt()
+        assert (centre - members.mean(0)).norm() < 0.5 * spread
 
 
 def test_a_codebook_is_the_same_bits_every_time():
@@ -227,6 +252,21 @@ def test_no_objects_is_said(shapes):
         learn(ignored, TINY)
 
 
+def test_categories_are_positions_whatever_their_ids(shapes):
+    categories = tuple(
+        category.model_copy(update={"id": i})
+        for category, i in zip(shapes.metadata.categories, (70, 20), strict=True)
+    )
+    columns = {name: shapes.instances[name] for name in shapes.instances}
+    columns["category_id"] = np.where(columns["category_id"] == 1, 70, 20)
+    renamed = replace(
+        shapes,
+        metadata=shapes.metadata.model_copy(update={"categories": categories}),
+        instances=frame(INSTANCES, columns),
+    )
+    assert true_shapes(renamed).category.tolist() == true_shapes(shapes).category.tolist()
+
+
 def predictions_for(shapes, amodal, box=None, category=None, annotations=None) -> Predictions:
     """One prediction for each object of the first image."""
     objects = shapes.of_image(1)
@@ -274,6 +314,15 @@ def test_predicted_masks_are_added_where_mask_box_and_category_agree(shapes):
     ]
     swapped = predictions_for(shapes, same, category=[2, 1])
     assert len(predicted_shapes(shapes, swapped, TINY).masks) == 0
+
+
+def test_predicted_masks_of_ignored_objects_are_left_out(shapes):
+    columns = {name: shapes.instances[name] for name in shapes.instances}
+    columns["ignore"] = np.arange(len(shapes.instances)) == 0
+    marked = replace(shapes, instances=frame(INSTANCES, columns))
+    same = shapes.of_image(1)["amodal_rle"].tolist()
+    predictions = predictions_for(shapes, same, annotations=marked.fingerprint)
+    assert predicted_shapes(marked, predictions, TINY).category.tolist() == [1]
 
 
 def test_predictions_change_what_is_learnt_and_its_fingerprint(shapes):
@@ -339,20 +388,21 @@ def test_the_weights_must_be_those_of_the_card(shapes, tmp_path):
 
 
 def test_the_table_says_how_well_shapes_come_back(shapes):
-    table = describe(learn(shapes, TINY), shapes).set_index("category")
+    table = describe(learn(shapes, TINY), shapes, 16).set_index("category")
     assert table["objects"].to_dict() == {"all": 16, "red": 8, "blue": 8}
     # All squares fill their boxes: one shape.
     assert table["entries"].to_dict() == {"all": 2, "red": 1, "blue": 1}
     assert table.loc["red", "largest_cluster"] == 8
     assert table["iou_codebook"].between(0, 100).all()
     assert table.loc["red", "note"].startswith("fewer than 16") and table.loc["all", "note"] == ""
+    assert (describe(learn(shapes, TINY), shapes, 1)["note"] == "").all()
 
 
 def test_a_category_without_objects_is_in_the_table(shapes):
     stored = learn(shapes, TINY)
     weights = {**stored.weights, "count": torch.tensor([0, 1])}
     card = stored.card.model_copy(update={"entries": (0, 1)})
-    table = describe(StoredShapePrior(card, weights), shapes).set_index("category")
+    table = describe(StoredShapePrior(card, weights), shapes, 16).set_index("category")
     assert np.isnan(table.loc["red", "iou_codebook"])
     assert table.loc["red", "note"].startswith("no entries")
     assert table.loc["all", "iou_codebook"] == table.loc["blue", "iou_codebook"]
@@ -361,6 +411,10 @@ def test_a_category_without_objects_is_in_the_table(shapes):
 def test_a_fingerprint_leaves_out_what_changes_nothing(shapes):
     same = TINY.model_copy(update={"device": "cpu", "poor_below": 3})
     assert fingerprint(same, shapes) == fingerprint(TINY, shapes)
+    detectors = [
+        loop.fingerprint(VRSPConfig(prior=prior), tiny_training(), shapes) for prior in (same, TINY)
+    ]
+    assert detectors[0] == detectors[1]
     other = TINY.model_copy(update={"clusters": 5})
     assert fingerprint(other, shapes).differences(fingerprint(TINY, shapes)) == [
         "shape_prior.clusters: 4 -> 5"

@@ -69,7 +69,11 @@ def test_what_was_made_from_something_else_is_refused(project):
         with pytest.raises(ChangedTrainingError, match=r"clusters: 3 -> 2\n.*restart=true"):
             run(project, changed(clusters=2), **options)
     # A choice about the report is none about the shape prior.
+    before = weights_of(project)
     run(project, changed(poor_below=1))
+    assert weights_of(project) == before
+    table = pd.read_csv(project / "data/08_reporting/scenes/shape_prior/shape_prior.csv")
+    assert not table["note"].fillna("").str.startswith("fewer").any()
 
 
 def test_masks_of_a_method_that_is_not_there_are_asked_for(project):

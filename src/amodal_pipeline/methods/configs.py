@@ -60,7 +60,8 @@ class ShapePriorConfig(Strict):
     ``predicted_by``: the method of this data set whose predictions for the training images are
     added where their box and mask overlap that of their object by more than ``min_box_iou`` and
     ``min_mask_iou``; None for true masks only. ``poor_below``: a category with fewer entries is
-    reported. Optimisation (Adam, the rate falling to 0 along a cosine) is not stated in the paper.
+    reported; no part of what is learnt, and neither is ``device``. Optimisation (Adam, the rate
+    falling to 0 along a cosine) is not stated in the paper.
     """
 
     convolutions: Literal[2, 3] = 3
@@ -70,11 +71,11 @@ class ShapePriorConfig(Strict):
     predicted_by: str | None = None
     min_box_iou: float = Field(0.8, ge=0, lt=1)
     min_mask_iou: float = Field(0.95, ge=0.5, lt=1)
-    poor_below: int = Field(16, gt=0)
+    poor_below: int = Field(16, gt=0, exclude=True)
     iterations: int = Field(5_000, gt=0)
     batch_size: int = Field(256, gt=0)
     learning_rate: float = Field(0.01, gt=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", exclude=True)
     seed: int = 0
 
 

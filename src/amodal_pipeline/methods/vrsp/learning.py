@@ -154,6 +154,7 @@ def learn(
 def describe(
     stored: StoredShapePrior,
     annotations: AmodalAnnotations,
+    poor_below: int,
     on_progress: Progress | None = None,
 ) -> pd.DataFrame:
     """How well the masks of a split come back, by category and over all objects.
@@ -161,7 +162,7 @@ def describe(
     Columns: split, category ("all" first), objects, entries, the smallest, median and largest
     number of masks of an entry, ``iou_auto_encoder`` (masks decoded from their own codes) and
     ``iou_codebook`` (from the nearest entry), means over objects of 0–100 and NaN without any, and
-    ``note``: "no entries", or how few there are.
+    ``note``: "no entries", or fewer than ``poor_below``.
     """
     prior, shapes = stored.restore(), true_shapes(annotations)
     category = torch.from_numpy(shapes.category)
@@ -195,7 +196,7 @@ def describe(
                 "largest_cluster": high,
                 "iou_auto_encoder": _mean(own[chosen]),
                 "iou_codebook": _mean(nearest[chosen]),
-                "note": "" if position is None else _note(entries, stored.card.config.poor_below),
+                "note": "" if position is None else _note(entries, poor_below),
             }
         )
     return pd.DataFrame(rows)

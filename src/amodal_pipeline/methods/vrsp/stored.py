@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from amodal_pipeline.methods.vrsp.codebook import ShapePrior
 
-# What changes neither weights nor entries.
-_WITHOUT_EFFECT = {"device", "poor_below"}
-
 
 def fingerprint(
     config: ShapePriorConfig, annotations: AmodalAnnotations, predicted_by: str = "none"
@@ -33,7 +30,7 @@ def fingerprint(
     """What decides a shape prior: configuration, training split, and the digest of the checkpoint
     that predicted masks come from."""
     return Fingerprint.of(
-        shape_prior=config.model_dump(exclude=_WITHOUT_EFFECT),
+        shape_prior=config.model_dump(),
         annotations_train=annotations.fingerprint,
         predicted_by=predicted_by,
     )

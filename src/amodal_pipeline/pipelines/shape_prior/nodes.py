@@ -68,15 +68,21 @@ def check_shape_prior(
 
 
 def describe_shape_prior(
-    stored: StoredShapePrior, train: AmodalAnnotations, val: AmodalAnnotations
+    stored: StoredShapePrior,
+    train: AmodalAnnotations,
+    val: AmodalAnnotations,
+    config: ShapePriorConfig,
 ) -> pd.DataFrame:
-    """How well the masks of both splits come back, by category; printed too."""
+    """How well the masks of both splits come back, by category; printed too.
+
+    Categories with fewer than ``config.poor_below`` entries are warned of.
+    """
     from amodal_pipeline.methods.vrsp.learning import describe
 
     tables = []
     for annotations in (train, val):
         with progress(f"shapes of {annotations.metadata.split}") as on_progress:
-            tables.append(describe(stored, annotations, on_progress))
+            tables.append(describe(stored, annotations, config.poor_below, on_progress))
     table = pd.concat(tables, ignore_index=True)
     _print(table, stored.card.dataset)
     for row in tables[0].itertuples():

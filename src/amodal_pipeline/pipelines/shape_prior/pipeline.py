@@ -27,7 +27,12 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 describe_shape_prior,
-                inputs=["shape_prior", "annotations_train", "annotations_val"],
+                inputs=[
+                    "shape_prior",
+                    "annotations_train",
+                    "annotations_val",
+                    "params:shape_prior",
+                ],
                 outputs="shape_prior_table",
                 name="describe_shape_prior",
             ),
