@@ -235,6 +235,83 @@ def test_rows_of_every_environment_are_rows(env):
     assert len(trainings) == len({repr(t) for t in trainings}) >= 7
 
 
+ENVIRONMENTS_OF_VRSP = sorted({p.parent.name for p in ROOT.glob("conf/*/parameters_vrsp.yml")})
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS_OF_VRSP)
+def test_rows_of_vrsp_are_trained_alike(env):
+    """Else the table would compare budgets, and not methods."""
+    from kedro.config import OmegaConfigLoader
+
+    from amodal_pipeline.settings import CONFIG_LOADER_ARGS
+
+    values = OmegaConfigLoader(str(ROOT / "conf"), env, **CONFIG_LOADER_ARGS)["parameters"]
+    ablation = AblationConfig.model_validate(values["ablate_vrsp"])
+    jobs = {name: Job.model_validate(values[name]) for name in ("mask_rcnn", "orcnn", "vrsp")}
+    rows = resolve(ablation, jobs)
+    assert len(rows) == 14
+    # What finds visible boxes cannot stand on a trunk that finds amodal ones.
+    alone = {"mask_rcnn_visible"} if ablation.trunk else set()
+    means = {budget(row.job) for name, row in rows.items() if name not in alone}
+    assert len(means) == 1
+
+
+def budget(job):
+    detector, training = job.model.root.detector, job.training
+    return (
+        job.pretrained,
+        training.model_copy(update={"milestones": ()}).model_dump_json(),
+        detector.proposals,
+        (detector.min_size, detector.max_size),
+    )
+
+
+def test_every_row_begins_where_the_ablation_says():
+    ablation = config(
+        other={"job": "mask_rcnn"}, fresh={"job": "orcnn", "pretrained": None}
+    ).model_copy(update={"pretrained": "/coco"})
+    rows = resolve(AblationConfig.model_validate(ablation.model_dump(exclude_unset=True)), JOBS)
+    assert [row.job.pretrained for row in rows.values()] == ["/coco", "/coco", None]
+    on_trunk = config({"job": "mask_rcnn"}, alone={"job": "orcnn", "trunk": False})
+    values = on_trunk.model_dump(exclude_unset=True) | {"pretrained": None}
+    rows = resolve(AblationConfig.model_validate(values), JOBS)
+    assert rows["base"].upstream is JOBS["mask_rcnn"] and rows["alone"].job.pretrained is None
+
+
+@pytest.mark.parametrize(
+    ("method", "kept", "learnt"),
+    [
+        ("vrsp", "alpha", {"attention": "cross"}),
+        ("vrsp", "reclassification_score", {"feature_matching": False}),
+        ("vrsp", "prior_post_process", {"mask_head": {"channels": 8}}),
+        ("c2f_seg", "steps", {"top_k": 1}),
+        ("orcnn", None, {"invisible_loss": False}),
+    ],
+)
+def test_weights_are_used_with_other_values_that_change_no_weight_only(method, kept, learnt):
+    other = {
+        "alpha": 3.0,
+        "reclassification_score": "none",
+        "prior_post_process": False,
+        "steps": 8,
+    }
+    jobs = {method: Job.model_validate({"model": {"name": method}})}
+
+    def used(model):
+        rows = {
+            "base": {"job": method},
+            "used": {"job": method, "weights_of": "base", "model": model},
+        }
+        return resolve(config(**rows), jobs)["used"]
+
+    if kept:
+        row = used({kept: other[kept]})
+        assert getattr(row.job.model.root, kept) == other[kept]
+        assert row.weights_of.job == jobs[method]
+    with pytest.raises(ValueError, match=rf"rows\.used: {next(iter(learnt))} matters in training"):
+        used(learnt)
+
+
 JOBS = {
     name: Job.model_validate(METHOD | {"model": METHOD["model"] | {"name": name}})
     for name in ("mask_rcnn", "orcnn")

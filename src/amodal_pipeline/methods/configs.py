@@ -244,6 +244,9 @@ class C2FSegConfig(Strict):
     attention_map: bool = False
     seed: int = 0
 
+    # As VRSP's. ``top_k`` is none of them: training draws coarse masks with it.
+    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"steps", "temperature", "seed"})
+
     @model_validator(mode="after")
     def _fits(self) -> "C2FSegConfig":
         if self.width % self.heads:

@@ -62,13 +62,16 @@ class AblationConfig(Strict):
     """A table of trainings.
 
     ``reference``: the row that all others are compared with. ``metrics``: columns of the table, as
-    "protocol/metric". ``trunk``: null trains every row whole. ``rows``: by name; one that is null
-    is left out. ``row``: the only one to run; null runs all.
+    "protocol/metric". ``trunk``: null trains every row whole. ``pretrained``: what rows that do not
+    stand on the trunk and name no start of their own begin with, as in a row; where it is not given
+    that is what their jobs say. ``rows``: by name; one that is null is left out. ``row``: the only
+    one to run; null runs all.
     """
 
     reference: str
     metrics: tuple[Annotated[str, Field(pattern=r"^\w+/\w+$")], ...] = Field(min_length=1)
     trunk: TrunkConfig | None = None
+    pretrained: str | None = None
     rows: dict[RowName, RowConfig | None]
     row: str | None = None
 
@@ -137,8 +140,10 @@ def _resolve(
         values["pretrained"] = trunk.job
         shared = trunk.training | {"frozen": trunk.frozen}
         values["training"] = _merged(values["training"], shared)
-    elif "pretrained" in row.model_fields_set:
-        values["pretrained"] = row.pretrained
+    else:
+        for given in (ablation, row):
+            if "pretrained" in given.model_fields_set:
+                values["pretrained"] = given.pretrained
     values["training"] = _merged(values["training"], row.training)
     try:
         job = Job.model_validate(values)
@@ -155,7 +160,11 @@ def _resolve(
 def _used_otherwise(
     name: str, ablation: AblationConfig, jobs: Mapping[str, Job], below: tuple[str, ...]
 ) -> Row:
-    """A row that is another one with values that matter after training only."""
+    """A row that is another one with values that matter after training only.
+
+    Raises:
+        ValueError: as :func:`resolve`; or a value matters in training.
+    """
     row = ablation.wanted[name]
     if row.weights_of not in ablation.wanted:
         raise ValueError(
@@ -171,6 +180,13 @@ def _used_otherwise(
         job = Job.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"rows.{name}: {error}") from error
+    # Methods without such fields name none.
+    usable = getattr(type(job.model.root), "AFTER_TRAINING", frozenset())
+    if learnt := sorted(row.model.keys() - usable):
+        raise ValueError(
+            f"rows.{name}: {', '.join(learnt)} matters in training, and weights_of has none: "
+            f"leave out weights_of, or change {', '.join(sorted(usable)) or 'nothing'} only"
+        )
     return Row(name, job, weights_of=trained, completes=row.completes)
 
 
