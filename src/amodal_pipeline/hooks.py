@@ -252,9 +252,12 @@ class TrackingHook:
         own = None if prefixed else results["method"].iloc[0]
         overall = results[(results["category"] == "all") & results["value"].notna()]
         metrics = []
+        several = overall.loc[overall["method"] == own, "inputs"].nunique() > 1
         for row in overall.itertuples():
-            # The baselines' rows stand beside the method's own, under their names.
+            # The baselines' rows stand beside the method's own, under their names; what was
+            # completed is told where it is not the same for all.
             prefix = "" if row.method == own else f"{row.method}/"
+            prefix += f"on_{row.inputs}/" if several else ""
             metrics.append(Metric(f"{prefix}{row.protocol}/{row.metric}", float(row.value), 0, 0))
         for start in range(0, len(metrics), 1000):
             self._client.log_batch(run, metrics=metrics[start : start + 1000])

@@ -10,6 +10,7 @@ from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.metrics.completion import match_detections
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
+from amodal_pipeline.metrics.scores import SCHEMAS, join
 
 
 def changed(found, metadata=None, **columns):
@@ -171,3 +172,15 @@ def test_predictions_that_leave_out_images_are_refused():
     found = dataclasses.replace(found, images=found.images.iloc[1:])
     with pytest.raises(ValueError, match="leave out 1 of 6 images"):
         evaluate(truth, found, QUICK)
+
+
+def test_what_several_parts_say_alike_is_kept_once():
+    truth, found = random_scene(1)
+    config = EvaluationConfig(headline_resamples=3, resamples=3)
+    once = evaluate(truth, found, config, match_detections(truth, found))
+    twice = join([once, once])
+    for name in SCHEMAS:
+        assert len(getattr(twice, name)) == len(getattr(once, name)) > 0
+    half = once.results.assign(value=once.results["value"] / 2, low=np.nan, high=np.nan)
+    with pytest.raises(ValueError, match="twice"):
+        join([once, dataclasses.replace(once, results=half)])

@@ -78,11 +78,28 @@ class Scores:
 SCHEMAS = {"results": results_table.RESULTS, "draws": DRAWS, "curves": CURVES, "objects": OBJECTS}
 
 
+# Rows of a method that are alike in these, in each table, say the same.
+_SAID = {
+    "results": ("protocol", "category", "metric", "value"),
+    "draws": ("protocol", "metric", "value"),
+    "curves": ("target", "iou", "recall", "precision"),
+    "objects": ("instance_id", "iou_full"),
+}
+
+
 def join(parts: Iterable[Scores]) -> Scores:
-    """The scores of several methods in one."""
+    """The scores of several methods in one.
+
+    Baselines on the same objects or detections stand beside every method that completes these:
+    what several say alike is kept once.
+
+    Raises:
+        ValueError: a method has a metric twice, with different values.
+    """
     parts = list(parts)
-    tables = {
-        field.name: concat(SCHEMAS[field.name], [getattr(part, field.name) for part in parts])
-        for field in fields(Scores)
-    }
+    tables = {}
+    for field in fields(Scores):
+        table = concat(SCHEMAS[field.name], [getattr(part, field.name) for part in parts])
+        again = table.duplicated([*WHOSE, *_SAID[field.name]])
+        tables[field.name] = table[~again].reset_index(drop=True)
     return Scores(**tables | {"results": results_table.validate(tables["results"])})

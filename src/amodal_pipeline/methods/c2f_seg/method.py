@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
+from amodal_pipeline.layers.crops import crop_image, crop_masks, paste_masks, windows
 from amodal_pipeline.layers.encoder import Encoder
-from amodal_pipeline.layers.masks import mask_loss, paste
+from amodal_pipeline.layers.masks import mask_loss
 from amodal_pipeline.methods.c2f_seg.decoding import Decoding, decode, drawn, masked_in_training
 from amodal_pipeline.methods.c2f_seg.refinement import Refined, Refinement
 from amodal_pipeline.methods.c2f_seg.tokenizer import Tokenizer
@@ -65,7 +65,8 @@ class C2FSeg(nn.Module):
                 f"the tokenizer is of masks of {form.crop.side} pixels, c2f_seg has "
                 f"{config.crop.side}: set crop.side of one to that of the other"
             )
-        self.encoder = Encoder(config.encoder)
+        # Convolutions of few channels are faster so on a CPU, and those in bf16 on a GPU.
+        self.encoder = Encoder(config.encoder).to(memory_format=torch.channels_last)
         self.tokenizer = Tokenizer(form).requires_grad_(False)
         side = -(-config.crop.image_side // 16)
         self.transformer = MaskTransformer(
@@ -73,6 +74,7 @@ class C2FSeg(nn.Module):
         )
         if config.refinement:
             self.refinement = Refinement(config, self.encoder.channels)
+            self.refinement.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> "C2FSeg":
         super().train(mode)
@@ -140,7 +142,7 @@ class C2FSeg(nn.Module):
         masks = torch.from_numpy(crop_masks(counts, corners, size, crop.side))
         targets = {"input": masks.to(device), "key": torch.from_numpy(keys).to(device)}
         found = self(images.to(device), targets)["amodal_masks"]
-        return rle.decode(paste(found, torch.from_numpy(corners), size), size)
+        return rle.decode(paste_masks(found, corners, size), size)
 
     def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         config = self.config

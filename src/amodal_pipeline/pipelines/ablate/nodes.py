@@ -15,8 +15,12 @@ from amodal_pipeline.methods.configs import MethodConfig
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
-from amodal_pipeline.pipelines.evaluate import nodes
-from amodal_pipeline.pipelines.evaluate.nodes import predict, scored
+from amodal_pipeline.pipelines.evaluate.nodes import (
+    complete_detections,
+    complete_true,
+    predict,
+    scored,
+)
 from amodal_pipeline.pipelines.progress import progress, training_progress
 from amodal_pipeline.pipelines.train.nodes import (
     Job,
@@ -268,9 +272,9 @@ def _predict(
         if made == (checkpoint.card.fingerprint.digest, val.fingerprint):
             return found
     if row.completes == "true":
-        predictions = nodes.complete_true(checkpoint, val, inference)
+        predictions = complete_true(checkpoint, val, inference)
     elif row.completes == "detections":
-        predictions = nodes.complete_detections(checkpoint, val, places.detections, inference)
+        predictions = complete_detections(checkpoint, val, places.detections, inference)
     else:
         predictions = predict(checkpoint, val, inference)
     metadata = predictions.metadata.model_copy(update={"variant": row.name})
