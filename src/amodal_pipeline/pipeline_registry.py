@@ -40,11 +40,16 @@ def register_pipelines() -> dict[str, Pipeline]:
         + shape_prior.create_pipeline()
         + train.create_pipeline("vrsp", starts_from="mask_rcnn", shape_prior=True)
         + report.create_pipeline(("vrsp",)),
+        "train_sln": prepare.create_pipeline()
+        + train.create_pipeline("sln")
+        + report.create_pipeline(("sln",)),
         "ablate_orcnn": prepare.create_pipeline()
         + ablate.create_pipeline("orcnn", jobs=("mask_rcnn", "orcnn")),
         "ablate_vrsp": prepare.create_pipeline()
         + shape_prior.create_pipeline()
         + ablate.create_pipeline("vrsp", jobs=("mask_rcnn", "orcnn", "vrsp"), shape_prior=True),
+        "ablate_sln": prepare.create_pipeline()
+        + ablate.create_pipeline("sln", jobs=("mask_rcnn", "sln")),
         "evaluate": evaluate.create_chosen_pipeline(),
         "mask_tokenizer": prepare.create_pipeline() + mask_tokenizer.create_pipeline(),
         "occluder_consistency": consistency.create_pipeline(),

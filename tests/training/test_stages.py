@@ -48,7 +48,7 @@ def test_each_stage_trains_what_it_names_and_the_rest_trains_all(shapes, tmp_pat
 
     assert changed(0, 2) == {"global_module"}
     assert changed(2, 4) == {"detector"}
-    assert changed(4, 6) == {"global_module", "detector", "instance_module", "refinement"}
+    assert changed(4, 6) == {"global_module", "detector", "instance_module", "instance_refinement"}
     history = read_history(tmp_path / "history.jsonl")
     assert ["loss_objectness" in row for row in history] == [False] * 2 + [True] * 4
     assert ["loss_distance_map" in row for row in history] == [False] * 4 + [True] * 2

@@ -147,14 +147,19 @@ class SLN(nn.Module):
         self.pool = MapRoIAlign(config.roi_size, config.stride)
         self.instance_module = LayeringModule(channels, config.instance_channels, config)
         if config.refinement:
-            self.refinement = LayeringModule(channels + 1, config.instance_channels, config)
+            self.instance_refinement = LayeringModule(
+                channels + 1, config.instance_channels, config
+            )
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         if not self.training:
             return self._detect(images)
-        targets = detector.on_boxes(targets, "amodal")
+        targets = [
+            with_layers(target, self.config.layers)
+            for target in detector.on_boxes(targets, "amodal")
+        ]
         padded, sizes = self.detector.stack(images)
         losses = {}
         only_global = not (_trains(self.detector) or self._trains_instances)
@@ -176,7 +181,7 @@ class SLN(nn.Module):
     @property
     def _trains_instances(self) -> bool:
         return _trains(self.instance_module) or (
-            self.config.refinement and _trains(self.refinement)
+            self.config.refinement and _trains(self.instance_refinement)
         )
 
     def _encoded(
@@ -216,8 +221,7 @@ class SLN(nn.Module):
         truth = torch.stack(
             [
                 mask_targets(
-                    [_layer(t, number, self.config.layers) for t in targets],
-                    *("layer", rois.boxes, rois.matched, self.config.roi_size),
+                    targets, f"layer{number}", rois.boxes, rois.matched, self.config.roi_size
                 )
                 for number in range(self.config.layers)
             ],
@@ -227,7 +231,7 @@ class SLN(nn.Module):
         losses = {}
         if _trains(self.instance_module):
             losses["loss_instance_layers"] = instance.loss(truth).mean()
-        if refined is not None and _trains(self.refinement):
+        if refined is not None and _trains(self.instance_refinement):
             losses["loss_distance_map"] = refined.loss(truth).mean()
         return losses
 
@@ -238,7 +242,7 @@ class SLN(nn.Module):
         if not self.config.refinement:
             return instance, None
         derived = self.distance_maps(instance, expected=self.config.expected_level)
-        return instance, self.refinement(torch.cat([derived[:, None], features], dim=1))
+        return instance, self.instance_refinement(torch.cat([derived[:, None], features], dim=1))
 
     def distance_maps(self, layers: LayerMaps, *, expected: bool = False) -> Tensor:
         """M = C − L (eq. 1) of layers [N, L, H, W]: [N, H, W]; L is 0 where C is at most c.
@@ -283,30 +287,34 @@ class SLN(nn.Module):
         return torch.cat(maps)
 
 
+def with_layers(target: dict, layers: int) -> dict:
+    """A target with layer0_masks, layer1_masks, … uint8 [N, h, w]: the part of each object that is
+    in a layer (section 4.4), of its amodal_masks and levels."""
+    levels = target["levels"]
+    parts = [levels == number for number in range(layers - 1)] + [levels >= layers - 1]
+    masks = {f"layer{n}_masks": target["amodal_masks"] * part for n, part in enumerate(parts)}
+    return {**target, **masks}
+
+
 def global_truth(target: dict, size: tuple[int, int], stride: int, layers: int) -> Tensor:
     """The true global layering map (section 4.3) of an image, float [L, H, W] of 0 and 1.
 
     Args:
-        target: amodal_masks and levels uint8 [N, h, w], and mask_scale.
+        target: of :func:`with_layers`.
         size: (H, W) of the map.
         stride: pixels of the network's input that one of the map covers.
         layers: L.
     """
-    masks = target["amodal_masks"]
-    device = masks.device
+    found = torch.stack([target[f"layer{n}_masks"].amax(dim=0) for n in range(layers)])
     columns, rows = (
-        ((torch.arange(count, device=device) + 0.5) * stride * scale).long().clamp(max=most - 1)
+        ((torch.arange(count, device=found.device) + 0.5) * stride * scale)
+        .long()
+        .clamp(max=most - 1)
         for count, scale, most in zip(
-            size[::-1], target["mask_scale"], masks.shape[:0:-1], strict=True
+            size[::-1], target["mask_scale"], found.shape[:0:-1], strict=True
         )
     )
-    seen = {
-        **target,
-        **{k: target[k][:, rows[:, None], columns] for k in ("amodal_masks", "levels")},
-    }
-    return torch.stack(
-        [_layer(seen, number, layers)["layer_masks"].any(dim=0) for number in range(layers)]
-    ).float()
+    return found[:, rows[:, None], columns].float()
 
 
 def order_of(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -345,13 +353,6 @@ def paste_nearest(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     inside = ((row >= 0) & (row <= last))[:, :, None] & ((column >= 0) & (column <= last))[:, None]
     number = torch.arange(len(maps), device=maps.device)[:, None, None]
     return maps[number, row.clamp(0, last)[:, :, None], column.clamp(0, last)[:, None]] * inside
-
-
-def _layer(target: dict, number: int, layers: int) -> dict:
-    """A target with layer_masks uint8 [N, h, w]: the part of each object that is in a layer."""
-    levels = target["levels"]
-    within = levels == number if number < layers - 1 else levels >= number
-    return {**target, "layer_masks": target["amodal_masks"] * within}
 
 
 def _convolutions(in_channels: int, channels: int, outputs: int) -> nn.Sequential:
