@@ -48,6 +48,7 @@ def target(random: np.random.Generator) -> dict:
         "labels": torch.from_numpy(random.integers(1, CATEGORIES + 1, OBJECTS)),
         "amodal_masks": masks,
         "visible_masks": masks,
+        "levels": torch.zeros_like(masks),
         "mask_scale": (0.25, 0.25),
     }
 
