@@ -1,7 +1,7 @@
 import torch
 from torchvision.ops import MultiScaleRoIAlign
 
-from amodal_pipeline.layers.pooling import PyramidRoIAlign
+from amodal_pipeline.layers.pooling import MapRoIAlign, PyramidRoIAlign
 
 
 def ramps(height=64, width=96):
@@ -45,3 +45,16 @@ def test_levels_agree_with_torchvision():
 def test_no_roi_at_all():
     pooled = PyramidRoIAlign(7, canonical_size=64)(ramps(), [torch.zeros(0, 4)])
     assert pooled.shape == (0, 3, 7, 7)
+
+
+def test_features_of_one_map_are_those_of_the_very_place_and_image():
+    places = ramps()["1"]
+    maps = {"0": torch.cat([places, places + 1000])}
+    boxes = [torch.tensor([[20.0, 16, 34, 30]]), torch.tensor([[30.0, 20, 60, 44]])]
+    pooled = MapRoIAlign(5, stride=8)(maps, boxes)
+    centres = (torch.arange(5) + 0.5) / 5
+    for own, beyond, cells in zip(boxes, (0, 1000), pooled, strict=True):
+        x1, y1, x2, y2 = own[0]
+        assert torch.allclose(cells[0, 0], beyond + x1 + centres * (x2 - x1), atol=1e-3)
+        assert torch.allclose(cells[1, :, 0], beyond + y1 + centres * (y2 - y1), atol=1e-3)
+    assert MapRoIAlign(5, stride=8)(maps, [torch.zeros(0, 4)] * 2).shape == (0, 3, 5, 5)

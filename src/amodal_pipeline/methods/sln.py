@@ -111,8 +111,7 @@ class SLN(nn.Module):
     pixels. How binary cross-entropy applies to a distance map, whose values go below 0, the paper
     does not say: here the refinement gives the layers of the refined map, which eq. 1 turns into
     it, and the loss is that of the layers. A module that is not trained (see
-    :class:`~amodal_pipeline.training.configs.StageConfig`) has no loss, and nothing is computed
-    that no loss needs.
+    :class:`~amodal_pipeline.training.configs.StageConfig`) has no loss.
     """
 
     # Of another detector with the same encoder.
