@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.tables import ORDER, PREDICTION_ORDER, frame
 from amodal_pipeline.visuals import grids
 from amodal_pipeline.visuals.colours import object_colours
 from amodal_pipeline.visuals.grids import overlay, prediction_grid, preview_sheet, statistics_line
@@ -186,3 +189,41 @@ def test_wide_images_get_wider_cells(annotations):
     assert grids._cell_width(images, [0]) == grids.CELL
     assert grids._cell_width(images.assign(height=32), [0]) == round((5 / 3) ** 0.5 * grids.CELL)
     assert grids._cell_width(images.assign(height=1), [0]) == round(1.6 * grids.CELL)
+
+
+def _column(page, annotations, index):
+    """The picture in a column of the first row."""
+    cell = grids._cell_width(annotations.images, [5])
+    left = grids._left(index, cell)
+    top = grids._MARGIN + 34 + 26 + 34
+    return np.asarray(page)[top : top + 200, left : left + cell]
+
+
+def test_order_is_drawn_as_arrows_of_truth_and_method_beside_the_layers(annotations, predict):
+    pairs = {"image_id": [5], "occluder_id": [51], "occludee_id": [50]}
+    stated = dataclasses.replace(annotations, order=frame(ORDER, pairs))
+    columns = {"image_id": [5], "front_id": [11], "back_id": [10], "score": [1.0], "source": ["m"]}
+    told = dataclasses.replace(predict(), order=frame(PREDICTION_ORDER, columns))
+    silent = predict()
+    plain = prediction_grid(stated, {"a": told, "b": silent}, [5])
+    drawn = prediction_grid(stated, {"a": told, "b": silent}, [5], order=True)
+    assert drawn.width - plain.width == grids._cell_width(annotations.images, [5]) + grids._GAP
+    truth, layers, a, b = (_column(drawn, annotations, i) for i in (1, 2, 3, 4))
+    assert np.array_equal(truth, a) and not np.array_equal(a, b)  # the same arrow, and none
+    assert np.array_equal(b, _column(plain, annotations, 3))
+    assert not np.array_equal(layers, truth)
+    # Without the order of the truth only the method has an arrow.
+    other = prediction_grid(annotations, {"a": told}, [5], order=True)
+    assert np.array_equal(_column(other, annotations, 1), b)
+    assert np.array_equal(_column(other, annotations, 3), a)
+
+
+def test_arrows_between_objects_that_are_not_drawn_are_left_out(annotations, predict):
+    columns = {"image_id": [5], "front_id": [11], "back_id": [10], "score": [1.0], "source": ["m"]}
+    order = frame(PREDICTION_ORDER, columns)
+    score = [0.9] * 11 + [0.1]
+    told = dataclasses.replace(predict(score=score), order=order)
+    pages = [
+        prediction_grid(annotations, {"a": p}, [5], order=True) for p in (told, predict(score))
+    ]
+    assert np.array_equal(*map(np.asarray, pages))

@@ -4,8 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.visuals.colours import PALETTE, object_colours
-from amodal_pipeline.visuals.overlays import draw_objects, stroke_width
+from amodal_pipeline.annotations.levels import visibility_levels
+from amodal_pipeline.visuals.colours import LAYERS, PALETTE, object_colours
+from amodal_pipeline.visuals.overlays import (
+    LAYER,
+    draw_layers,
+    draw_objects,
+    draw_order,
+    stroke_width,
+)
 
 SIZE = (60, 80)
 
@@ -140,3 +147,65 @@ def test_opposite_slants_and_equal_pictures_every_time():
     assert (once == draw_objects(image, whole, hidden)).all()
     alone = draw_objects(image, whole[:1], hidden[:1], colours=PALETTE[:1])
     assert (once != alone).any()
+
+
+def _two():
+    """A stands over B: amodal and visible masks, bool [2, H, W] each."""
+    amodal = np.zeros((2, *SIZE), bool)
+    amodal[0, 10:40, 10:40] = True
+    amodal[1, 20:50, 30:70] = True
+    return amodal, np.stack([amodal[0], amodal[1] & ~amodal[0]])
+
+
+def test_an_arrow_goes_from_the_overlap_to_what_is_seen_of_the_object_behind():
+    amodal, visible = _two()
+    image = np.full((*SIZE, 3), 128, np.uint8)
+    counts = rle.encode(amodal), rle.encode(visible)
+    for front, back in ((0, 1), (1, 0)):
+        drawn = draw_order(image, *counts, np.array([[front, back]]), SIZE)
+        inked = (drawn == PALETTE[front]).all(axis=2)
+        assert inked[amodal[0] & amodal[1]].any() and inked[visible[back] & ~amodal[front]].any()
+        touched = (drawn != image).any(axis=2)
+        assert touched.sum() < 0.1 * touched.size
+        # The point is farther from the overlap than the dot at the other end is wide.
+        x = np.flatnonzero(inked.any(axis=0)) - 34.5
+        assert (x.max() > -x.min()) == (back == 1)
+    assert (image == 128).all()
+
+
+def test_arrows_are_drawn_in_the_picture_s_own_size_and_only_for_overlaps():
+    amodal, visible = _two()
+    amodal[1, :, :40] = visible[1, :, :40] = False
+    image = np.zeros((120, 160, 3), np.uint8)
+    counts = rle.encode(amodal), rle.encode(visible)
+    assert np.array_equal(draw_order(image, *counts, np.array([[0, 1]]), SIZE), image)
+    counts = [rle.encode(masks) for masks in _two()]
+    drawn = draw_order(image, *counts, np.array([[0, 1]]), SIZE)
+    y, x = np.nonzero(drawn.any(axis=2))
+    assert drawn.shape == image.shape
+    assert x.min() > 50 and x.max() < 140 and y.min() > 40 and y.max() < 100
+
+
+def test_an_arrow_to_an_object_that_is_hidden_whole_ends_within_it():
+    amodal, visible = _two()
+    amodal[1], visible[1] = False, False
+    amodal[1, 20:30, 20:30] = True
+    image = np.zeros((*SIZE, 3), np.uint8)
+    drawn = draw_order(image, rle.encode(amodal), rle.encode(visible), np.array([[0, 1]]), SIZE)
+    assert drawn.any(axis=2)[20:30, 20:30].any()
+
+
+def test_layers_have_a_colour_a_level_and_the_rest_is_grey():
+    amodal, visible = _two()
+    levels = visibility_levels(
+        rle.encode(amodal), rle.encode(visible), np.array([[0, 1]], np.int64), SIZE
+    )
+    image = np.full((*SIZE, 3), (200, 10, 10), np.uint8)
+    drawn = draw_layers(image, levels, (120, 160))
+    assert drawn.shape == (120, 160, 3)
+    drawn = drawn[::2, ::2].astype(int)
+    grey = round(0.299 * 200 + 0.701 * 10)
+    assert (np.abs(drawn[~amodal.any(axis=0)] - grey) <= 1).all()
+    for level, where in ((0, amodal.sum(axis=0) == 1), (1, amodal.all(axis=0))):
+        expected = grey + LAYER * (LAYERS[level].astype(float) - grey)
+        assert (np.abs(drawn[where] - expected) <= 1).all()

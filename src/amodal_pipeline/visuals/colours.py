@@ -17,6 +17,11 @@ PALETTE = np.array(
     dtype=np.uint8,
 )
 
+# Visibility levels from 0: pale where all is seen, darker with every object that is hidden.
+LAYERS = np.array(
+    [(237, 230, 190), (240, 160, 60), (205, 70, 80), (125, 30, 120), (40, 10, 90)], dtype=np.uint8
+)
+
 
 def object_colours(indices: np.ndarray | range) -> np.ndarray:
     """Colour of each instance index, uint8 [N, 3]; the same index always has the same colour.

@@ -8,9 +8,10 @@ from PIL import Image, ImageDraw
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.levels import VisibilityLevels, levels_of_image
 from amodal_pipeline.annotations.tables import boxes
 from amodal_pipeline.visuals.colours import object_colours
-from amodal_pipeline.visuals.overlays import draw_objects
+from amodal_pipeline.visuals.overlays import draw_layers, draw_objects, draw_order
 from amodal_pipeline.visuals.selection import spread
 from amodal_pipeline.visuals.text import font, shortened
 from amodal_pipeline.visuals.worst import image_or_grey
@@ -22,6 +23,8 @@ _CONTEXT = 0.9  # of an object's longer side: what a cut-out shows to each side 
 _TALLEST = 1.25  # of its width, a cell's height; longer images are shown smaller
 _SHARPNESS = 2  # pictures are drawn this many times larger and reduced: lines come out smooth
 _MARGIN, _GAP = 24, 10
+_NO_ORDER = np.zeros((0, 2), np.int64)
+_LAYERS_NOTE = "layers are the darker, the more objects are hidden"
 _INK, _FAINT, _PAPER, _EMPTY = (28, 32, 38), (104, 112, 124), (255, 255, 255), (241, 243, 246)
 
 Progress = Callable[[int, int], None]
@@ -34,6 +37,7 @@ def prediction_grid(
     score_threshold: float = 0.5,
     on_progress: Progress | None = None,
     remarks: Mapping[int, str] | None = None,
+    order: bool = False,
 ) -> Image.Image:
     """One row per image: the image, the truth, and one column per method.
 
@@ -45,17 +49,22 @@ def prediction_grid(
         image_ids: the rows, top to bottom.
         score_threshold: predictions below it are not drawn; those without a score are.
         remarks: image id → what its caption begins with.
+        order: draw arrows from objects to those behind them, where the truth or a method says so,
+            and a column of the true layers.
 
     Raises:
         ValueError: an image is not in ``annotations``, cannot be read, or has another size than
             a table says; a mask does not fit it.
     """
-    headings = ["Image", "Truth", *predictions]
+    headings = ["Image", "Truth", *(["Layers"] if order else []), *predictions]
     rows, cell = [], _cell_width(annotations.images, image_ids)
     for done, image_id in enumerate(image_ids):
         image = _read(annotations.images, annotations.metadata.image_root, image_id)
         truth = _drawable(annotations.of_image(image_id))
-        cells = [_picture(image, cell), _picture(image, cell, truth)]
+        pairs = _true_order(annotations, truth, image_id) if order else _NO_ORDER
+        cells = [_picture(image, cell), _picture(image, cell, truth, pairs=pairs)]
+        if order:
+            cells.append(_layers(image, cell, levels_of_image(annotations, image_id)))
         for method, predicted in predictions.items():
             _check_canvas(predicted, method, image_id, image.shape[:2])
             if not (predicted.images["image_id"] == image_id).any():
@@ -63,7 +72,8 @@ def prediction_grid(
                 continue
             objects = _confident(predicted.of_image(image_id), score_threshold)
             colours = _colours_of_truth(objects, truth, image.shape[:2])
-            cells.append(_picture(image, cell, objects, colours))
+            pairs = _predicted_order(predicted, objects, image_id) if order else _NO_ORDER
+            cells.append(_picture(image, cell, objects, colours, pairs))
         hidden = truth["occlusion_rate"].max() if len(truth) else 0.0
         caption = (
             f"{_file_name(annotations.images, image_id)}  ·  {_objects(len(truth))}, "
@@ -75,7 +85,9 @@ def prediction_grid(
         if on_progress is not None:
             on_progress(done + 1, len(image_ids))
     title = f"{annotations.metadata.dataset}, {annotations.metadata.split}"
-    note = f"Predictions with a score of at least {score_threshold:g}" if predictions else ""
+    notes = [f"Predictions with a score of at least {score_threshold:g}"] if predictions else []
+    notes += ["Arrows point from an object to one behind it; " + _LAYERS_NOTE] if order else []
+    note = "  ·  ".join(notes)
     return _page(title, note, headings, rows, cell, "One colour per object, across its row")
 
 
@@ -300,19 +312,47 @@ def _cell_width(images: pd.DataFrame, image_ids: Sequence[int]) -> int:
     return round(CELL * float(np.clip(np.sqrt(np.median(aspect) / 1.5), 1, 1.6)))
 
 
+def _true_order(annotations: AmodalAnnotations, truth: pd.DataFrame, image_id: int) -> np.ndarray:
+    order = annotations.order[(annotations.order["image_id"] == image_id).to_numpy(dtype=bool)]
+    return _positions(truth["instance_id"], order["occluder_id"], order["occludee_id"])
+
+
+def _predicted_order(predicted: Predictions, objects: pd.DataFrame, image_id: int) -> np.ndarray:
+    order = predicted.order[(predicted.order["image_id"] == image_id).to_numpy(dtype=bool)]
+    return _positions(objects["prediction_id"], order["front_id"], order["back_id"])
+
+
+def _positions(ids: pd.Series, front: pd.Series, back: pd.Series) -> np.ndarray:
+    """Pairs as positions among ids, int64 [P, 2]; those of others are left out."""
+    known = pd.Index(ids.to_numpy(dtype=np.int64))
+    pairs = np.stack([known.get_indexer(end) for end in (front, back)], axis=1)
+    return pairs[(pairs >= 0).all(axis=1)]
+
+
 def _picture(
     image: np.ndarray,
     cell: int,
     objects: pd.DataFrame | None = None,
     colours: np.ndarray | None = None,
+    pairs: np.ndarray = _NO_ORDER,
 ) -> Image.Image:
+    canvas = image.shape[:2]
+    amodal, visible = ([], []) if objects is None else _masks(objects, canvas)
+    drawn = draw_objects(image, amodal, visible, colours=colours, size=_drawn_size(image, cell))
+    if len(pairs):
+        drawn = draw_order(drawn, amodal, visible, pairs, canvas, colours=colours)
+    return Image.fromarray(drawn).reduce(_SHARPNESS)
+
+
+def _layers(image: np.ndarray, cell: int, levels: VisibilityLevels) -> Image.Image:
+    return Image.fromarray(draw_layers(image, levels, _drawn_size(image, cell))).reduce(_SHARPNESS)
+
+
+def _drawn_size(image: np.ndarray, cell: int) -> tuple[int, int]:
+    """(height, width) that a picture is drawn in before it is reduced to its cell."""
     height, width = image.shape[:2]
     scale = min(cell / width, _TALLEST * cell / height)
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    amodal, visible = ([], []) if objects is None else _masks(objects, (height, width))
-    larger = (size[0] * _SHARPNESS, size[1] * _SHARPNESS)
-    drawn = draw_objects(image, amodal, visible, colours=colours, size=larger)
-    return Image.fromarray(drawn).reduce(_SHARPNESS)
+    return tuple(max(1, round(side * scale)) * _SHARPNESS for side in (height, width))
 
 
 def _around(box: np.ndarray, canvas: tuple[int, int]) -> tuple[slice, slice]:

@@ -7,12 +7,16 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.visuals.colours import luminance, object_colours
+from amodal_pipeline.annotations.levels import VisibilityLevels
+from amodal_pipeline.visuals.colours import LAYERS, luminance, object_colours
 from amodal_pipeline.visuals.text import font, shortened
 
 FILL = 0.5  # opacity of the visible part
 STRIPE = 0.95  # opacity of a stripe across the hidden part
 WASH = 0.15  # opacity between the stripes
+LAYER = 0.75  # opacity of a layer
+_REACH = 0.04  # of the picture's side: how far an arrow goes into what it points at
+_UNDER = (20, 22, 26)  # arrows stand out from it on any picture
 
 
 def draw_objects(
@@ -71,9 +75,121 @@ def draw_objects(
     return _labelled(picture, [corners[i] for i in range(count)], labels, colours)
 
 
+def draw_order(
+    picture: np.ndarray,
+    amodal_rles: Sequence[str | None],
+    visible_rles: Sequence[str | None],
+    pairs: np.ndarray,
+    canvas: tuple[int, int],
+    *,
+    colours: np.ndarray | None = None,
+) -> np.ndarray:
+    """The picture with an arrow for each pair: from the middle of the overlap, where the object in
+    front is, to the nearest visible part of the one behind.
+
+    Of an object behind of which nothing is visible the arrow ends in the middle of the whole. An
+    arrow has the colour of the object in front. Pairs whose amodal masks share no pixel have none.
+
+    Args:
+        picture: uint8 [h, w, 3], of any size: what :func:`draw_objects` made, or the image.
+        amodal_rles, visible_rles: N masks on the canvas, as for :func:`draw_objects`.
+        pairs: int64 [P, 2], positions (front, back).
+        canvas: (height, width) of the image.
+        colours: uint8 [N, 3]; by default one per position.
+
+    Returns:
+        uint8 [h, w, 3]; ``picture`` is unchanged.
+
+    Raises:
+        ValueError: as :func:`draw_objects`.
+    """
+    amodal_rles, visible_rles = _completed(amodal_rles, visible_rles, canvas)
+    colours = object_colours(range(len(amodal_rles))) if colours is None else np.asarray(colours)
+    amodal, visible = (rle.decode(m, canvas).astype(bool) for m in (amodal_rles, visible_rles))
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    scale = np.array([image.width / canvas[1], image.height / canvas[0]])
+    stroke = 1.6 * stroke_width((image.height, image.width))
+    reach = _REACH * float(np.sqrt(image.width * image.height))
+    for front, back in pairs:
+        shared = amodal[front] & amodal[back]
+        if not shared.any():
+            continue
+        tail = _middle(shared)
+        seen = visible[back] & ~shared
+        head = _nearest(seen, tail) if seen.any() else _middle(amodal[back])
+        tail, head = (tail + 0.5) * scale, (head + 0.5) * scale
+        along = head - tail
+        if seen.any():
+            head = head + reach * along / max(float(np.hypot(*along)), 1e-6)
+        _arrow(draw, tail, head, stroke, tuple(map(int, colours[front])))
+    return np.asarray(image).copy()
+
+
+def draw_layers(
+    image: np.ndarray, levels: VisibilityLevels, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The image with the number of hidden objects at each pixel as a colour.
+
+    That is the deepest level of all objects there: 0 where what is there is seen, 1 where one
+    object lies behind another, and so on, :data:`~amodal_pipeline.visuals.colours.LAYERS`; deeper
+    ones have the last colour. The image is grey where there is no object.
+
+    Args:
+        image: uint8 [H, W, 3].
+        levels: of its objects.
+        size: (height, width) of the picture to make; by default the image's own.
+
+    Returns:
+        uint8 [*size, 3].
+    """
+    size = image.shape[:2] if size is None else tuple(size)
+    grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    if len(levels.level):
+        deepest = np.minimum(levels.level.max(axis=0), len(LAYERS) - 1)
+        there = levels.amodal.any(axis=0)
+        picture[there] += LAYER * (LAYERS[deepest[there]] - picture[there])
+    picture = picture.round().clip(0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def stroke_width(size: tuple[int, int]) -> float:
     """Width in pixels of an outline in a picture of ``size`` (height, width)."""
     return max(1.0, 0.0045 * float(np.sqrt(size[0] * size[1])))
+
+
+def _middle(mask: np.ndarray) -> np.ndarray:
+    """The pixel (x, y) of a mask that is nearest to its centre of mass."""
+    return _nearest(mask, np.argwhere(mask).mean(axis=0)[::-1])
+
+
+def _nearest(mask: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """The pixel (x, y) of a mask that is nearest to a point."""
+    pixels = np.argwhere(mask)[:, ::-1].astype(np.float64)
+    return pixels[np.argmin(((pixels - point) ** 2).sum(axis=1))]
+
+
+def _arrow(
+    draw: ImageDraw.ImageDraw,
+    tail: np.ndarray,
+    head: np.ndarray,
+    stroke: float,
+    colour: tuple[int, int, int],
+) -> None:
+    """An arrow with a dark rim, and a dot where it begins."""
+    along = (head - tail) / max(float(np.hypot(*(head - tail))), 1e-6)
+    across = np.array([-along[1], along[0]])
+    barb = 4 * stroke
+    for width, ink in ((stroke + max(2.0, 0.8 * stroke), _UNDER), (stroke, colour)):
+        rim = (width - stroke) / 2
+        neck = head - (barb - rim) * along
+        draw.line([*tail, *neck], fill=ink, width=max(1, round(width)))
+        tip, foot = head + 2 * rim * along, head - (barb + rim) * along
+        wing = (0.5 * barb + 1.5 * rim) * across
+        draw.polygon([tuple(tip), tuple(foot + wing), tuple(foot - wing)], fill=ink)
+        dot = 1.4 * stroke + rim
+        draw.ellipse([*(tail - dot), *(tail + dot)], fill=ink)
 
 
 class _Part:
