@@ -1,5 +1,7 @@
 """timm encoders of crops: dilated, so that the last map keeps its resolution."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,13 +16,23 @@ class Encoder(nn.Module):
 
     The last stage has dilated convolutions in place of its stride. ``channels``: C of each map.
 
+    Args:
+        config: of the network.
+        strides: of the maps, where they are others.
+        beside: channels that are seen beside the image's; the first convolution gets fresh weights
+            for them and keeps those it has for the image.
+
     Raises:
         ValueError: a model without these maps, or weights of another network.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(
+        self, config: EncoderConfig, strides: Sequence[int] = STRIDES, beside: int = 0
+    ) -> None:
         super().__init__()
-        self.body = timm_body(config.name, config.weights, STRIDES, output_stride=STRIDES[-1])
+        self.body = timm_body(config.name, config.weights, strides, output_stride=strides[-1])
+        if beside:
+            _widen(self.body, beside)
         self.channels: list[int] = self.body.feature_info.channels()
         self.frozen_batch_norm = config.frozen_batch_norm
         mean, std = normalisation(config.name)
@@ -40,6 +52,17 @@ class Encoder(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, beside: Tensor | None = None) -> list[Tensor]:
+        """Maps of images, and of the channels [N, B, H, W] beside them, which are taken as is."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        return self.body((images - self.mean) / self.std)
+        images = (images - self.mean) / self.std
+        return self.body(images if beside is None else torch.cat([images, beside], dim=1))
+
+
+def _widen(body: nn.Module, channels: int) -> None:
+    """Let the first convolution of a network see so many channels more."""
+    first = next(m for m in body.modules() if isinstance(m, nn.Conv2d))
+    fresh = torch.empty(len(first.weight), channels, *first.weight.shape[2:])
+    nn.init.kaiming_normal_(fresh)
+    first.weight = nn.Parameter(torch.cat([first.weight.detach(), fresh], dim=1))
+    first.in_channels += channels

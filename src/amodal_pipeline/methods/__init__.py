@@ -14,6 +14,7 @@ from amodal_pipeline.methods.configs import (
     MaskRCNNConfig,
     MaskTokenizerConfig,
     ORCNNConfig,
+    OrderNetConfig,
     SLNConfig,
     VRSPConfig,
 )
@@ -49,6 +50,10 @@ def build(config: AnyMethod, classes: int) -> nn.Module:
             from amodal_pipeline.methods.sln import SLN
 
             return SLN(config, classes)
+        case OrderNetConfig():
+            from amodal_pipeline.methods.order_net import OrderNet
+
+            return OrderNet(config)
     raise TypeError(f"{type(config).__name__} is not the configuration of a method")
 
 

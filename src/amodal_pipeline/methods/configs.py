@@ -312,8 +312,49 @@ class SLNConfig(Strict):
         return self
 
 
+class OrderNetConfig(Strict):
+    """OrderNet of Zhu et al. (CVPR 2017), as Zhang et al. (ACM MM 2019, sec. 5.2) use it for SLN.
+
+    Of two objects whose amodal masks overlap, which one is in front. ``inputs``: what is seen of
+    each, its "amodal" or "visible" mask, or its semantics-aware distance map ("maps"; levels from
+    ``layers`` - 1 on are one). ``image`` false: nothing else. Otherwise the image too, both within
+    a square ``enlarge`` times as large as the box around the two, scaled to ``side`` pixels.
+    ``mutual`` true: a pair of which each is in front of the other is learnt as undecided; it is
+    left out otherwise. ``flip``: the share of pairs that are mirrored in training.
+
+    The papers leave open: ``enlarge``, ``side``, ``layers`` and ``flip``.
+    """
+
+    name: Literal["order_net"] = "order_net"
+    encoder: EncoderConfig = EncoderConfig()
+    inputs: Literal["amodal", "visible", "maps"] = "amodal"
+    image: bool = True
+    layers: int = Field(4, ge=1, le=8)
+    enlarge: float = Field(1.2, ge=1)
+    side: int = Field(224, gt=0)
+    mutual: bool = False
+    flip: float = Field(0.5, ge=0, le=1)
+
+    @property
+    def crop(self) -> CropConfig:
+        """What is seen of a pair: undistorted, and black beyond the border of the image."""
+        return CropConfig(
+            enlarge=self.enlarge,
+            square=True,
+            clipped=False,
+            side=self.side,
+            image_side=self.side,
+        )
+
+
 AnyMethod = (
-    MaskRCNNConfig | ORCNNConfig | VRSPConfig | MaskTokenizerConfig | C2FSegConfig | SLNConfig
+    MaskRCNNConfig
+    | ORCNNConfig
+    | VRSPConfig
+    | MaskTokenizerConfig
+    | C2FSegConfig
+    | SLNConfig
+    | OrderNetConfig
 )
 
 

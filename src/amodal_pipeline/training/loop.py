@@ -30,6 +30,7 @@ from amodal_pipeline.methods.configs import (
     C2FSegConfig,
     MaskTokenizerConfig,
     MethodConfig,
+    OrderNetConfig,
     SLNConfig,
     VRSPConfig,
 )
@@ -39,6 +40,8 @@ from amodal_pipeline.training.data import TrainingBatch, TrainingBatches
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 from amodal_pipeline.training.familiarity import familiarity
 from amodal_pipeline.training.objects import ObjectBatches
+from amodal_pipeline.training.ordering import true_objects_with_order
+from amodal_pipeline.training.pair_batches import PairBatches
 from amodal_pipeline.training.state import (
     check_unchanged,
     load_state,
@@ -389,7 +392,7 @@ def batches_of(
     detected: Predictions | None = None,
 ) -> Dataset:
     """The batches that a method learns from, by iteration: images for a detector, crops of objects
-    for a completer and for the mask tokenizer."""
+    for a completer and for the mask tokenizer, of pairs for OrderNet."""
     match method:
         case MaskTokenizerConfig():
             return ObjectBatches(
@@ -410,6 +413,9 @@ def batches_of(
                 detected=detected,
                 predicted_share=method.predicted_share,
             )
+        case OrderNetConfig():
+            objects = true_objects_with_order(annotations) if detected is None else detected
+            return PairBatches(annotations, objects, method, config.batch_size, config.seed)
     return TrainingBatches(
         annotations,
         config.augmentation,
