@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from amodal_pipeline import methods
+from amodal_pipeline.methods.configs import VRSPConfig
 from amodal_pipeline.methods.vrsp import method as vrsp
 from amodal_pipeline.training.data import sample
 from amodal_pipeline.training.loop import train
@@ -309,11 +310,11 @@ def test_a_prior_is_needed_where_it_is_used():
         build(prior=None)
 
 
-def detections_of(model, logits, scores=(0.9,)):
-    """What the model gives out where its heads say ``logits`` of coarse and refined masks."""
-    boxes = torch.tensor([[4.0, 4.0, 40.0, 40.0]] * len(scores))
-    found = {"boxes": boxes, "labels": torch.ones(len(scores), dtype=torch.int64)}
-    found["scores"] = torch.tensor(scores)
+def detections_of(model, logits, label=1):
+    """What the model gives out for a box of a score of 0.9 where its heads say ``logits`` of coarse
+    and refined masks."""
+    found = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.tensor([label])}
+    found["scores"] = torch.tensor([0.9])
     model.detector.candidates = lambda batch, most: [dict(found)]
 
     def segment(features, labels):
@@ -333,15 +334,16 @@ def test_refined_masks_are_given_out():
     torch.testing.assert_close(kept["amodal_masks"], said[3].sigmoid()[None])
 
 
+@pytest.mark.parametrize("label", [1, 2])
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [("product", lambda p: p), ("released", lambda p: 0.4 * p + 0.6), ("none", lambda p: 1.0)],
 )
-def test_what_reclassification_does_to_a_score(kind, expected):
+def test_what_reclassification_does_to_a_score(kind, expected, label):
     model = with_shapes(build(reclassification_score=kind), torch.zeros(1, 28, 28))
-    kept = detections_of(model, [torch.full((28, 28), -1.0)] * 4)
-    own = torch.tensor([0.0, 1.0]).softmax(0)[0].item()
-    # The mask is that of the known shape: the post-process takes nothing away.
+    kept = detections_of(model, [torch.full((28, 28), -1.0)] * 4, label)
+    own = torch.tensor([0.0, 1.0]).softmax(0)[label - 1].item()
+    # The mask is that of the known shape, or none is known: the post-process takes nothing away.
     assert kept["scores"].item() == pytest.approx(0.9 * expected(own))
 
 
@@ -504,3 +506,22 @@ def test_training_without_a_shape_prior_is_refused(tmp_path, shapes):
     with pytest.raises(ValueError, match=r"no 'prior'.*pipeline=shape_prior"):
         train(tiny_method("vrsp"), tiny_training(), shapes, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_matters_after_training_changes_no_loss(shapes):
+    after = {
+        "prior_post_process": False,
+        "alpha": 3.0,
+        "candidates_per_image": 5,
+        "reclassification_score": "none",
+        "geometric_mean": True,
+    }
+    assert after.keys() == VRSPConfig.AFTER_TRAINING
+    image, target, _ = sample(shapes, 0)
+    losses = []
+    for changes in ({}, after):
+        model = build(**changes).train()
+        torch.manual_seed(1)
+        losses.append(model([image], [target]))
+    assert losses[0].keys() == losses[1].keys()
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
