@@ -40,6 +40,10 @@ def register_pipelines() -> dict[str, Pipeline]:
         + shape_prior.create_pipeline()
         + train.create_pipeline("vrsp", starts_from="mask_rcnn", shape_prior=True)
         + report.create_pipeline(("vrsp",)),
+        "train_c2f_seg": prepare.create_pipeline()
+        + mask_tokenizer.create_pipeline()
+        + train.create_completer_pipeline("c2f_seg")
+        + report.create_pipeline(("c2f_seg",)),
         "train_sln": prepare.create_pipeline()
         + train.create_pipeline("sln")
         + report.create_pipeline(("sln",)),
@@ -48,6 +52,10 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ablate_vrsp": prepare.create_pipeline()
         + shape_prior.create_pipeline()
         + ablate.create_pipeline("vrsp", jobs=("mask_rcnn", "orcnn", "vrsp"), shape_prior=True),
+        "ablate_c2f_seg": prepare.create_pipeline()
+        + mask_tokenizer.create_pipeline()
+        + train.create_detection_pipeline("c2f_seg")
+        + ablate.create_pipeline("c2f_seg", jobs=("c2f_seg",), completer=True),
         "ablate_sln": prepare.create_pipeline()
         + ablate.create_pipeline("sln", jobs=("mask_rcnn", "sln")),
         "evaluate": evaluate.create_chosen_pipeline(),
