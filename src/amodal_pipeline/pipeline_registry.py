@@ -9,6 +9,7 @@ from amodal_pipeline.pipelines import (
     consistency,
     evaluate,
     mask_tokenizer,
+    order_net,
     predict,
     prepare,
     report,
@@ -47,6 +48,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "train_sln": prepare.create_pipeline()
         + train.create_pipeline("sln")
         + report.create_pipeline(("sln",)),
+        "train_order_net": prepare.create_pipeline() + order_net.create_pipeline(),
         "ablate_orcnn": prepare.create_pipeline()
         + ablate.create_pipeline("orcnn", jobs=("mask_rcnn", "orcnn")),
         "ablate_vrsp": prepare.create_pipeline()

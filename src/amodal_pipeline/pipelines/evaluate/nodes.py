@@ -16,7 +16,7 @@ from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
 from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
-from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig
+from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig, OrderNetConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.progress import progress
@@ -90,7 +90,7 @@ def check_detector(card: MethodCard) -> None:
     """Refuse a method that finds no objects.
 
     Raises:
-        ValueError: it completes known objects, or is a part of one that does.
+        ValueError: it completes or orders known objects, or is a part of one that does.
     """
     name = card.method.root.name
     if is_completer(card):
@@ -100,6 +100,11 @@ def check_detector(card: MethodCard) -> None:
         )
     if isinstance(card.method.root, MaskTokenizerConfig):
         raise ValueError(f"{name} is a part of c2f_seg and predicts nothing: name a method")
+    if isinstance(card.method.root, OrderNetConfig):
+        raise ValueError(
+            f"{name} orders objects that it is given and finds none itself: name a detector here, "
+            "and set order_net.source to it in `kedro run --pipeline=train_order_net`"
+        )
 
 
 def _check_categories(card: MethodCard, annotations: AmodalAnnotations) -> None:
