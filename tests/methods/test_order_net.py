@@ -114,15 +114,15 @@ def test_overfits_the_order_of_a_few_pairs_and_comes_back_from_its_checkpoint(sh
 def test_a_training_that_was_cut_goes_on_to_the_same_bits(shapes, tmp_path):
     form = config(inputs="amodal", flip=0.5)
 
-    class Cut(Exception):
+    class CutError(Exception):
         pass
 
     def cut(step):
         if step.iteration == 4:
-            raise Cut
+            raise CutError
 
     whole = train(form, tiny_training(), shapes, tmp_path / "whole")
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         train(form, tiny_training(), shapes, tmp_path / "cut", on_step=cut)
     resumed = train(form, tiny_training(), shapes, tmp_path / "cut")
     assert all(torch.equal(v, resumed.weights[k]) for k, v in whole.weights.items())
