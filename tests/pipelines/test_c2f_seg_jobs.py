@@ -1,17 +1,22 @@
 """`train_c2f_seg` and `ablate_c2f_seg` as a user runs them, with everything small."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 from PIL import Image
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
+from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from amodal_pipeline.training.state import ChangedTrainingError
 
 TRAINING = {
@@ -65,6 +70,28 @@ SMALL = {
     "pictures": 2,
     "tracking": False,
 }
+
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENTS = sorted(p.parent.name for p in ROOT.glob("conf/*/parameters_c2f_seg.yml"))
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_environment_has_a_tokenizer_that_fits_and_rows_that_are_trained_alike(env):
+    values = OmegaConfigLoader(str(ROOT / "conf"), env, **CONFIG_LOADER_ARGS)["parameters"]
+    job = Job.model_validate(values["c2f_seg"])
+    tokenizer = Job.model_validate(values["mask_tokenizer"]).model.root
+    completer = job.model.root.model_copy(update={"tokenizer": tokenizer})
+    assert completer.crop.side == tokenizer.crop.side
+    published = env != "base"
+    assert (completer.layers, completer.width, tokenizer.channels) == (
+        (12, 768, 128) if published else (4, 192, 8)
+    )
+    ablation = AblationConfig.model_validate(values["ablate_c2f_seg"])
+    rows = resolve(ablation, {"c2f_seg": job})
+    assert len({row.job.training.model_dump_json() for row in rows.values()}) == 1
+    if published:
+        assert rows["c2f_seg"].job == job
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +192,7 @@ def test_rows_of_the_ablation(project):
     run(
         project,
         "ablate_c2f_seg",
-        SMALL | {"ablate_c2f_seg": {"rows": dict.fromkeys(unwanted)}},
+        SMALL | {"ablate_c2f_seg": {"training": OBJECTS, "rows": dict.fromkeys(unwanted)}},
     )
     table = pd.read_csv(project / "data/08_reporting/scenes/ablation_c2f_seg.csv")
     assert set(table["row"]) == set(KEPT)

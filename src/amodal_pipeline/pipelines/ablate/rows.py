@@ -64,14 +64,15 @@ class AblationConfig(Strict):
     ``reference``: the row that all others are compared with. ``metrics``: columns of the table, as
     "protocol/metric". ``trunk``: null trains every row whole. ``pretrained``: what rows that do not
     stand on the trunk and name no start of their own begin with, as in a row; where it is not given
-    that is what their jobs say. ``rows``: by name; one that is null is left out. ``row``: the only
-    one to run; null runs all.
+    that is what their jobs say. ``training``: values that such rows have instead of their jobs'.
+    ``rows``: by name; one that is null is left out. ``row``: the only one to run; null runs all.
     """
 
     reference: str
     metrics: tuple[Annotated[str, Field(pattern=r"^\w+/\w+$")], ...] = Field(min_length=1)
     trunk: TrunkConfig | None = None
     pretrained: str | None = None
+    training: dict[str, Any] = Field({})
     rows: dict[RowName, RowConfig | None]
     row: str | None = None
 
@@ -144,6 +145,7 @@ def _resolve(
         for given in (ablation, row):
             if "pretrained" in given.model_fields_set:
                 values["pretrained"] = given.pretrained
+        values["training"] = _merged(values["training"], ablation.training)
     values["training"] = _merged(values["training"], row.training)
     try:
         job = Job.model_validate(values)
