@@ -107,7 +107,7 @@ def levels_of_predictions(
     order, int64 [N] and :func:`~amodal_pipeline.annotations.levels.visibility_levels`.
 
     Visible pixels outside the amodal mask are left out. Of a pair that stands in both directions
-    the one with the higher score counts; equal ones count both.
+    the one with the higher score counts; equal ones count neither.
 
     Raises:
         ValueError: an object has no visible mask.
@@ -128,7 +128,7 @@ def levels_of_predictions(
     stated = own["score"].to_numpy(dtype=np.float64, na_value=-np.inf)
     known = (front >= 0) & (back >= 0)
     np.maximum.at(score, (front[known], back[known]), stated[known])
-    pairs = np.argwhere((score > -np.inf) & (score >= score.T)).astype(np.int64)
+    pairs = np.argwhere(score > score.T).astype(np.int64)
     size = tuple(map(int, objects.sizes[rows[0]]))
     return rows, visibility_levels(amodal, rle.intersection(amodal, visible), pairs, size)
 
