@@ -275,8 +275,9 @@ class SLNConfig(Strict):
 
     The paper leaves open: ``layers``; ``stride`` of the one map that the encoder's are scaled to;
     ``width`` that a convolution brings it to; ``global_channels`` and ``instance_channels`` of the
-    convolutions; ``roi_size``. The global module takes the image, as its text says; three 3x3
-    convolutions see 7 pixels of it. ``global_input`` "features" gives it the encoder's map.
+    convolutions; ``roi_size`` (six of them see 13 cells, by which they can tell whose RoI it is).
+    The global module takes the image, as its text says; three 3x3 convolutions see 7 pixels of it.
+    ``global_input`` "features" gives it the encoder's map.
     ``classes``: a box head classifies and refines proposals, as in the methods it is compared with.
     The paper's method has none: every detection is of the first category, a proposal whose score is
     its objectness. Batch normalisation is trained in the modules, and frozen in the encoder, which
@@ -293,7 +294,7 @@ class SLNConfig(Strict):
     global_input: Literal["image", "features"] = "image"
     global_channels: int = Field(64, gt=0)
     instance_channels: int = Field(256, gt=0)
-    roi_size: int = Field(28, gt=0)
+    roi_size: int = Field(14, gt=0)
     refinement: bool = True
     expected_level: bool = False
     confidence: Literal["max", "any"] = "max"
