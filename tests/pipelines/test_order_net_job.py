@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 from kedro.framework.session import KedroSession
+from mlflow import MlflowClient
 from PIL import Image
 
 from amodal_pipeline import methods
@@ -49,7 +50,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def project(empty_project):
-    run(empty_project)
+    run(empty_project, parameters=SMALL | {"tracking": True})
     return empty_project
 
 
@@ -110,6 +111,17 @@ def test_a_network_is_a_checkpoint_and_its_order_a_table(project):
     assert found.metadata.checkpoint == card.fingerprint.digest
     with pytest.raises(ValueError, match="orders objects that it is given and finds none"):
         check_detector(card)
+
+
+def test_each_network_has_a_child_run_with_losses_and_results(project):
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("scenes")
+    runs = client.search_runs([experiment.experiment_id], "tags.method = 'order_net'")
+    assert {r.data.tags["variant"] for r in runs} == {"amodal", "maps"}
+    for child in runs:
+        assert child.info.status == "FINISHED"
+        assert {"loss_order", "order/order_accuracy"} <= set(child.data.metrics)
+        assert len(client.get_metric_history(child.info.run_id, "loss_order")) == 3
 
 
 def test_what_is_finished_is_kept_and_what_changed_is_refused(project):

@@ -100,7 +100,7 @@ def train_and_score(
         restart: begin anew, whatever is there.
 
     Returns:
-        Stems of the scores.
+        The names of the networks.
 
     Raises:
         ChangedTrainingError: a network on disk was trained with other values.
@@ -122,8 +122,8 @@ def train_and_score(
         # Masks are those of the source: how well they fit is no merit of what orders them.
         return dataclasses.replace(found, objects=found.objects.iloc[:0])
 
-    rules = f"order_net.{name}_rules"
-    save_scores(parts, rules, scores.join(score(rule) for rule in _by_rules(shown, pairs)))
+    rules = scores.join(score(rule) for rule in _by_rules(shown, pairs))
+    save_scores(parts, f"order_net.{name}_rules", rules)
     for number, row in enumerate(chosen, 1):
         start = choose_start(row.job)
         with training_progress(f"train {number}/{len(chosen)} {row.name}") as on_step:
@@ -151,7 +151,7 @@ def train_and_score(
             )
         found.save(own / row.name / "predictions")
         save_scores(parts, row.stem, score(found))
-    return [rules, *(row.stem for row in chosen)]
+    return [row.name for row in chosen]
 
 
 def _objects(
@@ -221,7 +221,7 @@ def tabulate(parts: Path, val: AmodalAnnotations, done: list[str]) -> pd.DataFra
     Args:
         parts: folder of scores; those of other validation data are left out.
         val: the validation split.
-        done: scores of this run, asked for so that this node comes after them.
+        done: networks of this run, asked for so that this node comes after them.
 
     Returns:
         Columns objects ("truth" or a detector), order, inputs (what the network sees), accuracy,
@@ -283,12 +283,7 @@ def _print(table: pd.DataFrame, dataset: str) -> None:
 
 
 def draw(
-    chosen: list[Row],
-    annotations: AmodalAnnotations,
-    folder: Path,
-    output: Path,
-    count: int,
-    done: list[str],
+    done: list[str], annotations: AmodalAnnotations, folder: Path, output: Path, count: int
 ) -> Image.Image:
     """Truth, layers, and the order that each network of this run gives, for the images with the
     most occlusion."""
@@ -296,16 +291,16 @@ def draw(
     from amodal_pipeline.visuals.selection import most_occluded
 
     columns = {
-        f"OrderNet, {row.name}": Predictions.load(output / folder.name / row.name / "predictions")
-        for row in chosen
+        f"OrderNet, {name}": Predictions.load(output / folder.name / name / "predictions")
+        for name in done
     }
     images = most_occluded(annotations, count)
     return prediction_grid(annotations, columns, images, score_threshold=0.0, order=True)
 
 
-def plot_losses(chosen: list[Row], folder: Path, done: list[str]) -> object:
+def plot_losses(done: list[str], folder: Path) -> object:
     """The losses of the networks of this run, as a figure."""
     from amodal_pipeline.training.state import read_history
     from amodal_pipeline.visuals.plots import loss_curves
 
-    return loss_curves({r.name: read_history(folder / r.name / "history.jsonl") for r in chosen})
+    return loss_curves({name: read_history(folder / name / "history.jsonl") for name in done})

@@ -29,14 +29,11 @@ def create_pipeline() -> Pipeline:
             node(tabulate, ["parts", "annotations_val", "done"], "table", name="tabulate"),
             node(
                 draw,
-                inputs=[
-                    *("chosen", "annotations_val", "folder", "model_output"),
-                    *("params:pictures", "done"),
-                ],
+                inputs=["done", "annotations_val", "folder", "model_output", "params:pictures"],
                 outputs="overlays",
                 name="draw",
             ),
-            node(plot_losses, ["chosen", "folder", "done"], "loss_curves", name="plot_losses"),
+            node(plot_losses, ["done", "folder"], "loss_curves", name="plot_losses"),
         ],
         namespace="order_net",
         # Several networks with a child run each, as the rows of an ablation have one.
