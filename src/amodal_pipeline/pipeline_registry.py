@@ -46,7 +46,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         + train.create_completer_pipeline("c2f_seg")
         + report.create_pipeline(("c2f_seg",)),
         "train_sln": prepare.create_pipeline()
-        + train.create_pipeline("sln")
+        + train.create_pipeline("sln", starts_from="mask_rcnn")
         + report.create_pipeline(("sln",)),
         "train_order_net": prepare.create_pipeline() + order_net.create_pipeline(),
         "ablate_orcnn": prepare.create_pipeline()

@@ -312,3 +312,15 @@ def test_the_papers_model_overfits_two_images_and_tells_their_order(shapes, tmp_
         front, back = (ids[i] for i in ((0, 1) if low[0] > low[1] else (1, 0)))
         order = found.order[found.order["image_id"] == image_id]
         assert (front, back) in set(zip(order["front_id"], order["back_id"], strict=True))
+
+
+def test_what_is_not_visible_is_hidden_where_the_configuration_says_so():
+    """The first layer is likelier than each other one, and has less than one half."""
+    layers = torch.tensor([[0.6, 0.2, 0.1], [0.4, 0.1, 0.3], [0.1, 0.2, 0.1]])
+    found = sln.LayerMaps(layers.log(), (1 - layers).log())
+    found = sln.LayerMaps(*(m.T[None, :, None] for m in (found.present, found.absent)))
+    config = {"layers": 3, "confidence": "any", "hidden_unless_visible": True}
+    model = sln.SLN(SLNConfig.model_validate(tiny_method("sln").model_dump() | config), 2)
+    maps = model.distance_maps(found, result=True)[0, 0]
+    assert torch.allclose(maps, torch.tensor([0.9, 0.8 - 2, 0.4]))
+    assert torch.allclose(model.distance_maps(found)[0, 0], torch.tensor([0.9, 0.8, 0.4]))

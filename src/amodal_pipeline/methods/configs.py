@@ -272,6 +272,8 @@ class SLNConfig(Strict):
     instance layers is the result. ``expected_level``: the map that the refinement is given has the
     mean level of a pixel's layers in place of the likeliest, which lets gradients through.
     ``confidence``: C of eq. 1, that of the likeliest layer ("max") or of any layer ("any").
+    ``hidden_unless_visible``: a pixel of an object is visible where the first layer has more than
+    c, and in the likeliest of the deeper ones elsewhere, even if the first is likelier than that.
 
     The paper leaves open: ``layers``; ``stride`` of the one map that the encoder's are scaled to;
     ``width`` that a convolution brings it to; ``global_channels`` and ``instance_channels`` of the
@@ -283,6 +285,8 @@ class SLNConfig(Strict):
     its objectness. Batch normalisation is trained in the modules, and frozen in the encoder, which
     sees a few images at once.
     """
+
+    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"hidden_unless_visible"})
 
     name: Literal["sln"] = "sln"
     encoder: EncoderConfig = EncoderConfig(frozen_batch_norm=True)
@@ -298,6 +302,7 @@ class SLNConfig(Strict):
     refinement: bool = True
     expected_level: bool = False
     confidence: Literal["max", "any"] = "max"
+    hidden_unless_visible: bool = False
     classes: bool = False
     proposals: ProposalConfig = ProposalConfig()
     box_head: BoxHeadConfig = BoxHeadConfig()
@@ -310,6 +315,10 @@ class SLNConfig(Strict):
             raise ValueError('global_input="features" has no effect without global_module')
         if self.expected_level and not self.refinement:
             raise ValueError("expected_level=true has no effect without refinement")
+        if self.hidden_unless_visible and (self.confidence == "max" or self.layers == 1):
+            raise ValueError(
+                'hidden_unless_visible=true needs confidence="any", and more than one layer'
+            )
         return self
 
 

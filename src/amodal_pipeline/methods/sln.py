@@ -243,8 +243,11 @@ class SLN(nn.Module):
         derived = self.distance_maps(instance, expected=self.config.expected_level)
         return instance, self.instance_refinement(torch.cat([derived[:, None], features], dim=1))
 
-    def distance_maps(self, layers: LayerMaps, *, expected: bool = False) -> Tensor:
-        """M = C − L (eq. 1) of layers [N, L, H, W]: [N, H, W]; L is 0 where C is at most c.
+    def distance_maps(
+        self, layers: LayerMaps, *, expected: bool = False, result: bool = False
+    ) -> Tensor:
+        """M = C − L (eq. 1) of layers [N, L, H, W]: [N, H, W]; L is 0 where C is at most c, and
+        the likeliest layer elsewhere (in a ``result``: what ``config.hidden_unless_visible`` says).
 
         ``expected``: L is the mean over a pixel's layers, everywhere.
         """
@@ -262,6 +265,9 @@ class SLN(nn.Module):
             number = torch.arange(probability.shape[1], device=probability.device)
             mean = (probability * number[:, None, None]).sum(dim=1)
             return distance_map(confidence, mean / probability.sum(dim=1).clamp(min=_LEAST))
+        if result and self.config.hidden_unless_visible:
+            deeper = probability[:, 1:].argmax(dim=1) + 1
+            likeliest = torch.where(probability[:, 0] > CONFIDENCE, 0, deeper)
         return distance_map(confidence, likeliest * (confidence > CONFIDENCE))
 
     def _detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -282,7 +288,8 @@ class SLN(nn.Module):
         maps = []
         for some in features.split(_AT_ONCE):
             instance, refined = self.segment(some)
-            maps.append(self.distance_maps(instance if refined is None else refined))
+            found = instance if refined is None else refined
+            maps.append(self.distance_maps(found, result=True))
         return torch.cat(maps)
 
 
