@@ -385,7 +385,7 @@ class FreshnessHook:
             self._check_shape_prior(catalog)
 
     def _check(self, method: str, catalog: DataCatalog) -> None:
-        checkpoint, predictions = f"{method}.checkpoint", f"{method}.predictions"
+        checkpoint = f"{method}.checkpoint"
         if not catalog.exists(checkpoint):
             return
         from amodal_pipeline.methods.checkpoints import Fingerprint
@@ -409,9 +409,10 @@ class FreshnessHook:
         if "tokenizer" in parts and catalog.exists("mask_tokenizer.checkpoint"):
             tokenizer = _card(catalog, "mask_tokenizer")
             parts["tokenizer"] = tokenizer.fingerprint.digest
-        if "detected" in parts and catalog.exists(f"{method}.detections_train"):
-            found = catalog.load(f"{method}.detections_train")
-            parts["detected"] = found.metadata.checkpoint
+        if job.detector is None:
+            parts.pop("detected", None)
+        elif "detected" in parts and catalog.exists(f"{job.detector}.checkpoint"):
+            parts["detected"] = _card(catalog, job.detector).fingerprint.digest
         wanted = Fingerprint.of(
             model=with_forms(job.model.root, prior, tokenizer).model_dump(),
             training=job.training.model_dump(exclude=WITHOUT_EFFECT),
@@ -425,9 +426,10 @@ class FreshnessHook:
         if catalog.exists(f"{job.pretrained}.checkpoint"):
             wanted["pretrained"] = _card(catalog, job.pretrained).fingerprint.digest
         check_unchanged(card.fingerprint, Fingerprint(parts=wanted), folder)
-        if catalog.exists(predictions):
-            made_by = catalog.load(predictions).metadata.checkpoint
-            if made_by != card.fingerprint.digest:
+        for predictions in (f"{method}.predictions", f"{method}.predictions_true"):
+            if not catalog.exists(predictions):
+                continue
+            if catalog.load(predictions).metadata.checkpoint != card.fingerprint.digest:
                 raise ValueError(
                     f"the predictions of {method} were made by another checkpoint than the one in "
                     f"{folder}: run again without --only-missing-outputs"

@@ -42,7 +42,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         + train.create_pipeline("vrsp", starts_from="mask_rcnn", shape_prior=True)
         + report.create_pipeline(("vrsp",)),
         "train_c2f_seg": prepare.create_pipeline()
-        + mask_tokenizer.create_pipeline()
+        + mask_tokenizer.create_pipeline(part=True)
         + train.create_completer_pipeline("c2f_seg")
         + report.create_pipeline(("c2f_seg",)),
         "train_sln": prepare.create_pipeline()
@@ -55,7 +55,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         + shape_prior.create_pipeline()
         + ablate.create_pipeline("vrsp", jobs=("mask_rcnn", "orcnn", "vrsp"), shape_prior=True),
         "ablate_c2f_seg": prepare.create_pipeline()
-        + mask_tokenizer.create_pipeline()
+        + mask_tokenizer.create_pipeline(part=True)
         + train.create_detection_pipeline("c2f_seg")
         + ablate.create_pipeline("c2f_seg", jobs=("c2f_seg",), completer=True),
         "ablate_sln": prepare.create_pipeline()

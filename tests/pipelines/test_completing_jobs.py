@@ -113,8 +113,7 @@ def test_predict_completes_a_users_own_masks(project, tmp_path):
 
     # In Python: the same masks, where what is drawn for an object is the same.
     model = methods.load(project / "data/06_models/scenes/c2f_seg")
-    # Objects are numbered from 0 in Python and from 1 in the job.
-    once = model.complete(pixels, np.stack([labels == 0, labels == 1]))[1:]
+    once = model.complete(pixels, np.stack([labels == 1]))
     amodal = found.predictions["amodal_rle"].tolist()[:1]
     assert rle.pair_iou(rle.encode(once), amodal)[0] == 1
     assert rle.area(amodal)[0] > 0

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
-from amodal_pipeline.pipelines.train.nodes import detect, on_true_objects
+from amodal_pipeline.pipelines.ablate.nodes import Places, _inputs
+from amodal_pipeline.pipelines.ablate.rows import Row
+from amodal_pipeline.pipelines.train.nodes import Job, detect, on_true_objects, train_part
+from amodal_pipeline.pipelines.train.parts import Parts
 from amodal_pipeline.training.completing import true_objects
 from amodal_pipeline.training.configs import InferenceConfig
+from tests.conftest import tiny_training
 
 
 def detections(shapes, rows, **changes):
@@ -49,3 +53,33 @@ def test_without_a_detector_nothing_is_found(shapes):
     found = detect([], shapes, InferenceConfig(workers=0))
     assert len(found.predictions) == 0 and len(found.images) == len(shapes.images)
     assert on_true_objects(shapes, found) is None
+
+
+def test_restart_leaves_a_finished_part_that_is_unchanged(shapes, tmp_path):
+    model = {
+        "name": "mask_tokenizer",
+        "crop": {"side": 16, "image_side": 16},
+        "channels": 4,
+        "multipliers": [1, 1],
+        "codes": 4,
+        "code_size": 4,
+        "adversarial": 0.0,
+    }
+    job = Job.model_validate({"model": model, "training": tiny_training(iterations=2).model_dump()})
+    first, _ = train_part(shapes, job, tmp_path, False, [])
+    first.save(tmp_path)
+    history = (tmp_path / "history.jsonl").read_text()
+    train_part(shapes, job, tmp_path, True, [])
+    assert (tmp_path / "history.jsonl").read_text() == history  # its speed would be another
+    other = job.model_copy(update={"training": tiny_training(iterations=3)})
+    again, _ = train_part(shapes, other, tmp_path, True, [])
+    assert again.card.iterations == 3
+
+
+def test_a_row_that_completes_detections_needs_a_detector(shapes, tmp_path):
+    places = Places(tmp_path, tmp_path, tmp_path, tmp_path, Parts(), None, detect([], shapes, None))
+    row = Row("on_detections", Job.model_validate({"model": {"name": "c2f_seg"}}))
+    assert _inputs(row, places) == "image"
+    assert _inputs(dataclasses.replace(row, completes="true"), places) == "true"
+    with pytest.raises(ValueError, match=r"rows\.on_detections"):
+        _inputs(dataclasses.replace(row, completes="detections"), places)

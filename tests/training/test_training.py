@@ -69,6 +69,31 @@ def test_rate_warms_up_and_falls():
         TrainingConfig(iterations=100, milestones=(200,))
 
 
+def test_a_linear_rate_reaches_its_value_and_then_falls_to_nothing():
+    config = tiny_training(iterations=12, warmup_iterations=4, schedule="linear")
+    rates = [loop._rate(config, i) / config.learning_rate for i in range(12)]
+    assert rates[4] == 1 and max(rates) == 1
+    assert rates[8] == pytest.approx(0.5) and rates[11] == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_weight_decay_spares_vectors_which_are_trained_all_the_same(name):
+    """The released C2F-Seg loses its biases and norms on the way to the optimiser."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+
+    def step(gradient, decay):
+        changes = {"optimizer": name, "weight_decay": decay, "decay_vectors": False}
+        for parameter in model.parameters():
+            parameter.data += 1
+            parameter.grad = torch.full_like(parameter, gradient)
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        loop._optimizer(model, tiny_training(**changes)).step()
+        return {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+
+    assert step(1.0, 0.0) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert step(0.0, 0.1) == {"0.weight"}
+
+
 def test_same_seed_same_bits_and_reports(shapes, tmp_path):
     steps = []
     first = loop.train(

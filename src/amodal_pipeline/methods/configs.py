@@ -5,7 +5,7 @@ This module imports no torch: Kedro checks parameters against these classes befo
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, RootModel, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, RootModel, model_validator
 
 from amodal_pipeline.layers.configs import (
     BackboneConfig,
@@ -174,7 +174,7 @@ class MaskTokenizerConfig(Strict):
     crop: CropConfig = CropConfig()
     enlargement: tuple[float, float] = (1.5, 3.0)
     channels: int = Field(128, gt=0)
-    multipliers: tuple[int, ...] = Field((1, 1, 2, 2, 4), min_length=1)
+    multipliers: tuple[PositiveInt, ...] = Field((1, 1, 2, 2, 4), min_length=1)
     blocks: int = Field(2, gt=0)
     codes: int = Field(256, gt=1)
     code_size: int = Field(256, gt=0)
@@ -194,6 +194,9 @@ class MaskTokenizerConfig(Strict):
 
     @model_validator(mode="after")
     def _divides(self) -> "MaskTokenizerConfig":
+        low, high = self.enlargement
+        if not 1 <= low <= high:
+            raise ValueError(f"enlargement {self.enlargement} is no range from 1 on")
         if self.crop.side % 2 ** (len(self.multipliers) - 1):
             raise ValueError(
                 f"a crop of {self.crop.side} pixels cannot be halved "
@@ -242,7 +245,7 @@ class C2FSegConfig(Strict):
     visible_branch: bool = True
     attention: bool = True
     attention_map: bool = False
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     # As VRSP's. ``top_k`` is none of them: training draws coarse masks with it.
     AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"steps", "temperature", "seed"})

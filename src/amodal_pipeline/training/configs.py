@@ -31,11 +31,12 @@ class TrainingConfig(Strict):
 
     Iterations, not epochs: one is a batch of ``batch_size`` images (of a completer: objects).
     ``schedule``: "multistep" multiplies the rate by ``gamma`` at each of ``milestones``; "cosine"
-    and "linear" fall to 0 at the end. Before that the rate rises linearly from ``warmup_factor`` of
-    its value over ``warmup_iterations``. ``betas``: of Adam and AdamW. ``decay_vectors`` false:
-    weight decay spares biases, scales and other parameters of one dimension. ``precision``: "auto"
-    is bf16 on a GPU and float32 on a CPU. ``device``: "auto" takes a GPU where there is one.
-    ``frozen``: parameters whose name begins with one of these ("detector.") keep the values that
+    and "linear" fall to 0 at the end, the latter from the end of the warm-up on. Before that the
+    rate rises linearly from ``warmup_factor`` of its value over ``warmup_iterations``. ``betas``:
+    of Adam and AdamW. ``decay_vectors`` false: weight decay spares biases, scales and other
+    parameters of one dimension. ``precision``: "auto" is bf16 on a GPU and float32 on a CPU.
+    ``device``: "auto" takes a GPU where there is one. ``frozen``: parameters whose name begins with
+    one of these ("detector.") keep the values that
     they start with. ``stages``: come one after another before everything trains jointly, for the
     iterations that are left; a method leaves out the losses of what does not train. Learning rates
     are of the whole training. ``compiled``: the network goes through torch.compile first, which

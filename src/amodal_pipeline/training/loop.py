@@ -182,7 +182,7 @@ def train(
         # the CPU.
         load_state(folder, card.iteration, plain, plain_optimizer)
 
-    if isinstance(method, C2FSegConfig):
+    if isinstance(method, C2FSegConfig) and done < config.iterations:
         from amodal_pipeline.methods.c2f_seg.method import tokenize_all
 
         batches.keep_tokens(lambda masks: tokenize_all(plain.tokenizer, masks, accelerator.device))
@@ -226,6 +226,11 @@ def _check_prior(method: AnyMethod, components: Mapping[str, Component]) -> None
             "vrsp looks shapes up in a shape prior, and components has no 'prior': learn one with "
             "`kedro run --pipeline=shape_prior` (methods.vrsp.learning.learn), or set "
             "prior_refinement and prior_post_process to false"
+        )
+    if isinstance(method, C2FSegConfig) and "tokenizer" not in components:
+        raise ValueError(
+            "c2f_seg predicts tokens of masks, and components has no 'tokenizer': learn one with "
+            "`kedro run --pipeline=mask_tokenizer`"
         )
 
 
@@ -465,7 +470,8 @@ def _rate(config: TrainingConfig, iteration: int) -> float:
         case "cosine":
             factor = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
         case "linear":
-            factor = 1 - iteration / config.iterations
+            falling = config.iterations - config.warmup_iterations
+            factor = min(1.0, (config.iterations - iteration) / max(falling, 1))
     return config.learning_rate * warm * factor
 
 

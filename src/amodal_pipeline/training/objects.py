@@ -22,7 +22,7 @@ from amodal_pipeline.layers.corruption import corrupt
 from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
 from amodal_pipeline.training.data import TrainingBatch, batch_indices
 
-_AT_ONCE = 256  # masks whose tokens are found at once: bounds the memory
+_AT_ONCE = 16  # masks whose tokens are found at once: each has 75 MB at the size of the paper
 
 
 class ObjectBatches(Dataset):

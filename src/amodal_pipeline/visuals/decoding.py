@@ -10,8 +10,7 @@ from torch import Tensor
 
 from amodal_pipeline.annotations import AmodalAnnotations, rle
 from amodal_pipeline.annotations.tables import boxes
-from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
-from amodal_pipeline.layers.masks import paste
+from amodal_pipeline.layers.crops import crop_image, crop_masks, paste_masks, windows
 from amodal_pipeline.methods.c2f_seg.decoding import masked_after
 from amodal_pipeline.methods.c2f_seg.method import C2FSeg
 from amodal_pipeline.visuals.selection import half_hidden, image_of
@@ -77,7 +76,7 @@ def _caption(model, annotations, record, found, window, size) -> str:
     truth = record["amodal_rle"].tolist()
 
     def overlap(masks: Tensor) -> float:
-        return rle.pair_iou(paste(masks, torch.from_numpy(window), size), truth)[0]
+        return rle.pair_iou(paste_masks(masks, window, size), truth)[0]
 
     seen = rle.pair_iou(record["visible_rle"].tolist(), truth)[0]
     parts = [f"visible {seen:.2f}", f"coarse {overlap(found.coarse):.2f}"]

@@ -105,19 +105,29 @@ class C2FSeg(nn.Module):
         Args:
             image: uint8 array [H, W, 3] or tensor [3, H, W], RGB.
             visible_mask: [H, W], or [N, H, W] for several objects; not 0 where an object is seen.
+                What is drawn at random for an object is seeded by its position, from 1.
 
         Returns:
             bool array of the shape of ``visible_mask``; an object of which nothing is seen stays
             empty.
 
         Raises:
-            ValueError: image and mask do not fit together.
+            ValueError: image and mask do not fit together, or the model is in training mode.
         """
-        pixels = torch.as_tensor(image)
-        pixels = pixels.permute(2, 0, 1) if isinstance(image, np.ndarray) else pixels.cpu()
+        if self.training:
+            raise ValueError("the model is in training mode: call eval() on it first")
+        # A copy: views that run backwards (BGR to RGB) are no tensors.
+        pixels = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image.cpu()
+        if isinstance(image, np.ndarray) and pixels.ndim == 3:
+            pixels = pixels.permute(2, 0, 1)
         given = torch.as_tensor(visible_mask).cpu().numpy() != 0
         size = tuple(pixels.shape[1:])
-        if pixels.shape[0] != 3 or pixels.dtype != torch.uint8 or given.ndim not in (2, 3):
+        if (
+            pixels.ndim != 3
+            or pixels.shape[0] != 3
+            or pixels.dtype != torch.uint8
+            or given.ndim not in (2, 3)
+        ):
             raise ValueError(
                 "complete takes an image uint8 [H, W, 3] (array) or [3, H, W] (tensor) and a mask "
                 f"[H, W] or [N, H, W], not {pixels.dtype} {list(np.shape(image))} and "
@@ -140,7 +150,7 @@ class C2FSeg(nn.Module):
         corners = windows(rle.box(counts, size), size, crop)
         images = torch.stack([crop_image(pixels, c, crop.image_side) for c in corners])
         masks = torch.from_numpy(crop_masks(counts, corners, size, crop.side))
-        targets = {"input": masks.to(device), "key": torch.from_numpy(keys).to(device)}
+        targets = {"input": masks.to(device), "key": torch.from_numpy(keys + 1).to(device)}
         found = self(images.to(device), targets)["amodal_masks"]
         return rle.decode(paste_masks(found, corners, size), size)
 

@@ -14,7 +14,7 @@ from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import crop_masks, windows
 from amodal_pipeline.methods.c2f_seg.tokenizer import Tokenizer
 
-_BATCH = 64  # masks at once
+_BATCH = 16  # masks at once: each has 75 MB at the size of the paper
 
 
 @dataclass(frozen=True)

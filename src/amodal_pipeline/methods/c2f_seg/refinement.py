@@ -97,7 +97,11 @@ def attention(features: Tensor, mask: Tensor, *, scaled: bool = True) -> Tensor:
     Returns:
         [N, 1, h, w], which sums to 1 over h·w.
     """
-    features = features.float()
+    with torch.autocast(features.device.type, enabled=False):
+        return _attention(features.float(), mask.float(), scaled)
+
+
+def _attention(features: Tensor, mask: Tensor, scaled: bool) -> Tensor:
     query = (features * mask).sum(dim=(2, 3)) / mask.sum(dim=(2, 3)).clamp(min=1e-6)
     alike = torch.einsum("nd,ndhw->nhw", query, features)
     if scaled:

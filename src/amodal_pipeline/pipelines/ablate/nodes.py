@@ -137,7 +137,7 @@ def ablate(
         title = f"{number}/{len(chosen)} {row.name}"
         checkpoint = train_row(row, train, places, workers, restart, title=title)
         predictions = _predict(row, checkpoint, val, places, inference)
-        save_scores(parts, row.stem, _score(row, val, predictions, evaluation))
+        save_scores(parts, row.stem, _score(row, val, predictions, places, evaluation))
     return [row.name for row in chosen]
 
 
@@ -269,7 +269,8 @@ def _predict(
     if (place / "metadata.json").exists():
         found = Predictions.load(place)
         made = (found.metadata.checkpoint, found.metadata.annotations)
-        if made == (checkpoint.card.fingerprint.digest, val.fingerprint):
+        same = made == (checkpoint.card.fingerprint.digest, val.fingerprint)
+        if same and found.metadata.inputs == _inputs(row, places):
             return found
     if row.completes == "true":
         predictions = complete_true(checkpoint, val, inference)
@@ -283,14 +284,46 @@ def _predict(
     return predictions
 
 
+def _inputs(row: Row, places: Places) -> str:
+    """What the predictions of a row are made from, as results have it.
+
+    Raises:
+        ValueError: it completes detections, and there is no detector.
+    """
+    match row.completes:
+        case None:
+            return "image"
+        case "true":
+            return "true"
+    if places.detections.metadata.method == "none":
+        raise ValueError(
+            f"rows.{row.name} completes detections, and {row.job.model.root.name}.detector is "
+            "null: name a detector, or take the row away (null)"
+        )
+    return places.detections.metadata.method
+
+
 def _score(
-    row: Row, val: AmodalAnnotations, predictions: Predictions, evaluation: EvaluationConfig
+    row: Row,
+    val: AmodalAnnotations,
+    predictions: Predictions,
+    places: Places,
+    evaluation: EvaluationConfig,
 ):
+    from amodal_pipeline.metrics.completion import match_detections
     from amodal_pipeline.metrics.evaluate import evaluate
 
+    # What was completed decides which objects are found, as for the method itself.
+    detected = row.completes == "detections"
+    matches = match_detections(val, places.detections) if detected else None
     with progress(f"evaluate {row.name}") as on_progress:
         return evaluate(
-            val, predictions, evaluation, run_id=scored(predictions), on_progress=on_progress
+            val,
+            predictions,
+            evaluation,
+            matches,
+            run_id=scored(predictions),
+            on_progress=on_progress,
         )
 
 
@@ -331,7 +364,7 @@ def summarise(
         if not (parts / f"{row.stem}.csv").exists():
             continue
         found = load_scores(parts, row.stem)
-        changes = _changes(row, rows_folder / name, found.results["run_id"].iloc[0], val)
+        changes = _changes(row, rows_folder / name, found.results.iloc[0], val)
         if changes:
             _log.warning("row %s is left out (%s): run it again, with restart=true", name, changes)
         else:
@@ -352,8 +385,12 @@ def show(ablation: AblationConfig, table: pd.DataFrame, missing: list[str], data
         _log.info("Not there yet: %s", ", ".join(missing))
 
 
-def _changes(row: Row, folder: Path, run_id: str, val: AmodalAnnotations) -> str:
+def _changes(row: Row, folder: Path, scored: pd.Series, val: AmodalAnnotations) -> str:
     """How what is on disk differs from what the row is now; "" where it does not."""
+    run_id, inputs = scored["run_id"], scored["inputs"]
+    kind = {"image": None, "true": "true"}.get(inputs, "detections")
+    if kind != row.completes:
+        return f"scored on inputs {inputs!r}"
     if not run_id.endswith(val.fingerprint[:12]):
         return "scored on other validation data"
     try:

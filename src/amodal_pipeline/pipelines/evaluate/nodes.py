@@ -293,11 +293,20 @@ def _complete_chosen(
 
 
 def _detector_of(checkpoint: Checkpoint, models: Path) -> str:
-    """The method whose checkpoint a completer was trained with; "orcnn" where it is not there."""
+    """The method whose checkpoint a completer was trained with; "orcnn" where it had none.
+
+    Raises:
+        ValueError: that checkpoint is not there any more.
+    """
     digest = checkpoint.card.fingerprint.parts.get("detected")
     for path in sorted(models.glob("*/method.json")) if digest else ():
         if MethodCard.model_validate_json(path.read_bytes()).fingerprint.digest == digest:
             return path.parent.name
+    if digest:
+        raise ValueError(
+            f"the detector that {checkpoint.card.method.root.name} was trained with is not in "
+            f"{models} any more: name the one whose detections are to be completed, --params inputs=<method>"
+        )
     return "orcnn"
 
 

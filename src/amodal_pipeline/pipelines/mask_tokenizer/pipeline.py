@@ -3,16 +3,21 @@
 from kedro.pipeline import Pipeline, node
 
 from amodal_pipeline.pipelines.mask_tokenizer.nodes import describe_mask_tokenizer
-from amodal_pipeline.pipelines.train.nodes import choose_start, plot_losses, train
+from amodal_pipeline.pipelines.train.nodes import choose_start, plot_losses, train, train_part
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(*, part: bool = False) -> Pipeline:
+    """Training of the tokenizer, and how well masks come back.
+
+    Args:
+        part: it is wanted for a method, which ``restart`` is meant for.
+    """
     own = "params:mask_tokenizer"
     return Pipeline(
         [
             node(choose_start, own, "start", name="start"),
             node(
-                train,
+                train_part if part else train,
                 inputs=["annotations_train", own, "folder", "params:restart", "start"],
                 outputs=["checkpoint", "history"],
                 name="train",

@@ -78,6 +78,20 @@ def train(
     return checkpoint, pd.DataFrame(read_history(folder / "history.jsonl"))
 
 
+def train_part(
+    annotations: AmodalAnnotations, job: Job, folder: Path, restart: bool, start: list[Checkpoint]
+) -> tuple[Checkpoint, pd.DataFrame]:
+    """As :func:`train`, for what a method is trained with: ``restart``, which is meant for the
+    method, replaces a finished one only where it was trained with other values."""
+    from amodal_pipeline.training.loop import fingerprint
+
+    if restart and (folder / "method.json").exists():
+        pretrained = start[0] if start else None
+        wanted = fingerprint(job.model.root, job.training, annotations, pretrained)
+        restart = Checkpoint.load(folder).card.fingerprint != wanted
+    return train(annotations, job, folder, restart, start)
+
+
 def choose_start(job: Job) -> list[Checkpoint]:
     """The checkpoint that ``pretrained`` names by its folder; none where it is null."""
     if job.pretrained is None:
@@ -143,13 +157,16 @@ def find_detector(
     if job.detector is None:
         return []
     folder = models / job.detector
-    remedy = f"train it with `kedro run --pipeline=train_{job.detector} --params restart=true`"
+    remedy = (
+        f"train it with `kedro run --pipeline=train_{job.detector}` (and the --env of this run)"
+    )
     if (folder / "method.json").exists():
         found = Checkpoint.load(folder)
         if found.card.fingerprint.parts.get("annotations_train") != annotations.fingerprint:
             raise ValueError(
                 f"the detector in {folder} was trained on other annotations than those of "
-                f"{annotations.metadata.dataset}/{annotations.metadata.split}: {remedy}"
+                f"{annotations.metadata.dataset}/{annotations.metadata.split}: {remedy}, "
+                "--params restart=true"
             )
         return [found]
     trainable = {each.model.root.name: each for each in (orcnn, mask_rcnn)}
