@@ -303,9 +303,10 @@ def _detector_of(checkpoint: Checkpoint, models: Path) -> str:
         if MethodCard.model_validate_json(path.read_bytes()).fingerprint.digest == digest:
             return path.parent.name
     if digest:
+        name = checkpoint.card.method.root.name
         raise ValueError(
-            f"the detector that {checkpoint.card.method.root.name} was trained with is not in "
-            f"{models} any more: name the one whose detections are to be completed, --params inputs=<method>"
+            f"the detector that {name} was trained with is not in {models} any more: name the one "
+            "whose detections are to be completed, --params inputs=<method>"
         )
     return "orcnn"
 
