@@ -301,7 +301,7 @@ def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monke
     dataclasses.replace(completer, card=checkpoint(shapes, detected=digest).card).save(
         models / "c2f_seg"
     )
-    with pytest.raises(ValueError, match="'orcnn' is no detector that is trained here"):
+    with pytest.raises(ValueError, match="any more: name the one whose detections"):
         chosen(shapes, models, output, None)
     detector.save(models / "mine")
     stored = predictions(shapes, "mine")

@@ -341,7 +341,7 @@ def _diverged(
     config: TrainingConfig,
     iteration: int,
 ) -> str:
-    named = ", ".join(f"{k} = {float(v):.4g}" for k, v in losses.items())
+    named = ", ".join(f"{k} = {float(v.detach()):.4g}" for k, v in losses.items())
     return (
         f"the {what} of iteration {iteration + 1} is not finite ({named}); images of the batch: "
         f"{', '.join(batch.names)}. Lower the learning rate ({config.learning_rate}), lengthen "
