@@ -9,9 +9,7 @@ the true masks are computed once, attention is fused, bf16, torch.compile.
 """
 
 import argparse
-import resource
 import shutil
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from amodal_pipeline import methods
 from amodal_pipeline.layers.configs import CropConfig, EncoderConfig
 from amodal_pipeline.methods.c2f_seg.method import C2FSeg
 from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig
-from record import write
+from record import peak_gigabytes, seconds_of, write
 
 PAPER = C2FSegConfig(encoder=EncoderConfig(weights=None), tokenizer=MaskTokenizerConfig())
 SMALL = C2FSegConfig(
@@ -85,27 +83,6 @@ def batch(config: C2FSegConfig, device: str) -> tuple[torch.Tensor, dict[str, to
     images = torch.from_numpy(random.integers(0, 256, (count, 3, seen, seen), np.uint8))
     targets = {"input": visible, "visible": visible, "amodal": amodal, "key": torch.arange(count)}
     return images.to(device), {name: value.to(device) for name, value in targets.items()}
-
-
-def seconds_of(work, device: str, repeats: int) -> list[float]:
-    """The first call is not counted: it compiles, and finds the fastest kernels."""
-    taken = []
-    for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return taken[1:]
-
-
-def peak_gigabytes(device: str) -> float:
-    """Since the last reset on a GPU; of the whole program so far on a CPU."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def using(levers: Levers, device: str) -> ExitStack:

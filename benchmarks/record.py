@@ -1,8 +1,10 @@
-"""How every benchmark prints and records what it measured."""
+"""How every benchmark measures, prints and records."""
 
 import json
 import os
 import platform
+import resource
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,3 +31,28 @@ def write(result: dict, out: Path | None) -> None:
     if out is not None:
         with replacing(out) as path:
             path.write_text(text + "\n")
+
+
+def seconds_of(work, device: str, repeats: int) -> list[float]:
+    """The first call is not counted: it compiles, and finds the fastest kernels."""
+    import torch
+
+    taken = []
+    for _ in range(repeats + 1):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return taken[1:]
+
+
+def peak_gigabytes(device: str) -> float:
+    """Since the last reset on a GPU; of the whole program so far on a CPU."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

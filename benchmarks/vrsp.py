@@ -9,8 +9,6 @@ within 2 % of a step.
 """
 
 import argparse
-import resource
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from amodal_pipeline import methods
 from amodal_pipeline.layers.configs import BackboneConfig, BoxHeadConfig, DetectorConfig
 from amodal_pipeline.methods.configs import MaskRCNNConfig, ShapePriorConfig, VRSPConfig
-from record import write
+from record import peak_gigabytes, seconds_of, write
 
 HEIGHT, WIDTH, CATEGORIES, OBJECTS = 800, 1066, 80, 160
 ROIS = 128  # a quarter of 512, all of which can be found among the objects' own boxes
@@ -51,25 +49,6 @@ def target(random: np.random.Generator) -> dict:
         "levels": torch.zeros_like(masks),
         "mask_scale": (0.25, 0.25),
     }
-
-
-def seconds_of(work, device: str, repeats: int) -> list[float]:
-    taken = []
-    for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return taken[1:]
-
-
-def peak_gigabytes(device: str) -> float:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def measure(config, device: str, repeats: int) -> tuple[torch.nn.Module, dict]:

@@ -8,6 +8,26 @@ from kedro.framework.startup import bootstrap_project
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# A detector that trains in seconds, and how; each module takes what it needs of it.
+DETECTOR = {
+    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
+    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
+    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
+    "min_size": 64,
+    "max_size": 64,
+}
+TRAINING = {
+    "iterations": 2,
+    "warmup_iterations": 1,
+    "checkpoint_every": 1,
+    "log_every": 1,
+    "augmentation": {"min_sizes": [64], "max_size": 64},
+}
+METHOD = {
+    "model": {"detector": DETECTOR, "mask_head": {"convolutions": 1, "channels": 16}},
+    "training": TRAINING,
+}
+
 
 @pytest.fixture(scope="module")
 def empty_project(tmp_path_factory):

@@ -21,16 +21,8 @@ from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
 from amodal_pipeline.pipelines.ablate.table import compare_rows, print_table
 from amodal_pipeline.pipelines.train.nodes import Job
 from amodal_pipeline.training.state import ChangedTrainingError, read_history
+from tests.pipelines.conftest import DETECTOR, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-
-DETECTOR = {
-    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
-    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
-    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
-    "min_size": 64,
-    "max_size": 64,
-}
 TRAINING = {
     "iterations": 2,
     "schedule": "cosine",

@@ -1,7 +1,6 @@
 """`train_c2f_seg` and `ablate_c2f_seg` as a user runs them, with everything small."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,25 +17,8 @@ from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
 from amodal_pipeline.pipelines.train.nodes import Job
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from amodal_pipeline.training.state import ChangedTrainingError
+from tests.pipelines.conftest import METHOD, ROOT
 
-TRAINING = {
-    "iterations": 2,
-    "warmup_iterations": 1,
-    "checkpoint_every": 1,
-    "log_every": 1,
-    "augmentation": {"min_sizes": [64], "max_size": 64},
-}
-DETECTOR = {
-    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
-    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
-    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
-    "min_size": 64,
-    "max_size": 64,
-}
-METHOD = {
-    "model": {"detector": DETECTOR, "mask_head": {"convolutions": 1, "channels": 16}},
-    "training": TRAINING,
-}
 OBJECTS = {"iterations": 3, "batch_size": 4, "checkpoint_every": 1, "log_every": 1}
 COMPLETER = {
     "model": {
@@ -72,7 +54,6 @@ SMALL = {
 }
 
 
-ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = sorted(p.parent.name for p in ROOT.glob("conf/*/parameters_c2f_seg.yml"))
 
 

@@ -9,14 +9,8 @@ from PIL import Image
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.datasets.scores_dataset import load_scores
 from amodal_pipeline.visuals.definitions import PROTOCOLS, definition
+from tests.pipelines.conftest import DETECTOR
 
-DETECTOR = {
-    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
-    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
-    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
-    "min_size": 64,
-    "max_size": 64,
-}
 SMALL = {
     "source": {"scenes": {"train": 3, "val": 4, "config": {"image_size": 64}}},
     "orcnn": {

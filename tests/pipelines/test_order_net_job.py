@@ -15,18 +15,12 @@ from amodal_pipeline.methods.configs import OrderNetConfig
 from amodal_pipeline.metrics.results import read
 from amodal_pipeline.pipelines.evaluate.nodes import check_detector
 from amodal_pipeline.training.state import ChangedTrainingError
+from tests.pipelines.conftest import DETECTOR
 
 OBJECTS = {"iterations": 3, "batch_size": 4, "checkpoint_every": 1, "log_every": 1}
 ORDER_NET = {
     "model": {"encoder": {"name": "test_resnet", "weights": None}, "side": 32},
     "training": {**OBJECTS, "device": "cpu"},
-}
-DETECTOR = {
-    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
-    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
-    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
-    "min_size": 64,
-    "max_size": 64,
 }
 METHOD = {
     "model": {"detector": DETECTOR, "mask_head": {"convolutions": 1, "channels": 16}},

@@ -10,24 +10,8 @@ from PIL import Image
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.training.state import ChangedTrainingError
+from tests.pipelines.conftest import METHOD
 
-DETECTOR = {
-    "backbone": {"name": "test_resnet", "weights": None, "pyramid_channels": 16},
-    "proposals": {"after_nms_train": 40, "after_nms_test": 40},
-    "box_head": {"channels": 32, "samples_per_image": 32, "score_threshold": 0.0},
-    "min_size": 64,
-    "max_size": 64,
-}
-METHOD = {
-    "model": {"detector": DETECTOR, "mask_head": {"convolutions": 1, "channels": 16}},
-    "training": {
-        "iterations": 2,
-        "warmup_iterations": 1,
-        "checkpoint_every": 1,
-        "log_every": 1,
-        "augmentation": {"min_sizes": [64], "max_size": 64},
-    },
-}
 VRSP = METHOD | {
     "model": METHOD["model"]
     | {"reclassifier_channels": 16, "neighbours": 4, "candidates_per_image": 30}
