@@ -269,7 +269,7 @@ def test_a_handful_of_masks_is_learnt():
     model = MaskTokenizer(tiny(adversarial=0, codes=32, revive_after=10)).train()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3, (0.5, 0.9))
     masks = some_masks(4)
-    for _ in range(120):
+    for _ in range(300):
         optimizer.zero_grad()
         sum(model(None, {"amodal": masks}).values()).backward()
         optimizer.step()
