@@ -213,7 +213,8 @@ def _trained_whole(method_folder: Path, folder: Path, wanted: Fingerprint) -> Ch
     if found.card.fingerprint != wanted:
         return None
     found.save(folder)
-    shutil.copy(method_folder / "history.jsonl", folder)
+    if (method_folder / "history.jsonl").exists():
+        shutil.copy(method_folder / "history.jsonl", folder)
     return found
 
 
