@@ -360,6 +360,54 @@ class OrderNetConfig(Strict):
         )
 
 
+class A3DConfig(Strict):
+    """A3D (Li et al., ECCV 2022), its ablations, and what its paper leaves open.
+
+    An object is seen within its amodal box (``crop``), whatever the aspect of that; the mesh behind
+    it is a sphere of 4^``subdivisions`` x 20 faces that is bent by signed offsets. ``camera``: one
+    of the two presets of :data:`~..layers.cameras.PRESETS`, "smr" (elevation and distance are
+    estimated too) or "softras" (only the azimuth is). ``fitted``: the projected mesh is shifted and
+    scaled so that it fills the window as its amodal box does; the paper leaves that to the network.
+    ``sigma``: sharpness of silhouettes. ``mesh`` false: the code is decoded to the coarse mask
+    itself, without a third dimension. ``refinement`` false: the coarse mask is the result.
+    ``hidden_weight``: lambda of eq. 2, of pixels that are not visible; its sum is divided by the
+    number of pixels. ``edge_weight``, ``class_weight``, ``laplacian`` and ``flatten`` weigh losses
+    beside L_R (eq. 1); the last two come from SoftRas, and 0 leaves a loss out, as the paper's text
+    does. ``cross_view``: meshes of an object seen twice are rendered from both viewpoints (sec.
+    3.7); without effect on data that shows every object once. ``corruption`` of the visible masks
+    and ``box_noise``, the share of its sides by which a box is shifted and scaled in training, are
+    no part of the paper.
+
+    The paper leaves open: the size of crops, ``channels`` of the five convolutions of an encoder,
+    ``hidden`` widths of its fully connected layers before the ``code``, ``decoder`` widths,
+    ``refinement_channels``.
+    """
+
+    name: Literal["a3d"] = "a3d"
+    crop: CropConfig = CropConfig(
+        around="amodal", enlarge=1.0, clipped=False, side=64, image_side=64
+    )
+    corruption: CorruptionConfig | None = None
+    box_noise: float = Field(0.0, ge=0, lt=0.5)
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256, 512), min_length=1)
+    hidden: tuple[PositiveInt, ...] = (1024, 1024)
+    code: int = Field(512, gt=0)
+    decoder: tuple[PositiveInt, ...] = (1024, 2048)
+    subdivisions: int = Field(3, ge=1, le=5)
+    camera: Literal["smr", "softras"] = "smr"
+    fitted: bool = False
+    sigma: float = Field(1e-4, gt=0)
+    mesh: bool = True
+    refinement: bool = True
+    refinement_channels: int = Field(64, gt=0)
+    hidden_weight: float = Field(0.5, ge=0)
+    edge_weight: float = Field(1.0, gt=0)
+    class_weight: float = Field(1.0, ge=0)
+    laplacian: float = Field(5e-3, ge=0)
+    flatten: float = Field(5e-4, ge=0)
+    cross_view: bool = True
+
+
 AnyMethod = (
     MaskRCNNConfig
     | ORCNNConfig
@@ -368,6 +416,7 @@ AnyMethod = (
     | C2FSegConfig
     | SLNConfig
     | OrderNetConfig
+    | A3DConfig
 )
 
 
