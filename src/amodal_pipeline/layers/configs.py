@@ -5,6 +5,8 @@ Defaults of detectors are those of ORCNN's appendix A, of completers those of C2
 This module imports no torch: Kedro checks parameters against these classes before a run starts.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
