@@ -104,9 +104,9 @@ class CropConfig(Strict):
     """The part of an image that a completer sees of an object.
 
     The box ``around`` its visible or amodal mask, ``enlarge`` times as wide and high around its
-    centre, is scaled to ``image_side`` x ``image_side`` pixels, its masks to ``side`` x ``side``. ``square``: the longer
-    side counts for both. ``clipped``: at the border of the image; otherwise pixels beyond it are
-    black and no mask reaches there.
+    centre, is scaled to ``image_side`` x ``image_side`` pixels, its masks to ``side`` x ``side``.
+    ``square``: the longer side counts for both. ``clipped``: at the border of the image; otherwise
+    pixels beyond it are black and no mask reaches there.
     """
 
     around: Literal["visible", "amodal"] = "visible"
