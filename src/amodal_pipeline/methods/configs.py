@@ -419,6 +419,9 @@ AnyMethod = (
     | A3DConfig
 )
 
+# Methods that complete objects whose visible masks are known, in place of finding objects.
+COMPLETERS: tuple[type[Strict], ...] = (C2FSegConfig, A3DConfig)
+
 
 class MethodConfig(RootModel[Annotated[AnyMethod, Field(discriminator="name")]]):
     """The configuration of one method, told apart by its ``name``."""
