@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.scenes.config import ScenesConfig
+from amodal_pipeline.scenes.view_config import RenderedArchiveConfig, ViewsConfig
 
 
 class AnnotatedFile(Strict):
@@ -25,6 +26,27 @@ class RenderedScenes(Strict):
     config: ScenesConfig = ScenesConfig()
     train: int = Field(5_000, gt=0)
     val: int = Field(500, gt=0)
+
+
+class RenderedViews(Strict):
+    """Views of single objects, rendered when they are not there yet: ``train`` and ``val`` objects,
+    fewer where there are not so many meshes.
+    """
+
+    config: ViewsConfig = ViewsConfig()
+    train: int = Field(168, gt=0)
+    val: int = Field(56, gt=0)
+
+
+class RenderedArchives(Strict):
+    """``<class>_<split>_images.npz`` of rendered ShapeNet objects, in a folder below ``raw_root``.
+
+    Of several names the first folder that exists is taken.
+    """
+
+    config: RenderedArchiveConfig = RenderedArchiveConfig()
+    folder: tuple[str, ...] = Field((".",), min_length=1)
+    obtain: str = ""
 
 
 class ComposedPhotographs(Strict):
@@ -95,8 +117,12 @@ class CocoaCls(AnnotatedImages):
 class Source(Strict):
     """``kind`` names the section that counts; an environment need not clear the others."""
 
-    kind: Literal["scenes", "composed", "coco_amodal", "kins", "cocoa", "cocoa_cls", "d2sa"]
+    kind: Literal[
+        "scenes", "views", "nmr", "composed", "coco_amodal", "kins", "cocoa", "cocoa_cls", "d2sa"
+    ]
     scenes: RenderedScenes | None = None
+    views: RenderedViews | None = None
+    nmr: RenderedArchives | None = None
     composed: ComposedPhotographs | None = None
     coco_amodal: AnnotatedImages | None = None
     kins: AnnotatedImages | None = None
@@ -113,7 +139,9 @@ class Source(Strict):
         return self
 
     @property
-    def chosen(self) -> RenderedScenes | ComposedPhotographs | AnnotatedImages:
+    def chosen(
+        self,
+    ) -> RenderedScenes | RenderedViews | RenderedArchives | ComposedPhotographs | AnnotatedImages:
         """The section that ``kind`` names."""
         return getattr(self, self.kind)
 
