@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from amodal_pipeline.annotations import Category, build, rle
-from amodal_pipeline.annotations.tables import boxes
+from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import convex_hull, visible_mask
@@ -257,3 +257,50 @@ def test_truth_scores_as_itself_and_completing_nothing_as_the_baseline(shapes):
     baseline = scored(visible_mask(objects))
     assert as_seen["mIoU_full"] == pytest.approx(baseline["mIoU_full"], abs=0.7)
     assert baseline["mIoU_full"] < scored(convex_hull(objects))["mIoU_full"] < 99
+
+
+AMODAL = CropConfig(around="amodal", enlarge=1.0, clipped=False, side=48, image_side=8)
+
+
+class Full(nn.Module):
+    """Fills its windows, and remembers what it was given."""
+
+    def __init__(self, crop):
+        super().__init__()
+        self.config, self.targets = SimpleNamespace(crop=crop), []
+
+    def forward(self, images, targets):
+        self.targets.append(targets)
+        return {"amodal_masks": torch.ones(targets["input"].shape)}
+
+
+def test_objects_are_completed_within_their_amodal_boxes(rectangles):
+    model = Full(AMODAL)
+    found = run(model, true_objects(rectangles, boxes=True), objects_per_batch=100)
+    truth = rectangles.instances
+    # The objects are rectangles.
+    assert found.predictions["amodal_rle"].tolist() == truth["amodal_rle"].tolist()
+    sides = boxes(truth["amodal_box"])[:, 2:]
+    assert np.allclose(model.targets[0]["aspect"], sides / sides.max(axis=1, keepdims=True))
+    assert found.metadata.inputs == "true_boxes"
+    assert found.predictions["instance_id"].tolist() == truth["instance_id"].tolist()
+    # What was completed before is, too, and is told by its name.
+    assert run(Full(AMODAL), found).metadata.inputs == "true_boxes"
+
+
+def test_an_object_without_an_amodal_box_is_refused(rectangles):
+    with pytest.raises(ValueError, match=r"8 of 8 objects of 'truth' have no amodal box") as error:
+        run(Full(AMODAL), true_objects(rectangles))
+    assert "(the first: 10 in image 1)" in str(error.value)
+    assert "estimate_boxes" in str(error.value)
+    # One of which nothing is seen needs none.
+    objects = true_objects(rectangles, boxes=True)
+    nothing = rle.encode(np.zeros((1, 40, 50), np.uint8))[0]
+    table = objects.predictions.copy()
+    table["visible_rle"] = [nothing, *table["visible_rle"][1:]]
+    known = boxes(table["amodal_box"])
+    known[0] = np.nan
+    table["amodal_box"] = frame(PREDICTIONS, {"amodal_box": known})["amodal_box"]
+    found = run(Full(AMODAL), dataclasses.replace(objects, predictions=table)).predictions
+    assert found["amodal_rle"].iloc[0] == nothing
+    assert (rle.area(found["amodal_rle"].tolist()[1:]) > 0).all()

@@ -47,8 +47,9 @@ def test_kept_tokens_are_those_of_the_amodal_masks_of_the_batch(shapes, share):
     assert (seen > 0) == (share > 0)
 
 
-def test_no_tokens_are_kept_of_windows_that_change(shapes):
-    batches = ObjectBatches(shapes, CROP, 2, 0, enlargement=(1.5, 3.0), with_images=False)
+@pytest.mark.parametrize("drawn", [{"enlargement": (1.5, 3.0)}, {"box_noise": 0.1}])
+def test_no_tokens_are_kept_of_windows_that_change(shapes, drawn):
+    batches = ObjectBatches(shapes, CROP, 2, 0, with_images=False, **drawn)
     with pytest.raises(ValueError, match="enlargement"):
         batches.keep_tokens(as_tokens)
 

@@ -1,15 +1,16 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations.tables import INSTANCES, PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
-from amodal_pipeline.training import loop
+from amodal_pipeline.training import loop, objects
 from amodal_pipeline.training.objects import ObjectBatches
 from tests.conftest import COLOURS, make_shapes, tiny_training
 
@@ -181,3 +182,132 @@ def test_an_image_is_cropped_where_its_masks_are(tmp_path):
         assert torch.equal(batch.images[k], crop_image(pixels, window[0], 16))
         beyond = window[0, 0] < -6
         assert not beyond or batch.images[k][:, :, 0].max() == 0
+
+
+def seen_again(shapes, tracks):
+    """Objects of which those with the same number are one, in several pictures."""
+    table = shapes.instances.assign(track_id=pd.array(tracks, "Int64"))
+    columns = {name: table[name] for name in table.columns}
+    return dataclasses.replace(shapes, instances=frame(INSTANCES, columns))
+
+
+TRACKS = [0, 1, 0, 1, 0, 1, None, 2, None, 3, 4, 5, 6, 6, 7, 7]  # rows 6 to 11 are seen once
+
+
+def test_half_of_a_batch_are_other_views_of_the_rest(shapes):
+    paired = seen_again(shapes, [0, 1] * 4 + [2, 3] * 4)
+    options = {"corruption": SPOILED, "box_noise": 0.2}
+    batches = ObjectBatches(paired, CROP, 8, 3, paired=True, **options)
+    drawn = []
+    for i in range(4):
+        targets = batches[i].targets
+        rows = targets["index"].numpy()
+        assert targets["partner"].tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+        drawn += rows[::2].tolist()
+        for own, other in rows.reshape(-1, 2):
+            assert own != other
+            assert own % 2 == other % 2 and own // 8 == other // 8  # one track
+        assert torch.equal(targets["labels"], torch.from_numpy(batches.labels[rows]))
+    assert sorted(drawn) == list(range(16))
+    again = ObjectBatches(paired, CROP, 8, 3, paired=True, **options)
+    assert equal(batches[2], again[2])
+    # Not always the same view.
+    partners = {}
+    for i in range(40):
+        rows = batches[i].targets["index"].numpy().reshape(-1, 2)
+        for own, other in rows:
+            partners.setdefault(own, set()).add(other)
+    assert all(len(views) == 3 for views in partners.values())
+
+
+@pytest.mark.parametrize("size", [1, 3, 6, 40])
+def test_objects_seen_once_take_one_place(shapes, size):
+    paired = seen_again(shapes, TRACKS)
+    batches = ObjectBatches(paired, CROP, size, 1, paired=True, with_images=False)
+    turns, alone = [], set(range(6, 12))
+    for i in range(-(-4 * 26 // size)):  # four epochs of 10 objects with partners and 6 without
+        targets = batches[i].targets
+        rows, partner = targets["index"].tolist(), targets["partner"].tolist()
+        assert len(rows) == size
+        for k, row in enumerate(rows):
+            if partner[k] >= 0:
+                assert partner[partner[k]] == k and abs(partner[k] - k) == 1
+                assert TRACKS[row] == TRACKS[rows[partner[k]]] and row != rows[partner[k]]
+            else:
+                assert row in alone or k in (0, size - 1)
+        turns += rows
+    turns = turns[: 4 * 26]
+    for start in range(0, len(turns), 26):
+        epoch = turns[start : start + 26]
+        assert all(epoch.count(row) == 1 for row in alone)
+
+
+def test_views_that_cannot_be_learnt_from_are_no_partners(shapes):
+    paired = seen_again(shapes, [0] * 16)
+    table = paired.instances.assign(ignore=[i not in (2, 5) for i in range(16)])
+    some = dataclasses.replace(paired, instances=table)
+    batch = ObjectBatches(some, CROP, 4, 0, paired=True)[0].targets
+    assert set(batch["index"].tolist()) == {2, 5}
+    assert batch["partner"].tolist() == [1, 0, 3, 2]
+    one = dataclasses.replace(paired, instances=table.assign(ignore=[i != 2 for i in range(16)]))
+    assert ObjectBatches(one, CROP, 2, 0, paired=True)[0].targets["partner"].tolist() == [-1, -1]
+
+
+def test_without_tracks_pairs_change_nothing(shapes):
+    for i in range(5):
+        plain = ObjectBatches(shapes, CROP, 5, 2, corruption=SPOILED)[i]
+        assert equal(plain, ObjectBatches(shapes, CROP, 5, 2, corruption=SPOILED, paired=True)[i])
+        assert plain.targets["partner"].tolist() == [-1] * 5
+    tracked = seen_again(shapes, [0] * 16)
+    assert equal(plain, ObjectBatches(tracked, CROP, 5, 2, corruption=SPOILED)[4])
+
+
+AMODAL = CropConfig(around="amodal", enlarge=1.0, clipped=False, side=32, image_side=32)
+
+
+def test_windows_around_amodal_boxes_hold_the_object(shapes):
+    targets = ObjectBatches(shapes, AMODAL, 16, 0)[0].targets
+    amodal = targets["amodal"]
+    for rim in (amodal[:, 0], amodal[:, -1], amodal[:, :, 0], amodal[:, :, -1]):
+        assert rim.any(dim=1).all()
+    boxes = np.stack(shapes.instances["amodal_box"].tolist())[targets["index"].numpy(), 2:]
+    assert targets["aspect"].dtype == torch.float32
+    assert np.allclose(targets["aspect"].numpy(), boxes / boxes.max(axis=1, keepdims=True))
+
+
+def test_noise_moves_windows_by_a_share_of_their_sides(shapes, monkeypatch):
+    seen = []
+    crop_masks = objects.crop_masks
+    monkeypatch.setattr(
+        objects,
+        "crop_masks",
+        lambda counts, windows, *rest: seen.append(windows) or crop_masks(counts, windows, *rest),
+    )
+    rows, windows = [], []
+    for i in range(20):
+        batch = ObjectBatches(shapes, AMODAL, 16, 0, box_noise=0.25, with_images=False)[i]
+        rows += batch.targets["index"].tolist()
+        windows += seen[-2].tolist()
+    true = np.stack(shapes.instances["amodal_box"].tolist())[rows].astype(float)
+    windows = np.array(windows)
+    sides = windows[:, 2:] - windows[:, :2]
+    shift = ((windows[:, :2] + windows[:, 2:]) / 2 - true[:, :2] - true[:, 2:] / 2) / true[:, 2:]
+    for share in (*shift.T, *(sides / true[:, 2:] - 1).T):
+        assert np.abs(share).max() <= 0.25 + 1e-9
+        assert share.min() < -0.2 and share.max() > 0.2 and abs(share.mean()) < 0.03
+    assert np.abs(np.corrcoef(shift.T)[0, 1]) < 0.2
+
+
+def test_predicted_objects_are_seen_within_their_predicted_amodal_box(shapes):
+    box = np.array([[2.0, 4, 10, 20]])
+    found = detected(shapes, [3], [corner()], amodal_box=box)
+    options = {"predicted_share": 1.0, "with_images": False}
+    targets = ObjectBatches(shapes, AMODAL, 16, 0, detected=found, **options)[0].targets
+    at = targets["index"].tolist().index(3)
+    assert targets["aspect"][at].tolist() == [0.5, 1]
+    expected = crop_masks([corner()], np.array([[2.0, 4, 12, 24]]), (64, 64), 32)[0]
+    assert np.array_equal(targets["input"][at], expected)
+    for missing in ({}, {"amodal_box": [[0.0, 0, 0, 5]]}):
+        found = detected(shapes, [3], [corner()], **missing)
+        with pytest.raises(ValueError, match=r"1 of 1 objects of 'them' have no amodal box .*100"):
+            ObjectBatches(shapes, AMODAL, 16, 0, detected=found, **options)

@@ -19,7 +19,7 @@ def windows(
     """The part of the image that is seen of each object, float64 [N, 4] (x1, y1, x2, y2) in pixels.
 
     Args:
-        boxes: [N, 4] (x, y, width, height), of what is visible.
+        boxes: [N, 4] (x, y, width, height), of what ``crop.around`` names.
         sizes: (height, width) of the images, [N, 2] or one for all.
         crop: how boxes grow.
         enlarge: the factor, one or [N], instead of ``crop.enlarge``.
@@ -35,6 +35,13 @@ def windows(
         height, width = np.asarray(sizes).reshape(-1, 2).T
         corners = np.clip(corners, 0, np.stack([width, height, width, height], axis=1))
     return corners
+
+
+def aspects(windows: np.ndarray) -> Tensor:
+    """Width and height of windows [N, 4] (x1, y1, x2, y2), over the longer: float32 [N, 2]."""
+    corners = np.asarray(windows, np.float64).reshape(-1, 4)
+    extent = corners[:, 2:] - corners[:, :2]
+    return torch.from_numpy((extent / extent.max(axis=1, keepdims=True)).astype(np.float32))
 
 
 def crop_image(image: Tensor, window: np.ndarray, side: int) -> Tensor:

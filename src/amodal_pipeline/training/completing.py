@@ -10,31 +10,38 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CropConfig
-from amodal_pipeline.layers.crops import crop_image, crop_masks, paste_masks, windows
+from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import visible_masks, with_amodal
 from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
+from amodal_pipeline.training.objects import boxes_around
 
 
-def true_objects(annotations: AmodalAnnotations) -> Predictions:
+def true_objects(annotations: AmodalAnnotations, boxes: bool = False) -> Predictions:
     """The true objects with their visible masks, for a completer to complete.
 
     Those that are to be ignored are left out. ``prediction_id`` and ``instance_id`` are the true
-    object's, the score is 1; method "truth", inputs "true".
+    object's, the score is 1; method "truth", inputs "true". With ``boxes`` their amodal boxes are
+    known too: inputs "true_boxes".
     """
     counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
     table = annotations.instances[counted]
-    same = ("image_id", "category_id", "instance_id", "visible_rle", "visible_box")
+    same = ["image_id", "category_id", "instance_id", "visible_rle", "visible_box"]
+    if boxes:
+        same.append("amodal_box")
     described = annotations.metadata.model_dump(
         include={"dataset", "split", "categories", "image_root"}
     )
     return Predictions(
         PredictionsMetadata(
-            **described, method="truth", inputs="true", annotations=annotations.fingerprint
+            **described,
+            method="truth",
+            inputs="true_boxes" if boxes else "true",
+            annotations=annotations.fingerprint,
         ),
         annotations.images,
         frame(
@@ -67,20 +74,23 @@ def complete(
     not with the size of images.
 
     Args:
-        model: called with crops and "input", "labels" and "key" (``prediction_id``) of objects;
-            ``model.config.crop`` says what is seen of them.
-        predictions: of a detector that predicts visible masks, or :func:`true_objects`.
+        model: called with crops and "input", "labels", "key" (``prediction_id``) and "aspect" (of
+            the window: width and height over the longer) of objects; ``model.config.crop`` says
+            what is seen of them.
+        predictions: of a detector that predicts visible masks, or :func:`true_objects`; with amodal
+            boxes where crops are around these.
         config: how to run it.
         method, variant, seed, checkpoint: whose masks these are.
         on_progress: called with (done, all) objects that have a visible part.
 
     Returns:
         The same objects under the same ids, scores and categories; ``inputs`` is the detector and
-        ``source_id`` its detection, or "true" and ``instance_id``. ``visible_rle`` stays what was
-        completed. An empty visible mask stays an empty amodal mask without a box.
+        ``source_id`` its detection, or "true" or "true_boxes" and ``instance_id``. ``visible_rle``
+        stays what was completed. An empty visible mask stays an empty amodal mask without a box.
 
     Raises:
-        ValueError: a prediction has no visible mask, or an image cannot be read.
+        ValueError: a prediction has no visible mask, or no amodal box where crops are around these;
+            or an image cannot be read.
     """
     visible = visible_masks(predictions, method)
     device = resolve_device(config.device)
@@ -127,7 +137,7 @@ class _Objects(Dataset):
         self.predictions, self.crop, self.sizes = predictions, crop, predictions.sizes
         table = predictions.predictions
         self.masks = pa.array(table["visible_rle"].tolist(), pa.string())
-        self.boxes = rle.box(self.masks, self.sizes).astype(np.float64)
+        self.boxes = boxes_around(predictions, crop.around)
         self.keys = table["prediction_id"].to_numpy(dtype=np.int64)
         ids = np.array([c.id for c in predictions.metadata.categories], np.int64)
         order = np.argsort(ids)
@@ -154,6 +164,7 @@ class _Objects(Dataset):
             "input": torch.from_numpy(masks.astype(np.uint8)),
             "labels": torch.from_numpy(self.labels[rows]),
             "key": torch.from_numpy(self.keys[rows]),
+            "aspect": aspects(seen),
         }
         return _Crops(rows, seen, self._images(rows, seen), targets)
 

@@ -36,14 +36,15 @@ class TrainingBatch:
 
 
 @lru_cache(maxsize=2)
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of n images, or objects, in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 def batch_indices(n: int, batch_size: int, seed: int, iteration: int) -> list[int]:
     """Which of n images make up batch ``iteration``: every image once before any comes again."""
     places = range(iteration * batch_size, (iteration + 1) * batch_size)
-    return [int(_permutation(n, seed, p // n)[p % n]) for p in places]
+    return [int(permutation(n, seed, p // n)[p % n]) for p in places]
 
 
 class TrainingBatches(Dataset):

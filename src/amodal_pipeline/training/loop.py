@@ -26,6 +26,7 @@ from amodal_pipeline.methods.checkpoints import (
     versions,
 )
 from amodal_pipeline.methods.configs import (
+    A3DConfig,
     AnyMethod,
     C2FSegConfig,
     MaskTokenizerConfig,
@@ -417,6 +418,17 @@ def batches_of(
                 corruption=method.corruption,
                 detected=detected,
                 predicted_share=method.predicted_share,
+            )
+        case A3DConfig():
+            return ObjectBatches(
+                annotations,
+                method.crop,
+                config.batch_size,
+                config.seed,
+                corruption=method.corruption,
+                box_noise=method.box_noise,
+                # Nothing is rendered without a mesh: pairs would only show fewer objects.
+                paired=method.cross_view and method.mesh,
             )
         case OrderNetConfig():
             objects = true_objects_with_order(annotations) if detected is None else detected

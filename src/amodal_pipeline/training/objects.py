@@ -6,6 +6,7 @@ Pure functions of (seed, iteration), and what is drawn for an object of (seed, i
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,36 @@ from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import boxes, strings
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.corruption import corrupt
-from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
-from amodal_pipeline.training.data import TrainingBatch, batch_indices
+from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, windows
+from amodal_pipeline.training.data import TrainingBatch, permutation
 
 _AT_ONCE = 16  # masks whose tokens are found at once: each has 75 MB at the size of the paper
+
+
+def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"]) -> np.ndarray:
+    """Boxes of predicted objects that their windows are put around, float64 [N, 4] (x, y, width,
+    height): the tight one of the visible mask, or the amodal one; NaN where nothing is visible.
+
+    Raises:
+        ValueError: an object with a visible part has no amodal box.
+    """
+    table = predictions.predictions
+    masks = pa.array(table["visible_rle"].tolist(), pa.string())
+    visible = rle.box(masks, predictions.sizes).astype(np.float64)
+    if around == "visible":
+        return visible
+    amodal = boxes(table["amodal_box"]).astype(np.float64)
+    seen = ~np.isnan(visible[:, :1])
+    absent = seen[:, 0] & ~(amodal[:, 2:] > 0).all(axis=1)
+    if absent.any():
+        first = table.iloc[int(np.flatnonzero(absent)[0])]
+        raise ValueError(
+            f"{absent.sum()} of {len(table)} objects of {predictions.metadata.method!r} have no "
+            f"amodal box (the first: {first['prediction_id']} in image {first['image_id']}), and "
+            'crop.around is "amodal": take true objects with their boxes, detections of a method '
+            "with amodal boxes, or have one estimate them (training.completing.estimate_boxes)"
+        )
+    return np.where(seen, amodal, np.nan)
 
 
 class ObjectBatches(Dataset):
@@ -33,8 +60,13 @@ class ObjectBatches(Dataset):
     ``targets``: "input", the visible mask that the method is given (true or predicted, and
     corrupted), "visible" and "amodal", the truth: uint8 [N, side, side] of 0 and 1; "labels" int64
     [N], the position of the category from 1; "index" int64 [N], the row of ``instances``;
-    "predicted" bool [N], whether "input" is what a detector predicted: then the window, too, is
-    around that.
+    "aspect" float32 [N, 2], width and height of the window over the longer; "predicted" bool [N],
+    whether "input" is what a detector predicted: then the window, too, is around that; "partner"
+    int64 [N], the position in the batch of another view of the same object, -1 where none.
+
+    In pairs, an object that is seen several times is followed by another view of it (one of the
+    same ``track_id``), which is drawn at random and counts towards the batch; where a batch ends
+    between the two, neither has a partner.
 
     Args:
         annotations: the training split.
@@ -43,6 +75,9 @@ class ObjectBatches(Dataset):
         seed: of order, enlargement, corruption, and of who gets a predicted mask.
         corruption: of the input; None leaves it as it is.
         enlargement: range that ``crop.enlarge`` is drawn from instead.
+        box_noise: boxes are shifted and scaled, in width and height each, by up to this share of
+            their sides.
+        paired: give objects partners.
         detected: what a detector has found of these objects: visible masks, each with its
             ``instance_id``.
         predicted_share: of the objects that were detected, how many get the predicted mask.
@@ -50,7 +85,7 @@ class ObjectBatches(Dataset):
 
     Raises:
         ValueError: no object has a visible part; or ``detected`` is of other annotations, names an
-            object twice or one that is not there, or lacks visible masks.
+            object twice or one that is not there, or lacks visible masks, or boxes to crop around.
     """
 
     def __init__(
@@ -62,18 +97,20 @@ class ObjectBatches(Dataset):
         *,
         corruption: CorruptionConfig | None = None,
         enlargement: tuple[float, float] | None = None,
+        box_noise: float = 0.0,
+        paired: bool = False,
         detected: Predictions | None = None,
         predicted_share: float = 0.0,
         with_images: bool = True,
     ) -> None:
         self.annotations, self.crop, self.sizes = annotations, crop, annotations.sizes
         self.batch_size, self.seed = batch_size, seed
-        self.corruption, self.enlargement = corruption, enlargement
+        self.corruption, self.enlargement, self.box_noise = corruption, enlargement, box_noise
         self.predicted_share, self.with_images = predicted_share, with_images
         truth = annotations.instances
-        self.boxes = boxes(truth["visible_box"]).astype(np.float64)
-        seen = ~np.isnan(self.boxes[:, 0]) & ~truth["ignore"].to_numpy(dtype=bool)
-        self.rows = np.flatnonzero(seen)
+        self.boxes = boxes(truth[f"{crop.around}_box"]).astype(np.float64)
+        seen = ~np.isnan(boxes(truth["visible_box"])[:, 0])
+        self.rows = np.flatnonzero(seen & ~truth["ignore"].to_numpy(dtype=bool))
         if len(self.rows) == 0:
             raise ValueError(
                 f"{annotations.metadata.dataset}/{annotations.metadata.split} has no object with a "
@@ -89,6 +126,7 @@ class ObjectBatches(Dataset):
         of = truth["image_id"].to_numpy(dtype=np.int64)
         self.image_rows = order[np.searchsorted(image_ids[order], of)]
         self.names = annotations.images["file_name"].tolist()
+        self.views = _Views(truth["track_id"].iloc[self.rows], paired)
         # The row of the detection that is each object, and those detections.
         self.detections = np.full(len(truth), -1, np.int64)
         self.predicted_masks, self.predicted_boxes = pa.array([], pa.string()), np.zeros((0, 4))
@@ -120,7 +158,7 @@ class ObjectBatches(Dataset):
                 "is not in the annotations: match them to these objects one to one"
             )
         self.predicted_masks = strings(table["visible_rle"])
-        self.predicted_boxes = rle.box(self.predicted_masks, detected.sizes).astype(np.float64)
+        self.predicted_boxes = boxes_around(detected, self.crop.around)
         there = ~np.isnan(self.predicted_boxes[:, 0])
         self.detections[at[there]] = np.flatnonzero(there)
 
@@ -133,8 +171,8 @@ class ObjectBatches(Dataset):
         Raises:
             ValueError: windows are drawn anew in every batch.
         """
-        if self.enlargement:
-            raise ValueError("no tokens can be kept of crops whose enlargement is drawn")
+        if self.enlargement or self.box_noise:
+            raise ValueError("no tokens can be kept of crops whose enlargement or box is drawn")
         found = self.rows[self.detections[self.rows] >= 0]
         true, predicted = self.boxes, self.predicted_boxes[self.detections[found]]
         tokens = tokenize(
@@ -155,8 +193,7 @@ class ObjectBatches(Dataset):
             yield torch.from_numpy(crop_masks(counts, seen, self.sizes[own], self.crop.side))
 
     def __getitem__(self, iteration: int) -> TrainingBatch:
-        indices = batch_indices(len(self.rows), self.batch_size, self.seed, iteration)
-        draws = [np.random.default_rng([self.seed, iteration, i]) for i in indices]
+        indices, draws, partner = self._drawn(iteration)
         rows = self.rows[indices]
         sizes, side = self.sizes[rows], self.crop.side
         enlarge = (
@@ -167,6 +204,8 @@ class ObjectBatches(Dataset):
         detections = self.detections[rows[predicted]]
         boxes = self.boxes[rows]
         boxes[predicted] = self.predicted_boxes[detections]
+        if self.box_noise:
+            boxes = _shaken(boxes, np.stack([d.uniform(-1, 1, 4) for d in draws]) * self.box_noise)
         seen = windows(boxes, sizes, self.crop, enlarge)
         truth = {
             kind: crop_masks(masks.take(pa.array(rows)), seen, sizes, side)
@@ -191,11 +230,37 @@ class ObjectBatches(Dataset):
                 **{kind: torch.from_numpy(mask.astype(np.uint8)) for kind, mask in masks.items()},
                 "labels": torch.from_numpy(self.labels[rows]),
                 "index": torch.from_numpy(rows),
+                "aspect": aspects(seen),
                 "predicted": torch.from_numpy(predicted),
+                "partner": torch.from_numpy(partner),
                 **kept,
             },
             [self.names[self.image_rows[row]] for row in rows],
         )
+
+    def _drawn(self, iteration: int) -> tuple[np.ndarray, list[np.random.Generator], np.ndarray]:
+        """Of a batch: positions in ``rows``, what else is drawn for each, and partners."""
+        first, total = iteration * self.batch_size, self.views.places.sum()
+        last = first + self.batch_size
+        epochs = [self._epoch(e) for e in range(first // total, -(-last // total))]
+        start = first % total
+        indices, other = np.concatenate(epochs, axis=1)[:, start : start + self.batch_size]
+        draws = [
+            np.random.default_rng([self.seed, iteration, i, 1] if o else [self.seed, iteration, i])
+            for i, o in zip(indices, other, strict=True)
+        ]
+        partner = np.full(self.batch_size, -1)
+        for at in np.flatnonzero(other):
+            indices[at] = self.views.another(indices[at], draws[at])
+            if at:
+                partner[at - 1 : at + 1] = at, at - 1
+        return indices, draws, partner
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """Places of an epoch [2, P]: whose turn it is, and whether with another view."""
+        order = permutation(len(self.rows), self.seed, epoch)
+        turns = np.repeat(order, self.views.places[order])
+        return np.stack([turns, np.diff(turns, prepend=-1) == 0])
 
     def _images(self, rows: np.ndarray, seen: np.ndarray) -> Tensor:
         if not self.with_images:
@@ -206,3 +271,29 @@ class ObjectBatches(Dataset):
             image = torch.from_numpy(pixels).permute(2, 0, 1)
             crops.append(crop_image(image, window, self.crop.image_side))
         return torch.stack(crops)
+
+
+class _Views:
+    """Which objects are views of the same: ``places`` int64 [N] is 2 for those that have another
+    view, 1 for others; all of them if not ``paired``."""
+
+    def __init__(self, tracks: pd.Series, paired: bool) -> None:
+        track, _ = pd.factorize(tracks)
+        self.order = np.argsort(track, kind="stable")
+        self.place = np.argsort(self.order)
+        self.first, self.last = (
+            np.searchsorted(track[self.order], track, side) for side in ("left", "right")
+        )
+        several = (track >= 0) & (self.last - self.first > 1)
+        self.places = 1 + (several & paired)
+
+    def another(self, index: int, draw: np.random.Generator) -> int:
+        at = draw.integers(self.first[index], self.last[index] - 1)
+        return self.order[at + (at >= self.place[index])]
+
+
+def _shaken(boxes: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Boxes whose centre is shifted, and whose sides grow, by shares of the sides [N, 4]."""
+    sides = boxes[:, 2:]
+    centre, grown = boxes[:, :2] + sides * (0.5 + noise[:, :2]), sides * (1 + noise[:, 2:])
+    return np.concatenate([centre - grown / 2, grown], axis=1)

@@ -6,14 +6,12 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch import Tensor
 
-from amodal_pipeline.annotations import AmodalAnnotations, rle
-from amodal_pipeline.annotations.tables import boxes
-from amodal_pipeline.layers.crops import crop_image, crop_masks, paste_masks, windows
+from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.methods.c2f_seg.decoding import masked_after
 from amodal_pipeline.methods.c2f_seg.method import C2FSeg
-from amodal_pipeline.visuals.selection import half_hidden, image_of
+from amodal_pipeline.visuals.objects import Seen, caption
+from amodal_pipeline.visuals.selection import half_hidden
 from amodal_pipeline.visuals.shape_prior import shape_cell
 from amodal_pipeline.visuals.sheet import CELL, sheet
 
@@ -51,37 +49,17 @@ def decoding_sheet(model: C2FSeg, annotations: AmodalAnnotations, count: int) ->
 def _row(
     model: C2FSeg, annotations: AmodalAnnotations, record: pd.DataFrame, shown: np.ndarray
 ) -> tuple[list[Image.Image], str]:
-    pixels = image_of(annotations, record)
-    size, crop = pixels.shape[:2], model.config.crop
-    image = torch.from_numpy(pixels).permute(2, 0, 1)
-    window = windows(boxes(record["visible_box"]), size, crop)
-    visible, truth = (
-        torch.from_numpy(crop_masks(record[f"{kind}_rle"].tolist(), window, size, crop.side))
-        for kind in ("visible", "amodal")
-    )
+    seen = Seen.of(annotations, record, model.config.crop)
+    key = torch.tensor(record["instance_id"].to_numpy(np.int64))
     with torch.inference_mode():
         found = model.explain(
-            crop_image(image, window[0], crop.image_side)[None],
-            {"input": visible, "key": torch.tensor(record["instance_id"].to_numpy(np.int64))},
+            seen.crop(model.config.crop.image_side)[None], {"input": seen.visible, "key": key}
         )
-    shapes = [visible[0], *found.steps[shown.tolist(), 0]]
-    shapes += [found.amodal[0]] if model.config.refinement else []
-    cells = [shape_cell(s.float().numpy(), CELL, rim=False) for s in (*shapes, truth[0])]
-    photograph = Image.fromarray(crop_image(image, window[0], CELL).permute(1, 2, 0).numpy())
-    return [photograph, *cells], _caption(model, annotations, record, found, window, size)
-
-
-def _caption(model, annotations, record, found, window, size) -> str:
-    names = {c.id: c.name for c in annotations.metadata.categories}
-    truth = record["amodal_rle"].tolist()
-
-    def overlap(masks: Tensor) -> float:
-        return rle.pair_iou(paste_masks(masks, window, size), truth)[0]
-
-    seen = rle.pair_iou(record["visible_rle"].tolist(), truth)[0]
-    parts = [f"visible {seen:.2f}", f"coarse {overlap(found.coarse):.2f}"]
-    parts += [f"refined {overlap(found.amodal):.2f}"] if model.config.refinement else []
-    return (
-        f"{names[record['category_id'].item()]}, {record['occlusion_rate'].item():.0%} occluded, "
-        f"IoU: {', '.join(parts)}"
-    )
+    shapes = [seen.visible[0], *found.steps[shown.tolist(), 0]]
+    masks = {"coarse": found.coarse}
+    if model.config.refinement:
+        shapes.append(found.amodal[0])
+        masks["refined"] = found.amodal
+    shapes.append(seen.amodal[0])
+    cells = [shape_cell(s.float().numpy(), CELL, rim=False) for s in shapes]
+    return [seen.photograph(CELL), *cells], caption(annotations, seen, masks)

@@ -45,9 +45,9 @@ def some_objects(annotations: AmodalAnnotations, most: int, seed: int = 0) -> np
 
 
 def amodal_crops(annotations: AmodalAnnotations, rows: np.ndarray, crop: CropConfig) -> Tensor:
-    """True amodal masks as a completer sees them, around their visible boxes: bool [N, S, S]."""
+    """True amodal masks as a completer sees them in its crops: bool [N, S, S]."""
     objects, sizes = annotations.instances.iloc[rows], annotations.sizes[rows]
-    seen = windows(boxes(objects["visible_box"]), sizes, crop)
+    seen = windows(boxes(objects[f"{crop.around}_box"]), sizes, crop)
     return torch.from_numpy(crop_masks(strings(objects["amodal_rle"]), seen, sizes, crop.side))
 
 
