@@ -1,12 +1,18 @@
-"""Where the shapes come from: the parametric families, and a folder of OBJ files by category."""
+"""Where the shapes come from: the parametric families, and a folder of mesh files by category.
+
+A category is a folder of ``.obj`` or ``.off`` files, or, as ShapeNet is laid out, of one folder a
+model with ``models/model_normalized.obj``. Folders named by one of ShapeNet's class ids
+(:data:`.view_config.SYNSETS`) are the category of that name.
+"""
 
 import hashlib
 import io
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +21,7 @@ from amodal_pipeline.annotations.storage import inside, is_relative_name
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.families import FAMILIES
 from amodal_pipeline.scenes.shapes import Material, Shape, Surface, assemble
+from amodal_pipeline.scenes.view_config import SYNSETS
 
 MAX_FILE_BYTES = 16 * 2**20
 MAX_FACES = 200_000
@@ -30,6 +37,8 @@ class ShapeSource(BaseModel):
     mesh_file: str | None = None
     """Relative to the folder of meshes."""
     mesh_checksum: str | None = None
+    up: Literal["y", "z"] = "y"
+    """The axis of the mesh file that points up."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +62,17 @@ class Models:
         """
         families = tuple(FAMILIES) if config.families else ()
         folder = Path(config.meshes) if config.meshes is not None else None
-        files = _mesh_files(folder) if folder is not None else {}
-        known = [*families, *(name for name in files if name not in families)]
-        wanted = known if config.categories is None else list(config.categories)
-        unknown = [name for name in wanted if name not in known]
-        if unknown:
-            raise ValueError(f"scenes.categories: {unknown} do not exist; there are {known}")
+        files = mesh_files(folder) if folder is not None else {}
+        wanted = wanted_categories(config.categories, families, files)
         return cls(
-            tuple(wanted),
+            wanted,
             frozenset(families) & frozenset(wanted),
             folder,
-            {name: files[name] for name in wanted if name in files},
+            {
+                category: {name: mesh_checksum(folder, name) for name in files[category]}
+                for category in wanted
+                if category in files
+            },
         )
 
     def draw(self, rng: np.random.Generator) -> ShapeSource:
@@ -74,6 +83,21 @@ class Models:
             return ShapeSource(category=category, family_seed=int(rng.integers(2**53)))
         name = list(files)[rng.integers(len(files))]
         return ShapeSource(category=category, mesh_file=name, mesh_checksum=files[name])
+
+
+def wanted_categories(
+    asked: Sequence[str] | None, families: Iterable[str], files: Iterable[str]
+) -> tuple[str, ...]:
+    """The categories that are ``asked`` for, or all there are: families first.
+
+    Raises:
+        ValueError: one does not exist.
+    """
+    known = tuple(dict.fromkeys((*families, *files)))
+    unknown = [name for name in asked or () if name not in known]
+    if unknown:
+        raise ValueError(f"categories: {unknown} do not exist; there are {list(known)}")
+    return known if asked is None else tuple(asked)
 
 
 def build_shape(source: ShapeSource, folder: Path | None = None) -> Shape:
@@ -92,11 +116,11 @@ def build_shape(source: ShapeSource, folder: Path | None = None) -> Shape:
     found = mesh_checksum(folder, source.mesh_file)
     if source.mesh_checksum not in (None, found):
         raise ValueError(f"{path}: the mesh has changed since the scene was made; restore it")
-    return _cached_mesh(path, found)
+    return _cached_mesh(path, found, source.up)
 
 
 def mesh_checksum(folder: Path, name: str) -> str:
-    """SHA-256 of an OBJ file below ``folder`` and of its material files.
+    """SHA-256 of a mesh file below ``folder`` and of its material files.
 
     Raises:
         ValueError: a file is missing or too large, or a link leads out of the folder.
@@ -112,13 +136,13 @@ def mesh_checksum(folder: Path, name: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _cached_mesh(path: Path, content: str) -> Shape:
+def _cached_mesh(path: Path, content: str, up: Literal["y", "z"]) -> Shape:
     """The mesh at ``path`` while its checksum is ``content``."""
-    return load_mesh(path)
+    return load_mesh(path, up)
 
 
-def load_mesh(path: Path) -> Shape:
-    """An OBJ file (+Y up) with the diffuse colours of its material file, as a shape.
+def load_mesh(path: Path, up: Literal["y", "z"] = "y") -> Shape:
+    """An OBJ file with the diffuse colours of its material file, or an OFF file, as a shape.
 
     It is turned to +z up, centred over its base and scaled to a common size. Textures are not
     read, nor any file but ``.mtl`` files in the folder of the OBJ.
@@ -129,11 +153,12 @@ def load_mesh(path: Path) -> Shape:
     import trimesh  # a second of start-up, for loaded meshes only
 
     text = _read(path)
+    kind = path.suffix.lower()[1:]
     materials = {name: _read(path.parent / name) for name in _material_files(path, text)}
     try:
         loaded = trimesh.load(
             io.BytesIO(text),
-            file_type="obj",
+            file_type=kind,
             resolver=materials or None,
             skip_materials=not materials,
             force="scene",
@@ -142,7 +167,9 @@ def load_mesh(path: Path) -> Shape:
         )
         meshes = [(m.vertices, m.faces, _diffuse(m)) for m in loaded.geometry.values()]
     except Exception as error:  # the parser has no error type of its own
-        raise ValueError(f"{path}: not a readable OBJ mesh ({error}); mend or remove it") from error
+        raise ValueError(
+            f"{path}: not a readable {kind.upper()} mesh ({error}); mend or remove it"
+        ) from error
     faces = sum(len(f) for _, f, _ in meshes)
     if not 0 < faces <= MAX_FACES:
         raise ValueError(f"{path}: has {faces} faces, allowed are 1 to {MAX_FACES}")
@@ -154,7 +181,7 @@ def load_mesh(path: Path) -> Shape:
         vertices = np.asarray(vertices, np.float64)[used]
         if not np.isfinite(vertices).all() or np.abs(vertices).max() > 1e9:
             raise ValueError(f"{path}: a vertex is not a finite number of sensible size")
-        upright = vertices[:, [0, 2, 1]] * (1, -1, 1)
+        upright = vertices if up == "z" else vertices[:, [0, 2, 1]] * (1, -1, 1)
         surface = Surface(upright, compact.reshape(-1, 3).astype(np.int64))
         parts.append((surface, Material(colour, gloss=0.25)))
     points = np.concatenate([surface.vertices for surface, _ in parts])
@@ -167,13 +194,25 @@ def load_mesh(path: Path) -> Shape:
     return assemble((s.moved(x, y).scaled(scale, scale, scale), m) for s, m in parts)
 
 
-def _mesh_files(folder: Path) -> dict[str, dict[str, str]]:
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.obj"))
+def mesh_files(folder: Path) -> dict[str, list[str]]:
+    """The names of the mesh files of each category, relative to ``folder``.
+
+    Raises:
+        ValueError: there are none.
+    """
+    layouts = ("*/*.obj", "*/*.off", "*/*/models/model_normalized.obj")
+    names = sorted(
+        {p.relative_to(folder).as_posix() for glob in layouts for p in folder.glob(glob)}
+    )
     if not names:
-        raise ValueError(f"scenes.meshes: {folder} holds no <category>/<name>.obj")
-    files: dict[str, dict[str, str]] = {}
+        raise ValueError(
+            f"meshes: {folder} holds no <category>/<name>.obj or .off, nor "
+            "<class>/<model>/models/model_normalized.obj"
+        )
+    files: dict[str, list[str]] = {}
     for name in names:
-        files.setdefault(name.split("/")[0], {})[name] = mesh_checksum(folder, name)
+        category = name.split("/")[0]
+        files.setdefault(SYNSETS.get(category, category), []).append(name)
     return files
 
 
@@ -188,6 +227,8 @@ def _read(path: Path) -> bytes:
 
 
 def _material_files(path: Path, text: bytes) -> list[str]:
+    if path.suffix.lower() != ".obj":
+        return []
     names = [
         name.decode("utf-8", "replace") for name in re.findall(rb"(?m)^mtllib[ \t]+(\S+)", text)
     ]

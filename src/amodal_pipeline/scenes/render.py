@@ -5,14 +5,14 @@ every pixel centre against each object alone, which gives its amodal mask and de
 :func:`render_colour` casts against all of them together, with shadows and smoothed edges.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from amodal_pipeline.scenes.camera import Camera
-from amodal_pipeline.scenes.rays import Caster
+from amodal_pipeline.scenes.rays import Caster, Hits
 from amodal_pipeline.scenes.shading import Surfaces, Surroundings, dot, light, linear, sky, to_bytes
 from amodal_pipeline.scenes.shapes import Shape
 
@@ -147,6 +147,49 @@ def render_colour(
     return to_bytes(colour)
 
 
+@dataclass(frozen=True)
+class Cutout:
+    """One object without its surroundings, on white.
+
+    ``pixels`` uint8 [H, W, 4], sRGB blended with white, and the share of the pixel that is covered;
+    ``mask`` bool [H, W], what the ray through the pixel's centre hits: the amodal mask.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray
+
+
+def render_cutouts(
+    placed: PlacedShape, shots: Sequence[tuple[Camera, Surroundings]]
+) -> Iterator[Cutout]:
+    """Pictures of one object that floats in white space, without shadows.
+
+    Every pixel is sampled at its centre and at four places around it.
+    """
+    tracer = None
+    for camera, surroundings in shots:
+        # Face tables and the acceleration structure depend on the object only.
+        tracer = tracer or _Tracer([placed], camera, surroundings, shadows=False)
+        tracer.camera, tracer.surroundings = camera, surroundings
+        left, top, right, bottom = camera.projected_box(placed.vertices)
+        rows, columns = np.mgrid[top:bottom, left:right] + 0.5
+        offsets = np.array([(0, 0), *_SUBPIXELS])[:, :, None, None]
+        at = np.stack([columns, rows]) + offsets
+        light, hit = tracer.trace_meshes(at[:, 0].ravel(), at[:, 1].ravel())
+        hit = hit.reshape(len(offsets), *rows.shape)
+        light = np.minimum(light, 4).reshape(*hit.shape, 3).sum(axis=0)
+        covered = hit.mean(axis=0, dtype=np.float32)[..., None]
+        colour = to_bytes(light / np.maximum(hit.sum(axis=0), 1)[..., None].astype(np.float32))
+        pixels = np.full((camera.height, camera.width, 4), 255, np.uint8)
+        pixels[..., 3] = 0
+        mask = np.zeros((camera.height, camera.width), bool)
+        window = slice(top, bottom), slice(left, right)
+        blended = np.round(covered * colour + (1 - covered) * 255).astype(np.uint8)
+        pixels[window] = np.concatenate([blended, np.round(255 * covered).astype(np.uint8)], 2)
+        mask[window] = hit[0]
+        yield Cutout(pixels, mask)
+
+
 def _edges(picture: np.ndarray) -> np.ndarray:
     """Pixels that differ clearly from one of their four neighbours, bool [H, W]."""
     values = picture.astype(np.int16)
@@ -225,22 +268,12 @@ class _Tracer:
         on_stage = np.flatnonzero(np.isfinite(stage))
         in_sky = np.flatnonzero(~np.isfinite(distance) & ~np.isfinite(stage))
         if len(on_object):
-            face = self.face_start[hits.mesh[on_object]] + hits.face[on_object]
-            u, v = hits.u[on_object], hits.v[on_object]
-            local = _interpolated(self.corner_points[face], u, v)
-            normal = _interpolated(self.corner_normals[face], u, v)
-            points = eye + distance[on_object, None] * directions[on_object]
+            toward = directions[on_object]
+            points = eye + distance[on_object, None] * toward
             near_ground = np.clip(points[:, 2] / 0.25, 0, 1)
             open_share = 0.6 + 0.4 * near_ground * (2 - near_ground)
-            colour[on_object] = self._light(
-                points,
-                local,
-                self.material_of_face[face],
-                normal,
-                directions[on_object],
-                open_share,
-                light_points,
-                phase[on_object],
+            colour[on_object] = self._light_meshes(
+                hits, on_object, points, toward, open_share, light_points, phase[on_object]
             )
         if len(on_stage):
             wall = to_wall[on_stage] < to_ground[on_stage]
@@ -272,6 +305,47 @@ class _Tracer:
         if len(in_sky):
             colour[in_sky] = sky(directions[in_sky], self.surroundings)
         return colour
+
+    def trace_meshes(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Linear RGB [N, 3] of the objects alone at pixel positions [N], 0 off them, and whether
+        they are hit, bool [N]."""
+        directions = self.camera.directions(columns, rows)
+        eye = self.camera.position.astype(np.float32)
+        hits = self.caster.cast(eye, directions)
+        hit = np.isfinite(hits.distance)
+        at = np.flatnonzero(hit)
+        colour = np.zeros((len(hit), 3), np.float32)
+        if len(at):
+            points = eye + hits.distance[at, None] * directions[at]
+            full = np.ones(len(at), np.float32)
+            colour[at] = self._light_meshes(
+                hits, at, points, directions[at], full, (0, 1, 2, 3), np.zeros_like(full)
+            )
+        return colour, hit
+
+    def _light_meshes(
+        self,
+        hits: Hits,
+        at: np.ndarray,
+        points: np.ndarray,
+        directions: np.ndarray,
+        open_share: np.ndarray,
+        light_points: tuple[int, ...],
+        phase: np.ndarray,
+    ) -> np.ndarray:
+        """Linear RGB of the hits at positions ``at``, which lie at ``points``."""
+        face = self.face_start[hits.mesh[at]] + hits.face[at]
+        u, v = hits.u[at], hits.v[at]
+        return self._light(
+            points,
+            _interpolated(self.corner_points[face], u, v),
+            self.material_of_face[face],
+            _interpolated(self.corner_normals[face], u, v),
+            directions,
+            open_share,
+            light_points,
+            phase,
+        )
 
     def _light(
         self,

@@ -15,6 +15,7 @@ from amodal_pipeline.pipelines.prepare.sources import (
     AuditConfig,
     ComposedPhotographs,
     RenderedScenes,
+    RenderedViews,
     Source,
 )
 from amodal_pipeline.pipelines.progress import progress
@@ -64,6 +65,18 @@ def prepare_split(
                 from amodal_pipeline.scenes.dataset import render_split
 
                 return render_split(
+                    rendered.config,
+                    split,
+                    getattr(rendered, split),
+                    images_folder,
+                    workers,
+                    on_progress,
+                    dataset,
+                )
+            case RenderedViews() as rendered:
+                from amodal_pipeline.scenes.views import render_views
+
+                return render_views(
                     rendered.config,
                     split,
                     getattr(rendered, split),

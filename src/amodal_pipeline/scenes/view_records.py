@@ -1,0 +1,257 @@
+"""What is written of the views of an object, and the table that the records of a split make.
+
+Pictures lie in ``<split>/<object>/<view>.png`` and their record in ``<split>/<object>.json``,
+where the object is its number in the split.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
+from amodal_pipeline.annotations.storage import replacing
+from amodal_pipeline.annotations.validation import Finding
+from amodal_pipeline.scenes.models import ShapeSource
+from amodal_pipeline.scenes.occluders import occlude
+from amodal_pipeline.scenes.render import Cutout
+from amodal_pipeline.scenes.view_config import OcclusionConfig
+
+_STEP = 1000  # image ids per object
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Viewpoint(_Record):
+    """Where a picture was taken from; angles in degrees, the distance to the object's middle."""
+
+    azimuth: float
+    elevation: float
+    distance: float
+    field_of_view: float
+
+
+class ArchiveSource(_Record):
+    """An object that others rendered: its place in their file."""
+
+    category: str
+    file: str
+    position: int
+
+
+class Occluder(_Record):
+    """What was pasted in front: a view of ``source``, scaled, perhaps flipped from left to right,
+    with its upper left corner at ``corner`` (row, column)."""
+
+    source: ShapeSource | ArchiveSource
+    viewpoint: Viewpoint
+    scale: float
+    flipped: bool
+    corner: tuple[int, int]
+    mask_rle: str
+
+
+class View(_Record):
+    """One picture; ``wanted`` tells whether it was to be occluded."""
+
+    number: int
+    viewpoint: Viewpoint
+    amodal_rle: str
+    visible_rle: str
+    wanted: bool
+    occluder: Occluder | None
+
+
+class ObjectViews(_Record):
+    """All pictures of an object."""
+
+    fingerprint: str
+    split: str
+    index: int
+    source: ShapeSource | ArchiveSource
+    image_size: tuple[int, int]
+    """Height and width."""
+    pictures_checksum: str
+    """SHA-256 over the files, in the order of ``views``."""
+    views: tuple[View, ...]
+
+
+Candidate = tuple[ShapeSource | ArchiveSource, Viewpoint, Cutout]
+
+
+def existing(target: Path, split: str, index: int, fingerprint: str) -> ObjectViews | None:
+    """The record of an object that is there, whole, and made in the same way."""
+    try:
+        record = ObjectViews.model_validate_json((target / f"{index:06d}.json").read_bytes())
+        pictures = [(target / _name(index, v.number)).read_bytes() for v in record.views]
+    except (OSError, ValidationError):
+        return None
+    same = (record.fingerprint, record.split, record.index) == (fingerprint, split, index)
+    return record if same and record.pictures_checksum == _checksum(pictures) else None
+
+
+def write_object(
+    target: Path,
+    split: str,
+    index: int,
+    fingerprint: str,
+    source: ShapeSource | ArchiveSource,
+    seen: Sequence[tuple[int, Viewpoint, Cutout]],
+    candidates: Sequence[Candidate],
+    config: OcclusionConfig,
+    rng: np.random.Generator,
+) -> ObjectViews:
+    """Occlude some views of an object and write them below ``target``, the record last.
+
+    Args:
+        target: the folder of the split.
+        fingerprint: of all that decides the pictures.
+        seen: number, viewpoint and picture of each view.
+        candidates: what may be pasted in front.
+    """
+    pictures, views = [], []
+    for number, viewpoint, cutout in seen:
+        wanted = bool(candidates) and bool(cutout.mask.any()) and rng.uniform() < config.occluded
+        occlusion = occlude(cutout, [c[2] for c in candidates], config, rng) if wanted else None
+        masks, pixels, occluder = [cutout.mask, cutout.mask], cutout.pixels, None
+        if occlusion is not None:
+            masks, pixels = [cutout.mask, occlusion.visible, occlusion.occluder], occlusion.pixels
+        counts = rle.encode(np.stack(masks))
+        if occlusion is not None:
+            of, seen_from, _ = candidates[occlusion.candidate]
+            occluder = Occluder(
+                source=of,
+                viewpoint=seen_from,
+                scale=occlusion.scale,
+                flipped=occlusion.flipped,
+                corner=occlusion.corner,
+                mask_rle=counts[2],
+            )
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "PNG", compress_level=4)
+        pictures.append(data.getvalue())
+        views.append(
+            View(
+                number=number,
+                viewpoint=viewpoint,
+                amodal_rle=counts[0],
+                visible_rle=counts[1],
+                wanted=wanted,
+                occluder=occluder,
+            )
+        )
+    record = ObjectViews(
+        fingerprint=fingerprint,
+        split=split,
+        index=index,
+        source=source,
+        image_size=seen[0][2].mask.shape,
+        pictures_checksum=_checksum(pictures),
+        views=tuple(views),
+    )
+    with replacing(target / f"{index:06d}") as folder:
+        folder.mkdir()
+        for view, picture in zip(views, pictures, strict=True):
+            (folder / f"{view.number:02d}.png").write_bytes(picture)
+    with replacing(target / f"{index:06d}.json") as path:
+        path.write_text(record.model_dump_json(indent=1))
+    return record
+
+
+def table_of(
+    records: Sequence[ObjectViews],
+    categories: Sequence[str],
+    dataset: str,
+    split: str,
+    folder: Path,
+    sources: dict[str, str],
+    rejected: Sequence[Finding] = (),
+) -> AmodalAnnotations:
+    """The table of a split, and its ``statistics.json``.
+
+    Of every picture one object counts; its ``track_id`` is its number in the split. The occluder
+    is an instance with ``ignore``, whose amodal mask is what is seen of it, and in front.
+    """
+    ids = {name: k + 1 for k, name in enumerate(categories)}
+    images: dict[str, list] = {k: [] for k in ("image_id", "file_name", "height", "width")}
+    rows: list[dict] = []
+    order: list[dict] = []
+    for record in records:
+        for view in record.views:
+            image_id = _STEP * record.index + view.number
+            height, width = record.image_size
+            name = f"{split}/{_name(record.index, view.number)}"
+            for column, value in zip(images, (image_id, name, height, width), strict=True):
+                images[column].append(value)
+            counted = {
+                "instance_id": 2 * image_id + 1,
+                "image_id": image_id,
+                "category_id": ids[record.source.category],
+                "amodal_rle": view.amodal_rle,
+                "visible_rle": view.visible_rle,
+                "track_id": record.index,
+                "ignore": False,
+            }
+            rows.append(counted)
+            if view.occluder is not None:
+                front = {
+                    "instance_id": 2 * image_id + 2,
+                    "category_id": ids[view.occluder.source.category],
+                    "amodal_rle": view.occluder.mask_rle,
+                    "visible_rle": view.occluder.mask_rle,
+                    "track_id": None,
+                    "ignore": True,
+                }
+                rows.append(counted | front)
+                pair = {"occluder_id": front["instance_id"], "occludee_id": counted["instance_id"]}
+                order.append({"image_id": image_id, **pair})
+    table = build(
+        dataset=dataset,
+        split=split,
+        categories=[Category(id=id_, name=name) for name, id_ in ids.items()],
+        image_root=str(folder),
+        images=images,
+        instances={column: [row[column] for row in rows] for column in rows[0]} if rows else {},
+        order={column: [pair[column] for pair in order] for column in order[0]} if order else None,
+        sources=sources,
+        file=dataset,
+        rejected=rejected,
+    )
+    with replacing(folder / split / "statistics.json") as path:
+        path.write_text(json.dumps(_statistics(table, records), indent=2))
+    return table
+
+
+def _statistics(table: AmodalAnnotations, records: Iterable[ObjectViews]) -> dict:
+    """What was made, over the objects that count; rates and shares are in 0 to 1."""
+    counted = table.instances[~table.instances["ignore"]]
+    rate = counted["occlusion_rate"].to_numpy(dtype=np.float64)
+    occluded = rate > 0
+    numbers = counted.groupby("category_id")["track_id"].nunique()
+    views = [view for record in records for view in record.views]
+    return {
+        "images": len(table.images),
+        "objects": int(counted["track_id"].nunique()),
+        "share_occluded": float(occluded.mean()),
+        "mean_occlusion_rate": float(rate.mean()),
+        "mean_occlusion_rate_of_occluded": float(rate[occluded].mean()) if occluded.any() else 0.0,
+        "nothing_fitted": sum(view.wanted and view.occluder is None for view in views),
+        "objects_by_category": {
+            c.name: int(numbers.get(c.id, 0)) for c in table.metadata.categories
+        },
+    }
+
+
+def _name(index: int, number: int) -> str:
+    return f"{index:06d}/{number:02d}.png"
+
+
+def _checksum(pictures: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(p).digest() for p in pictures)).hexdigest()
