@@ -128,10 +128,27 @@ TINY_METHODS = {
         "refinement": False,
     },
 }
+TINY_A3D = {
+    "name": "a3d",
+    "crop": {"around": "amodal", "enlarge": 1.0, "clipped": False, "side": 20, "image_side": 20},
+    "channels": [8, 8, 8],
+    "hidden": [16],
+    "code": 12,
+    "decoder": [16],
+    "subdivisions": 1,
+    "refinement_channels": 4,
+}
+TINY_COMPLETERS = {
+    "a3d": TINY_A3D,
+    "a3d_softras": {**TINY_A3D, "camera": "softras", "fitted": True},
+    "a3d_without_parts": {**TINY_A3D, "mesh": False, "refinement": False},
+}
 
 
 def tiny_method(name: str):
     """The configuration of a method small enough to train in a test."""
+    if name in TINY_COMPLETERS:
+        return MethodConfig.model_validate(TINY_COMPLETERS[name]).root
     head = {"convolutions": 2, "channels": 16, "class_agnostic": name.endswith("class_agnostic")}
     values = TINY_METHODS[name]
     if values["name"] != "sln":

@@ -12,7 +12,8 @@ from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.data import sample
 from amodal_pipeline.training.inference import predict
 from amodal_pipeline.training.loop import train
-from tests.conftest import TINY_METHODS, tiny_method, tiny_training
+from amodal_pipeline.training.objects import ObjectBatches
+from tests.conftest import TINY_COMPLETERS, TINY_METHODS, tiny_method, tiny_training
 
 CATEGORIES = (Category(id=1, name="red"), Category(id=2, name="blue"))
 
@@ -53,6 +54,26 @@ def test_forward_backward_save_load(name, shapes, tmp_path):
         for own, other in zip(model(images), loaded(images), strict=True):
             assert own.keys() == other.keys()
             assert all(torch.equal(own[k], other[k]) for k in own)
+
+
+@pytest.mark.parametrize("name", TINY_COMPLETERS)
+def test_completer_forward_backward_save_load(name, shapes, tmp_path):
+    torch.manual_seed(0)
+    model = methods.build(tiny_method(name), classes=2).train()
+    batch = ObjectBatches(shapes, model.config.crop, 4, 0)[0]
+    losses = model(batch.images, batch.targets)
+    assert all(v.ndim == 0 and torch.isfinite(v) for v in losses.values())
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+    checkpoint_of(model).save(tmp_path)
+    loaded = methods.load(tmp_path)
+    assert loaded.categories == CATEGORIES
+    model.eval()
+    with torch.no_grad():
+        own, other = model(batch.images, batch.targets), loaded(batch.images, batch.targets)
+    assert own.keys() == other.keys()
+    assert all(torch.equal(own[k], other[k]) for k in own)
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "orcnn", "vrsp_without_prior", "sln_with_classes"])
@@ -164,8 +185,8 @@ def test_unknown_keys_and_values_are_refused():
 def test_orcnn_heads_start_from_the_one_head_of_mask_rcnn():
     source = methods.build(tiny_method("mask_rcnn"), classes=2)
     model = methods.build(tiny_method("orcnn"), classes=2)
-    counts = start_from(model, CATEGORIES, checkpoint_of(source))
-    assert counts["fresh"] == 0
+    reuse = start_from(model, CATEGORIES, checkpoint_of(source))
+    assert reuse.fresh == 0
     ours, theirs = model.state_dict(), source.state_dict()
     for head in ("amodal_head", "visible_head"):
         for name, value in theirs.items():
@@ -182,8 +203,8 @@ def test_start_matches_categories_by_name():
         Category(id=8, name="blue"),
         Category(id=9, name="red"),
     )
-    counts = start_from(target, categories, checkpoint_of(source))
-    assert counts["partly"] == 6
+    reuse = start_from(target, categories, checkpoint_of(source))
+    assert reuse.partly == 6 and reuse.categories == {"blue": "blue", "red": "red"}
     own, other = target.state_dict(), source.state_dict()
     logits = "detector.roi_heads.box_predictor.cls_score.weight"
     assert torch.equal(own[logits][0], other[logits][0])  # background

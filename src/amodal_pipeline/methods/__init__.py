@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from amodal_pipeline.methods.configs import (
+    A3DConfig,
     AnyMethod,
     C2FSegConfig,
     MaskRCNNConfig,
@@ -54,6 +55,10 @@ def build(config: AnyMethod, classes: int) -> nn.Module:
             from amodal_pipeline.methods.order_net import OrderNet
 
             return OrderNet(config)
+        case A3DConfig():
+            from amodal_pipeline.methods.a3d.method import A3D
+
+            return A3D(config, classes)
     raise TypeError(f"{type(config).__name__} is not the configuration of a method")
 
 

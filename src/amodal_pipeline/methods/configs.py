@@ -407,6 +407,22 @@ class A3DConfig(Strict):
     flatten: float = Field(5e-4, ge=0)
     cross_view: bool = True
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "A3DConfig":
+        if self.crop.side != self.crop.image_side:
+            raise ValueError(
+                f"a3d sees image and masks as one: crop.side {self.crop.side} and crop.image_side "
+                f"{self.crop.image_side} must be the same"
+            )
+        if self.fitted and not self.mesh:
+            raise ValueError("fitted=true has no effect without mesh")
+        if self.fitted and (self.crop.square or self.crop.around != "amodal"):
+            raise ValueError(
+                'fitted=true needs windows that amodal boxes fill: crop.around="amodal", '
+                "crop.square=false"
+            )
+        return self
+
 
 AnyMethod = (
     MaskRCNNConfig
@@ -421,6 +437,18 @@ AnyMethod = (
 
 # Methods that complete objects whose visible masks are known, in place of finding objects.
 COMPLETERS: tuple[type[Strict], ...] = (C2FSegConfig, A3DConfig)
+
+
+def job_name(method: AnyMethod) -> str:
+    """The job that trains a method, which is the name of its folder and of its results.
+
+    It is the method's, but for Mask R-CNN on visible masks within amodal boxes: that is no baseline
+    but A3D's stage one.
+    """
+    match method:
+        case MaskRCNNConfig(boxes="amodal", masks="visible"):
+            return "mask_rcnn_visible"
+    return method.name
 
 
 class MethodConfig(RootModel[Annotated[AnyMethod, Field(discriminator="name")]]):

@@ -8,17 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal_pipeline.annotations import rle
-from amodal_pipeline.layers.crops import crop_image, crop_masks, paste_masks, windows
 from amodal_pipeline.layers.encoder import Encoder
 from amodal_pipeline.layers.masks import mask_loss
+from amodal_pipeline.methods import completer
 from amodal_pipeline.methods.c2f_seg.decoding import Decoding, decode, drawn, masked_in_training
 from amodal_pipeline.methods.c2f_seg.refinement import Refined, Refinement
 from amodal_pipeline.methods.c2f_seg.tokenizer import Tokenizer
 from amodal_pipeline.methods.c2f_seg.transformer import MaskTransformer
 from amodal_pipeline.methods.configs import C2FSegConfig
-
-_AT_ONCE = 32  # objects of an image completed at once: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -98,61 +95,15 @@ class C2FSeg(nn.Module):
         decided = decoding.decided.float().mean(dim=2)
         return Completion(steps, decided, steps[-1], found.amodal, found.visible)
 
-    @torch.inference_mode()
-    def complete(self, image: np.ndarray | Tensor, visible_mask: np.ndarray | Tensor) -> np.ndarray:
-        """Amodal masks of objects of one image, in evaluation mode.
-
-        Args:
-            image: uint8 array [H, W, 3] or tensor [3, H, W], RGB.
-            visible_mask: [H, W], or [N, H, W] for several objects; not 0 where an object is seen.
-                What is drawn at random for an object is seeded by its position, from 1.
-
-        Returns:
-            bool array of the shape of ``visible_mask``; an object of which nothing is seen stays
-            empty.
-
-        Raises:
-            ValueError: image and mask do not fit together, or the model is in training mode.
-        """
-        if self.training:
-            raise ValueError("the model is in training mode: call eval() on it first")
-        # A copy: views that run backwards (BGR to RGB) are no tensors.
-        pixels = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image.cpu()
-        if isinstance(image, np.ndarray) and pixels.ndim == 3:
-            pixels = pixels.permute(2, 0, 1)
-        given = torch.as_tensor(visible_mask).cpu().numpy() != 0
-        size = tuple(pixels.shape[1:])
-        if (
-            pixels.ndim != 3
-            or pixels.shape[0] != 3
-            or pixels.dtype != torch.uint8
-            or given.ndim not in (2, 3)
-        ):
-            raise ValueError(
-                "complete takes an image uint8 [H, W, 3] (array) or [3, H, W] (tensor) and a mask "
-                f"[H, W] or [N, H, W], not {pixels.dtype} {list(np.shape(image))} and "
-                f"{list(given.shape)}"
-            )
-        if given.shape[-2:] != size:
-            raise ValueError(f"the image is of {size} pixels, the mask of {given.shape[-2:]}")
-        result = np.zeros((given.size // max(size[0] * size[1], 1), *size), bool)
-        seen = np.flatnonzero(given.reshape(-1, *size).any(axis=(1, 2)))
-        for start in range(0, len(seen), _AT_ONCE):
-            own = seen[start : start + _AT_ONCE]
-            counts = rle.encode(given.reshape(-1, *size)[own])
-            result[own] = self._complete(pixels, counts, own, size)
-        return result.reshape(given.shape)
-
-    def _complete(
-        self, pixels: Tensor, counts: list[str], keys: np.ndarray, size: tuple[int, int]
+    def complete(
+        self,
+        image: np.ndarray | Tensor,
+        visible_mask: np.ndarray | Tensor,
+        amodal_boxes: np.ndarray | Tensor | None = None,
     ) -> np.ndarray:
-        crop, device = self.config.crop, self.transformer.position.device
-        corners = windows(rle.box(counts, size), size, crop)
-        images = torch.stack([crop_image(pixels, c, crop.image_side) for c in corners])
-        masks = torch.from_numpy(crop_masks(counts, corners, size, crop.side))
-        targets = {"input": masks.to(device), "key": torch.from_numpy(keys + 1).to(device)}
-        found = self(images.to(device), targets)["amodal_masks"]
-        return rle.decode(paste_masks(found, corners, size), size)
+        """Amodal masks of objects of one image, in evaluation mode: see
+        :func:`~amodal_pipeline.methods.completer.complete`."""
+        return completer.complete(self, image, visible_mask, amodal_boxes)
 
     def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         config = self.config

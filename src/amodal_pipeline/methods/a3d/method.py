@@ -1,0 +1,216 @@
+"""A3D: "2D Amodal Instance Segmentation Guided by 3D Shape Prior", ECCV 2022.
+
+Its supplement was never public: what the text leaves open follows SoftRas (Liu et al., ICCV 2019)
+and SMR (Hu et al., CVPR 2021), which it builds on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amodal_pipeline.layers.cameras import PRESETS, Viewpoints, fit, project, viewpoints_of
+from amodal_pipeline.layers.meshes import MeshLosses, icosphere
+from amodal_pipeline.layers.soft_rasterizer import silhouettes
+from amodal_pipeline.methods import completer
+from amodal_pipeline.methods.configs import A3DConfig
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What A3D makes of N objects.
+
+    ``vertices`` float32 [N, V, 3] in the units of the camera preset, and ``viewpoints`` they are
+    seen from; None without a mesh. ``coarse`` and ``amodal`` [N, S, S] of 0–1: the silhouette and
+    what the refinement makes of it, the same without one. ``categories`` [N, classes]:
+    probabilities.
+    """
+
+    vertices: Tensor | None
+    viewpoints: Viewpoints | None
+    coarse: Tensor
+    amodal: Tensor
+    categories: Tensor
+
+
+class A3D(nn.Module):
+    """A sphere is bent to the shape of the object, rendered from an estimated viewpoint to the
+    coarse mask, and that is refined beside image and visible mask.
+
+    In training ``model(images, targets)`` gives named losses, in evaluation {"amodal_masks": float
+    [N, S, S] of 0–1}.
+
+    Images are crops of objects, uint8 (or 0–1) [N, 3, S, S]; the networks see them as 0–1, as
+    SoftRas' and SMR's do. Targets in training: "input" (the visible mask that is given), "amodal"
+    and "visible" (the true ones), uint8 [N, S, S]; "labels" int64 [N], from 1; "aspect" float32
+    [N, 2], width and height of the window over the longer of them; "partner" int64 [N], the
+    position in the batch of another view of the same object, -1 where there is none. In evaluation:
+    "input" and, with a mesh, "aspect".
+
+    ``faces`` int64 [F, 3] are those of every mesh. In evaluation an object's mask does not depend
+    on the others.
+    """
+
+    def __init__(self, config: A3DConfig, classes: int) -> None:
+        super().__init__()
+        self.config, self.side = config, config.crop.side
+        self.encoder = _encoder(config, config.code)
+        self.category_logits = nn.Linear(config.code, classes)
+        if config.mesh:
+            self.preset = PRESETS[config.camera]
+            sphere = icosphere(config.subdivisions)
+            vertices = torch.as_tensor(sphere.vertices) * self.preset.radius
+            self.register_buffer("sphere", vertices.float(), persistent=False)
+            self.register_buffer("faces", torch.as_tensor(sphere.faces), persistent=False)
+            self.mesh_losses = MeshLosses(self.faces, len(vertices))
+            self.viewpoint = _encoder(config, 4)
+        outputs = self.sphere.numel() if config.mesh else self.side**2
+        self.decoder = _fully_connected([config.code, *config.decoder, outputs])
+        if config.refinement:
+            self.refinement = _refinement(config.refinement_channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):  # He's, sec. 3.7
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # The first mesh is nearly the sphere, the first mask of a decoder without one undecided.
+        nn.init.normal_(self.decoder[-1].weight, std=1e-3)
+
+    def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.training:
+            return self._losses(images, targets)
+        return {"amodal_masks": self.explain(images, targets).amodal}
+
+    def explain(self, images: Tensor, targets: dict[str, Tensor]) -> Reconstruction:
+        """Mesh, viewpoint and masks of objects, in evaluation mode; takes what evaluation takes."""
+        seen = self._seen(images, targets)
+        code = self.encoder(seen)
+        vertices, viewpoints, coarse = self._coarse(code, seen, targets)
+        amodal = self._refined(coarse, seen).sigmoid() if self.config.refinement else coarse
+        categories = self.category_logits(code).float().softmax(dim=1)
+        return Reconstruction(vertices, viewpoints, coarse, amodal, categories)
+
+    def complete(
+        self,
+        image: np.ndarray | Tensor,
+        visible_mask: np.ndarray | Tensor,
+        amodal_boxes: np.ndarray | Tensor | None = None,
+    ) -> np.ndarray:
+        """Amodal masks of objects of one image, in evaluation mode: see
+        :func:`~amodal_pipeline.methods.completer.complete`."""
+        return completer.complete(self, image, visible_mask, amodal_boxes)
+
+    def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        config = self.config
+        seen, truth = self._seen(images, targets), targets["amodal"].float()
+        code = self.encoder(seen)
+        vertices, viewpoints, coarse = self._coarse(code, seen, targets)
+        overlaps = [soft_iou(coarse, truth)]
+        own = (targets["partner"] >= 0).nonzero().squeeze(1)
+        if config.mesh and config.cross_view and len(own):
+            # SoftRas' multi-view loss; there, viewpoints are known.
+            other = targets["partner"][own]
+            crossed = self._rendered(
+                vertices[own],
+                Viewpoints(
+                    viewpoints.elevation[other],
+                    viewpoints.azimuth[other],
+                    viewpoints.distance[other],
+                ),
+                targets["aspect"][other],
+            )
+            overlaps.append(soft_iou(crossed, truth[other]))
+        losses = {"loss_coarse_mask": 1 - torch.cat(overlaps).mean()}  # eq. 1
+        if config.refinement:
+            weights = torch.where(targets["visible"] > 0, 1.0, config.hidden_weight)
+            edge = F.binary_cross_entropy_with_logits(self._refined(coarse, seen), truth, weights)
+            losses["loss_edge"] = config.edge_weight * edge  # eq. 2
+        if config.class_weight:
+            category = F.cross_entropy(self.category_logits(code).float(), targets["labels"] - 1)
+            losses["loss_category"] = config.class_weight * category
+        if config.mesh and config.laplacian:
+            losses["loss_laplacian"] = config.laplacian * self.mesh_losses.laplacian(vertices)
+        if config.mesh and config.flatten:
+            losses["loss_flatten"] = config.flatten * self.mesh_losses.flatten(vertices)
+        return losses
+
+    def _seen(self, images: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        """What the networks see, float [N, 4, S, S] of 0–1."""
+        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        return torch.cat([images, targets["input"][:, None].float()], dim=1)
+
+    def _coarse(
+        self, code: Tensor, seen: Tensor, targets: dict[str, Tensor]
+    ) -> tuple[Tensor | None, Viewpoints | None, Tensor]:
+        """Vertices, viewpoints, and the coarse mask [N, S, S] of 0–1."""
+        # A vertex in bf16 may be off by a quarter of a pixel.
+        with torch.autocast(code.device.type, enabled=False):
+            decoded = self.decoder(code.float())
+        if not self.config.mesh:
+            return None, None, decoded.unflatten(1, (self.side, self.side)).sigmoid()
+        offsets = self.preset.radius * decoded.unflatten(1, self.sphere.shape).tanh()
+        vertices = self.sphere + offsets
+        viewpoints = viewpoints_of(self.viewpoint(seen).float(), self.preset)
+        return vertices, viewpoints, self._rendered(vertices, viewpoints, targets["aspect"])
+
+    def _rendered(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
+        """Silhouettes [N, S, S] of 0–1 in windows of any aspect."""
+        config = self.config
+        with torch.autocast(vertices.device.type, enabled=False):
+            screen = project(vertices, viewpoints, self.preset.field_of_view, aspect)
+            if config.fitted:
+                screen = fit(screen, 1 / config.crop.enlarge)
+            return silhouettes(screen, self.faces, self.side, config.sigma)
+
+    def _refined(self, coarse: Tensor, seen: Tensor) -> Tensor:
+        """Logits [N, S, S] (sec. 3.5)."""
+        return self.refinement(torch.cat([coarse[:, None], seen], dim=1)).float().squeeze(1)
+
+
+def soft_iou(masks: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union of masks of 0–1, [N] of masks [N, S, S], as SoftRas has it."""
+    intersection = (masks * truth).sum(dim=(1, 2))
+    union = (masks + truth - masks * truth).sum(dim=(1, 2))
+    return intersection / union.clamp(min=1e-6)
+
+
+def _encoder(config: A3DConfig, outputs: int) -> nn.Sequential:
+    """Crops [N, 4, S, S] to ``outputs`` numbers (sec. 3.3, 3.4), with the convolutions of SMR."""
+    blocks = [
+        nn.Sequential(
+            nn.Conv2d(before, after, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        )
+        for before, after in pairwise((4, *config.channels))
+    ]
+    side = config.crop.side
+    for _ in config.channels:
+        side = -(-side // 2)
+    widths = [config.channels[-1] * side**2, *config.hidden, outputs]
+    return nn.Sequential(*blocks, nn.Flatten(), _fully_connected(widths))
+
+
+def _fully_connected(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def _refinement(channels: int) -> nn.Sequential:
+    """Three blocks conv-bn-relu (sec. 3.5) and, as the last has a ReLU, a convolution to logits."""
+    blocks = [
+        nn.Sequential(
+            nn.Conv2d(before, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        for before in (5, channels, channels)
+    ]
+    return nn.Sequential(*blocks, nn.Conv2d(channels, 1, 1))

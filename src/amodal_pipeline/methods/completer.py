@@ -1,0 +1,118 @@
+"""Completing objects of one image with a completer in memory: no table, no file."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amodal_pipeline.annotations import rle
+from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, paste_masks, windows
+
+_AT_ONCE = 32  # objects of an image completed at once: bounds the memory
+
+
+@torch.inference_mode()
+def complete(
+    model: nn.Module,
+    image: np.ndarray | Tensor,
+    visible_mask: np.ndarray | Tensor,
+    amodal_boxes: np.ndarray | Tensor | None = None,
+) -> np.ndarray:
+    """Amodal masks of objects of one image.
+
+    Args:
+        model: a completer in evaluation mode; ``model.config.crop`` says what it sees of an object.
+        image: uint8 array [H, W, 3] or tensor [3, H, W], RGB.
+        visible_mask: [H, W], or [N, H, W] for several objects; not 0 where an object is seen. What
+            is drawn at random for an object is seeded by its position, from 1.
+        amodal_boxes: [4], or [N, 4] for several objects, (x, y, width, height) in pixels; of a
+            model that crops around amodal boxes only. That of an object of which nothing is seen is
+            not looked at.
+
+    Returns:
+        bool array of the shape of ``visible_mask``; an object of which nothing is seen stays empty.
+
+    Raises:
+        ValueError: image, mask and boxes do not fit together or to the model, a box has no area
+            or is beyond the image, or the model is in training mode.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call eval() on it first")
+    # A copy: views that run backwards (BGR to RGB) are no tensors.
+    pixels = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image.cpu()
+    if isinstance(image, np.ndarray) and pixels.ndim == 3:
+        pixels = pixels.permute(2, 0, 1)
+    given = torch.as_tensor(visible_mask).cpu().numpy() != 0
+    size = tuple(pixels.shape[1:])
+    if (
+        pixels.ndim != 3
+        or pixels.shape[0] != 3
+        or pixels.dtype != torch.uint8
+        or given.ndim not in (2, 3)
+    ):
+        raise ValueError(
+            "complete takes an image uint8 [H, W, 3] (array) or [3, H, W] (tensor) and a mask "
+            f"[H, W] or [N, H, W], not {pixels.dtype} {list(np.shape(image))} and "
+            f"{list(given.shape)}"
+        )
+    if given.shape[-2:] != size:
+        raise ValueError(f"the image is of {size} pixels, the mask of {given.shape[-2:]}")
+    masks = given.reshape(given.size // max(size[0] * size[1], 1), *size)
+    seen = np.flatnonzero(masks.any(axis=(1, 2)))
+    boxes = _boxes(model, amodal_boxes, given.shape[:-2], size, seen)
+    result = np.zeros_like(masks)
+    for start in range(0, len(seen), _AT_ONCE):
+        own = seen[start : start + _AT_ONCE]
+        counts = rle.encode(masks[own])
+        around = rle.box(counts, size) if boxes is None else boxes[own]
+        result[own] = _completed(model, pixels, counts, around, own + 1)
+    return result.reshape(given.shape)
+
+
+def _boxes(
+    model: nn.Module,
+    amodal_boxes: np.ndarray | Tensor | None,
+    objects: tuple[int, ...],
+    size: tuple[int, int],
+    seen: np.ndarray,
+) -> np.ndarray | None:
+    """The boxes to crop around, [N, 4]; None where these are the visible masks' own."""
+    name = type(model).__name__
+    if model.config.crop.around == "visible":
+        if amodal_boxes is not None:
+            raise ValueError(f"this {name} crops around visible masks: leave amodal_boxes out")
+        return None
+    if amodal_boxes is None:
+        raise ValueError(
+            f"this {name} crops around amodal boxes: give amodal_boxes [N, 4] (x, y, width, "
+            "height), as a detector with amodal boxes finds them"
+        )
+    boxes = torch.as_tensor(amodal_boxes).cpu().numpy().astype(np.float64)
+    if boxes.shape != (*objects, 4):
+        raise ValueError(f"amodal_boxes are {list(boxes.shape)}, not {[*objects, 4]}, one a mask")
+    boxes = boxes.reshape(-1, 4)
+    within = (boxes[:, :2] < size[::-1]) & (boxes[:, :2] + boxes[:, 2:] > 0) & (boxes[:, 2:] > 0)
+    wrong = ~(within & np.isfinite(boxes[:, 2:])).all(axis=1)[seen]
+    if wrong.any():
+        first = seen[wrong][0]
+        raise ValueError(
+            f"amodal_boxes[{first}] is {boxes[first].tolist()}: give (x, y, width, height) in "
+            f"pixels, a part of it within the image of {size} (height, width)"
+        )
+    return boxes
+
+
+def _completed(
+    model: nn.Module, pixels: Tensor, counts: list[str], boxes: np.ndarray, keys: np.ndarray
+) -> np.ndarray:
+    crop, size = model.config.crop, tuple(pixels.shape[1:])
+    device = next(model.parameters()).device
+    corners = windows(boxes, size, crop)
+    images = torch.stack([crop_image(pixels, c, crop.image_side) for c in corners])
+    targets = {
+        "input": torch.from_numpy(crop_masks(counts, corners, size, crop.side)),
+        "key": torch.from_numpy(keys),
+        "aspect": aspects(corners),
+    }
+    on_device = {name: values.to(device) for name, values in targets.items()}
+    found = model(images.to(device), on_device)["amodal_masks"]
+    return rle.decode(paste_masks(found, corners, size), size)
