@@ -6,22 +6,34 @@ pixel's centre from the border of the triangle, + inside and - outside; the silh
 """
 
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from amodal_pipeline.layers import soft_rasterizer_kernels as kernels
 from amodal_pipeline.layers.cameras import NEAR
 from amodal_pipeline.layers.meshes import full_precision
 
 NEGLIGIBLE = 1e-10
 REACH = math.log(1 / NEGLIGIBLE - 1)  # d² / sigma at which a face is negligible
 FARTHEST = 1e6  # of a corner from the centre of the window; its square is still a float32
+PIECE = 1 << 19  # pairs of face and pixel that are in memory at once, outside of compiled loops
 
 
 def silhouettes(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
-    """Soft silhouettes, [N, side, side] in 0-1; see :func:`silhouettes_reference`."""
-    return silhouettes_reference(screen, faces, side, sigma)
+    """Soft silhouettes, [N, side, side] in 0-1, as :func:`silhouettes_reference` tells.
+
+    A face is compared only with the pixels near it, and nothing is kept for the gradient but the
+    result: on the CPU in compiled loops, the same bit for bit every time; elsewhere with tensors.
+    """
+    path = COMPILED if screen.device.type == "cpu" else PAIRS
+    return rasterize(path, screen, faces, side, sigma)
 
 
 def silhouettes_reference(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
@@ -60,6 +72,153 @@ def coverage_reference(screen: Tensor, faces: Tensor, points: Tensor, sigma: flo
     x = torch.where(within, square, -square) / sigma
     logs = torch.where(counted[..., None] & (x >= -REACH), F.logsigmoid(-x), 0)
     return -torch.expm1(logs.sum(dim=1))
+
+
+class Path(NamedTuple):
+    """One way to compute silhouettes and their gradient.
+
+    ``outside(screen, faces, side, sigma)``: prod_j (1 - D_j), [N, side, side].
+    ``gradient(screen, faces, sigma, weights)``: of the sum of ``weights`` [N, side, side] times
+    -log(outside), [N, V, 3].
+    """
+
+    outside: Callable[[Tensor, Tensor, int, float], Tensor]
+    gradient: Callable[[Tensor, Tensor, float, Tensor], Tensor]
+
+
+def rasterize(path: Path, screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
+    """:func:`silhouettes` by the path :data:`PAIRS` or :data:`COMPILED`."""
+    return _Silhouettes.apply(path, full_precision(screen), faces, side, sigma)
+
+
+class _Silhouettes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, path: Path, screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
+        outside = path.outside(screen, faces, side, sigma)
+        ctx.path, ctx.sigma = path, sigma
+        ctx.save_for_backward(screen, faces, outside)
+        return 1 - outside
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple:
+        screen, faces, outside = ctx.saved_tensors
+        # d S / d x_j = (1 - S) D_j, x_j = ± d² / sigma.
+        return None, ctx.path.gradient(screen, faces, ctx.sigma, gradient * outside), *[None] * 3
+
+
+class _Near(NamedTuple):
+    """Pairs [K] of a face and a pixel near it."""
+
+    pixel: Tensor  # counted through all meshes, row by row
+    start: Tensor  # vertex where the nearest edge begins, counted through all meshes
+    end: Tensor  # and where it ends
+    share: Tensor  # of the way along that edge, 0-1, at which it is nearest to the pixel
+    across: tuple[Tensor, Tensor]  # x and y from there to the pixel
+    x: Tensor  # ± d² / sigma; -inf where the face is negligible
+
+
+def _near(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Iterator[_Near]:
+    """All pairs that are not negligible, and some that are, :data:`PIECE` at a time."""
+    corners = screen[:, faces]
+    seen = faces_seen(corners).flatten()
+    flat = corners.flatten(0, 1)[seen, :, :2]  # [T, 3, 2]
+    first_vertex = torch.arange(len(screen), device=faces.device) * screen.shape[1]
+    vertices = (first_vertex[:, None, None] + faces).flatten(0, 1)[seen]
+    mesh = torch.arange(len(seen), device=faces.device)[seen] // max(len(faces), 1)
+
+    radius = math.sqrt(REACH * sigma)
+    low, high = flat.amin(dim=1) - radius, flat.amax(dim=1) + radius
+    first = ((low + 1) * side / 2 - 0.5).ceil().clamp(0, side).long()
+    extent = ((high + 1) * side / 2 - 0.5).floor().clamp(-1, side - 1).long() + 1 - first
+    count = extent.clamp(min=0).prod(dim=1)
+    ends = count.cumsum(dim=0)
+    centres = pixel_centres(side, screen)
+    total = int(count.sum())
+    for begin in range(0, total, PIECE):
+        size = min(PIECE, total - begin)
+        here = ends.clamp(begin, begin + size) - (ends - count).clamp(begin, begin + size)
+        face = torch.repeat_interleave(here, output_size=size)
+        number = begin + torch.arange(size, device=face.device) - (ends - count)[face]
+        width = extent[face, 0]
+        row = first[face, 1] + number // width
+        column = first[face, 0] + number % width
+
+        a_x, a_y = flat[face].unbind(dim=2)  # [K, 3 edges]
+        edge_x, edge_y = a_x.roll(-1, 1) - a_x, a_y.roll(-1, 1) - a_y
+        arm_x, arm_y = centres[column, None] - a_x, centres[row, None] - a_y
+        length = edge_x * edge_x + edge_y * edge_y
+        share = (arm_x * edge_x + arm_y * edge_y) / torch.where(length > 0, length, 1)
+        share = share.clamp(0, 1)
+        across_x, across_y = arm_x - share * edge_x, arm_y - share * edge_y
+        square, edge = (across_x * across_x + across_y * across_y).min(dim=1, keepdim=True)
+        cross = edge_x * arm_y - edge_y * arm_x
+        within = (cross > 0).all(dim=1) | (cross < 0).all(dim=1)
+        x = torch.where(within, square[:, 0], -square[:, 0]) / sigma
+        ids = vertices[face]
+        yield _Near(
+            pixel=(mesh[face] * side + row) * side + column,
+            start=ids.gather(1, edge)[:, 0],
+            end=ids.gather(1, (edge + 1) % 3)[:, 0],
+            share=share.gather(1, edge)[:, 0],
+            across=(across_x.gather(1, edge)[:, 0], across_y.gather(1, edge)[:, 0]),
+            x=torch.where(x >= -REACH, x, -math.inf),
+        )
+
+
+def _outside_of_pairs(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
+    logs = screen.new_zeros(len(screen) * side * side)
+    for near in _near(screen, faces, side, sigma):
+        logs.index_add_(0, near.pixel, F.logsigmoid(-near.x))
+    return logs.exp().reshape(-1, side, side)
+
+
+def _gradient_of_pairs(screen: Tensor, faces: Tensor, sigma: float, weights: Tensor) -> Tensor:
+    gradient = torch.zeros_like(screen).flatten()
+    for near in _near(screen, faces, weights.shape[1], sigma):
+        # The nearest point moves along the edge too, which does not change the distance.
+        pull = weights.flatten()[near.pixel] * near.x.sigmoid() * -2 * near.x.sign() / sigma
+        for axis, across in enumerate(near.across):
+            gradient.index_add_(0, 3 * near.start + axis, pull * (1 - near.share) * across)
+            gradient.index_add_(0, 3 * near.end + axis, pull * near.share * across)
+    return gradient.reshape(screen.shape)
+
+
+def _compiled_outside(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
+    outside = screen.new_empty(len(screen), side, side)
+    _share_out(kernels.cover, screen, faces, sigma, [outside])
+    return outside
+
+
+def _compiled_gradient(screen: Tensor, faces: Tensor, sigma: float, weights: Tensor) -> Tensor:
+    gradient = torch.zeros_like(screen, memory_format=torch.contiguous_format)
+    _share_out(kernels.pull, screen, faces, sigma, [weights, gradient])
+    return gradient
+
+
+def _share_out(
+    kernel: Callable, screen: Tensor, faces: Tensor, sigma: float, others: list[Tensor]
+) -> None:
+    """Call a kernel with equal shares of the meshes in as many threads as PyTorch is given."""
+    threads = max(1, min(torch.get_num_threads(), len(screen)))
+    arrays = [tensor.detach().contiguous().numpy() for tensor in (screen, *others)]
+    numbers = faces.contiguous().numpy()
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < screen.shape[1]:
+        raise IndexError(f"faces name vertices that are not among the {screen.shape[1]}")
+
+    def work(i: int) -> None:
+        some, *rest = (np.array_split(array, threads)[i] for array in arrays)
+        kernel(some, numbers, sigma, REACH, NEAR, FARTHEST, *rest)
+
+    if threads == 1:
+        work(0)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+
+
+PAIRS = Path(_outside_of_pairs, _gradient_of_pairs)
+COMPILED = Path(_compiled_outside, _compiled_gradient)
 
 
 def pixel_centres(side: int, like: Tensor) -> Tensor:
