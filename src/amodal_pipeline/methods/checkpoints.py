@@ -70,6 +70,20 @@ class Familiarity(BaseModel):
     limit: float
 
 
+@dataclass(frozen=True)
+class Reuse:
+    """What a method took from the checkpoint that it started from.
+
+    How many tensors were ``copied``, copied ``partly`` (the rows of some categories) or left
+    ``fresh``; ``categories``: those with rows of the checkpoint's, by the name they have there.
+    """
+
+    copied: int
+    partly: int
+    fresh: int
+    categories: dict[str, str]
+
+
 class MethodCard(BaseModel):
     """What a checkpoint is: the method, what it was trained on, and with which code."""
 
@@ -83,6 +97,7 @@ class MethodCard(BaseModel):
     git_revision: str = "unknown"
     versions: dict[str, str] = {}
     familiarity: Familiarity | None = None
+    reuse: Reuse | None = None
 
 
 @dataclass(frozen=True)

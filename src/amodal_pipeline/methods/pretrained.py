@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from pydantic import BaseModel
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods import build
-from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.checkpoints import Checkpoint, Reuse
 
 logger = logging.getLogger(__name__)
 
@@ -35,37 +36,55 @@ def without_download(config: BaseModel) -> BaseModel:
 
 
 def start_from(
-    model: nn.Module, categories: tuple[Category, ...], checkpoint: Checkpoint
-) -> dict[str, int]:
+    model: nn.Module,
+    categories: tuple[Category, ...],
+    checkpoint: Checkpoint,
+    category_names: Mapping[str, str] = MappingProxyType({}),
+) -> Reuse:
     """Copy into ``model`` what a checkpoint of this or another method has for it.
 
     A tensor is taken by its name, or by the name that ``model.pretrained_names`` gives (ORCNN's two
     heads come from Mask R-CNN's one). Where the last layers have one row a category, rows are
     matched by category name; categories that the checkpoint does not know keep their fresh rows.
 
-    Returns:
-        How many tensors were "copied", copied "partly" (some categories), or left "fresh".
+    Args:
+        model: with fresh weights.
+        categories: its own, in the order of its rows.
+        checkpoint: to start from.
+        category_names: what a category is called in the checkpoint, where it is called otherwise.
 
     Raises:
-        ValueError: the two have nothing in common.
+        ValueError: the two have nothing in common; or ``category_names`` names a category that
+            there is none of.
     """
     names: Mapping[str, str] = getattr(model, "pretrained_names", {})
+    own_names = [c.name for c in categories]
     source_names = [c.name for c in checkpoint.card.categories]
-    rows = [
-        (i, source_names.index(c.name)) for i, c in enumerate(categories) if c.name in source_names
-    ]
+    for known, wanted, whose in (
+        (own_names, category_names.keys(), "the data set"),
+        (source_names, category_names.values(), "the pretrained checkpoint"),
+    ):
+        if strangers := sorted(set(wanted) - set(known)):
+            raise ValueError(
+                f"the categories to start from name {', '.join(strangers)}, which {whose} does not "
+                f"have: take from {', '.join(known)}"
+            )
+    matched = [category_names.get(name, name) for name in own_names]
+    rows = [(i, source_names.index(n)) for i, n in enumerate(matched) if n in source_names]
     state, counts = model.state_dict(), {"copied": 0, "partly": 0, "fresh": 0}
+    same_categories, by_category = matched == source_names, False
     for name, tensor in state.items():
         source = checkpoint.weights.get(_source_name(name, names, checkpoint.weights))
-        same_categories = [c.name for c in categories] == source_names
         if source is None or source.ndim != tensor.ndim:
             counts["fresh"] += 1
         elif source.shape == tensor.shape and (same_categories or not _by_category(name)):
             state[name] = source
             counts["copied"] += 1
+            by_category |= _by_category(name) and tensor.ndim > 1
         elif _by_category(name) and source.shape[1:] == tensor.shape[1:] and rows:
             state[name] = _copy_rows(name, tensor, source, rows)
             counts["partly"] += 1
+            by_category |= tensor.ndim > 1  # biases alone are no categories
         else:
             counts["fresh"] += 1
     if counts["copied"] == 0:
@@ -83,13 +102,13 @@ def start_from(
         len(categories),
         counts["fresh"],
     )
-    return counts
+    reused = {own_names[own]: source_names[other] for own, other in rows if by_category}
+    return Reuse(**counts, categories=reused)
 
 
 def _by_category(name: str) -> bool:
-    return any(part in name for part in ("cls_score", "bbox_pred", "mask_fcn_logits")) and (
-        "rpn" not in name
-    )
+    layers = ("cls_score", "bbox_pred", "mask_fcn_logits", "category_logits")
+    return any(part in name for part in layers) and "rpn" not in name
 
 
 def _source_name(name: str, aliases: Mapping[str, str], weights: Mapping[str, Tensor]) -> str:
@@ -106,6 +125,8 @@ def _copy_rows(name: str, tensor: Tensor, source: Tensor, rows: list[tuple[int, 
     if "mask_fcn_logits" in name:
         if len(tensor) == 1 or len(source) == 1:  # class-agnostic on either side
             return source.clone() if source.shape == tensor.shape else result
+        width, background = 1, 0
+    elif "category_logits" in name:
         width, background = 1, 0
     else:
         width, background = (4 if "bbox_pred" in name else 1), 1

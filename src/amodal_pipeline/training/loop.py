@@ -87,6 +87,7 @@ def fingerprint(
     pretrained: Checkpoint | None = None,
     components: Mapping[str, Component] = MappingProxyType({}),
     detected: Predictions | None = None,
+    pretrained_categories: Mapping[str, str] = MappingProxyType({}),
 ) -> Fingerprint:
     """What decides the weights: configuration, data, the start, and parts that are finished."""
     return Fingerprint.of(
@@ -94,6 +95,11 @@ def fingerprint(
         **(
             {"detected": detected.metadata.checkpoint}
             if detected and len(detected.predictions)
+            else {}
+        ),
+        **(
+            {"pretrained_categories": pretrained_categories}
+            if pretrained and pretrained_categories
             else {}
         ),
         model=method.model_dump(),
@@ -110,6 +116,7 @@ def train(
     folder: Path,
     *,
     pretrained: Checkpoint | None = None,
+    pretrained_categories: Mapping[str, str] = MappingProxyType({}),
     components: Mapping[str, Component] = MappingProxyType({}),
     detected: Predictions | None = None,
     restart: bool = False,
@@ -127,6 +134,8 @@ def train(
         annotations: the training split.
         folder: where the state lives.
         pretrained: a checkpoint to start from (see :func:`~..methods.pretrained.start_from`).
+        pretrained_categories: what a category is called in that checkpoint, where it is called
+            otherwise.
         components: finished parts by the name of the module they are put in.
         detected: what a detector has found in the training split, for a completer that learns
             from predicted visible masks too.
@@ -137,7 +146,8 @@ def train(
         DivergedError: a loss became NaN or infinite; names the images of the batch.
         ValueError: ``config.frozen`` or a stage names no parameter, or leaves none to train.
         OSError: the disk is full; the state before is intact.
-        ValueError: the method uses a shape prior, and ``components`` has none.
+        ValueError: the method uses a shape prior, and ``components`` has none; or there is nothing
+            to start from in ``pretrained``.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -145,7 +155,9 @@ def train(
     folder = Path(folder)
     history = folder / "history.jsonl"
     _check_prior(method, components)
-    mark = fingerprint(method, config, annotations, pretrained, components, detected)
+    mark = fingerprint(
+        method, config, annotations, pretrained, components, detected, pretrained_categories
+    )
     if restart:
         remove_states(folder)
         history.unlink(missing_ok=True)
@@ -162,8 +174,8 @@ def train(
     torch.manual_seed(config.seed)
     categories = annotations.metadata.categories
     model = build(without_download(method) if card else method, len(categories))
-    if pretrained and not card:
-        start_from(model, categories, pretrained)
+    # Again where a training goes on: its weights are loaded over these, but the card says it.
+    reuse = start_from(model, categories, pretrained, pretrained_categories) if pretrained else None
     for name, component in components.items() if not card else ():
         model.get_submodule(name).load_state_dict(component.weights)
     model.train()
@@ -216,6 +228,7 @@ def train(
             git_revision=git_revision(),
             versions=versions(),
             familiarity=familiarity(plain, annotations) if hasattr(plain, "detector") else None,
+            reuse=reuse,
         ),
         weights_of(plain),
     )
