@@ -24,7 +24,7 @@ ui: env  ## compare runs, at http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 test: env
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 lint: env
 	$(BIN)/ruff check .

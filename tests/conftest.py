@@ -1,5 +1,10 @@
 """Small data and small networks that many tests share."""
 
+import os
+
+# Before torch is there: tests run in a process a core, whose threads would stand in line.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import numpy as np
