@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.layers.configs import CropConfig
-from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
+from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, windows
 
 
 def test_windows_grow_around_the_centre_of_their_box():
@@ -19,6 +19,13 @@ def test_windows_grow_around_the_centre_of_their_box():
     square = windows(boxes, size, CropConfig(clipped=False, square=True), np.array([1.0, 1.5]))
     assert square.tolist() == [[10, 18, 18, 26], [-7.5, -17.5, 37.5, 27.5]]
     assert windows(np.zeros((0, 4)), size, free).shape == (0, 4)
+
+
+def test_aspects_are_sides_over_the_longer():
+    found = aspects(np.array([[1.0, 2, 5, 4], [-3, -3, 0, 9], [0, 0, 7, 7]]))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[1, 0.5], [0.25, 1], [1, 1]]
+    assert aspects(np.zeros((0, 4))).shape == (0, 2)
 
 
 def enclosing(height, width):

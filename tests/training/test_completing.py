@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from amodal_pipeline import methods
 from amodal_pipeline.annotations import Category, build, rle
 from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.layers.configs import CropConfig
@@ -20,8 +21,9 @@ from amodal_pipeline.methods.baselines import convex_hull, visible_mask
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
 from amodal_pipeline.training import completing
-from amodal_pipeline.training.completing import complete, true_objects
+from amodal_pipeline.training.completing import complete, estimate_boxes, true_objects
 from amodal_pipeline.training.configs import InferenceConfig
+from tests.conftest import tiny_method
 
 CPU = InferenceConfig(workers=0, device="cpu")
 
@@ -304,3 +306,74 @@ def test_an_object_without_an_amodal_box_is_refused(rectangles):
     found = run(Full(AMODAL), dataclasses.replace(objects, predictions=table)).predictions
     assert found["amodal_rle"].iloc[0] == nothing
     assert (rle.area(found["amodal_rle"].tolist()[1:]) > 0).all()
+
+
+def stage_one(*names, wider=()):
+    """A detector that makes boxes so many times as wide and high as it is given, by category."""
+    model = methods.build(tiny_method("mask_rcnn"), len(names))
+    predictor = model.detector.roi_heads.box_predictor.bbox_pred
+    nn.init.zeros_(predictor.weight)
+    nn.init.zeros_(predictor.bias)
+    weights = model.detector.roi_heads.box_coder.weights
+    for label, factors in enumerate(wider, start=1):
+        for axis, factor in enumerate(factors, start=2):
+            predictor.bias.data[4 * label + axis] = weights[axis] * np.log(factor)
+    model.categories = tuple(Category(id=50 + i, name=name) for i, name in enumerate(names))
+    return model
+
+
+def grown(truth, factors):
+    """Visible boxes grown around their centres, cut off at the image, at least as large."""
+    tight = boxes(truth.instances["visible_box"]).astype(float)
+    centre = tight[:, :2] + tight[:, 2:] / 2
+    half = tight[:, 2:] * np.maximum(factors, 1) / 2
+    corner, opposite = np.maximum(centre - half, 0), np.minimum(centre + half, truth.sizes[:, ::-1])
+    return np.concatenate([corner, opposite - corner], axis=1)
+
+
+def test_a_box_head_estimates_amodal_boxes_from_visible_ones(rectangles):
+    # The doors are 4, the walls 2; the detector knows them by name, in another order.
+    model = stage_one("window", "wall", "door", wider=[(9, 9), (2, 0.5), (1, 3)])
+    objects, steps = true_objects(rectangles), []
+    config = CPU.model_copy(update={"batch_size": 3})
+    found = estimate_boxes(model, objects, config, lambda *step: steps.append(step))
+    walls = (rectangles.instances["category_id"] == 2).to_numpy()[:, None]
+    expected = grown(rectangles, np.where(walls, (2, 0.5), (1, 3)))
+    assert np.abs(boxes(found.predictions["amodal_box"]) - expected).max() < 1e-3
+    assert steps == [(6, 8), (8, 8)]
+    others = [name for name in objects.predictions.columns if name != "amodal_box"]
+    assert found.predictions[others].equals(objects.predictions[others])
+    assert found.metadata == objects.metadata
+    run(Full(AMODAL), found)  # which has what it needs
+    # One that knows a single category takes everything for it.
+    found = estimate_boxes(stage_one("object", wider=[(2, 2)]), objects, CPU)
+    assert np.abs(boxes(found.predictions["amodal_box"]) - grown(rectangles, 2)).max() < 1e-3
+
+
+def test_what_cannot_be_seen_gets_no_box(rectangles):
+    objects = true_objects(rectangles)
+    table = objects.predictions.copy()
+    nothing = rle.encode(np.zeros((1, 40, 50), np.uint8))[0]
+    table["visible_rle"] = [nothing, nothing, *table["visible_rle"][2:]]
+    model = stage_one("wall", "door", wider=[(2, 2), (2, 2)])
+    some = dataclasses.replace(objects, predictions=table)
+    found = boxes(estimate_boxes(model, some, CPU).predictions["amodal_box"])
+    assert np.isnan(found[:2]).all()
+    assert np.abs(found[2:] - grown(rectangles, 2)[2:]).max() < 1e-3
+    none = dataclasses.replace(objects, predictions=table.iloc[:0])
+    assert len(estimate_boxes(model, none, CPU).predictions) == 0
+
+
+def test_detectors_that_cannot_estimate_boxes_are_refused(rectangles):
+    objects = true_objects(rectangles)
+    with pytest.raises(ValueError, match=r"category 'wall', which mask_rcnn .* \(window, door\)"):
+        estimate_boxes(stage_one("window", "door"), objects, CPU)
+    for name in ("mask_rcnn_visible", "sln"):
+        model = methods.build(tiny_method(name), 2)
+        with pytest.raises(ValueError, match="cannot estimate amodal boxes"):
+            estimate_boxes(model, objects, CPU)
+    table = objects.predictions.assign(visible_rle=[None] * 8)
+    with pytest.raises(ValueError, match="8 of 8 predictions of 'truth' have no visible mask"):
+        estimate_boxes(
+            stage_one("wall", "door"), dataclasses.replace(objects, predictions=table), CPU
+        )

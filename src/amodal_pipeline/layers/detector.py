@@ -225,6 +225,27 @@ class BoxDetector(nn.Module):
             )
         return found
 
+    def regress(
+        self, images: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What the box head makes of known boxes [N, 4], as if they were proposals, in evaluation
+        mode: boxes [N, 4] for objects of the classes ``labels`` [N] (1-based), within the image.
+
+        Boxes are (x1, y1, x2, y2) in pixels of the images as they are given.
+        """
+        batch = self.batch(images)
+        factors = [
+            own.new_tensor([w / image.shape[-1], h / image.shape[-2]] * 2)
+            for own, image, (h, w) in zip(boxes, images, batch.sizes, strict=True)
+        ]
+        scaled = [own * factor for own, factor in zip(boxes, factors, strict=True)]
+        _, deltas = self._box_head(batch, scaled)
+        found = self.roi_heads.box_coder.decode(deltas, scaled).split([len(b) for b in boxes])
+        return [
+            clip_boxes_to_image(own[torch.arange(len(own)), label], size) / factor
+            for own, label, size, factor in zip(found, labels, batch.sizes, factors, strict=True)
+        ]
+
     def suppress(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """The detections of an image that are left when each hides those of its class that overlap
         it and have a lower score; the best of them. Whatever else is in ``found`` goes along."""

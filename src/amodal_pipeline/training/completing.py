@@ -1,10 +1,12 @@
 """Running a trained completer over known objects: true ones, those of a detector, or a user's."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,10 @@ from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, fr
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import visible_masks, with_amodal
+from amodal_pipeline.methods.configs import SLNConfig
 from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
+from amodal_pipeline.training.inference import Images
 from amodal_pipeline.training.objects import boxes_around
 
 
@@ -116,6 +120,97 @@ def complete(
             on_progress(done, objects.count)
     made = {"method": method, "variant": variant, "seed": seed, "checkpoint": checkpoint}
     return with_amodal(predictions, amodal, made)
+
+
+def estimate_boxes(
+    stage_one: nn.Module,
+    predictions: Predictions,
+    config: InferenceConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """The objects of ``predictions`` with the amodal boxes that a detector estimates for them.
+
+    The detector sees each image once, and its box head is given the boxes of the visible masks in
+    place of proposals; what it makes of one, as an object of that category, is united with it. An
+    object of which nothing is seen has no box.
+
+    Args:
+        stage_one: a trained detector with amodal boxes and a box head, as
+            :func:`~amodal_pipeline.methods.load` gives it. Categories are matched by name; one that
+            knows a single category takes all objects for it.
+        predictions: with visible masks: true objects, or a user's.
+        config: how to run it.
+        on_progress: called with (done, all) objects that have a visible part.
+
+    Raises:
+        ValueError: a prediction has no visible mask, or is of a category that the detector does not
+            know; the detector has no such boxes; or an image cannot be read.
+    """
+    if isinstance(stage_one.config, SLNConfig) or stage_one.box_kind != "amodal":
+        raise ValueError(
+            f"{stage_one.config.name} cannot estimate amodal boxes of known objects: take a "
+            "detector with a box head that regresses amodal ones (mask_rcnn, orcnn, vrsp)"
+        )
+    visible_masks(predictions, "an amodal box")
+    table, visible = predictions.predictions, boxes_around(predictions, "visible")
+    seen = np.flatnonzero(~np.isnan(visible[:, 0]))
+    labels = _labels(stage_one, predictions, seen)
+    tight = np.concatenate([visible[:, :2], visible[:, :2] + visible[:, 2:]], axis=1)
+    image_ids = table["image_id"].to_numpy(dtype=np.int64)
+    of_image = {
+        image_id: seen[at]
+        for image_id, at in pd.Series(seen).groupby(image_ids[seen]).indices.items()
+    }
+    device = resolve_device(config.device)
+    bf16 = wants_bfloat16(config.precision, device)
+    stage_one = stage_one.to(device).eval()
+    loader = DataLoader(
+        Images(
+            predictions.images[predictions.images["image_id"].isin(of_image)],
+            predictions.metadata.image_root,
+        ),
+        batch_size=config.batch_size,
+        num_workers=config.workers,
+        collate_fn=list,
+    )
+    amodal, done = tight.copy(), 0
+    for batch in loader:
+        rows = [of_image[image_id] for image_id, _ in batch]
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16) if bf16 else nullcontext(),
+        ):
+            found = stage_one.detector.regress(
+                [image.to(device) for _, image in batch],
+                [torch.from_numpy(tight[own]).float().to(device) for own in rows],
+                [torch.from_numpy(labels[own]).to(device) for own in rows],
+            )
+        own, corners = np.concatenate(rows), torch.cat(found).cpu().numpy()
+        amodal[own, :2] = np.minimum(tight[own, :2], corners[:, :2])
+        amodal[own, 2:] = np.maximum(tight[own, 2:], corners[:, 2:])
+        done += len(own)
+        if on_progress:
+            on_progress(done, len(seen))
+    columns = {name: table[name] for name in table.columns}
+    columns["amodal_box"] = np.concatenate([amodal[:, :2], amodal[:, 2:] - amodal[:, :2]], axis=1)
+    return dataclasses.replace(predictions, predictions=frame(PREDICTIONS, columns))
+
+
+def _labels(stage_one: nn.Module, predictions: Predictions, seen: np.ndarray) -> np.ndarray:
+    """The 1-based class that each object has for a detector, int64 [N]; 0 where nothing is seen."""
+    known = [category.name for category in stage_one.categories]
+    names = {category.id: category.name for category in predictions.metadata.categories}
+    labels = np.zeros(len(predictions.predictions), np.int64)
+    categories = predictions.predictions["category_id"].to_numpy(dtype=np.int64)[seen]
+    for category in np.unique(categories):
+        name = names[int(category)]
+        if len(known) > 1 and name not in known:
+            raise ValueError(
+                f"objects are of the category {name!r}, which {stage_one.config.name} does not "
+                f"know ({', '.join(known)}): take a detector that was trained on it"
+            )
+        labels[seen[categories == category]] = 1 if len(known) == 1 else known.index(name) + 1
+    return labels
 
 
 @dataclass(frozen=True)

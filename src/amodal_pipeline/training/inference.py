@@ -26,7 +26,9 @@ from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 KINDS = ("amodal", "visible", "invisible")
 
 
-class _Images(Dataset):
+class Images(Dataset):
+    """Images of a table, in its order: image_id and uint8 [3, H, W]."""
+
     def __init__(self, images: pd.DataFrame, root: str) -> None:
         self.images, self.root = images, root
 
@@ -60,7 +62,7 @@ def predict(
     bf16 = wants_bfloat16(config.precision, device)
     model = model.to(device).eval()
     loader = DataLoader(
-        _Images(images, metadata.image_root),
+        Images(images, metadata.image_root),
         batch_size=config.batch_size,
         num_workers=config.workers,
         collate_fn=list,
