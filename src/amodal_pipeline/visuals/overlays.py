@@ -67,7 +67,7 @@ def draw_objects(
         stripes = part.hidden * np.maximum(WASH, STRIPE * _stripes(part, stroke, slant=i % 2))
         _blend(picture, part, stripes, colours[i])
     for i, part in zip(drawn, parts, strict=True):
-        _blend(picture, part, _outline(part.amodal, stroke), colours[i])
+        _blend(picture, part, outline(part.amodal, stroke), colours[i])
     picture = picture.round().clip(0, 255).astype(np.uint8)
     if labels is None:
         return picture
@@ -251,7 +251,7 @@ def _stripes(part: _Part, stroke: float, slant: int) -> np.ndarray:
     return np.clip(0.21 * period - from_middle + 0.5, 0, 1)
 
 
-def _outline(mask: np.ndarray, stroke: float) -> np.ndarray:
+def outline(mask: np.ndarray, stroke: float) -> np.ndarray:
     """Opacity 0–1 of a line of ``stroke`` pixels along the inside of the mask's edge."""
     if mask.size == 0:
         return mask.astype(np.float32)

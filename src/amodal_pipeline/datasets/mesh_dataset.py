@@ -1,0 +1,45 @@
+"""Reconstructed meshes in the catalog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import TablePreview
+
+if TYPE_CHECKING:
+    from amodal_pipeline.visuals.meshes import MeshTable
+
+
+class MeshDataset(AbstractDataset["MeshTable", pd.DataFrame]):
+    """A folder of Wavefront OBJ files with ``index.csv``, replaced as a whole; loaded is the index,
+    whose column ``file`` names them."""
+
+    def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> pd.DataFrame:
+        path = self._filepath / "index.csv"
+        try:
+            return pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{path} cannot be read ({error}): train the method again, or draw it anew"
+            ) from error
+
+    def save(self, data: MeshTable) -> None:
+        data.save(self._filepath)
+
+    def preview(self, nrows: int = 20) -> TablePreview:
+        """The first meshes, for Kedro-Viz."""
+        index = self.load().head(nrows)
+        return index.astype(object).where(index.notna(), "").to_dict(orient="split")
+
+    def _exists(self) -> bool:
+        return (self._filepath / "index.csv").exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

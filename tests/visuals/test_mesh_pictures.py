@@ -1,0 +1,236 @@
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import trimesh
+from hypothesis import given
+from hypothesis import strategies as st
+from kedro.io import DatasetError
+
+from amodal_pipeline import methods
+from amodal_pipeline.datasets import MeshDataset
+from amodal_pipeline.layers.cameras import Viewpoints, project
+from amodal_pipeline.layers.meshes import icosphere
+from amodal_pipeline.methods.configs import A3DConfig
+from amodal_pipeline.visuals import geometry, meshes, shading
+from amodal_pipeline.visuals.selection import half_hidden
+from amodal_pipeline.visuals.sheet import CELL
+from tests.conftest import tiny_method
+
+STEP = 120  # a cell and its gap
+TOP = 24 + 56  # above the first row
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    config = A3DConfig.model_validate(tiny_method("a3d").model_dump() | changes)
+    model = methods.build(config, classes=2).eval()
+    # Bumps, as a trained one has.
+    torch.nn.init.normal_(model.decoder[-1].weight, std=0.05)
+    return model
+
+
+def cells_of(page, columns, row=0):
+    pixels = np.asarray(page)[TOP + row * (CELL + 30) :][:CELL, 24 : 24 + columns * STEP]
+    return pixels.reshape(CELL, columns, STEP, 3)[:, :, :CELL].swapaxes(0, 1)
+
+
+def nearest_reference(screen, faces, side):
+    """One pixel and one face at a time."""
+    found = np.full((side, side), -1)
+    for r in range(side):
+        for c in range(side):
+            x, y, nearest = (2 * c + 1) / side - 1, (2 * r + 1) / side - 1, math.inf
+            for index, face in enumerate(faces):
+                matrix = np.vstack([screen[face, :2].T, np.ones(3)])
+                if (screen[face, 2] <= 0).any() or abs(np.linalg.det(matrix)) < 1e-12:
+                    continue
+                weights = np.linalg.solve(matrix, [x, y, 1])
+                depth = 1 / (weights / screen[face, 2]).sum()
+                if (weights >= 0).all() and depth < nearest:
+                    found[r, c], nearest = index, depth
+    return found
+
+
+@given(st.integers(0, 10_000))
+def test_the_nearest_face_of_each_pixel(seed):
+    random = np.random.default_rng(seed)
+    screen = random.normal(0, random.choice([0.3, 1, 4]), (9, 3))
+    screen[:, 2] = random.uniform(-0.5, 5, 9)  # some behind the camera
+    corners = np.array(list(combinations(range(9), 3)))
+    faces = random.permuted(random.choice(corners, 7, replace=False), axis=1)
+    faces = np.concatenate([[[0, 0, 1], [2, 2, 2]], faces])  # no triangles
+    found, weights = shading.nearest_faces(screen, faces, (6, 6))
+    np.testing.assert_array_equal(found.reshape(6, 6), nearest_reference(screen, faces, 6))
+    hit = found >= 0
+    places = np.einsum("pc,pcd->pd", weights[hit], screen[faces[found[hit]], :2])
+    centres = (2 * np.stack(np.divmod(np.flatnonzero(hit), 6)[::-1], axis=1) + 1) / 6 - 1
+    np.testing.assert_allclose(places, centres, atol=1e-9)
+
+
+def test_memory_is_bounded_and_nothing_changes_by_it(monkeypatch):
+    screen = np.random.default_rng(0).uniform(-1, 1, (60, 3)) + np.array((0, 0, 3))
+    faces = np.arange(60).reshape(20, 3)
+    whole = shading.nearest_faces(screen, faces, (40, 30))
+    monkeypatch.setattr(shading, "_PAIRS", 50)
+    for one, other in zip(whole, shading.nearest_faces(screen, faces, (40, 30)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_vertices_that_are_no_numbers_are_not_drawn():
+    screen = np.array([[-1, -1, 1], [1, -1, 1], [0, 1, 1], [np.nan, np.inf, 1]])
+    found, _ = shading.nearest_faces(screen, np.array([[0, 1, 3], [0, 1, 2]]), (8, 8))
+    assert set(found) == {-1, 1}
+
+
+def picture_of_sphere(lamp, faces=None, size=(64, 64)):
+    sphere = icosphere(3)
+    ahead = Viewpoints(*(torch.tensor([v]) for v in (0.0, 0.0, 4.0)))
+    screen = project(sphere.vertices[None], ahead, 43.6)[0].numpy()
+    faces = sphere.faces.numpy() if faces is None else faces
+    picture = shading.shaded(sphere.vertices.numpy(), screen, faces, lamp, size)
+    return np.asarray(picture).astype(int).mean(axis=-1)
+
+
+def test_a_sphere_is_bright_where_the_lamp_is():
+    # Seen from +x: the world's y is to the right, z is up.
+    right, above = picture_of_sphere((1, 1, 0)), picture_of_sphere((1, 0, 1))
+    assert right[32, 44] > right[32, 20] + 60
+    assert above[20, 32] > above[44, 32] + 60
+    np.testing.assert_allclose(right[20:44, 20:44], right[20:44, 20:44][::-1], atol=12)
+    # sin of its half angle is 1/4.
+    drawn = (right != right[0, 0]).sum() / right.size
+    radius = math.tan(math.asin(1 / 4)) / math.tan(math.radians(21.8))
+    assert drawn == pytest.approx(math.pi * radius**2 / 4, rel=0.08)
+    # Smoothly: no face can be told from the next.
+    assert np.abs(np.diff(right[32, 22:42])).max() < 12
+
+
+def test_a_surface_is_lit_where_it_is_seen():
+    """Turned inside out, its normals point away from the camera and from the lamp."""
+    outside = picture_of_sphere((1, 0.3, 0.3))
+    inside = picture_of_sphere((1, 0.3, 0.3), faces=icosphere(3).faces.numpy()[:, ::-1])
+    np.testing.assert_allclose(outside, inside, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "columns"),
+    [
+        ({}, 6),
+        ({"camera": "softras", "fitted": True}, 6),
+        ({"refinement": False}, 5),
+        ({"mesh": False}, 4),
+        ({"mesh": False, "refinement": False}, 3),
+    ],
+)
+def test_a_column_for_each_step(shapes, changes, columns):
+    page, table = meshes.reconstructions(build(**changes), shapes, 2)
+    assert page.size[0] == 2 * 24 + columns * STEP
+    cells = cells_of(page, columns)
+    assert all(cells[i].std() > 1 for i in range(columns))
+    assert len(table.meshes) == (2 if changes.get("mesh", True) else 0)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("window", [(2, 2, 50, 26), (10, 0, 30, 60)])
+def test_the_mesh_is_where_its_coarse_mask_is(shapes, fitted, window, monkeypatch):
+    """In windows of any aspect."""
+    monkeypatch.setattr(
+        "amodal_pipeline.visuals.objects.windows",
+        lambda *_: np.array([window], np.float64),
+    )
+    page, _ = meshes.reconstructions(build(fitted=fitted), shapes, 1)
+    mesh, coarse = (cells_of(page, 6)[i].astype(int) for i in (1, 3))
+    width, height = window[2] - window[0], window[3] - window[1]
+    longer = max(width, height)
+    inside = np.abs(np.arange(CELL) - 55.5)
+    within = (inside[:, None] < CELL * height / longer / 2 - 1) & (
+        inside < CELL * width / longer / 2 - 1
+    )
+    drawn = (np.abs(mesh - shading.GROUND).sum(axis=-1) > 40) & within
+    covered = (coarse[..., 0] < 120) & within
+    assert (drawn & covered).sum() / (drawn | covered).sum() > 0.93
+    # Beyond the window the cell is white.
+    assert (mesh[~within & (np.add.outer(inside, inside) > 100)] == 255).all()
+
+
+def test_pictures_and_files_are_of_the_objects_asked_for(shapes):
+    model, asked = build(), []
+    explain = model.explain
+    model.explain = lambda images, targets: asked.append(targets) or explain(images, targets)
+    _, table = meshes.reconstructions(model, shapes, 3)
+    records = half_hidden(shapes, 3)
+    assert [t["input"].shape for t in asked] == [(1, model.side, model.side)] * 3
+    # Of the blue square some is hidden; its window is the whole of it.
+    assert all(0.3 < t["input"].float().mean() < 1 for t in asked)
+    ids = [record["instance_id"].item() for record in records]
+    assert table.index["instance_id"].tolist() == ids
+    assert table.index["file"].tolist() == list(table.meshes) == [f"{i}_blue.obj" for i in ids]
+    assert (table.index["category"] == "blue").all()
+    assert table.index["elevation"].between(0, 30).all()
+    assert table.index["distance"].between(2, 6).all()
+    assert table.index[["iou_coarse", "iou_amodal"]].map(lambda v: 0 <= v <= 1).all(axis=None)
+
+
+def test_iou_is_that_of_the_whole_mask(shapes):
+    """The object is a square, and its window is its amodal box."""
+    side, crop = 20, build().config.crop
+    seen = meshes.Seen.of(shapes, half_hidden(shapes, 1)[0], crop)
+    assert seen.iou(torch.ones(1, side, side)) == 1
+    half = torch.zeros(1, side, side)
+    half[:, : side // 2] = 1
+    assert seen.iou(half) == pytest.approx(0.5)
+    assert meshes.caption(shapes, seen, {"coarse": half}).endswith("coarse 0.50")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "Stop Sign / ü", "ü", "con" * 60, "a\0b"])
+def test_file_names_are_plain_whatever_the_category(shapes, name, tmp_path):
+    categories = tuple(c.model_copy(update={"name": name}) for c in shapes.metadata.categories)
+    other = replace(shapes, metadata=shapes.metadata.model_copy(update={"categories": categories}))
+    _, table = meshes.reconstructions(build(), other, 2)
+    table.save(tmp_path / "meshes")
+    files = {p.name for p in (tmp_path / "meshes").iterdir()}
+    assert files == {*table.index["file"], "index.csv"} and len(files) == 3
+    assert all(f.isascii() and len(f) < 64 for f in files)
+    assert [p.name for p in tmp_path.iterdir()] == ["meshes"]
+
+
+def test_meshes_come_back_from_their_files(shapes, tmp_path):
+    _, table = meshes.reconstructions(build(), shapes, 2)
+    dataset = MeshDataset(filepath=str(tmp_path / "meshes"))
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match=r"index\.csv cannot be read.*train the method again"):
+        dataset.load()
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes" / "1_old.obj").write_text("")
+    dataset.save(table)
+    assert dataset.exists() and not (tmp_path / "meshes" / "1_old.obj").exists()
+    index = dataset.load()
+    pd.testing.assert_frame_equal(index, table.index, rtol=1e-3, check_dtype=False)
+    for name, mesh in table.meshes.items():
+        read = trimesh.load(tmp_path / "meshes" / name, process=False)
+        np.testing.assert_allclose(read.vertices, mesh.vertices, atol=1e-5)
+        np.testing.assert_array_equal(read.faces, mesh.faces)
+    assert dataset.preview(nrows=1)["data"][0][0] == table.index["file"][0]
+
+
+def test_a_model_without_a_mesh_leaves_an_empty_index(shapes, tmp_path):
+    _, table = meshes.reconstructions(build(mesh=False), shapes, 1)
+    dataset = MeshDataset(filepath=str(tmp_path / "meshes"))
+    dataset.save(table)
+    assert list(dataset.load().columns) == list(meshes.COLUMNS) and not len(dataset.load())
+
+
+def test_the_figure_shows_an_object_that_fills_its_window():
+    figure = geometry.geometry_figure()
+    window, square = (a.images[0].get_array() for a in figure.axes[2:])
+    np.testing.assert_array_equal(window, square)
+    rows, columns = np.nonzero(window > 0.5)
+    for places in (rows, columns):
+        assert places.min() >= 1 and places.max() <= 62 and np.ptp(places) > 55
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0].startswith("World") and titles[1] == "Sphere + offsets = mesh"
