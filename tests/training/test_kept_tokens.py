@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amodal_pipeline.annotations import Predictions
-from amodal_pipeline.annotations.tables import PREDICTIONS, frame
+from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.training.completing import true_objects
 from amodal_pipeline.training.objects import ObjectBatches
@@ -21,19 +21,24 @@ def as_tokens(batches):
 
 
 def detected(shapes) -> Predictions:
-    """Every second object, with a visible mask that is its amodal one: another window."""
-    truth = true_objects(shapes)
+    """Every second object, with another visible mask and amodal box: other windows."""
+    truth = true_objects(shapes, boxes=True)
     rows = np.arange(0, len(truth.predictions), 2) + 1
     table = truth.predictions.iloc[rows]
     columns = {name: table[name] for name in table.columns}
+    wider = boxes(table["amodal_box"])
+    wider[:, 2:] += 3
+    columns["amodal_box"] = wider
     columns["visible_rle"] = shapes.instances["amodal_rle"].iloc[rows].tolist()
     return dataclasses.replace(truth, predictions=frame(PREDICTIONS, columns))
 
 
+@pytest.mark.parametrize("around", ["visible", "amodal"])
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_kept_tokens_are_those_of_the_amodal_masks_of_the_batch(shapes, share):
+def test_kept_tokens_are_those_of_the_amodal_masks_of_the_batch(shapes, share, around):
+    crop = CROP.model_copy(update={"around": around})
     batches = ObjectBatches(
-        shapes, CROP, 6, 3, detected=detected(shapes), predicted_share=share, with_images=False
+        shapes, crop, 6, 3, detected=detected(shapes), predicted_share=share, with_images=False
     )
     batches.keep_tokens(as_tokens)
     seen = 0

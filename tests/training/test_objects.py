@@ -307,7 +307,7 @@ def test_predicted_objects_are_seen_within_their_predicted_amodal_box(shapes):
     assert targets["aspect"][at].tolist() == [0.5, 1]
     expected = crop_masks([corner()], np.array([[2.0, 4, 12, 24]]), (64, 64), 32)[0]
     assert np.array_equal(targets["input"][at], expected)
-    for missing in ({}, {"amodal_box": [[0.0, 0, 0, 5]]}):
-        found = detected(shapes, [3], [corner()], **missing)
+    for box in ([0, 0, 0, 5], [64, 0, 5, 5], [0, -9, 5, 9], [0, 0, np.inf, 5], [np.nan] * 4):
+        found = detected(shapes, [3], [corner()], amodal_box=np.array([box], float))
         with pytest.raises(ValueError, match=r"1 of 1 objects of 'them' have no amodal box .*100"):
             ObjectBatches(shapes, AMODAL, 16, 0, detected=found, **options)

@@ -31,7 +31,7 @@ def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"])
     height): the tight one of the visible mask, or the amodal one; NaN where nothing is visible.
 
     Raises:
-        ValueError: an object with a visible part has no amodal box.
+        ValueError: an object with a visible part has no amodal box in its image.
     """
     table = predictions.predictions
     masks = pa.array(table["visible_rle"].tolist(), pa.string())
@@ -40,13 +40,16 @@ def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"])
         return visible
     amodal = boxes(table["amodal_box"]).astype(np.float64)
     seen = ~np.isnan(visible[:, :1])
-    absent = seen[:, 0] & ~(amodal[:, 2:] > 0).all(axis=1)
+    corner, sides = amodal[:, :2], amodal[:, 2:]
+    within = (corner < predictions.sizes[:, ::-1]) & (corner + sides > 0)
+    there = (within & (sides > 0) & np.isfinite(sides)).all(axis=1)
+    absent = seen[:, 0] & ~there
     if absent.any():
         first = table.iloc[int(np.flatnonzero(absent)[0])]
         raise ValueError(
             f"{absent.sum()} of {len(table)} objects of {predictions.metadata.method!r} have no "
-            f"amodal box (the first: {first['prediction_id']} in image {first['image_id']}), and "
-            'crop.around is "amodal": take true objects with their boxes, detections of a method '
+            f"amodal box in their image (the first: {first['prediction_id']} in image "
+            f"{first['image_id']}), and crop.around is \"amodal\": take true objects with their boxes, detections of a method '
             "with amodal boxes, or have one estimate them (training.completing.estimate_boxes)"
         )
     return np.where(seen, amodal, np.nan)

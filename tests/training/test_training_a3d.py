@@ -1,0 +1,106 @@
+"""A3D in the training loop: pairs of views, a start from other categories, C2F-Seg's inputs."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from amodal_pipeline.annotations import AnnotationsMetadata
+from amodal_pipeline.annotations.tables import INSTANCES, frame
+from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
+from amodal_pipeline.methods.configs import A3DConfig
+from amodal_pipeline.methods.pretrained import restore
+from amodal_pipeline.training import loop
+from amodal_pipeline.training.completing import complete, true_objects
+from amodal_pipeline.training.configs import InferenceConfig
+from tests.conftest import tiny_training
+
+TINY = A3DConfig(
+    crop=CropConfig(around="amodal", enlarge=1.0, clipped=False, side=16, image_side=16),
+    corruption=CorruptionConfig(kernel=(1, 3), sigma=1.0),
+    box_noise=0.1,
+    channels=(8, 16),
+    hidden=(16,),
+    code=8,
+    decoder=(16,),
+    subdivisions=1,
+    refinement_channels=4,
+)
+
+
+@pytest.fixture
+def views(shapes):
+    """Eight objects, each of two pictures."""
+    table = shapes.instances.assign(track_id=pd.array(np.arange(16) // 4 * 2 + np.arange(16) % 2))
+    columns = {name: table[name] for name in table.columns}
+    return dataclasses.replace(shapes, instances=frame(INSTANCES, columns))
+
+
+def test_pairs_are_for_meshes_that_are_rendered_from_two_viewpoints(views, shapes):
+    def partners(annotations, **changes):
+        method = TINY.model_copy(update=changes)
+        batches = loop.batches_of(method, tiny_training(batch_size=4), annotations)
+        assert batches[0].targets["aspect"].shape == (4, 2)
+        return batches[0].targets["partner"].tolist()
+
+    assert partners(views) == [1, 0, 3, 2]
+    assert partners(views, cross_view=False) == partners(views, mesh=False) == [-1] * 4
+    assert partners(shapes) == [-1] * 4
+
+
+def test_noise_and_corruption_are_those_of_the_method(views):
+    def batch(**changes):
+        method = TINY.model_copy(update=changes)
+        return loop.batches_of(method, tiny_training(batch_size=16), views)[0].targets
+
+    noisy, plain = batch(), batch(box_noise=0.0, corruption=None)
+    assert torch.equal(plain["input"], plain["visible"])
+    assert not torch.equal(noisy["input"], noisy["visible"])
+    assert not torch.allclose(noisy["aspect"], plain["aspect"])
+
+
+def test_a_paired_training_that_was_cut_goes_on_to_the_same_bits(views, tmp_path):
+    config = tiny_training(iterations=4, batch_size=4, optimizer="adam", schedule="linear")
+    whole = loop.train(TINY, config, views, tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        loop.train(TINY, config, views, tmp_path / "cut", on_step=_stop)
+    resumed = loop.train(TINY, config, views, tmp_path / "cut")
+    assert all(torch.equal(v, resumed.weights[k]) for k, v in whole.weights.items())
+
+
+def _stop(step):
+    if step.iteration == 3:
+        raise InterruptedError
+
+
+def test_what_was_learnt_from_views_is_taken_for_other_categories(views, tmp_path):
+    config = tiny_training(iterations=2, batch_size=4)
+    before = loop.train(TINY, config, views, tmp_path / "before")
+    known = views.metadata.categories
+    renamed = tuple(c.model_copy(update={"name": f"real {c.name}"}) for c in known)
+    values = dict(views.metadata) | {"categories": renamed}
+    photographs = dataclasses.replace(views, metadata=AnnotationsMetadata(**values))
+    after = loop.train(
+        TINY,
+        config,
+        photographs,
+        tmp_path / "after",
+        pretrained=before,
+        pretrained_categories={renamed[0].name: known[0].name},
+    )
+    assert after.card.reuse.fresh == 0 and after.card.reuse.partly == 2
+    assert after.card.reuse.categories == {renamed[0].name: known[0].name}
+
+
+def test_a_trained_one_completes_true_objects_in_their_boxes(views, tmp_path):
+    checkpoint = loop.train(TINY, tiny_training(iterations=1), views, tmp_path)
+    found = complete(
+        restore(checkpoint),
+        true_objects(views, boxes=True),
+        InferenceConfig(workers=0, device="cpu"),
+        method="a3d",
+    )
+    assert found.metadata.inputs == "true_boxes"
+    assert found.predictions["amodal_rle"].notna().all()
