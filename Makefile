@@ -33,7 +33,7 @@ lint: env
 
 # Composing needs photographs: make bench COCO_FILE=instances.json COCO_IMAGES=folder
 bench: env  ## side-by-side timings, recorded in benchmarks/results
-	for program in scenes annotations training_step readers evaluation codebook vrsp levels c2f_seg sln; do \
+	for program in scenes annotations training_step readers evaluation codebook vrsp levels c2f_seg sln soft_rasterizer; do \
 		$(BIN)/python benchmarks/$$program.py --out benchmarks/results/$$program.json || exit 1; \
 	done
 	test -z "$(COCO_FILE)" || $(BIN)/python benchmarks/compose.py $(COCO_FILE) $(COCO_IMAGES) \

@@ -60,14 +60,16 @@ def coverage_reference(screen: Tensor, faces: Tensor, points: Tensor, sigma: flo
     screen = full_precision(screen)
     corners = screen[:, faces]  # [N, F, 3, 3]
     counted = faces_seen(corners)
-    flat = torch.where(counted[..., None, None], corners[..., :2], 0)[:, :, :, None]
-    start, end = flat, flat.roll(-1, dims=2)  # [N, F, 3 edges, 1, 2]
-    edge, arm = end - start, points.to(screen.dtype) - start
-    length = edge.square().sum(dim=-1)
-    share = (arm * edge).sum(dim=-1) / torch.where(length > 0, length, 1)
-    across = arm - share.clamp(0, 1)[..., None] * edge
-    square = across.square().sum(dim=-1).min(dim=2).values  # [N, F, P]
-    cross = edge[..., 0] * arm[..., 1] - edge[..., 1] * arm[..., 0]
+    flat = torch.where(counted[..., None, None], corners[..., :2], 0)
+    x, y = flat[..., None, :].unbind(dim=-1)  # [N, F, 3, 1]: where an edge begins
+    edge_x, edge_y = x.roll(-1, dims=2) - x, y.roll(-1, dims=2) - y
+    arm_x, arm_y = (axis - start for axis, start in zip(points.unbind(dim=1), (x, y), strict=True))
+    length = edge_x * edge_x + edge_y * edge_y
+    share = (arm_x * edge_x + arm_y * edge_y) / torch.where(length > 0, length, 1)
+    share = share.clamp(0, 1)
+    across_x, across_y = arm_x - share * edge_x, arm_y - share * edge_y
+    square = (across_x * across_x + across_y * across_y).min(dim=2).values  # [N, F, P]
+    cross = edge_x * arm_y - edge_y * arm_x
     within = (cross > 0).all(dim=2) | (cross < 0).all(dim=2)
     x = torch.where(within, square, -square) / sigma
     logs = torch.where(counted[..., None] & (x >= -REACH), F.logsigmoid(-x), 0)
