@@ -8,12 +8,13 @@ import pandas as pd
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
-from amodal_pipeline.pipelines.prepare.published import find, read_split
+from amodal_pipeline.pipelines.prepare.published import find, read_archives_of, read_split
 from amodal_pipeline.pipelines.prepare.sources import (
     AnnotatedFile,
     AnnotatedImages,
     AuditConfig,
     ComposedPhotographs,
+    RenderedArchives,
     RenderedScenes,
     RenderedViews,
     Source,
@@ -85,6 +86,10 @@ def prepare_split(
                     on_progress,
                     dataset,
                 )
+            case RenderedArchives() as archives:
+                return read_archives_of(
+                    archives, split, raw_folder, images_folder, workers, on_progress, dataset
+                )
             case ComposedPhotographs() as composed:
                 from amodal_pipeline.compose.dataset import compose_split
 
@@ -106,7 +111,7 @@ def prepare_test(
     source: Source, dataset: str, images_folder: Path, raw_folder: Path, workers: int
 ) -> AmodalAnnotations:
     """The test split, of a data set that has one."""
-    if not isinstance(source.chosen, AnnotatedImages):
+    if not isinstance(source.chosen, (AnnotatedImages, RenderedArchives)):
         raise ValueError(f"{dataset} has no test split: a source of this kind has none")
     return prepare_split(source, "test", dataset, images_folder, raw_folder, workers)
 

@@ -13,6 +13,7 @@ from amodal_pipeline.pipelines.prepare.sources import (
     Cocoa,
     CocoaCls,
     ComposedPhotographs,
+    RenderedArchives,
     Source,
 )
 
@@ -77,6 +78,34 @@ def read_split(
     elif section.absent_images == "reject":
         table = reject_images(table, image_problems(table.images, raw_folder))
     return table
+
+
+def read_archives_of(
+    section: RenderedArchives,
+    split: str,
+    raw_folder: Path,
+    images_folder: Path,
+    workers: int,
+    on_progress: Progress,
+    dataset: str,
+) -> AmodalAnnotations:
+    """The views of a split that others rendered, as picture files in ``images_folder``.
+
+    Raises:
+        FileNotFoundError: a file is missing; says which, and where they come from.
+        ValueError: a file is damaged.
+    """
+    from amodal_pipeline.scenes.nmr import read_archives
+
+    archives = next(iter(_existing(raw_folder, section.folder)), raw_folder)
+    try:
+        return read_archives(
+            section.config, split, archives, images_folder, workers, on_progress, dataset
+        )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}. Another folder is named with --params raw_root=<folder>.\n{section.obtain}"
+        ) from error
 
 
 def _reader(source: Source) -> Reader:
