@@ -49,8 +49,9 @@ def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"])
         raise ValueError(
             f"{absent.sum()} of {len(table)} objects of {predictions.metadata.method!r} have no "
             f"amodal box in their image (the first: {first['prediction_id']} in image "
-            f"{first['image_id']}), and crop.around is \"amodal\": take true objects with their boxes, detections of a method '
-            "with amodal boxes, or have one estimate them (training.completing.estimate_boxes)"
+            f"{first['image_id']}), and crop.around is amodal: take true objects with their boxes, "
+            "detections of a method with amodal boxes, or have one estimate them "
+            "(training.completing.estimate_boxes)"
         )
     return np.where(seen, amodal, np.nan)
 
