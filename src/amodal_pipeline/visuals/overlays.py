@@ -252,7 +252,7 @@ def _stripes(part: _Part, stroke: float, slant: int) -> np.ndarray:
 
 
 def outline(mask: np.ndarray, stroke: float) -> np.ndarray:
-    """Opacity 0–1 of a line of ``stroke`` pixels along the inside of the mask's edge."""
+    """Opacity 0–1, [H, W], of a line of ``stroke`` pixels along the inside of a mask's edge."""
     if mask.size == 0:
         return mask.astype(np.float32)
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
