@@ -37,7 +37,7 @@ from amodal_pipeline.scenes.view_records import (
     write_object,
 )
 
-VIEWS_VERSION = 1
+VIEWS_VERSION = 2
 """Raised with every change that alters a picture or a mask: what exists is then rendered again."""
 
 _OCCLUDERS, _SIDES = 4, 2  # individuals that may stand in front of an object, views of each
@@ -301,7 +301,7 @@ def _soft_light(azimuth: float, rng: np.random.Generator) -> Surroundings:
             float(np.sin(height)),
         ),
         sun=(strength,) * 3,
-        ambient=rng.uniform(0.55, 0.7),
+        ambient=rng.uniform(0.36, 0.48),
         softness=0.0,
     )
 
