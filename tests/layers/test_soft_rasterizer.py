@@ -100,6 +100,18 @@ def test_distance_to_a_corner_and_chance_of_two_faces(way):
 
 
 @WAYS
+def test_a_face_without_area_does_not_cover_the_line_it_is_on(way):
+    # Pixel centres lie on the line, beyond its ends: rounded, all edges have them on one side.
+    x = torch.tensor([1.25, -0.25, 1.0], dtype=torch.float64)
+    for corners in ((x, 0.4 * x - 0.1), (x, 0.4 * x - 0.1 + 1e-17), (x, 0 * x + 0.1)):
+        for a, b in (corners, corners[::-1]):
+            screen = torch.stack([a, b, 0 * x + 2], dim=1)[None]
+            found = way(screen, torch.tensor([[0, 1, 2]]), 10, 1e-3)
+            # Twice 0.5 would not matter, 1 does: D of a border is one half.
+            assert found.max() < 0.5 + 1e-9
+
+
+@WAYS
 def test_far_faces_are_not_seen_at_all(way):
     corners = on_screen((-0.95, -0.95), (-0.75, -0.95), (-0.95, -0.75))
     found, gradient = with_gradient(way, corners, torch.tensor([[0, 1, 2]]), 16, 1e-4)

@@ -70,7 +70,7 @@ def coverage_reference(screen: Tensor, faces: Tensor, points: Tensor, sigma: flo
     across_x, across_y = arm_x - share * edge_x, arm_y - share * edge_y
     square = (across_x * across_x + across_y * across_y).min(dim=2).values  # [N, F, P]
     cross = edge_x * arm_y - edge_y * arm_x
-    within = (cross > 0).all(dim=2) | (cross < 0).all(dim=2)
+    within = _within(arm_y, cross, dim=2)
     x = torch.where(within, square, -square) / sigma
     logs = torch.where(counted[..., None] & (x >= -REACH), F.logsigmoid(-x), 0)
     return -torch.expm1(logs.sum(dim=1))
@@ -155,7 +155,7 @@ def _near(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Iterator[_N
         across_x, across_y = arm_x - share * edge_x, arm_y - share * edge_y
         square, edge = (across_x * across_x + across_y * across_y).min(dim=1, keepdim=True)
         cross = edge_x * arm_y - edge_y * arm_x
-        within = (cross > 0).all(dim=1) | (cross < 0).all(dim=1)
+        within = _within(arm_y, cross, dim=1)
         x = torch.where(within, square[:, 0], -square[:, 0]) / sigma
         ids = vertices[face]
         yield _Near(
@@ -221,6 +221,17 @@ def _share_out(
 
 PAIRS = Path(_outside_of_pairs, _gradient_of_pairs)
 COMPILED = Path(_compiled_outside, _compiled_gradient)
+
+
+def _within(arm_y: Tensor, cross: Tensor, dim: int) -> Tensor:
+    """Whether points are within triangles, the three edges of which lie along ``dim``.
+
+    An odd number of edges cross the ray to the right. Rounding can err only beside an edge: the
+    signs of ``cross`` alone are wrong too where the line of a triangle without area goes on.
+    """
+    above = arm_y < 0  # the beginning of the edge
+    after = above.roll(-1, dim)
+    return ((above != after) & ((cross > 0) == after)).sum(dim) == 1
 
 
 def pixel_centres(side: int, like: Tensor) -> Tensor:

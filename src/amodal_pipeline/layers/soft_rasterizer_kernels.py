@@ -93,7 +93,7 @@ def nearest(corners, x, y):
     """Whether (x, y) is within a triangle, and of the point of its border that is nearest: the
     squared distance, the edge, the share of the way along that, the way from there to (x, y)."""
     square, edge, share, dx, dy = math.inf, 0, 0.0, 0.0, 0.0
-    left, right = 0, 0
+    within = False
     for k in range(3):
         after = k + 1 if k < 2 else 0
         along_x, along_y = corners[after, 0] - corners[k, 0], corners[after, 1] - corners[k, 1]
@@ -106,6 +106,7 @@ def nearest(corners, x, y):
         if here < square:
             square, edge, share, dx, dy = here, k, t, across_x, across_y
         cross = along_x * arm_y - along_y * arm_x
-        left += cross > 0
-        right += cross < 0
-    return left == 3 or right == 3, square, edge, share, dx, dy
+        above, then = arm_y < 0, y < corners[after, 1]
+        if above != then and (cross > 0) == then:
+            within = not within  # one more edge crosses the ray to the right
+    return within, square, edge, share, dx, dy
