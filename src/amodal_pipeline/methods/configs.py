@@ -380,7 +380,7 @@ class A3DConfig(Strict):
 
     The paper leaves open: the size of crops, ``channels`` of the five convolutions of an encoder,
     ``hidden`` widths of its fully connected layers before the ``code``, ``decoder`` widths,
-    ``refinement_channels``.
+    ``refinement_channels``. Image and masks are of one size: ``crop.image_side`` is ``crop.side``.
     """
 
     name: Literal["a3d"] = "a3d"

@@ -51,8 +51,8 @@ class A3D(nn.Module):
     position in the batch of another view of the same object, -1 where there is none. In evaluation:
     "input" and, with a mesh, "aspect".
 
-    ``faces`` int64 [F, 3] are those of every mesh. In evaluation an object's mask does not depend
-    on the others.
+    ``faces`` int64 [F, 3] are those of every mesh. Offsets are at most the radius of the sphere
+    along each axis (tanh, as SMR's). In evaluation an object's mask does not depend on the others.
     """
 
     def __init__(self, config: A3DConfig, classes: int) -> None:
@@ -63,10 +63,10 @@ class A3D(nn.Module):
         if config.mesh:
             self.preset = PRESETS[config.camera]
             sphere = icosphere(config.subdivisions)
-            vertices = torch.as_tensor(sphere.vertices) * self.preset.radius
-            self.register_buffer("sphere", vertices.float(), persistent=False)
-            self.register_buffer("faces", torch.as_tensor(sphere.faces), persistent=False)
-            self.mesh_losses = MeshLosses(self.faces, len(vertices))
+            vertices = sphere.vertices * self.preset.radius
+            self.register_buffer("sphere", vertices, persistent=False)
+            self.register_buffer("faces", sphere.faces, persistent=False)
+            self.mesh_losses = MeshLosses(sphere.faces, len(vertices))
             self.viewpoint = _encoder(config, 4)
         outputs = self.sphere.numel() if config.mesh else self.side**2
         self.decoder = _fully_connected([config.code, *config.decoder, outputs])
