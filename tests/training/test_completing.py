@@ -350,6 +350,16 @@ def test_a_box_head_estimates_amodal_boxes_from_visible_ones(rectangles):
     assert np.abs(boxes(found.predictions["amodal_box"]) - grown(rectangles, 2)).max() < 1e-3
 
 
+def test_a_detector_may_say_what_objects_are(rectangles):
+    model = stage_one("window", "door", wider=[(2, 2), (3, 1)])
+    score = model.detector.roi_heads.box_predictor.cls_score
+    nn.init.zeros_(score.weight)
+    score.bias.data = torch.tensor([9.0, 0.0, 1.0])  # background is no answer
+    found = estimate_boxes(model, true_objects(rectangles), CPU, categories=False)
+    expected = grown(rectangles, (3, 1))
+    assert np.abs(boxes(found.predictions["amodal_box"]) - expected).max() < 1e-3
+
+
 def test_what_cannot_be_seen_gets_no_box(rectangles):
     objects = true_objects(rectangles)
     table = objects.predictions.copy()

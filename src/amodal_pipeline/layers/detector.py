@@ -229,7 +229,8 @@ class BoxDetector(nn.Module):
         self, images: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
     ) -> list[Tensor]:
         """What the box head makes of known boxes [N, 4], as if they were proposals, in evaluation
-        mode: boxes [N, 4] for objects of the classes ``labels`` [N] (1-based), within the image.
+        mode: boxes [N, 4] for objects of the classes ``labels`` [N] (1-based; 0 is the class that
+        each is likeliest of), within the image.
 
         Boxes are (x1, y1, x2, y2) in pixels of the images as they are given.
         """
@@ -239,11 +240,15 @@ class BoxDetector(nn.Module):
             for own, image, (h, w) in zip(boxes, images, batch.sizes, strict=True)
         ]
         scaled = [own * factor for own, factor in zip(boxes, factors, strict=True)]
-        _, deltas = self._box_head(batch, scaled)
+        logits, deltas = self._box_head(batch, scaled)
+        likeliest = (logits[:, 1:].argmax(dim=1) + 1).split([len(b) for b in boxes])
+        chosen = [
+            torch.where(label > 0, label, own) for label, own in zip(labels, likeliest, strict=True)
+        ]
         found = self.roi_heads.box_coder.decode(deltas, scaled).split([len(b) for b in boxes])
         return [
             clip_boxes_to_image(own[torch.arange(len(own)), label], size) / factor
-            for own, label, size, factor in zip(found, labels, batch.sizes, factors, strict=True)
+            for own, label, size, factor in zip(found, chosen, batch.sizes, factors, strict=True)
         ]
 
     def suppress(self, found: dict[str, Tensor]) -> dict[str, Tensor]:

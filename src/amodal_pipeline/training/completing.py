@@ -127,6 +127,8 @@ def estimate_boxes(
     predictions: Predictions,
     config: InferenceConfig,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    categories: bool = True,
 ) -> Predictions:
     """The objects of ``predictions`` with the amodal boxes that a detector estimates for them.
 
@@ -141,6 +143,8 @@ def estimate_boxes(
         predictions: with visible masks: true objects, or a user's.
         config: how to run it.
         on_progress: called with (done, all) objects that have a visible part.
+        categories: those of the objects are what they are; otherwise the detector says which of its
+            own each is likeliest of.
 
     Raises:
         ValueError: a prediction has no visible mask, or is of a category that the detector does not
@@ -154,7 +158,9 @@ def estimate_boxes(
     visible_masks(predictions, "an amodal box")
     table, visible = predictions.predictions, boxes_around(predictions, "visible")
     seen = np.flatnonzero(~np.isnan(visible[:, 0]))
-    labels = _labels(stage_one, predictions, seen)
+    labels = np.zeros(len(table), np.int64)
+    if categories:
+        labels[seen] = _labels(stage_one, predictions, seen)
     tight = np.concatenate([visible[:, :2], visible[:, :2] + visible[:, 2:]], axis=1)
     image_ids = table["image_id"].to_numpy(dtype=np.int64)
     of_image = {
@@ -197,10 +203,10 @@ def estimate_boxes(
 
 
 def _labels(stage_one: nn.Module, predictions: Predictions, seen: np.ndarray) -> np.ndarray:
-    """The 1-based class that each object has for a detector, int64 [N]; 0 where nothing is seen."""
+    """The 1-based class that the objects of the rows ``seen`` have for a detector, int64 [M]."""
     known = [category.name for category in stage_one.categories]
     names = {category.id: category.name for category in predictions.metadata.categories}
-    labels = np.zeros(len(predictions.predictions), np.int64)
+    labels = np.zeros(len(seen), np.int64)
     categories = predictions.predictions["category_id"].to_numpy(dtype=np.int64)[seen]
     for category in np.unique(categories):
         name = names[int(category)]
@@ -209,7 +215,7 @@ def _labels(stage_one: nn.Module, predictions: Predictions, seen: np.ndarray) ->
                 f"objects are of the category {name!r}, which {stage_one.config.name} does not "
                 f"know ({', '.join(known)}): take a detector that was trained on it"
             )
-        labels[seen[categories == category]] = 1 if len(known) == 1 else known.index(name) + 1
+        labels[categories == category] = 1 if len(known) == 1 else known.index(name) + 1
     return labels
 
 
