@@ -172,6 +172,7 @@ class TrackingHook:
         self._log_results(row.run, read(row.scored.path))
         card = MethodCard.model_validate_json((row.folder / "method.json").read_bytes())
         self._client.set_tag(row.run, "fingerprint", card.fingerprint.digest)
+        self._log_reuse(row.run, card)
         self._log_checkpoint(row.run, row.folder)
 
     def _open(self) -> None:
@@ -235,12 +236,21 @@ class TrackingHook:
             self._client.log_artifact(run, dataset._describe()["filepath"])
         if isinstance(value, Checkpoint):
             self._client.set_tag(run, "fingerprint", value.card.fingerprint.digest)
+            self._log_reuse(run, value.card)
             if isinstance(dataset, CheckpointDataset):
                 self._log_checkpoint(run, Path(dataset._describe()["filepath"]))
         if name.endswith(".results"):
             several = value if isinstance(value, dict) else {"": value}
             for scores in several.values():
                 self._log_results(run, scores.results, prefixed=len(several) > 1)
+
+    def _log_reuse(self, run: str, card: MethodCard) -> None:
+        if card.reuse is None:
+            return
+        for name in ("copied", "partly", "fresh"):
+            self._client.set_tag(run, f"pretrained.{name}", str(getattr(card.reuse, name)))
+        categories = json.dumps(card.reuse.categories)[:_LONGEST_PARAMETER]
+        self._client.set_tag(run, "pretrained.categories", categories)
 
     def _log_checkpoint(self, run: str, folder: Path) -> None:
         for file in ("model.safetensors", "method.json"):
@@ -380,11 +390,12 @@ class FreshnessHook:
             raise ValueError("restart=true and --only-missing-outputs contradict each other")
         for node in pipeline.nodes:
             if "training" in node.tags:
-                self._check(node.namespace, catalog)
+                # Its first input is what it is trained on: the data set's, or views.
+                self._check(node.namespace, node.inputs[0], catalog)
         if "shape_prior" in pipeline.all_outputs() and catalog.exists("shape_prior"):
             self._check_shape_prior(catalog)
 
-    def _check(self, method: str, catalog: DataCatalog) -> None:
+    def _check(self, method: str, annotations: str, catalog: DataCatalog) -> None:
         checkpoint = f"{method}.checkpoint"
         if not catalog.exists(checkpoint):
             return
@@ -413,20 +424,23 @@ class FreshnessHook:
             parts.pop("detected", None)
         elif "detected" in parts and catalog.exists(f"{job.detector}.checkpoint"):
             parts["detected"] = _card(catalog, job.detector).fingerprint.digest
+        if card.fingerprint.parts["pretrained"] != "none" and job.pretrained_categories:
+            parts["pretrained_categories"] = job.pretrained_categories
         wanted = Fingerprint.of(
             model=with_forms(job.model.root, prior, tokenizer).model_dump(),
             training=job.training.model_dump(exclude=WITHOUT_EFFECT),
             **parts,
         ).parts
-        if catalog.exists("annotations_train"):
-            wanted["annotations_train"] = catalog.load("annotations_train").fingerprint
+        if catalog.exists(annotations):
+            wanted["annotations_train"] = catalog.load(annotations).fingerprint
         else:
             wanted["annotations_train"] = card.fingerprint.parts["annotations_train"]
         wanted["pretrained"] = card.fingerprint.parts["pretrained"]
         if catalog.exists(f"{job.pretrained}.checkpoint"):
             wanted["pretrained"] = _card(catalog, job.pretrained).fingerprint.digest
         check_unchanged(card.fingerprint, Fingerprint(parts=wanted), folder)
-        for predictions in (f"{method}.predictions", f"{method}.predictions_true"):
+        for kind in ("predictions", "predictions_true", "predictions_true_boxes"):
+            predictions = f"{method}.{kind}"
             if not catalog.exists(predictions):
                 continue
             if catalog.load(predictions).metadata.checkpoint != card.fingerprint.digest:

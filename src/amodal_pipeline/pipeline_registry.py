@@ -34,6 +34,9 @@ def register_pipelines() -> dict[str, Pipeline]:
         "train_mask_rcnn": prepare.create_pipeline()
         + train.create_pipeline("mask_rcnn")
         + report.create_pipeline(("mask_rcnn",)),
+        "train_mask_rcnn_visible": prepare.create_pipeline()
+        + train.create_pipeline("mask_rcnn_visible", starts_from="mask_rcnn")
+        + report.create_pipeline(("mask_rcnn_visible",)),
         "train_orcnn": prepare.create_pipeline()
         + train.create_pipeline("orcnn", starts_from="mask_rcnn")
         + report.create_pipeline(("orcnn",)),
@@ -45,6 +48,10 @@ def register_pipelines() -> dict[str, Pipeline]:
         + mask_tokenizer.create_pipeline(part=True)
         + train.create_completer_pipeline("c2f_seg")
         + report.create_pipeline(("c2f_seg",)),
+        "pretrain_a3d": train.create_pretraining_pipeline("a3d"),
+        "train_a3d": prepare.create_pipeline()
+        + train.create_boxed_completer_pipeline("a3d")
+        + report.create_pipeline(("a3d",)),
         "train_sln": prepare.create_pipeline()
         + train.create_pipeline("sln", starts_from="mask_rcnn")
         + report.create_pipeline(("sln",)),
@@ -57,7 +64,10 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ablate_c2f_seg": prepare.create_pipeline()
         + mask_tokenizer.create_pipeline(part=True)
         + train.create_detection_pipeline("c2f_seg")
-        + ablate.create_pipeline("c2f_seg", jobs=("c2f_seg",), completer=True),
+        + ablate.create_pipeline("c2f_seg", jobs=("c2f_seg",), completer=True, tokenizer=True),
+        "ablate_a3d": prepare.create_pipeline()
+        + train.create_detection_pipeline("a3d", training=False)
+        + ablate.create_pipeline("a3d", jobs=("a3d",), completer=True, pretraining=True),
         "ablate_sln": prepare.create_pipeline()
         + ablate.create_pipeline("sln", jobs=("mask_rcnn", "sln")),
         "evaluate": evaluate.create_chosen_pipeline(),

@@ -130,10 +130,10 @@ def write(truth, path, count=None):
 
 
 def read(path, truth, models):
-    found, true, detections = predict_or_read(
+    found, *others = predict_or_read(
         models / "orcnn", truth, InferenceConfig(), str(path), "amodal", None, models
     )
-    assert not true and not detections
+    assert others == [{}, {}, {}]
     return found
 
 
@@ -148,7 +148,7 @@ def test_predictions_from_elsewhere_are_scored_under_the_names_of_their_files(sh
         dataset.load()
     dataset.save({})
     assert dataset.load() == {}
-    for one in evaluate_each(shapes, found, {}, {}, QUICK, tmp_path):
+    for one in evaluate_each(shapes, found, {}, {}, QUICK, tmp_path, {}):
         dataset.save(one)
     loaded = dataset.load()
     assert sorted(loaded) == ["001", "NA", "theirs"]
@@ -310,19 +310,22 @@ def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monke
     )
     keep(stored, output)
     # The detector that it was trained with, as it was evaluated.
-    found, true, detections = chosen(shapes, models, output, None)
+    found, true, detections, true_boxes = chosen(shapes, models, output, None)
+    assert true_boxes == {}
     assert found["c2f_seg"].metadata.inputs == "mine"
     assert true["c2f_seg"].metadata.inputs == "true"
     assert detections["c2f_seg"].predictions.equals(stored.predictions)
-    scored = dict(next(evaluate_each(shapes, found, true, detections, QUICK, output)))
+    scored = dict(next(evaluate_each(shapes, found, true, detections, QUICK, output, {})))
     assert {inputs for _, inputs in lines(scored["c2f_seg"])} == {"mine", "true"}
-    assert draw_each(shapes, found, true, 1)["c2f_seg"].width > 3 * 300
+    assert draw_each(shapes, found, true, 1, {})["c2f_seg"].width > 3 * 300
     # Kedro hands "true" on as a truth value.
     for inputs in ("true", True):
-        found, true, detections = chosen(shapes, models, output, inputs)
-        assert (found, list(true), detections) == ({}, ["c2f_seg"], {})
+        found, true, *others = chosen(shapes, models, output, inputs)
+        assert (found, list(true), others) == ({}, ["c2f_seg"], [{}, {}])
+    with pytest.raises(ValueError, match="c2f_seg looks around visible boxes"):
+        chosen(shapes, models, output, "true_boxes")
     write(shapes, tmp_path / "results" / "theirs.json")
-    found, true, _ = chosen(shapes, models, output, str(tmp_path / "results" / "theirs.json"))
+    found, true, *_ = chosen(shapes, models, output, str(tmp_path / "results" / "theirs.json"))
     assert found["c2f_seg"].metadata.inputs == "theirs" and not true
     # What was predicted by another checkpoint is predicted again.
     keep(predictions(shapes, "mine"), output)

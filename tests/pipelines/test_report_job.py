@@ -72,7 +72,9 @@ def evaluated(shapes, tmp_path_factory):
 def page_of(root, shapes, published):
     parts = root / "report/parts"
     results = nodes.join_results(parts, shapes)
-    return nodes.report(root / "report", results, shapes, shapes, parts, published).read_text()
+    return nodes.report(
+        root / "report", results, shapes, shapes, parts, published, root / "models"
+    ).read_text()
 
 
 def test_methods_of_earlier_runs_are_on_the_page_with_all_that_is_known(evaluated, shapes):

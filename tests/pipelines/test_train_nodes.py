@@ -77,7 +77,8 @@ def test_restart_leaves_a_finished_part_that_is_unchanged(shapes, tmp_path):
 
 
 def test_a_row_that_completes_detections_needs_a_detector(shapes, tmp_path):
-    places = Places(tmp_path, tmp_path, tmp_path, tmp_path, Parts(), None, detect([], shapes, None))
+    nothing = detect([], shapes, None)
+    places = Places(*[tmp_path] * 4, Parts(), None, nothing, [], None, None)
     row = Row("on_detections", Job.model_validate({"model": {"name": "c2f_seg"}}))
     assert _inputs(row, places) == "image"
     assert _inputs(dataclasses.replace(row, completes="true"), places) == "true"

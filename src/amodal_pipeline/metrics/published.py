@@ -137,9 +137,9 @@ def read_published(path: Path) -> pd.DataFrame:
 def beside(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Each result over all categories with every comparable number that a paper has for it.
 
-    The two agree in data set, split, method, variant, protocol and metric, and either both or
-    neither rest on true masks ("true" in ``inputs``; which detector it was may differ). Results
-    without a value have no line.
+    The two agree in data set, split, method, variant, protocol and metric, and both or neither
+    rest on the same truth ("true" or "true_boxes" in ``inputs``; which detector it was may
+    differ). Results without a value have no line.
 
     Args:
         results: rows of :data:`amodal_pipeline.metrics.results.RESULTS`.
@@ -154,8 +154,8 @@ def beside(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     theirs = published[published["comparable"] & (published["category"] == "all")]
     theirs = theirs.rename(columns={"value": "published"})
     same = ["dataset", "split", "method", "variant", "protocol", "metric", "from_truth"]
-    pairs = ours.assign(from_truth=ours["inputs"] == "true").merge(
-        theirs.assign(from_truth=theirs["inputs"] == "true"),
+    pairs = ours.assign(from_truth=_truth(ours["inputs"])).merge(
+        theirs.assign(from_truth=_truth(theirs["inputs"])),
         on=same,
         suffixes=("", "_published"),
     )
@@ -165,3 +165,8 @@ def beside(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     ]
     pairs = pairs.assign(note=notes).rename(columns={"value": "ours"})
     return frame(BESIDE, pairs[BESIDE.names])
+
+
+def _truth(inputs: pd.Series) -> pd.Series:
+    """What is known of the truth: "true", "true_boxes", or nothing ("")."""
+    return inputs.astype(object).where(inputs.str.startswith("true").astype(bool), "")

@@ -15,7 +15,8 @@ class Comparison:
     """Lines (methods) by metrics, all measured on one split, by one protocol, from like inputs.
 
     ``inputs`` is "image" for whatever starts from the image alone, also by way of a detector;
-    otherwise what was given, such as "true": such lines know more and have a table of their own.
+    otherwise what was given, "true" (visible masks) or "true_boxes" (these and amodal boxes): such
+    lines know more and have a table of their own.
     Arrays are float64 [lines, metrics] with NaN where nothing was measured: ``value``, ``low`` and
     ``high`` in 0–100, ``n`` objects or pairs. Several runs of a line are averaged, ``low`` and
     ``high`` then being one standard deviation below and above; ``runs`` int64 [lines]. ``note``
@@ -88,7 +89,11 @@ class Comparison:
 
 def in_words(inputs: str) -> str:
     """What methods started from, for the eye."""
-    words = {"image": "from the image", "true": "given the true visible masks"}
+    words = {
+        "image": "from the image",
+        "true": "given the true visible masks",
+        "true_boxes": "given the true visible masks and amodal boxes",
+    }
     return words.get(inputs, f"given {inputs.replace('_', ' ')}")
 
 

@@ -45,7 +45,9 @@ class Material:
         paper, table, row, note.
     published_remark: a sentence on what there is, or why there is nothing.
     histories: line → rows with "iteration" and losses.
-    costs: line → parameters, flops, height, width, images_per_second (or None), device.
+    costs: line → parameters, flops, height, width, images_per_second (or None), device; of a
+        completer with a detector before it also stage_one (method, parameters, flops).
+    starts: method → what it was started from, and what it took of that.
     """
 
     results: pd.DataFrame
@@ -56,6 +58,7 @@ class Material:
     published_remark: str = ""
     histories: Mapping[str, Sequence[dict]] = field(default_factory=dict)
     costs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    starts: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(
@@ -119,7 +122,7 @@ def write_report(
         training=shown,
         training_folded=folded,
         cost=_cost(material.costs),
-        basis=_basis(results, objects),
+        basis=_basis(results, objects, material.starts),
         remarks=_remarks(groups),
         glossary=known,
         further=further,
@@ -497,11 +500,14 @@ def _cost(costs: Mapping[str, Mapping[str, Any]]) -> _Table | None:
     lines = []
     for line, cost in costs.items():
         speed = cost["images_per_second"]
+        # Its detector is no part of the method, but of the way from an image to its masks.
+        before = cost.get("stage_one")
+        beside = (f"after {before['method']}",) if before else ()
         lines.append(
             [
-                Cell(line),
-                Cell(f"{cost['parameters'] / 1e6:.2f} M"),
-                Cell(f"{cost['flops'] / 1e9:.1f} G"),
+                Cell(line, below=beside),
+                Cell(_millions(cost), below=(f"+ {_millions(before)}",) if before else ()),
+                Cell(_billions(cost), below=(f"+ {_billions(before)} an image",) if before else ()),
                 Cell(f"{cost['height']} × {cost['width']}"),
                 Cell("–" if speed is None else f"{speed:.1f}"),
                 Cell(cost["device"] or "–", kind="text"),
@@ -510,8 +516,19 @@ def _cost(costs: Mapping[str, Mapping[str, Any]]) -> _Table | None:
     return [*map(Cell, heads[:-1]), Cell(heads[-1], kind="text")], lines
 
 
-def _basis(results: pd.DataFrame, objects: pd.DataFrame) -> _Table | None:
-    """For each line: whose weights, which data, how many runs, and the objects it found."""
+def _millions(cost: Mapping[str, Any]) -> str:
+    return f"{cost['parameters'] / 1e6:.2f} M"
+
+
+def _billions(cost: Mapping[str, Any]) -> str:
+    return f"{cost['flops'] / 1e9:.1f} G"
+
+
+def _basis(
+    results: pd.DataFrame, objects: pd.DataFrame, starts: Mapping[str, str]
+) -> _Table | None:
+    """For each line: whose weights, started from what, which data, how many runs, and the objects
+    it found."""
     if not len(results):
         return None
     found = with_lines(objects) if len(objects) else None
@@ -521,7 +538,9 @@ def _basis(results: pd.DataFrame, objects: pd.DataFrame) -> _Table | None:
     for line, rows in with_lines(results).groupby("line", sort=False):
         runs = ", ".join(dict.fromkeys(str(r) for r in rows["run_id"].fillna("") if r)) or "–"
         seeds = ", ".join(dict.fromkeys(str(s) for s in rows["seed"].dropna()))
-        cells = [Cell(line), Cell(runs, kind="text"), Cell(seeds)]
+        method = rows["method"].iloc[0]
+        start = (starts[method],) if rows["main"].iloc[0] and method in starts else ()
+        cells = [Cell(line), Cell(runs, below=start, kind="text"), Cell(seeds)]
         own = None if found is None else found[(found["line"] == line).to_numpy(dtype=bool)]
         if own is None or not len(own):
             cells += [Cell("–", kind="faint")] * 3

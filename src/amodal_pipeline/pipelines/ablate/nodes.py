@@ -18,15 +18,21 @@ from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
 from amodal_pipeline.pipelines.evaluate.nodes import (
     complete_detections,
     complete_true,
+    complete_true_boxes,
     predict,
     scored,
+    within_amodal_boxes,
 )
+from amodal_pipeline.pipelines.prepare.sources import Source
 from amodal_pipeline.pipelines.progress import progress, training_progress
 from amodal_pipeline.pipelines.train.nodes import (
     Job,
+    Pretraining,
+    ViewFolders,
     choose_start,
     choose_start_or_train_upstream,
     on_true_objects,
+    pretrain,
 )
 from amodal_pipeline.pipelines.train.parts import Parts
 from amodal_pipeline.training.configs import WITHOUT_EFFECT, InferenceConfig
@@ -41,7 +47,9 @@ class Places:
     ``rows``: checkpoints and training states; ``output``: predictions; ``images``: pictures made
     for a row. What they are made from: ``models`` has the checkpoints of the methods that rows
     start from, ``parts`` are those of the data set. For completers: ``detected`` has what a
-    detector found of the training objects, ``detections`` all of it in the validation split.
+    detector found of the training objects, ``detections`` all of it in the validation split;
+    ``detector`` is that itself. ``pretraining``: what rows start from unless theirs differs, and
+    ``views``, the folders of what it sees.
     """
 
     rows: Path
@@ -51,6 +59,9 @@ class Places:
     parts: Parts
     detected: Predictions | None
     detections: Predictions | None
+    detector: list[Checkpoint]
+    pretraining: Pretraining | None
+    views: ViewFolders | None
 
 
 def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
@@ -74,6 +85,14 @@ def choose_rows_with_tokenizer(
     return _chosen(ablation, _completed(Parts(tokenizer=tokenizer), jobs))
 
 
+def choose_rows_with_pretraining(
+    ablation: AblationConfig, pretraining: Job, views: Source, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """As :func:`choose_rows`, for methods that may be pretrained on views."""
+    checked = [Job.model_validate(job) for job in jobs]
+    return _chosen(ablation, checked, Pretraining(pretraining, views))
+
+
 def _completed(parts: Parts, jobs: tuple[Job, ...]) -> list[Job]:
     checked = [Job.model_validate(job) for job in jobs]
     return [
@@ -82,8 +101,10 @@ def _completed(parts: Parts, jobs: tuple[Job, ...]) -> list[Job]:
     ]
 
 
-def _chosen(ablation: AblationConfig, jobs: list[Job]) -> tuple[dict[str, Row], list[Row]]:
-    rows = resolve(ablation, {job.model.root.name: job for job in jobs})
+def _chosen(
+    ablation: AblationConfig, jobs: list[Job], pretraining: Pretraining | None = None
+) -> tuple[dict[str, Row], list[Row]]:
+    rows = resolve(ablation, {job.name: job for job in jobs}, pretraining)
     return rows, [row for name, row in rows.items() if ablation.row in (None, name)]
 
 
@@ -100,10 +121,15 @@ def ablate(
     evaluation: EvaluationConfig,
     workers: int,
     restart: bool,
+    pretraining: Job | None = None,
+    views: Source | None = None,
     shape_prior: StoredShapePrior | None = None,
     tokenizer: Checkpoint | None = None,
     detections_train: Predictions | None = None,
     detections: Predictions | None = None,
+    detector: list[Checkpoint] | None = None,
+    views_images: Path | None = None,
+    views_raw: Path | None = None,
 ) -> list[str]:
     """Train and score rows one after another; what is finished and unchanged is not trained again.
 
@@ -118,8 +144,11 @@ def ablate(
         parts: where scores are collected, as "<method>.<row>".
         workers: processes that compose pictures; 0 is one a core.
         restart: train the chosen rows anew, whatever is there.
+        pretraining, views: a job that rows may start from, and the views it learns from.
         shape_prior, tokenizer: of the data set, for methods that have one.
         detections_train, detections: of a detector for the two splits, for completers.
+        detector: itself, if any.
+        views_images, views_raw: folders of the views.
 
     Returns:
         The names of the rows.
@@ -131,7 +160,16 @@ def ablate(
     detected = on_true_objects(train, detections_train)
     finished = Parts(shape_prior, tokenizer)
     places = Places(
-        rows_folder, models, output / name, images / name, finished, detected, detections
+        rows=rows_folder,
+        models=models,
+        output=output / name,
+        images=images / name,
+        parts=finished,
+        detected=detected,
+        detections=detections,
+        detector=detector or [],
+        pretraining=Pretraining(pretraining, views) if pretraining else None,
+        views=ViewFolders(views_images, views_raw) if pretraining else None,
     )
     for number, row in enumerate(chosen, 1):
         title = f"{number}/{len(chosen)} {row.name}"
@@ -173,7 +211,13 @@ def train_row(
     pretrained = start[0] if start else None
     components = places.parts.components(method)
     wanted = loop.fingerprint(
-        method, training, annotations, pretrained, components, places.detected
+        method,
+        training,
+        annotations,
+        pretrained,
+        components,
+        places.detected,
+        pretrained_categories=row.job.pretrained_categories,
     )
     try:
         if (folder / "method.json").exists():
@@ -182,7 +226,7 @@ def train_row(
                 return found
             if not restart:
                 check_unchanged(found.card.fingerprint, wanted, folder)
-        if not restart and (found := _trained_whole(places.models / method.name, folder, wanted)):
+        if not restart and (found := _trained_whole(places.models / row.job.name, folder, wanted)):
             return found
         shutil.rmtree(places.output / row.name, ignore_errors=True)
         with training_progress(f"train {title or row.name}") as on_step:
@@ -192,6 +236,7 @@ def train_row(
                 annotations,
                 folder,
                 pretrained=pretrained,
+                pretrained_categories=row.job.pretrained_categories,
                 components=components,
                 detected=places.detected,
                 restart=restart,
@@ -242,9 +287,25 @@ def _start(
         case Row() as upstream:
             return [train_row(upstream, annotations, places, workers, restart, as_start=True)]
         case Job() as upstream:
-            folder = places.models / upstream.model.root.name
+            folder = places.models / upstream.name
             return choose_start_or_train_upstream(annotations, row.job, upstream, folder, restart)
+        case Pretraining() as upstream:
+            name = annotations.metadata.dataset
+            return [_pretrain(row, upstream, name, places, workers, restart)]
     return choose_start(row.job)
+
+
+def _pretrain(
+    row: Row, wanted: Pretraining, dataset: str, places: Places, workers: int, restart: bool
+) -> Checkpoint:
+    """The pretraining of a row: that of all rows, or one of its own beside the row."""
+    usual, views = places.pretraining, places.views
+    folder = places.models / wanted.name
+    if wanted != usual:
+        folder = places.rows / f"{row.name}.pretraining"
+    if wanted.views != usual.views:
+        views = dataclasses.replace(views, images=places.images / row.name)
+    return pretrain(wanted, dataset, views, folder, workers, restart)
 
 
 def _compose(
@@ -271,10 +332,13 @@ def _predict(
         found = Predictions.load(place)
         made = (found.metadata.checkpoint, found.metadata.annotations)
         same = made == (checkpoint.card.fingerprint.digest, val.fingerprint)
-        if same and found.metadata.inputs == _inputs(row, places):
+        same = same and found.metadata.inputs == _inputs(row, places)
+        if same and not _rests_on_estimates(row, checkpoint):
             return found
-    if row.completes == "true":
-        predictions = complete_true(checkpoint, val, inference)
+    if row.completes == "true_boxes":
+        predictions = complete_true_boxes(checkpoint, val, inference)
+    elif row.completes == "true":
+        predictions = complete_true(checkpoint, val, inference, places.detector)
     elif row.completes == "detections":
         predictions = complete_detections(checkpoint, val, places.detections, inference)
     else:
@@ -283,6 +347,11 @@ def _predict(
     predictions = dataclasses.replace(predictions, metadata=metadata)
     predictions.save(place)
     return predictions
+
+
+def _rests_on_estimates(row: Row, checkpoint: Checkpoint) -> bool:
+    """Whether a stage one that this checkpoint knows nothing of has a part in its predictions."""
+    return row.completes in ("true", "detections") and within_amodal_boxes(checkpoint.card)
 
 
 def _inputs(row: Row, places: Places) -> str:
@@ -294,8 +363,8 @@ def _inputs(row: Row, places: Places) -> str:
     match row.completes:
         case None:
             return "image"
-        case "true":
-            return "true"
+        case "true" | "true_boxes" as known:
+            return known
     if places.detections.metadata.method == "none":
         raise ValueError(
             f"rows.{row.name} completes detections, and {row.job.model.root.name}.detector is "
@@ -389,7 +458,8 @@ def show(ablation: AblationConfig, table: pd.DataFrame, missing: list[str], data
 def _changes(row: Row, folder: Path, scored: pd.Series, val: AmodalAnnotations) -> str:
     """How what is on disk differs from what the row is now; "" where it does not."""
     run_id, inputs = scored["run_id"], scored["inputs"]
-    kind = {"image": None, "true": "true"}.get(inputs, "detections")
+    known = {"image": None, "true": "true", "true_boxes": "true_boxes"}
+    kind = known.get(inputs, "detections")
     if kind != row.completes:
         return f"scored on inputs {inputs!r}"
     if not run_id.endswith(val.fingerprint[:12]):

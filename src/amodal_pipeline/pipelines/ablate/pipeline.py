@@ -5,6 +5,7 @@ from kedro.pipeline import Pipeline, node
 from amodal_pipeline.pipelines.ablate.nodes import (
     ablate,
     choose_rows,
+    choose_rows_with_pretraining,
     choose_rows_with_prior,
     choose_rows_with_tokenizer,
     show,
@@ -13,7 +14,13 @@ from amodal_pipeline.pipelines.ablate.nodes import (
 
 
 def create_pipeline(
-    method: str, jobs: tuple[str, ...], *, shape_prior: bool = False, completer: bool = False
+    method: str,
+    jobs: tuple[str, ...],
+    *,
+    shape_prior: bool = False,
+    completer: bool = False,
+    tokenizer: bool = False,
+    pretraining: bool = False,
 ) -> Pipeline:
     """Training and comparison of the rows in ``params:ablate_<method>``.
 
@@ -21,17 +28,27 @@ def create_pipeline(
         method: whose ablation it is.
         jobs: the methods whose parameters rows may begin with, and start from.
         shape_prior: some of them are trained with the shape prior of the data set.
-        completer: they complete objects, and are trained with the mask tokenizer of the data set.
+        completer: they complete objects, those that a detector finds too.
+        tokenizer: they are trained with the mask tokenizer of the data set, and on what their
+            detector finds in the training split.
+        pretraining: they may start from a pretraining on views.
     """
-    choose, part, detections = choose_rows, {}, {}
+    choose, part, detections, folders = choose_rows, {}, {}, {}
     if shape_prior:
         choose, part = choose_rows_with_prior, {"shape_prior": "shape_prior"}
-    if completer:
+    if tokenizer:
         choose, part = choose_rows_with_tokenizer, {"tokenizer": "mask_tokenizer.checkpoint"}
-        detections = {name: f"{method}.{name}" for name in ("detections_train", "detections")}
+    if pretraining:
+        choose = choose_rows_with_pretraining
+        part = {"pretraining": f"params:pretrain_{method}", "views": "params:pretraining_views"}
+        folders = {"views_images": "views_images", "views_raw": "views_raw"}
+    if completer:
+        wanted = ("detections", "detector", *(("detections_train",) if tokenizer else ()))
+        detections = {name: f"{method}.{name}" for name in wanted}
     name = f"ablate_{method}"
     shared = {f"params:{key}" for key in ("inference", "evaluation")}
     shared |= {f"params:{key}" for key in ("workers", "restart", "dataset")}
+    shared |= {value for value in part.values() if value.startswith("params:")}
     steps = Pipeline(
         [
             node(
@@ -55,8 +72,10 @@ def create_pipeline(
                     "evaluation": "params:evaluation",
                     "workers": "params:workers",
                     "restart": "params:restart",
+                    # Kedro builds parameters by their place: first, as in the function.
                     **part,
                     **detections,
+                    **folders,
                 },
                 outputs="done",
                 name="ablate",
@@ -84,8 +103,9 @@ def create_pipeline(
         inputs={
             *("annotations_train", "annotations_val"),
             *("models", "model_output", "images", "parts"),
-            *part.values(),
             *detections.values(),
+            *folders.values(),
+            *(value for value in part.values() if not value.startswith("params:")),
         },
         parameters=shared | {f"params:{key}" for key in (name, *jobs)},
     )

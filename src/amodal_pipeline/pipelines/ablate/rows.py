@@ -1,19 +1,29 @@
 """Parameters of an ablation, and the trainings they stand for. Imports nothing heavy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.layers.configs import Strict
-from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.pipelines.prepare.sources import Source
+from amodal_pipeline.pipelines.train.nodes import Job, Pretraining
 
 # Part of file names that are taken apart at their dots.
 RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
-Completes = Literal["true", "detections"] | None
+Completes = Literal["true", "true_boxes", "detections"] | None
+
+
+class PretrainingConfig(Strict):
+    """How the pretraining of a row differs from that of its method: in ``model`` and ``training``
+    of its job, and in the ``views`` that it learns from."""
+
+    model: dict[str, Any] = Field({})
+    training: dict[str, Any] = Field({})
+    views: dict[str, Any] = Field({})
 
 
 class RowConfig(Strict):
@@ -25,7 +35,8 @@ class RowConfig(Strict):
     that does not stand on the shared trunk. ``composed``: it trains on pictures composed from the
     visible masks of the training images, and on nothing else. ``weights_of``: it is not trained,
     but is another row with values of ``model`` that matter after training only. ``completes``: what
-    a completer is scored on, the "true" visible masks or the "detections" of a detector.
+    a completer is scored on, the "true" visible masks, these within "true_boxes", or the
+    "detections" of a detector. ``pretraining``: it starts from a pretraining of its own.
     """
 
     job: str
@@ -36,10 +47,12 @@ class RowConfig(Strict):
     composed: ComposeConfig | None = None
     weights_of: RowName | None = None
     completes: Completes = None
+    pretraining: PretrainingConfig | None = None
 
     @model_validator(mode="after")
     def _is_one_or_the_other(self) -> Self:
-        trained = {"training", "pretrained", "composed", "trunk"} & self.model_fields_set
+        trained = {"training", "pretrained", "composed", "trunk", "pretraining"}
+        trained &= self.model_fields_set
         if self.weights_of and trained:
             raise ValueError(f"a row with weights_of is not trained: leave out {sorted(trained)}")
         return self
@@ -102,7 +115,7 @@ class Row:
 
     name: str
     job: Job
-    upstream: "Job | Row | None" = None
+    upstream: "Job | Row | Pretraining | None" = None
     composed: ComposeConfig | None = None
     weights_of: "Row | None" = None
     completes: Completes = None
@@ -113,27 +126,35 @@ class Row:
         return f"{self.job.model.root.name}.{self.name}"
 
 
-def resolve(ablation: AblationConfig, jobs: Mapping[str, Job]) -> dict[str, Row]:
+def resolve(
+    ablation: AblationConfig, jobs: Mapping[str, Job], pretraining: Pretraining | None = None
+) -> dict[str, Row]:
     """All rows of an ablation, in its order.
 
     Args:
         jobs: by name of the method.
+        pretraining: that rows may start from by its name.
 
     Raises:
         ValueError: a row has a value that its method does not know, names a job that is not there,
-            changes the network that the trunk shares, or starts from itself; names the row.
+            changes the network that the trunk shares, starts from itself, or changes a pretraining
+            that it does not start from; names the row.
     """
-    return {name: _resolve(name, ablation, jobs, ()) for name in ablation.wanted}
+    return {name: _resolve(name, ablation, jobs, pretraining, ()) for name in ablation.wanted}
 
 
 def _resolve(
-    name: str, ablation: AblationConfig, jobs: Mapping[str, Job], below: tuple[str, ...]
+    name: str,
+    ablation: AblationConfig,
+    jobs: Mapping[str, Job],
+    pretraining: Pretraining | None,
+    below: tuple[str, ...],
 ) -> Row:
     if name in below:
         raise ValueError(f"rows.{name} starts from itself: {' from '.join([*below, name])}")
     row = ablation.wanted[name]
     if row.weights_of:
-        return _used_otherwise(name, ablation, jobs, (*below, name))
+        return _used_otherwise(name, ablation, jobs, pretraining, (*below, name))
     trunk = ablation.trunk if row.trunk else None
     values = _job(row.job, jobs, name).model_dump()
     values["model"] = _merged(values["model"], row.model)
@@ -153,14 +174,43 @@ def _resolve(
         raise ValueError(f"rows.{name}: {error}") from error
     if trunk:
         _fits(name, job, _job(trunk.job, jobs, name))
-    upstream: Job | Row | None = jobs.get(job.pretrained or "")
-    if upstream is None and job.pretrained in ablation.wanted:
-        upstream = _resolve(job.pretrained, ablation, jobs, (*below, name))
+    upstream: Job | Row | Pretraining | None = jobs.get(job.pretrained or "")
+    if pretraining and job.pretrained == pretraining.name:
+        upstream = _pretrained_otherwise(name, row.pretraining, pretraining)
+    elif row.pretraining:
+        raise ValueError(
+            f"rows.{name} has a pretraining of its own, and starts from {job.pretrained}: leave "
+            "out pretraining, or pretrained"
+        )
+    elif upstream is None and job.pretrained in ablation.wanted:
+        upstream = _resolve(job.pretrained, ablation, jobs, pretraining, (*below, name))
     return Row(name, job, upstream, row.composed, completes=row.completes)
 
 
+def _pretrained_otherwise(
+    name: str, changes: PretrainingConfig | None, pretraining: Pretraining
+) -> Pretraining:
+    if changes is None:
+        return pretraining
+    job, views = pretraining.job.model_dump(), pretraining.views.model_dump(exclude_unset=True)
+    job["model"] = _merged(job["model"], changes.model)
+    job["training"] = _merged(job["training"], changes.training)
+    try:
+        return replace(
+            pretraining,
+            job=Job.model_validate(job),
+            views=Source.model_validate(_merged(views, changes.views)),
+        )
+    except ValidationError as error:
+        raise ValueError(f"rows.{name}.pretraining: {error}") from error
+
+
 def _used_otherwise(
-    name: str, ablation: AblationConfig, jobs: Mapping[str, Job], below: tuple[str, ...]
+    name: str,
+    ablation: AblationConfig,
+    jobs: Mapping[str, Job],
+    pretraining: Pretraining | None,
+    below: tuple[str, ...],
 ) -> Row:
     """A row that is another one with values that matter after training only.
 
@@ -173,7 +223,7 @@ def _used_otherwise(
             f"rows.{name}: weights_of: no row is called {row.weights_of!r}; "
             f"{', '.join(ablation.wanted)} are"
         )
-    trained = _resolve(row.weights_of, ablation, jobs, below)
+    trained = _resolve(row.weights_of, ablation, jobs, pretraining, below)
     if trained.job.model.root.name != row.job:
         raise ValueError(f"rows.{name}: {row.weights_of} is no {row.job}: weights_of needs one")
     values = trained.job.model_dump()

@@ -1,13 +1,14 @@
 """Nodes that run a trained method over the validation split and score it.
 
 A detector finds objects in images. A completer is given objects with their visible masks, once the
-true ones and once what a detector found.
+true ones and once what a detector found. One that looks within amodal boxes is given those too: the
+true ones, or what a detector, its stage one, estimates from the visible ones.
 """
 
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,14 @@ from typing import Literal
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
-from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig, OrderNetConfig
+from amodal_pipeline.methods.configs import (
+    COMPLETERS,
+    MaskTokenizerConfig,
+    OrderNetConfig,
+    job_name,
+)
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.progress import progress
@@ -38,7 +45,7 @@ def predict(
     metadata = PredictionsMetadata(
         dataset=truth.dataset,
         split=truth.split,
-        method=card.method.root.name,
+        method=job_name(card.method.root),
         seed=card.seed,
         categories=truth.categories,
         image_root=truth.image_root,
@@ -83,7 +90,12 @@ def predict_at_cost(
 
 def is_completer(card: MethodCard) -> bool:
     """Whether a method completes objects that it is given; a detector finds them itself."""
-    return isinstance(card.method.root, C2FSegConfig)
+    return isinstance(card.method.root, COMPLETERS)
+
+
+def within_amodal_boxes(card: MethodCard) -> bool:
+    """Whether a completer is given amodal boxes beside the visible masks."""
+    return card.method.root.crop.around == "amodal"
 
 
 def check_detector(card: MethodCard) -> None:
@@ -109,31 +121,119 @@ def check_detector(card: MethodCard) -> None:
 
 def _check_categories(card: MethodCard, annotations: AmodalAnnotations) -> None:
     truth = annotations.metadata
-    names = [c.name for c in card.categories]
+    names, method = [c.name for c in card.categories], job_name(card.method.root)
     if names != [c.name for c in truth.categories]:
         raise ValueError(
-            f"{card.method.root.name} was trained on the categories of {card.dataset!r} {names}, "
+            f"{method} was trained on the categories of {card.dataset!r} {names}, "
             f"{truth.dataset!r} has {[c.name for c in truth.categories]}: train it on this data set"
         )
 
 
 def complete_true(
+    checkpoint: Checkpoint,
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    stage_one: Sequence[Checkpoint] = (),
+) -> Predictions:
+    """What a completer makes of the true visible masks of a split; ``inputs`` is "true".
+
+    Args:
+        stage_one: the detector that estimates amodal boxes, for a completer that needs them.
+
+    Raises:
+        ValueError: it needs boxes, and there is no stage one.
+    """
+    from amodal_pipeline.training.completing import true_objects
+
+    card = checkpoint.card
+    _check_categories(card, annotations)
+    objects = true_objects(annotations)
+    if within_amodal_boxes(card):
+        if not stage_one:
+            raise ValueError(
+                f"{card.method.root.name} looks within amodal boxes, and no detector estimates "
+                "them: name one as its detector, or complete the objects within their true boxes"
+            )
+        _check_categories(stage_one[0].card, annotations)
+        objects = with_boxes(stage_one[0], objects, inference)
+    return complete(checkpoint, objects, inference)
+
+
+def complete_true_where_boxes_are_known(
+    checkpoint: Checkpoint,
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    stage_one: list[Checkpoint],
+) -> Predictions:
+    """As :func:`complete_true`; nothing where there is no stage one."""
+    if not stage_one:
+        return complete(checkpoint, nothing(annotations), inference)
+    return complete_true(checkpoint, annotations, inference, stage_one)
+
+
+def complete_true_boxes(
     checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
 ) -> Predictions:
-    """What a completer makes of the true visible masks of a split; ``inputs`` is "true"."""
+    """What a completer makes of the true visible masks within the true amodal boxes of a split.
+
+    It knows how far each object reaches: ``inputs`` is "true_boxes".
+    """
     from amodal_pipeline.training.completing import true_objects
 
     _check_categories(checkpoint.card, annotations)
-    return complete(checkpoint, true_objects(annotations), inference)
+    return complete(checkpoint, true_objects(annotations, boxes=True), inference)
 
 
 def complete_true_at_cost(
-    checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
+    checkpoint: Checkpoint,
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    stage_one: Sequence[Checkpoint] = (),
 ) -> tuple[Predictions, dict[str, object]]:
     """As :func:`complete_true`, and what it takes: the fields of :class:`~..training.cost.Cost`.
 
     Images per second are objects: reading, the network, masks at full resolution.
     """
+    run = partial(complete_true, checkpoint, annotations, inference, stage_one)
+    return _at_cost(run, checkpoint, inference)
+
+
+def complete_true_boxes_at_cost(
+    checkpoint: Checkpoint,
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    stage_one: Sequence[Checkpoint] = (),
+) -> tuple[Predictions, dict[str, object]]:
+    """As :func:`complete_true_boxes`, and what it takes as in :func:`complete_true_at_cost`.
+
+    That is the completer alone; "stage_one" has the name, parameters and operations of the detector
+    that it works with, if any: an image goes through that first.
+    """
+    import torch
+
+    from amodal_pipeline.annotations.images import read_image
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.training.cost import cost
+
+    run = partial(complete_true_boxes, checkpoint, annotations, inference)
+    found, taken = _at_cost(run, checkpoint, inference)
+    if stage_one:
+        detector = stage_one[0]
+        root, name = annotations.metadata.image_root, annotations.images["file_name"].iloc[0]
+        image = torch.from_numpy(read_image(root, name)).permute(2, 0, 1)
+        own = cost(restore(detector), image)
+        taken["stage_one"] = {
+            "method": job_name(detector.card.method.root),
+            "parameters": own.parameters,
+            "flops": own.flops,
+        }
+    return found, taken
+
+
+def _at_cost(
+    run: Callable[[], Predictions], checkpoint: Checkpoint, inference: InferenceConfig
+) -> tuple[Predictions, dict[str, object]]:
+    """What ``run`` completes, and the cost of one object."""
     import torch
 
     from amodal_pipeline.methods.pretrained import restore
@@ -141,7 +241,7 @@ def complete_true_at_cost(
     from amodal_pipeline.training.device import resolve_device
 
     start = time.perf_counter()
-    found = complete_true(checkpoint, annotations, inference)
+    found = run()
     speed = len(found.predictions) / (time.perf_counter() - start)
     device = device_name(resolve_device(inference.device))
     crop = checkpoint.card.method.root.crop
@@ -149,10 +249,49 @@ def complete_true_at_cost(
         "input": torch.zeros(1, crop.side, crop.side, dtype=torch.uint8),
         "labels": torch.ones(1, dtype=torch.int64),
         "key": torch.zeros(1, dtype=torch.int64),
+        "aspect": torch.ones(1, 2),
     }
     image = torch.zeros(3, crop.image_side, crop.image_side, dtype=torch.uint8)
     model = restore(checkpoint)
     return found, dataclasses.asdict(cost(model, image, speed, device, targets))
+
+
+def with_boxes(
+    stage_one: Checkpoint,
+    objects: Predictions,
+    inference: InferenceConfig,
+    *,
+    categories: bool = True,
+) -> Predictions:
+    """Known objects with the amodal boxes that a detector estimates from their visible ones.
+
+    ``categories``: as for :func:`~..training.completing.estimate_boxes`.
+    """
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.training.completing import estimate_boxes
+
+    check_detector(stage_one.card)
+    with progress(f"boxes by {job_name(stage_one.card.method.root)}") as on_progress:
+        return estimate_boxes(
+            restore(stage_one), objects, inference, on_progress, categories=categories
+        )
+
+
+def nothing(annotations: AmodalAnnotations) -> Predictions:
+    """What a detector that is not there finds in a split, or what is made of that."""
+    truth = annotations.metadata
+    metadata = PredictionsMetadata(
+        dataset=truth.dataset,
+        split=truth.split,
+        method="none",
+        inputs="none",
+        categories=truth.categories,
+        image_root=truth.image_root,
+        annotations=truth.fingerprint,
+    )
+    return Predictions(
+        metadata, annotations.images, frame(PREDICTIONS, {}), frame(PREDICTION_ORDER, {})
+    )
 
 
 def complete_detections(
@@ -220,7 +359,10 @@ def predict_or_read(
     masks: Literal["amodal", "visible"],
     inputs: str | bool | None,
     model_output: Path,
-) -> tuple[dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]]:
+    stage_one: str = "mask_rcnn_visible",
+) -> tuple[
+    dict[str, Predictions], dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]
+]:
     """Predictions to be scored, by method.
 
     Args:
@@ -230,14 +372,17 @@ def predict_or_read(
         predictions: a COCO results file or a folder of them, instead of the method; each is a
             method named as its file.
         masks: what the key "segmentation" is in these files.
-        inputs: what a completer completes: "true" visible masks, those of the detector of this
-            name, or those of a COCO results file; None for the true ones and those of the detector
-            that it was trained with.
+        inputs: what a completer completes: "true" visible masks, the same within "true_boxes",
+            those of the detector of this name, or those of a COCO results file; None for the true
+            ones and those of the detector that it was trained with.
         model_output: folder with the predictions of all methods.
+        stage_one: the detector that estimates amodal boxes, for a completer that needs them, and
+            whose detections it completes where ``inputs`` is None.
 
     Returns:
         Predictions; of a completer those on a detector. Those on true visible masks. The detections
-        that were completed. Each by the name of the method, and empty where there are none.
+        that were completed. Those on true masks and boxes. Each by the name of the method, and
+        empty where there are none.
 
     Raises:
         ValueError: a file is named as a method that is trained here: its results would be lost; or
@@ -247,14 +392,14 @@ def predict_or_read(
         checkpoint, name = Checkpoint.load(folder), folder.name
         if is_completer(checkpoint.card):
             return _complete_chosen(
-                checkpoint, folder, annotations, inference, inputs, model_output
+                checkpoint, folder, annotations, inference, inputs, model_output, stage_one
             )
         if inputs is not None:
             raise ValueError(
                 f"{name} finds objects itself: --params inputs={inputs} is for methods that "
                 "complete known ones"
             )
-        return {name: predict(checkpoint, annotations, inference)}, {}, {}
+        return {name: predict(checkpoint, annotations, inference)}, {}, {}, {}
     from amodal_pipeline.annotations.coco_results import read_results_folder
 
     path = Path(predictions).expanduser()
@@ -267,7 +412,7 @@ def predict_or_read(
             )
     with progress(f"read {path.name}") as on_progress:
         tables = read_results_folder(path, annotations, masks=masks, on_progress=on_progress)
-    return {table.metadata.method: table for table in tables}, {}, {}
+    return {table.metadata.method: table for table in tables}, {}, {}, {}
 
 
 def _complete_chosen(
@@ -277,19 +422,44 @@ def _complete_chosen(
     inference: InferenceConfig,
     inputs: str | bool | None,
     model_output: Path,
-) -> tuple[dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]]:
-    name, found, true, detections = folder.name, {}, {}, {}
+    stage_one: str,
+) -> tuple[
+    dict[str, Predictions], dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]
+]:
+    name, models, boxed = folder.name, folder.parent, within_amodal_boxes(checkpoint.card)
+    found, true, detections, true_boxes = {}, {}, {}, {}
     # The command line makes a truth value of "true".
     inputs = "true" if inputs is True else inputs
+    if inputs == "true_boxes" and not boxed:
+        raise ValueError(
+            f"{name} looks around visible boxes: --params inputs=true_boxes is for methods that "
+            "need amodal ones"
+        )
+    if inputs == "true_boxes" or (inputs is None and boxed):
+        true_boxes = {name: complete_true_boxes(checkpoint, annotations, inference)}
     if inputs in (None, "true"):
-        true = {name: complete_true(checkpoint, annotations, inference)}
-    if inputs != "true":
-        chosen = inputs or _detector_of(checkpoint, folder.parent)
-        detections = {
-            name: _detections(chosen, folder.parent, annotations, inference, model_output)
-        }
+        boxes_by = [load_stage_one(models, stage_one)] if boxed else []
+        true = {name: complete_true(checkpoint, annotations, inference, boxes_by)}
+    if inputs not in ("true", "true_boxes"):
+        chosen = inputs or (stage_one if boxed else _detector_of(checkpoint, models))
+        detections = {name: _detections(chosen, models, annotations, inference, model_output)}
         found = {name: complete_detections(checkpoint, annotations, detections[name], inference)}
-    return found, true, detections
+    return found, true, detections, true_boxes
+
+
+def load_stage_one(models: Path, name: str) -> Checkpoint:
+    """The detector that estimates amodal boxes.
+
+    Raises:
+        ValueError: it is not trained; says how to, and what can be done without it.
+    """
+    if not (models / name / "method.json").exists():
+        raise ValueError(
+            f"{models / name} holds no detector to estimate amodal boxes with: train it, `kedro "
+            f"run --pipeline=train_{name}` (and the --env of this run), name another with --params "
+            "stage_one=<detector>, or give the boxes (docs/completing.md)"
+        )
+    return Checkpoint.load(models / name)
 
 
 def _detector_of(checkpoint: Checkpoint, models: Path) -> str:
@@ -328,7 +498,8 @@ def _detections(
     if not (models / chosen / "method.json").exists():
         raise ValueError(
             f"{chosen!r} is no detector that is trained here ({models / chosen} holds none), nor a "
-            "results file *.json: choose with --params inputs=true|<detector>|<results.json>"
+            "results file *.json: choose with --params inputs=true|<detector>|<results.json>, or "
+            "train it first, `kedro run --pipeline=train_<detector>`"
         )
     detector = Checkpoint.load(models / chosen)
     if any((model_output / chosen / "predictions").glob("*/predictions")):
@@ -410,28 +581,30 @@ def evaluate_completions(
     detections: Predictions | None,
     evaluation: EvaluationConfig,
     model_output: Path,
+    true_boxes: Predictions | None = None,
 ) -> Scores:
-    """Scores of a completer on true visible masks and on those of a detector, and of the baselines
-    on both.
+    """Scores of a completer on true visible masks, within true boxes or not, and on those of a
+    detector, and of the baselines on each.
 
     Args:
         annotations: the validation split.
         true: what it made of the true visible masks, if asked for.
         found: what it made of ``detections``, if asked for; not scored without a detector.
         evaluation, model_output: as for :func:`evaluate`.
+        true_boxes: what it made of the true visible masks within true boxes, if asked for.
     """
     from amodal_pipeline.metrics import scores
 
-    parts = []
-    if true is not None:
-        parts.append(evaluate(annotations, true, evaluation, model_output))
-    if found is not None and not _without_detector(found):
-        parts.append(evaluate(annotations, found, evaluation, model_output, detections))
+    parts = [
+        evaluate(annotations, table, evaluation, model_output, completed)
+        for table, completed in ((true_boxes, None), (true, None), (found, detections))
+        if table is not None and not _without_detector(table)
+    ]
     return scores.join(parts)
 
 
 def _without_detector(found: Predictions) -> bool:
-    """Whether there was no detector, whose empty table is that of a method "none"."""
+    """Whether there was no detector that this could rest on: see :func:`nothing`."""
     return found.metadata.inputs == "none"
 
 
@@ -442,13 +615,19 @@ def evaluate_each(
     detections: dict[str, Predictions],
     evaluation: EvaluationConfig,
     model_output: Path,
+    predictions_true_boxes: dict[str, Predictions],
 ) -> Iterator[dict[str, Scores]]:
     """As :func:`evaluate` and :func:`evaluate_completions`, for what :func:`predict_or_read` gives:
     several methods, each saved before the next is begun."""
-    for name in predictions | predictions_true:
-        true, found, source = (of.get(name) for of in (predictions_true, predictions, detections))
+    for name in predictions | predictions_true | predictions_true_boxes:
+        true, found, source, boxes = (
+            of.get(name)
+            for of in (predictions_true, predictions, detections, predictions_true_boxes)
+        )
         yield {
-            name: evaluate_completions(annotations, true, found, source, evaluation, model_output)
+            name: evaluate_completions(
+                annotations, true, found, source, evaluation, model_output, boxes
+            )
         }
 
 
@@ -497,17 +676,19 @@ def draw_completions(
     true: Predictions | None,
     found: Predictions | None,
     count: int,
+    true_boxes: Predictions | None = None,
 ) -> Image.Image:
     """As :func:`draw`, for a completer on true visible masks beside that on a detector's."""
     from amodal_pipeline.visuals.grids import prediction_grid
     from amodal_pipeline.visuals.selection import most_occluded
 
     columns = {}
-    for table in (true, found):
+    known = {"image": "", "true": " on true visible masks", "true_boxes": " within true boxes"}
+    for table in (true_boxes, true, found):
         if table is None or _without_detector(table):
             continue
         made = table.metadata
-        on = {"image": "", "true": " on true visible masks"}.get(made.inputs, f" on {made.inputs}")
+        on = known.get(made.inputs, f" on {made.inputs}")
         columns[f"{made.method}{on}"] = table
     return prediction_grid(annotations, columns, most_occluded(annotations, count))
 
@@ -517,11 +698,16 @@ def draw_each(
     predictions: dict[str, Predictions],
     predictions_true: dict[str, Predictions],
     count: int,
+    predictions_true_boxes: dict[str, Predictions],
 ) -> dict[str, Image.Image]:
     """As :func:`draw` and :func:`draw_completions`, for several methods."""
     return {
         name: draw_completions(
-            annotations, predictions_true.get(name), predictions.get(name), count
+            annotations,
+            predictions_true.get(name),
+            predictions.get(name),
+            count,
+            predictions_true_boxes.get(name),
         )
-        for name in predictions | predictions_true
+        for name in predictions | predictions_true | predictions_true_boxes
     }

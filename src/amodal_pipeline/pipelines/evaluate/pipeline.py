@@ -5,6 +5,8 @@ from kedro.pipeline import Pipeline, node
 from amodal_pipeline.pipelines.evaluate.nodes import (
     complete_detections,
     complete_true_at_cost,
+    complete_true_boxes_at_cost,
+    complete_true_where_boxes_are_known,
     draw,
     draw_completions,
     draw_each,
@@ -87,16 +89,84 @@ def create_completer_pipeline(method: str) -> Pipeline:
     return Pipeline(steps, namespace=method, inputs=_SHARED, parameters=_PARAMETERS)
 
 
+def create_boxed_completer_pipeline(method: str) -> Pipeline:
+    """As :func:`create_completer_pipeline`, for a completer that looks within amodal boxes: true
+    objects within their true boxes too, and otherwise within those that its ``detector`` estimates.
+    """
+    steps = Pipeline(
+        [
+            node(
+                complete_true_boxes_at_cost,
+                inputs=["checkpoint", "annotations_val", "params:inference", "detector"],
+                outputs=["predictions_true_boxes", "cost"],
+                name="complete_true_boxes",
+            ),
+            node(
+                complete_true_where_boxes_are_known,
+                inputs=["checkpoint", "annotations_val", "params:inference", "detector"],
+                outputs="predictions_true",
+                name="complete_true",
+            ),
+            node(
+                complete_detections,
+                inputs=["checkpoint", "annotations_val", "detections", "params:inference"],
+                outputs="predictions",
+                name="complete_detections",
+            ),
+            node(
+                evaluate_completions,
+                inputs=[
+                    "annotations_val",
+                    "predictions_true",
+                    "predictions",
+                    "detections",
+                    "params:evaluation",
+                    "model_output",
+                    "predictions_true_boxes",
+                ],
+                outputs="results",
+                name="evaluate",
+            ),
+            node(
+                draw_completions,
+                inputs=[
+                    "annotations_val",
+                    "predictions_true",
+                    "predictions",
+                    "params:pictures",
+                    "predictions_true_boxes",
+                ],
+                outputs="overlays",
+                name="draw",
+            ),
+        ]
+    )
+    return Pipeline(steps, namespace=method, inputs=_SHARED, parameters=_PARAMETERS)
+
+
 def create_chosen_pipeline() -> Pipeline:
     """The same for ``--params method=<name>``, or for predictions from elsewhere:
     ``--params predictions=<file or folder>``."""
     outside = ["params:predictions", "params:prediction_masks", "params:inputs"]
+    stage_one = "params:stage_one"
     steps = Pipeline(
         [
             node(
                 predict_or_read,
-                inputs=["folder", "annotations_val", "params:inference", *outside, "model_output"],
-                outputs=["predictions", "predictions_true", "detections"],
+                inputs=[
+                    "folder",
+                    "annotations_val",
+                    "params:inference",
+                    *outside,
+                    "model_output",
+                    stage_one,
+                ],
+                outputs=[
+                    "predictions",
+                    "predictions_true",
+                    "detections",
+                    "predictions_true_boxes",
+                ],
                 name="predict",
             ),
             node(
@@ -108,18 +178,28 @@ def create_chosen_pipeline() -> Pipeline:
                     "detections",
                     "params:evaluation",
                     "model_output",
+                    "predictions_true_boxes",
                 ],
                 outputs="results",
                 name="evaluate",
             ),
             node(
                 draw_each,
-                inputs=["annotations_val", "predictions", "predictions_true", "params:pictures"],
+                inputs=[
+                    "annotations_val",
+                    "predictions",
+                    "predictions_true",
+                    "params:pictures",
+                    "predictions_true_boxes",
+                ],
                 outputs="overlays",
                 name="draw",
             ),
         ]
     )
     return Pipeline(
-        steps, namespace="chosen", inputs=_SHARED, parameters=_PARAMETERS | set(outside)
+        steps,
+        namespace="chosen",
+        inputs=_SHARED,
+        parameters=_PARAMETERS | {*outside, stage_one},
     )

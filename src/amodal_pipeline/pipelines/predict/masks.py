@@ -31,16 +31,17 @@ def read_masks(path: Path, images: pd.DataFrame, folder: Path) -> Predictions:
             ``a/b.png``, a label image (0 is background, each other value an object), or a folder
             ``a/b`` with a PNG for each object (0 is background). The file is a list of records with
             ``segmentation`` and ``file_name`` or ``image_id``, or an object with ``images`` and
-            ``annotations``.
+            ``annotations``; ``amodal_bbox`` is the box of the whole object, where it is known.
         images: the table of images.
         folder: the one they are in.
 
     Raises:
         ValueError: an image has no mask, or one that is empty or of another size; a record names no
-            image or has no readable mask. Names file, record and remedy.
+            image or has no readable mask or box. Names file, record and remedy.
     """
+    boxes = None
     if path.suffix.lower() == ".json":
-        image_ids, masks = _from_file(path, images)
+        image_ids, masks, boxes = _from_file(path, images)
     elif path.is_dir():
         image_ids, masks = [], []
         for record in images.itertuples():
@@ -67,6 +68,8 @@ def read_masks(path: Path, images: pd.DataFrame, folder: Path) -> Predictions:
         "score": np.ones(len(masks)),
         "visible_rle": masks,
     }
+    if boxes is not None:
+        columns["amodal_box"] = boxes
     order = frame(PREDICTION_ORDER, {})
     return Predictions(metadata, images, frame(PREDICTIONS, columns), order)
 
@@ -98,8 +101,8 @@ def _of_image(root: Path, file_name: str, size: tuple[int, int]) -> Iterator[np.
         yield mask
 
 
-def _from_file(path: Path, images: pd.DataFrame) -> tuple[list[int], list[str]]:
-    """Image and mask of each record, sorted by image."""
+def _from_file(path: Path, images: pd.DataFrame) -> tuple[list[int], list[str], np.ndarray]:
+    """Image, mask and amodal box (NaN where none is given) of each record, sorted by image."""
     file = json_records.scan(path, "annotations", bare=True)
     records = [record for piece in file.pieces for record in json_records.records(piece)]
     if not records:
@@ -121,8 +124,24 @@ def _from_file(path: Path, images: pd.DataFrame) -> tuple[list[int], list[str]]:
     for at, reason in enumerate(reasons):
         if reason is not None:
             raise ValueError(f"{path}: record at position {at}: segmentation {reason}")
+    boxes = np.stack([_box(path, at, record) for at, record in enumerate(records)])
     order = np.argsort(of, kind="stable")
-    return [of[i] for i in order], [drawn.counts[i] for i in order]
+    return [of[i] for i in order], [drawn.counts[i] for i in order], boxes[order]
+
+
+def _box(path: Path, at: int, record: dict) -> np.ndarray:
+    """x, y, width and height; four NaN where the record has none."""
+    given = record.get("amodal_bbox")
+    if given is None:
+        return np.full(4, np.nan, np.float32)
+    numbers = isinstance(given, list) and all(type(each) in (int, float) for each in given)
+    box = np.array(given if numbers and len(given) == 4 else [np.nan] * 4, np.float32)
+    if not (np.isfinite(box).all() and (box[2:] > 0).all()):
+        raise ValueError(
+            f"{path}: record at position {at}: amodal_bbox is {shown(given)}: write x, y, width "
+            "and height in pixels, or leave it out"
+        )
+    return box
 
 
 def _image_of(

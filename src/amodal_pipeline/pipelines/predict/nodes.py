@@ -1,12 +1,22 @@
 """Nodes that run a trained method over a folder of images, a completer with masks of objects."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.storage import inside, replacing
+from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.pipelines.evaluate.nodes import check_detector, complete, is_completer
+from amodal_pipeline.methods.configs import job_name
+from amodal_pipeline.pipelines.evaluate.nodes import (
+    check_detector,
+    complete,
+    is_completer,
+    load_stage_one,
+    with_boxes,
+    within_amodal_boxes,
+)
 from amodal_pipeline.pipelines.progress import progress
 from amodal_pipeline.training.configs import InferenceConfig
 
@@ -14,7 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 def predict_folder(
-    checkpoint: Checkpoint, folder: Path, masks: str | None, inference: InferenceConfig
+    checkpoint: Checkpoint,
+    folder: Path,
+    masks: str | None,
+    inference: InferenceConfig,
+    models: Path,
+    stage_one: str,
 ) -> Predictions:
     """Predictions for every image below ``folder``; warns if they are unlike the training data.
 
@@ -23,9 +38,13 @@ def predict_folder(
         folder: of images.
         masks: for a completer, where the visible masks of the objects are (:func:`.read_masks`).
         inference: how the method is run.
+        models: folder of all checkpoints of the data set.
+        stage_one: the detector there that estimates amodal boxes, for a completer that needs them
+            and objects that have none.
 
     Raises:
-        ValueError: a completer without ``masks``, a detector with them, or what is wrong with them.
+        ValueError: a completer without ``masks``, a detector with them, or what is wrong with them;
+            or there is no stage one.
     """
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training import inference as run
@@ -41,7 +60,13 @@ def predict_folder(
             )
         from amodal_pipeline.pipelines.predict.masks import read_masks
 
-        return complete(checkpoint, read_masks(Path(masks).expanduser(), images, folder), inference)
+        objects = read_masks(Path(masks).expanduser(), images, folder)
+        if within_amodal_boxes(card) and objects.predictions["amodal_box"].isna().any():
+            detector = load_stage_one(models, stage_one)
+            objects = _keeping_boxes(
+                objects, with_boxes(detector, objects, inference, categories=False)
+            )
+        return complete(checkpoint, objects, inference)
     check_detector(card)
     if masks is not None:
         raise ValueError(
@@ -62,7 +87,7 @@ def predict_folder(
     metadata = PredictionsMetadata(
         dataset=folder.name,
         split="user",
-        method=card.method.root.name,
+        method=job_name(card.method.root),
         seed=card.seed,
         categories=card.categories,
         image_root=str(folder),
@@ -70,6 +95,16 @@ def predict_folder(
     )
     with progress(f"predict {metadata.method}") as on_progress:
         return run.predict(model, images, metadata, inference, on_progress)
+
+
+def _keeping_boxes(given: Predictions, estimated: Predictions) -> Predictions:
+    """The estimated boxes where none is given."""
+    import numpy as np
+
+    known, guessed = (boxes(each.predictions["amodal_box"]) for each in (given, estimated))
+    columns = {name: given.predictions[name] for name in given.predictions.columns}
+    columns["amodal_box"] = np.where(np.isnan(known), guessed, known)
+    return dataclasses.replace(given, predictions=frame(PREDICTIONS, columns))
 
 
 def draw_folder(predictions: Predictions, folder: Path, score_threshold: float) -> None:

@@ -10,7 +10,14 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 predict_folder,
-                inputs=["chosen.checkpoint", "user_images", "params:masks", "params:inference"],
+                inputs=[
+                    "chosen.checkpoint",
+                    "user_images",
+                    "params:masks",
+                    "params:inference",
+                    "models",
+                    "params:stage_one",
+                ],
                 outputs="user_predictions",
                 name="predict_folder",
             ),

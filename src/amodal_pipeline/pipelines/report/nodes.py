@@ -8,6 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.methods.checkpoints import MethodCard
 from amodal_pipeline.metrics.scores import Scores
 
 _CHARTED = ("coco", "vrsp", "completion", "order")
@@ -78,6 +79,7 @@ def report(
     val: AmodalAnnotations,
     parts: Path,
     published: Path,
+    models: Path,
     *drawn: Image.Image,
 ) -> Path:
     """Write the page ``report.html`` in ``folder``, with every picture that lies below it.
@@ -88,6 +90,7 @@ def report(
         train, val: the data.
         parts: folder with the scores that the results are from.
         published: table of the numbers that papers have, if there is one.
+        models: folder of all checkpoints, which say what they were started from.
         drawn: pictures of this run: asked for only so that this node comes after them.
     """
     from amodal_pipeline.visuals.grids import statistics_line
@@ -133,6 +136,7 @@ def report(
                 path.parent.name: json.loads(path.read_bytes())
                 for path in sorted(folder.glob("*/cost.json"))
             },
+            _starts(models, results),
         ),
         figures=figures,
         notes=[
@@ -152,6 +156,23 @@ def report(
         ],
     )
     return path
+
+
+def _starts(models: Path, results: pd.DataFrame) -> dict[str, str]:
+    """What each method took of the checkpoint that it was started from, in words."""
+    found = {}
+    for method in results["method"].unique():
+        path = models / method / "method.json"
+        card = MethodCard.model_validate_json(path.read_bytes()) if path.exists() else None
+        if card is None or (reuse := card.reuse) is None:
+            continue
+        names = [a if a == b else f"{a} ({b})" for a, b in sorted(reuse.categories.items())]
+        shared = f"; categories: {', '.join(names)}" if names else ""
+        found[method] = (
+            f"started from another: {reuse.copied} tensors taken whole, {reuse.partly} in part, "
+            f"{reuse.fresh} fresh{shared}"
+        )
+    return found
 
 
 def _scores(parts: Path, annotations: AmodalAnnotations) -> Scores:

@@ -44,6 +44,7 @@ def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
                     "annotations_val",
                     "parts",
                     "published",
+                    "models",
                     *drawn,
                 ],
                 outputs="report",

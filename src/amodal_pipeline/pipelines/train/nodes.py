@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from pydantic import Field
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.methods.configs import MethodConfig, job_name
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
+from amodal_pipeline.metrics.scores import Scores
+from amodal_pipeline.pipelines.prepare.nodes import prepare, prepare_split
+from amodal_pipeline.pipelines.prepare.sources import Source
 from amodal_pipeline.pipelines.progress import training_progress
 from amodal_pipeline.pipelines.train.parts import Parts
 from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
@@ -21,16 +26,44 @@ from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
 class Job(Strict):
     """All parameters of one method: what it is, how it is trained, and what it starts from.
 
-    ``pretrained``: a checkpoint folder, the name of the method it starts from (that of this data
-    set, trained first where it is not there), or None. ``detector``, of a completer: the method
-    of this data set whose detections it completes, and whose visible masks it learns from; None
-    for true visible masks only.
+    ``pretrained``: a checkpoint folder, the name of the job it starts from (that of this data
+    set, trained first where it is not there), or None. ``pretrained_categories``: what the
+    checkpoint calls categories that have another name here. ``detector``, of a completer: the
+    method of this data set whose detections it completes, and whose visible masks C2F-Seg learns
+    from; None for true visible masks only (A3D: within true boxes only).
     """
 
     model: MethodConfig
     training: TrainingConfig = TrainingConfig()
     pretrained: str | None = None
+    pretrained_categories: dict[str, str] = Field({})
     detector: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What is trained: see :func:`~..methods.configs.job_name`."""
+        return job_name(self.model.root)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A training on views of single objects that the method ``job`` is of may start from."""
+
+    job: Job
+    views: Source
+
+    @property
+    def name(self) -> str:
+        """The job, the folder, and what ``pretrained`` calls it."""
+        return f"pretrain_{self.job.name}"
+
+
+@dataclass(frozen=True)
+class ViewFolders:
+    """``images``: where rendered views go; ``raw``: where those that others rendered lie."""
+
+    images: Path
+    raw: Path
 
 
 def train(
@@ -70,6 +103,7 @@ def train(
             annotations,
             folder,
             pretrained=pretrained,
+            pretrained_categories=job.pretrained_categories,
             components=parts.components(method),
             detected=on_true_objects(annotations, detections),
             restart=restart,
@@ -87,7 +121,13 @@ def train_part(
 
     if restart and (folder / "method.json").exists():
         pretrained = start[0] if start else None
-        wanted = fingerprint(job.model.root, job.training, annotations, pretrained)
+        wanted = fingerprint(
+            job.model.root,
+            job.training,
+            annotations,
+            pretrained,
+            pretrained_categories=job.pretrained_categories,
+        )
         restart = Checkpoint.load(folder).card.fingerprint != wanted
     return train(annotations, job, folder, restart, start)
 
@@ -101,7 +141,7 @@ def choose_start(job: Job) -> list[Checkpoint]:
 
 def choose_start_or_upstream(job: Job, upstream: Job, trained: Checkpoint) -> list[Checkpoint]:
     """As :func:`choose_start`, or the upstream method that this run has trained."""
-    if job.pretrained == upstream.model.root.name:
+    if job.pretrained == upstream.name:
         return [trained]
     return choose_start(job)
 
@@ -116,11 +156,15 @@ def choose_start_or_train_upstream(
     """
     from amodal_pipeline.training.loop import fingerprint
 
-    if job.pretrained != upstream.model.root.name:
+    if job.pretrained != upstream.name:
         return choose_start(job)
     below = choose_start(upstream)
     wanted = fingerprint(
-        upstream.model.root, upstream.training, annotations, below[0] if below else None
+        upstream.model.root,
+        upstream.training,
+        annotations,
+        below[0] if below else None,
+        pretrained_categories=upstream.pretrained_categories,
     )
     if (upstream_folder / "method.json").exists():
         found = Checkpoint.load(upstream_folder)
@@ -131,23 +175,87 @@ def choose_start_or_train_upstream(
     return [checkpoint]
 
 
+def prepare_views(
+    views: Source, dataset: str, images: Path, raw: Path, workers: int
+) -> tuple[AmodalAnnotations, AmodalAnnotations]:
+    """Both splits of the views that a method of ``dataset`` may be pretrained on.
+
+    Args:
+        views: what to render, or which files of others to read.
+        dataset: what the tables are called is "<dataset>_views".
+        images: where pictures go; those already there are kept.
+        raw: the folder that views of others lie in.
+        workers: processes; 0 is one a core.
+    """
+    return prepare(views, _views_of(dataset), images, raw, workers)
+
+
+def _views_of(dataset: str) -> str:
+    return f"{dataset}_views"
+
+
+def choose_start_or_pretrain(
+    job: Job,
+    pretraining: Job,
+    views: Source,
+    dataset: str,
+    images: Path,
+    raw: Path,
+    folder: Path,
+    workers: int,
+    restart: bool,
+) -> list[Checkpoint]:
+    """As :func:`choose_start`, or the pretraining on views, done where need be.
+
+    Args:
+        job: of the method.
+        pretraining, views: its pretraining, and the views for that.
+        dataset, images, raw, workers: as for :func:`prepare_views`.
+        folder: of the pretraining's checkpoint.
+        restart: see :func:`train_part`.
+    """
+    chosen = Pretraining(pretraining, views)
+    if job.pretrained != chosen.name:
+        return choose_start(job)
+    return [pretrain(chosen, dataset, ViewFolders(images, raw), folder, workers, restart)]
+
+
+def pretrain(
+    pretraining: Pretraining,
+    dataset: str,
+    folders: ViewFolders,
+    folder: Path,
+    workers: int,
+    restart: bool,
+) -> Checkpoint:
+    """A method trained on the training split of views; one that is there and finished stays."""
+    annotations = prepare_split(
+        pretraining.views, "train", _views_of(dataset), folders.images, folders.raw, workers
+    )
+    start = choose_start(pretraining.job)
+    checkpoint, _ = train_part(annotations, pretraining.job, folder, restart, start)
+    checkpoint.save(folder)
+    return checkpoint
+
+
 def find_detector(
     annotations: AmodalAnnotations,
     job: Job,
     orcnn: Job,
     mask_rcnn: Job,
+    mask_rcnn_visible: Job,
     models: Path,
     restart: bool,
 ) -> list[Checkpoint]:
     """The detector that a completer works with: ``job.detector``, if any.
 
     One that is trained on these annotations is taken as it is, however it was configured; ORCNN
-    and Mask R-CNN are trained first where they are not there.
+    and both of Mask R-CNN are trained first where they are not there.
 
     Args:
         annotations: the training split.
         job: the completer's parameters.
-        orcnn, mask_rcnn: those of the detectors that can be trained here.
+        orcnn, mask_rcnn, mask_rcnn_visible: those of the detectors that can be trained here.
         models: folder of all checkpoints.
         restart: for what a detector that is to be trained starts from.
 
@@ -169,12 +277,12 @@ def find_detector(
                 "--params restart=true"
             )
         return [found]
-    trainable = {each.model.root.name: each for each in (orcnn, mask_rcnn)}
+    trainable = {each.name: each for each in (orcnn, mask_rcnn, mask_rcnn_visible)}
     if job.detector not in trainable:
         raise ValueError(f"{folder} holds no detector: {remedy}")
     detector = trainable[job.detector]
     start = choose_start_or_train_upstream(
-        annotations, detector, mask_rcnn, models / mask_rcnn.model.root.name, restart
+        annotations, detector, mask_rcnn, models / mask_rcnn.name, restart
     )
     checkpoint, _ = train(annotations, detector, folder, restart, start)
     checkpoint.save(folder)
@@ -185,22 +293,11 @@ def detect(
     detector: list[Checkpoint], annotations: AmodalAnnotations, inference: InferenceConfig
 ) -> Predictions:
     """What a detector finds in a split; nothing where there is no detector."""
-    from amodal_pipeline.pipelines.evaluate.nodes import predict
+    from amodal_pipeline.pipelines.evaluate.nodes import nothing, predict
 
     if detector:
         return predict(detector[0], annotations, inference)
-    truth = annotations.metadata
-    metadata = PredictionsMetadata(
-        dataset=truth.dataset,
-        split=truth.split,
-        method="none",
-        categories=truth.categories,
-        image_root=truth.image_root,
-        annotations=truth.fingerprint,
-    )
-    return Predictions(
-        metadata, annotations.images, frame(PREDICTIONS, {}), frame(PREDICTION_ORDER, {})
-    )
+    return nothing(annotations)
 
 
 def on_true_objects(
@@ -248,8 +345,41 @@ def draw_decoding(checkpoint: Checkpoint, annotations: AmodalAnnotations, count:
     return decoding_sheet(restore(checkpoint), annotations, count)
 
 
+def draw_reconstructions(
+    checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int
+) -> tuple[object, dict[str, object]]:
+    """Meshes that A3D finds behind masks from two viewpoints, as a picture and by themselves."""
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.visuals.meshes import reconstructions
+
+    return reconstructions(restore(checkpoint), annotations, count)
+
+
+def show_pretraining(scores: Scores) -> None:
+    """Print how well whole masks of views are found, category by category."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = scores.results
+    own = rows[(rows["protocol"] == "completion").to_numpy(dtype=bool)]
+    own = own[(own["method"] == rows["method"].iloc[0]).to_numpy(dtype=bool)]
+    metrics = ("mIoU_full", "mIoU_occluded")
+    shown = Table(title=f"{rows['dataset'].iloc[0]}, validation: within true boxes (0–100)")
+    shown.add_column("category")
+    for name in ("objects", *metrics):
+        shown.add_column(name, justify="right")
+    for category, part in own.groupby("category", sort=False):
+        of = part.set_index("metric")
+        if metrics[0] not in of.index:
+            continue
+        values = [of["value"].get(metric) for metric in metrics]
+        cells = ["–" if pd.isna(value) else f"{value:.1f}" for value in values]
+        shown.add_row(category, str(int(of["n"][metrics[0]])), *cells)
+    Console().print(shown)
+
+
 def plot_losses(job: Job, history: pd.DataFrame) -> object:
     """The curves of all losses, as a figure."""
     from amodal_pipeline.visuals.plots import loss_curves
 
-    return loss_curves({job.model.root.name: history.to_dict("records")})
+    return loss_curves({job.name: history.to_dict("records")})
