@@ -234,3 +234,15 @@ def test_the_figure_shows_an_object_that_fills_its_window():
         assert places.min() >= 1 and places.max() <= 62 and np.ptp(places) > 55
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[0].startswith("World") and titles[1] == "Sphere + offsets = mesh"
+
+
+def test_an_individual_that_is_seen_from_many_sides_is_shown_once(shapes):
+    instances = shapes.instances.copy()
+    # The squares behind of images 1 to 4 are one and the same, those of the others each its own.
+    tracks = [7 if i <= 4 else None for i in instances["image_id"]]
+    instances["track_id"] = pd.array(tracks, dtype=instances["track_id"].dtype)
+    instances.loc[instances["category_id"] == 1, "ignore"] = True
+    other = replace(shapes, instances=instances)
+    images = [record["image_id"].item() for record in half_hidden(other, 8)]
+    assert sum(i <= 4 for i in images) == 1 and {5, 6, 7, 8} <= set(images)
+    assert len(half_hidden(other, 3)) == 3

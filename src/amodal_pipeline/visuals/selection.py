@@ -21,20 +21,25 @@ def most_occluded(annotations: AmodalAnnotations, count: int) -> list[int]:
 
 
 def half_hidden(annotations: AmodalAnnotations, count: int) -> list[pd.DataFrame]:
-    """Of each of the ``count`` images that hide most, the object whose occlusion rate is nearest to
-    40 %: a row of ``instances`` each.
+    """``count`` objects, a row of ``instances`` each: of the images that hide most, in that order,
+    the one whose occlusion rate is nearest to 40 %.
 
-    Ignored objects and those of which nothing is seen are passed over; an image that has no other
-    gives none.
+    Ignored objects, those of which nothing is seen, and individuals (``track_id``) that an earlier
+    image has shown are passed over; an image that has no other gives none.
     """
-    found = []
-    for image_id in most_occluded(annotations, count):
+    found, tracks = [], set()
+    for image_id in most_occluded(annotations, len(annotations.images)):
+        if len(found) == count:
+            break
         objects = annotations.of_image(image_id)
         rate = objects["occlusion_rate"].to_numpy(dtype=float)
         shown = ~objects["ignore"].to_numpy(dtype=bool) & (rate < 1)
+        shown &= ~objects["track_id"].isin(tracks).to_numpy(dtype=bool)
         if shown.any():
             distance = np.where(shown, np.abs(rate - _TYPICAL), np.inf)
-            found.append(objects.iloc[[int(distance.argmin())]])
+            record = objects.iloc[[int(distance.argmin())]]
+            tracks.update(record["track_id"].dropna())
+            found.append(record)
     return found
 
 
