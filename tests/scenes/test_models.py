@@ -149,3 +149,43 @@ def test_mesh_collection_loads():
         shape = build_shape(source, MESHES)
         assert shape.bounds[0, 2] == 0
         assert np.linalg.norm(np.ptp(shape.bounds, axis=0)) == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "damaged.off"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n", "not a readable OFF mesh"),
+        ("PLY\n3 1 0\n", "not a readable OFF mesh"),
+        ("", "damaged.off"),
+    ],
+)
+def test_damaged_off_is_named(tmp_path, text, reason):
+    path = tmp_path / "damaged.off"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        load_mesh(path)
+
+
+def test_off_names_no_other_file(tmp_path):
+    path = tmp_path / "plain.off"
+    path.write_text("OFF\n# mtllib ../../secret.mtl\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    assert len(load_mesh(path, up="z").faces) == 1
+
+
+def test_classes_of_shapenet_have_names_and_links_may_not_lead_outside(tmp_path):
+    folder = tmp_path / "meshes"
+    for name in ("02691156/a.obj", "04530566/b/models/model_normalized.obj", "boat/c.off"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("OFF")
+    assert models.mesh_files(folder) == {
+        "airplane": ["02691156/a.obj"],
+        "vessel": ["04530566/b/models/model_normalized.obj"],
+        "boat": ["boat/c.off"],
+    }
+    (tmp_path / "secret.off").write_text("OFF")
+    (folder / "boat" / "d.off").symlink_to(tmp_path / "secret.off")
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        models.mesh_checksum(folder, "boat/d.off")
+    with pytest.raises(ValueError, match="holds no <category>"):
+        models.mesh_files(tmp_path / "nothing")
