@@ -30,6 +30,7 @@ from amodal_pipeline.scenes.shading import Surroundings
 from amodal_pipeline.scenes.shapes import Material, Shape
 from amodal_pipeline.scenes.view_config import ViewsConfig
 from amodal_pipeline.scenes.view_records import (
+    Candidate,
     ObjectViews,
     Viewpoint,
     existing,
@@ -210,18 +211,7 @@ def render_object(
     """Render the views of one object below ``target``, or keep those that are there; a finding
     where its mesh cannot be read."""
     folder = Path(config.meshes) if config.meshes is not None else None
-    try:
-        source = _identified(source, folder)
-        shape = build_shape(source, folder)
-    except ValueError as error:
-        return {
-            "file": source.mesh_file,
-            "record": f"object {index}",
-            "field": "mesh",
-            "reason": str(error),
-            "share": None,
-        }
-    others = [other for other in (_readable(other, folder) for other in others) if other]
+    source, *others = (_identified(s, folder) for s in (source, *others))
     described = {
         "version": VIEWS_VERSION,
         "config": config.model_dump(mode="json", exclude={"meshes"}),
@@ -231,13 +221,27 @@ def render_object(
     record = existing(target, split, index, fingerprint)
     if record is not None:
         return record
+    try:
+        shape = build_shape(source, folder)
+    except ValueError as error:
+        return {
+            "file": source.mesh_file,
+            "record": f"object {index}",
+            "field": "mesh",
+            "reason": str(error),
+            "share": None,
+        }
     rng = generator(config.seed, split, index, 2)
     numbers = config.views_of(split)
     seen = zip(numbers, *_pictures(shape, numbers, config, rng), strict=True)
-    candidates = []
+    candidates: list[Candidate] = []
     for other in others:
+        try:
+            front = build_shape(other, folder)
+        except ValueError:  # told where this mesh is the object itself
+            continue
         sides = rng.integers(config.azimuths, size=_SIDES)
-        pictures = zip(*_pictures(build_shape(other, folder), sides, config, rng), strict=True)
+        pictures = zip(*_pictures(front, sides, config, rng), strict=True)
         candidates += [(other, viewpoint, cutout) for viewpoint, cutout in pictures]
     return write_object(
         target, split, index, fingerprint, source, list(seen), candidates, config, rng
@@ -311,21 +315,14 @@ def _of_family(category: str, rng: np.random.Generator) -> ShapeSource:
 
 
 def _identified(source: ShapeSource, folder: Path | None) -> ShapeSource:
+    """With the checksum of its file, where that can be read."""
     if source.mesh_file is None or folder is None:
         return source
-    found = mesh_checksum(folder, source.mesh_file)
-    return source.model_copy(update={"mesh_checksum": found})
-
-
-def _readable(source: ShapeSource, folder: Path | None) -> ShapeSource | None:
-    """The source with its checksum; None where it cannot be used, which is told where the mesh is
-    the object itself."""
     try:
-        source = _identified(source, folder)
-        build_shape(source, folder)
+        found = mesh_checksum(folder, source.mesh_file)
     except ValueError:
-        return None
-    return source
+        return source
+    return source.model_copy(update={"mesh_checksum": found})
 
 
 def _digest(text: str) -> str:
