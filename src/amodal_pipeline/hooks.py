@@ -448,6 +448,21 @@ class FreshnessHook:
                     f"the predictions of {method} were made by another checkpoint than the one in "
                     f"{folder}: run again without --only-missing-outputs"
                 )
+        self._check_detections(method, job.detector, catalog)
+
+    def _check_detections(self, method: str, detector: str | None, catalog: DataCatalog) -> None:
+        """Completed masks rest on a detector, also where the completer has learnt nothing of it."""
+        found = f"{method}.detections"
+        if detector is None or not catalog.exists(found):
+            return
+        if not catalog.exists(f"{detector}.checkpoint"):
+            return
+        digest = _card(catalog, detector).fingerprint.digest
+        if catalog.load(found).metadata.checkpoint != digest:
+            raise ValueError(
+                f"what {method} completes was detected by another checkpoint than the one that "
+                f"{detector} has now: run again without --only-missing-outputs"
+            )
 
     def _check_shape_prior(self, catalog: DataCatalog) -> None:
         from amodal_pipeline.methods.checkpoints import Checkpoint

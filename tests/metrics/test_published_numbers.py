@@ -319,6 +319,8 @@ def test_another_detector_is_beside_and_true_masks_are_not(tmp_path):
     assert detected[["inputs", "published"]].to_numpy().tolist() == [["orcnn", 30.64]]
     known = beside(some(method="c2f_seg", inputs="true"), published)
     assert known[["inputs", "published"]].to_numpy().tolist() == [["true", 50.0]]
+    # Who knows the boxes knows more.
+    assert not len(beside(some(method="c2f_seg", inputs="true_boxes"), published))
 
 
 def test_beside_nothing(tmp_path):

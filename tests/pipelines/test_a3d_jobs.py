@@ -8,6 +8,7 @@ import pytest
 import yaml
 from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
+from mlflow import MlflowClient
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
@@ -75,7 +76,7 @@ def test_every_environment_has_a_pretraining_that_fits_and_rows(env):
 
 @pytest.fixture(scope="module")
 def project(empty_project):
-    run(empty_project, "train_a3d")
+    run(empty_project, "train_a3d", SMALL | {"tracking": True})
     return empty_project
 
 
@@ -147,6 +148,19 @@ def test_it_starts_from_views_and_says_what_it_took(project):
     assert card(project, "mask_rcnn_visible").method.root.masks == "visible"
 
 
+def test_mlflow_has_what_was_measured_on_which_inputs_and_what_was_reused(project):
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("scenes").experiment_id
+    own = {r.info.run_name: r for r in client.search_runs([experiment])}["a3d"]
+    for inputs in ("true_boxes", "true", "mask_rcnn_visible"):
+        assert f"on_{inputs}/completion/mIoU_full" in own.data.metrics
+        assert f"convex_hull/on_{inputs}/completion/mIoU_full" in own.data.metrics
+    assert own.data.tags["pretrained.copied"] == str(card(project).reuse.copied)
+    assert json.loads(own.data.tags["pretrained.categories"]) == {"vase": "vase"}
+    steps = client.get_metric_history(own.info.run_id, "loss_coarse_mask")
+    assert [m.step for m in steps] == [1, 2]
+
+
 def test_what_it_costs_names_stage_one(project):
     folder = project / "data/08_reporting/scenes"
     cost = json.loads((folder / "a3d/cost.json").read_text())
@@ -169,6 +183,19 @@ def test_a_second_run_trains_nothing(project):
     changed = SMALL | {"a3d": {"model": MODEL | {"hidden_weight": 0.25}, "training": OBJECTS}}
     with pytest.raises(ChangedTrainingError, match="hidden_weight"):
         run(project, "train_a3d", changed, only_missing_outputs=True)
+
+
+def test_another_stage_one_is_refused_where_things_are_skipped(project):
+    path = project / "data/06_models/scenes/mask_rcnn_visible/method.json"
+    kept = path.read_text()
+    other = json.loads(kept)
+    other["fingerprint"]["parts"]["training.seed"] = "1"
+    path.write_text(json.dumps(other))
+    try:
+        with pytest.raises(ValueError, match="a3d completes was detected by another checkpoint"):
+            run(project, "train_a3d", only_missing_outputs=True)
+    finally:
+        path.write_text(kept)
 
 
 def test_the_pretraining_is_scored_on_views_apart_from_the_results(project):
