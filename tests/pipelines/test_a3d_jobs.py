@@ -304,6 +304,29 @@ def test_rows_of_the_ablation(project):
     }
 
 
+def test_without_a_stage_one_only_true_boxes_are_measured(project):
+    run(project, "train_a3d", SMALL | {"a3d": A3D | {"detector": None}})
+    assert set(parts(project)["inputs"]) == {"true_boxes"}
+    cost = json.loads((project / "data/08_reporting/scenes/a3d/cost.json").read_text())
+    assert "stage_one" not in cost
+
+
+def test_views_are_a_data_set_that_it_learns_from_without_a_pretraining(project):
+    views = SMALL["pretraining_views"]["views"]
+    asked = {key: value for key, value in SMALL.items() if key != "source"}
+    asked["source"] = {"views": views | {"config": {"image_size": 32, "azimuths": 2}}}
+    with KedroSession.create(project, env="views", runtime_params=asked) as session:
+        session.run(pipeline_names=["train_a3d"])
+    found = MethodCard.model_validate_json(
+        (project / "data/06_models/views/a3d/method.json").read_bytes()
+    )
+    assert found.reuse is None and found.fingerprint.parts["pretrained"] == "none"
+    results = pd.read_csv(project / "data/08_reporting/views/results.csv")
+    assert {"true_boxes", "true", "mask_rcnn_visible"} == set(
+        results["inputs"][results["method"] == "a3d"]
+    )
+
+
 def test_a_pretraining_that_a_row_does_not_start_from_is_refused():
     job = Job.model_validate({"model": {"name": "a3d"}})
     views = Source.model_validate({"kind": "views", "views": {}})

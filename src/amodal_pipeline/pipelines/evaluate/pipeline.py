@@ -50,12 +50,15 @@ def create_pipeline(method: str) -> Pipeline:
 
 def create_completer_pipeline(method: str) -> Pipeline:
     """Completion and evaluation under a method's namespace: of the true objects, and of its
-    ``detections`` of the validation split."""
+    ``detections`` of the validation split.
+
+    Its ``detector`` estimates the boxes of the true objects where it is told to look within these.
+    """
     steps = Pipeline(
         [
             node(
                 complete_true_at_cost,
-                inputs=["checkpoint", "annotations_val", "params:inference"],
+                inputs=["checkpoint", "annotations_val", "params:inference", "detector"],
                 outputs=["predictions_true", "cost"],
                 name="complete_true",
             ),
