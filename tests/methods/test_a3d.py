@@ -18,6 +18,7 @@ VARIANTS = {
     "paper": {},
     "softras": {"camera": "softras"},
     "fitted": {"fitted": True},
+    "spread": {"spread": True},
     "without_mesh": {"mesh": False},
     "without_refinement": {"refinement": False},
     "without_cross_view": {"cross_view": False},
@@ -233,6 +234,16 @@ def test_what_is_explained_is_what_comes_out(variant):
         torch.testing.assert_close(found.coarse, drawn)
 
 
+def test_a_batch_is_not_seen_from_one_side_when_viewpoints_are_spread():
+    images, targets = a_batch(16, partner=(-1,) * 16)
+    together = {}
+    for spread in (False, True):
+        with torch.no_grad():
+            azimuth = build(spread=spread).train().explain(images, targets).viewpoints.azimuth
+        together[spread] = torch.polar(torch.ones(16), azimuth).mean().abs()
+    assert together[True] < 0.5 < together[False]
+
+
 def test_an_object_is_completed_alike_in_any_company():
     model, (images, targets) = build().eval(), a_batch()
     with torch.inference_mode():
@@ -341,6 +352,7 @@ def test_what_cannot_work_is_refused():
     for changes in (
         {"crop": {**TINY_A3D["crop"], "image_side": 2 * SIDE}},
         {"fitted": True, "mesh": False},
+        {"spread": True, "mesh": False},
         {"fitted": True, "crop": {**TINY_A3D["crop"], "square": True}},
         {"fitted": True, "crop": {**TINY_A3D["crop"], "around": "visible"}},
     ):

@@ -368,6 +368,8 @@ class A3DConfig(Strict):
     of the two presets of :data:`~..layers.cameras.PRESETS`, "smr" (elevation and distance are
     estimated too) or "softras" (only the azimuth is). ``fitted``: the projected mesh is shifted and
     scaled so that it fills the window as its amodal box does; the paper leaves that to the network.
+    ``spread``: (a_x, a_y) are standardised over a batch (batch normalisation without a scale), so
+    that objects are not all seen from one side, to which a short training without it falls.
     ``sigma``: sharpness of silhouettes. ``mesh`` false: the code is decoded to the coarse mask
     itself, without a third dimension. ``refinement`` false: the coarse mask is the result.
     ``hidden_weight``: lambda of eq. 2, of pixels that are not visible; its sum is divided by the
@@ -396,6 +398,7 @@ class A3DConfig(Strict):
     subdivisions: int = Field(3, ge=1, le=5)
     camera: Literal["smr", "softras"] = "smr"
     fitted: bool = False
+    spread: bool = False
     sigma: float = Field(1e-4, gt=0)
     mesh: bool = True
     refinement: bool = True
@@ -416,6 +419,8 @@ class A3DConfig(Strict):
             )
         if self.fitted and not self.mesh:
             raise ValueError("fitted=true has no effect without mesh")
+        if self.spread and not self.mesh:
+            raise ValueError("spread=true has no effect without mesh")
         if self.fitted and (self.crop.square or self.crop.around != "amodal"):
             raise ValueError(
                 'fitted=true needs windows that amodal boxes fill: crop.around="amodal", '

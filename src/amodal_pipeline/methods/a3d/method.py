@@ -68,10 +68,14 @@ class A3D(nn.Module):
             self.register_buffer("faces", sphere.faces, persistent=False)
             self.mesh_losses = MeshLosses(sphere.faces, len(vertices))
             self.viewpoint = _encoder(config, 4)
+            if config.spread:
+                self.spread = nn.BatchNorm1d(2, affine=False)
         outputs = self.sphere.numel() if config.mesh else self.side**2
         self.decoder = _fully_connected([config.code, *config.decoder, outputs])
         if config.refinement:
+            # Convolutions of few channels are faster so on a CPU, and those in bf16 on a GPU.
             self.refinement = _refinement(config.refinement_channels)
+            self.refinement.to(memory_format=torch.channels_last)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):  # He's, sec. 3.7
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -154,7 +158,10 @@ class A3D(nn.Module):
             return None, None, decoded.unflatten(1, (self.side, self.side)).sigmoid()
         offsets = self.preset.radius * decoded.unflatten(1, self.sphere.shape).tanh()
         vertices = self.sphere + offsets
-        viewpoints = viewpoints_of(self.viewpoint(seen).float(), self.preset)
+        raw = self.viewpoint(seen).float()
+        if self.config.spread:
+            raw = torch.cat([raw[:, :2], self.spread(raw[:, 2:])], dim=1)
+        viewpoints = viewpoints_of(raw, self.preset)
         return vertices, viewpoints, self._rendered(vertices, viewpoints, targets["aspect"])
 
     def _rendered(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
