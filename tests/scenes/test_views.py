@@ -166,6 +166,9 @@ def test_held_out_azimuths_are_shown_in_validation_only(tmp_path):
         render_views(config, split_, 1, tmp_path)
         names = sorted(p.name for p in (tmp_path / split_ / "000000").iterdir())
         assert names == [f"{view:02d}.png" for view in shown]
+        record = ObjectViews.model_validate_json((tmp_path / split_ / "000000.json").read_bytes())
+        occluders = [view.occluder.viewpoint for view in record.views if view.occluder]
+        assert occluders and {v.azimuth for v in occluders} <= {15.0 * view for view in shown}
 
 
 def test_light_is_no_compass(tmp_path):

@@ -38,7 +38,7 @@ from amodal_pipeline.scenes.view_records import (
     write_object,
 )
 
-VIEWS_VERSION = 2
+VIEWS_VERSION = 3
 """Raised with every change that alters a picture or a mask: what exists is then rendered again."""
 
 _OCCLUDERS, _SIDES = 4, 2  # individuals that may stand in front of an object, views of each
@@ -240,7 +240,8 @@ def render_object(
             front = build_shape(other, folder)
         except ValueError:  # told where this mesh is the object itself
             continue
-        sides = rng.integers(config.azimuths, size=_SIDES)
+        # What is held out is not seen in front of others either.
+        sides = [numbers[k] for k in rng.integers(len(numbers), size=_SIDES)]
         pictures = zip(*_pictures(front, sides, config, rng), strict=True)
         candidates += [(other, viewpoint, cutout) for viewpoint, cutout in pictures]
     return write_object(
