@@ -1,8 +1,14 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import annotations, truth_as_predictions
 
-from amodal_pipeline.metrics.bootstrap import compare, draw, interval, resamples
+from amodal_pipeline.annotations.tables import INSTANCES, frame
+from amodal_pipeline.metrics.bootstrap import compare, draw, groups_of, interval, resamples
+from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.metrics.evaluate import evaluate
 from amodal_pipeline.metrics.tallies import Ratio, Row
 
 
@@ -27,6 +33,72 @@ def test_interval_of_a_mean_is_that_of_theory():
     error = values.std() / 20
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15)
+
+
+def pictures_of(image_ids, tracks, ignore=None, images=None):
+    """Objects of known individuals, as many as there are tracks, each with a hidden part."""
+    n = len(image_ids)
+    hidden = np.arange(n) % 9
+    truth = annotations(
+        np.tile([2, 2, 12, 9], (n, 1)),
+        hidden,
+        np.array(image_ids),
+        ignore=None if ignore is None else np.array(ignore, bool),
+        images=images or max(image_ids),
+    )
+    known = frame(INSTANCES, truth.instances.assign(track_id=pd.array(tracks, "Int64")))
+    return dataclasses.replace(truth, instances=known)
+
+
+def test_images_that_show_the_same_individuals_are_one_group():
+    # 1 and 4 share an individual, 4 and 2 another; 3 is alone, 5 has no objects.
+    truth = pictures_of([1, 2, 3, 4, 4], [70, 8, 9, 70, 8], images=5)
+    assert groups_of(truth).tolist() == [0, 0, 1, 0, 2]
+    # Objects that do not count link nothing, and need not be known.
+    truth = pictures_of([1, 1, 2, 2, 3], [1, 5, 2, 5, 2], ignore=[0, 1, 0, 1, 0])
+    assert groups_of(truth).tolist() == [0, 1, 1]
+    truth = pictures_of([1, 1, 2, 3], [1, None, 1, 1], ignore=[0, 1, 0, 0])
+    assert groups_of(truth).tolist() == [0, 0, 0]
+    # An image with a counted object of which no individual is known stands for itself.
+    truth = pictures_of([1, 1, 2, 3], [1, None, 1, 1])
+    assert groups_of(truth).tolist() == [0, 1, 1]
+    assert groups_of(pictures_of([1, 2, 3], [None] * 3)).tolist() == [0, 1, 2]
+
+
+def test_groups_are_drawn_as_a_whole_and_those_of_one_image_as_images():
+    groups = np.array([0, 1, 0, 2, 2, 2])
+    drawn = np.concatenate(list(resamples(6, 70, 3, groups)))
+    assert (drawn[:, groups == 2] == drawn[:, [3]]).all()
+    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 2])
+    alone = np.concatenate(list(resamples(3, 70, 3)))
+    np.testing.assert_array_equal(drawn[:, [0, 1, 3]], alone)
+    same = np.concatenate(list(resamples(6, 70, 3, np.arange(6))))
+    np.testing.assert_array_equal(same, np.concatenate(list(resamples(6, 70, 3))))
+
+
+def test_interval_of_views_is_that_of_their_individuals():
+    views, individuals = 8, 50
+    truth = pictures_of(
+        np.arange(1, views * individuals + 1), np.repeat(np.arange(individuals), views)
+    )
+    # Whoever is found, is found in all views.
+    found = truth_as_predictions(truth)
+    individual = (found.predictions["image_id"].to_numpy(np.int64) - 1) // views
+    chosen = found.predictions[individual % 2 == 0]
+    found = dataclasses.replace(found, predictions=chosen.reset_index(drop=True))
+    config = EvaluationConfig(protocols=("completion",), headline_resamples=1000, resamples=0)
+
+    def width(truth):
+        scores = evaluate(truth, found, config)
+        row = scores.results.set_index(["metric", "category"]).loc[("mIoU_full", "all")]
+        return row["high"] - row["low"], set(scores.draws["images"])
+
+    known, units = width(truth)
+    assert units == {individuals}
+    nobody = pictures_of(np.arange(1, views * individuals + 1), [None] * len(truth.images))
+    unknown, images = width(nobody)
+    assert images == {views * individuals}
+    assert known / unknown == pytest.approx(np.sqrt(views), rel=0.15)
 
 
 def test_resamples_without_an_object_are_no_value():

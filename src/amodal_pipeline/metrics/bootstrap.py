@@ -2,7 +2,8 @@
 
 Images are drawn with replacement, as often as there are images (Efron, 1979); an interval is that
 of the 2.5 % and 97.5 % quantiles. Objects of one image are not independent: drawing them one by
-one would make intervals too narrow.
+one would make intervals too narrow. Nor are images of the same individuals: they are drawn
+together (the cluster bootstrap).
 """
 
 import os
@@ -11,25 +12,59 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from amodal_pipeline.annotations.tables import AmodalAnnotations
 from amodal_pipeline.metrics.tallies import Tally
 
 _CHUNK = 50  # resamples at once: bounds the memory
 
 
-def resamples(images: int, count: int, seed: int) -> Iterator[np.ndarray]:
+def groups_of(annotations: AmodalAnnotations) -> np.ndarray:
+    """Which images are drawn together: those that show the same individuals.
+
+    Returns:
+        int64 [images], images in ascending order of id, groups numbered 0, 1, … as they first
+        appear. Images that share a ``track_id``, directly or by way of others, are of one group,
+        if every object in them that counts has one; any other image is a group of its own.
+    """
+    table = annotations.instances
+    counted = table[~table["ignore"].to_numpy(dtype=bool)]
+    ids = np.unique(annotations.images["image_id"].to_numpy(dtype=np.int64))
+    image = np.searchsorted(ids, counted["image_id"].to_numpy(dtype=np.int64))
+    untracked = counted["track_id"].isna().to_numpy(dtype=bool)
+    linked = ~np.isin(image, image[untracked])
+    tracks = counted["track_id"][linked].to_numpy(dtype=np.int64)
+    names, track = np.unique(tracks, return_inverse=True)
+    nodes = len(ids) + len(names)
+    edges = coo_array(
+        (np.ones(len(track), bool), (image[linked], len(ids) + track)), shape=(nodes, nodes)
+    )
+    component = connected_components(edges, directed=False)[1][: len(ids)]
+    _, first, group = np.unique(component, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[group]
+
+
+def resamples(
+    images: int, count: int, seed: int, groups: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """How often each image is drawn, in chunks of uint16 [<= 50, images]; ``count`` in all.
 
     The same for equal arguments, and the first of many are those of few: every method on a split,
-    and every figure, stands on the same draws.
+    and every figure, stands on the same draws. With ``groups`` (:func:`groups_of`) these are
+    drawn, as many as there are, and each brings all of its images; groups of one image each are
+    as none.
     """
-    rng = np.random.default_rng([seed, images])
+    units = images if groups is None else int(groups.max(initial=-1)) + 1
+    rng = np.random.default_rng([seed, units])
     for start in range(0, count, _CHUNK):
         size = min(_CHUNK, count - start)
-        drawn = rng.integers(0, images, (_CHUNK, images))[:size]
-        drawn += images * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * images)
-        yield counts.reshape(size, images).astype(np.uint16)
+        drawn = rng.integers(0, units, (_CHUNK, units))[:size]
+        drawn += units * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * units)
+        counts = counts.reshape(size, units).astype(np.uint16)
+        yield counts if groups is None else counts[:, groups]
 
 
 def draw(
@@ -38,17 +73,18 @@ def draw(
     images: int,
     seed: int,
     on_progress: Callable[[int, int], None] | None = None,
+    groups: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Values of all rows of each tally in its resamples: float64 [counts[i], rows] each.
 
-    ``on_progress(done, total)`` counts chunks.
+    ``on_progress(done, total)`` counts chunks; ``groups`` as for :func:`resamples`.
     """
     values: list[list[np.ndarray]] = [[np.zeros((0, len(t.rows)))] for t in tallies]
     most = max(counts, default=0)
     total = -(-most // _CHUNK)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(cores) as pool:
-        for chunk, weights in enumerate(resamples(images, most, seed)):
+        for chunk, weights in enumerate(resamples(images, most, seed, groups)):
             done = chunk * _CHUNK
             wanted = [i for i, count in enumerate(counts) if count > done]
             taken = [weights[: counts[i] - done] for i in wanted]

@@ -62,7 +62,15 @@ def evaluate(
         found = completion.completions(evidence, matches)
     named = list(_tallies(evidence, config, found, common))
     images = evidence.where.images
-    table, draws = tabulate(named, images, predictions.metadata, config, run_id, on_progress)
+    table, draws = tabulate(
+        named,
+        images,
+        predictions.metadata,
+        config,
+        run_id,
+        on_progress,
+        bootstrap.groups_of(annotations),
+    )
     return Scores(
         results=table,
         draws=draws,
@@ -83,6 +91,7 @@ def tabulate(
     config: EvaluationConfig,
     run_id: str,
     on_progress: Callable[[int, int], None] | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Results and draws of tallies, each with the protocol it belongs to.
 
@@ -90,6 +99,7 @@ def tabulate(
         images: how many the tallies can weigh.
         metadata: whose predictions they are about.
         run_id, on_progress: as for :func:`evaluate`.
+        groups: int64 [images], which of them are drawn together; none are unless given.
     """
     tallies = [tally for _, tally in named]
     counts = [
@@ -97,7 +107,7 @@ def tabulate(
         for tally in tallies
     ]
     values = [tally.values(np.ones((1, images), np.uint16))[0] for tally in tallies]
-    draws = bootstrap.draw(tallies, counts, images, config.seed, on_progress)
+    draws = bootstrap.draw(tallies, counts, images, config.seed, on_progress, groups)
 
     rows: dict[str, list[results.Measurement]] = {}
     drawn: dict[str, list] = {"protocol": [], "metric": [], "value": [], "values": []}
@@ -114,7 +124,8 @@ def tabulate(
         results.rows(metadata, protocol, measured, run_id) for protocol, measured in rows.items()
     )
     n = len(drawn["metric"])
-    drawn |= {"images": [images] * n, "bootstrap_seed": [config.seed] * n}
+    units = images if groups is None else int(groups.max(initial=-1)) + 1
+    drawn |= {"images": [units] * n, "bootstrap_seed": [config.seed] * n}
     return joined, _frame(DRAWS, metadata, run_id, drawn)
 
 

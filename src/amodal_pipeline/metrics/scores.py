@@ -61,7 +61,8 @@ class Scores:
     ``results``: rows of :data:`~amodal_pipeline.metrics.results.RESULTS`.
     ``draws``: each metric over all categories, its value and its ``values`` in every bootstrap
     resample. Methods on a split share the resamples of one seed: differences of their lists are
-    paired.
+    paired. ``images`` is how many were drawn for each: images, or groups of images that show the
+    same individuals.
     ``curves``: precision (0–1) at 101 recalls (0–1), mean over categories, of amodal and visible
     masks, at ``iou`` 0.5 and 0.75 and averaged over 0.5–0.95 (``iou`` null).
     ``objects``: one row for each true object that counts: IoU (0–1) of the mask that was taken for
