@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import (
     HEIGHT,
@@ -143,6 +144,17 @@ def test_matching_is_greedy_one_to_one_and_by_category():
     # The best score wins although the second overlaps more; the third is of another category.
     assert dict(zip(matches.prediction_id, matches.instance_id, strict=True)) == {1: 1}
     assert matches.method == "detector"
+
+
+def test_visible_masks_are_matched_to_visible_masks_where_there_are_no_others():
+    truth = annotations([[0, 0, 10, 8], [12, 0, 22, 8], [0, 12, 10, 20]], [8, 3, 0])
+    seen = [[8, 0, 10, 8], [15, 0, 22, 8], [0, 12, 10, 20]]
+    whole = detections(truth, seen, visible_rle=rectangles(seen))
+    table = whole.predictions.assign(amodal_rle=pd.array([None] * 3, "string[pyarrow]"))
+    matches = match_detections(truth, dataclasses.replace(whole, predictions=table))
+    assert dict(zip(matches.prediction_id, matches.instance_id, strict=True)) == {1: 1, 2: 2, 3: 3}
+    # One that has amodal masks is matched by these, whatever is seen.
+    assert sorted(match_detections(truth, whole).instance_id) == [2, 3]
 
 
 def test_more_than_100_detections_are_matched():

@@ -17,11 +17,14 @@ from amodal_pipeline.compose import ComposeConfig
 from amodal_pipeline.compose.source import read_source
 from amodal_pipeline.metrics.results import validate
 from amodal_pipeline.pipelines.ablate.modal import compose_modal, write_modal
-from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
+from amodal_pipeline.pipelines.ablate.nodes import Places, _score
+from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
 from amodal_pipeline.pipelines.ablate.table import compare_rows, print_table
 from amodal_pipeline.pipelines.train.nodes import Job
 from amodal_pipeline.training.state import ChangedTrainingError, read_history
 from tests.pipelines.conftest import DETECTOR, ROOT
+from tests.pipelines.test_evaluate_nodes import QUICK
+from tests.pipelines.test_evaluate_nodes import predictions as as_predictions
 
 TRAINING = {
     "iterations": 2,
@@ -382,6 +385,20 @@ def test_an_unknown_row_lists_the_rows_before_anything_runs(project):
         Exception, match=r"no row is called 'agnostic'; mask_rcnn_visible, mask_rcnn"
     ):
         run(project, {"row": "agnostic"})
+
+
+def test_a_row_on_detections_of_visible_masks_only_has_what_was_detected(shapes):
+    detections = as_predictions(shapes, amodal_rle=[None] * 16)
+    completed = as_predictions(
+        shapes, "c2f_seg", "detector", source_id=detections.predictions["prediction_id"]
+    )
+    job = Job.model_validate({"model": {"name": "c2f_seg"}})
+    row = Row("on_detections", job, completes="detections")
+    places = Places(*[None] * 6, detections, *[None] * 3)
+    rows = _score(row, shapes, completed, places, QUICK).results
+    rows = rows[rows["category"] == "all"].set_index("metric")
+    for metric in ("mIoU_full", "mIoU_full_matched"):
+        assert rows.loc[metric, ["value", "n"]].tolist() == [100, 16]
 
 
 def test_composites_know_visible_masks_only(shapes, tmp_path):

@@ -50,8 +50,9 @@ class Population:
 def match_detections(annotations: AmodalAnnotations, predictions: Predictions) -> DetectionMatches:
     """Match a detector's predictions one to one to objects of the same image and category.
 
-    Greedy by falling score at amodal IoU >= 0.5, however many detections an image has. An object
-    that is to be ignored takes a detection only when no other object is left for it.
+    Greedy by falling score at IoU >= 0.5 of amodal masks, however many detections an image has; of
+    visible ones where the detector predicts no others, or whoever is half hidden could never be
+    found. An object that is to be ignored takes a detection only when no other is left for it.
 
     Raises:
         ValueError: the predictions are not of these annotations or are damaged; says what to do.
@@ -62,7 +63,8 @@ def match_detections(annotations: AmodalAnnotations, predictions: Predictions) -
 
 def detection_matches(evidence: Evidence) -> DetectionMatches:
     """As :func:`match_detections`, of tables that are checked."""
-    c = coco.candidates(coco.rank(evidence.where, max_detections=None), evidence.amodal)
+    found = evidence.visible if evidence.substituted == "amodal" else evidence.amodal
+    c = coco.candidates(coco.rank(evidence.where, max_detections=None), found)
     matched = coco.match(c, evidence.marked[c.ranking.truth_row], np.array([MINIMUM_IOU]))[0]
     hit = np.flatnonzero(matched >= 0)
     table = evidence.predictions.predictions

@@ -520,9 +520,9 @@ def evaluate(
     """Scores of a method, and of the baselines that work on its predictions.
 
     Those that complete its visible masks, and those that order its objects by a rule, stand on the
-    same detections, matched once by the amodal masks of the method, or of the detector whose
-    detections it completed (by its visible ones, where it has no others). They need an amodal mask
-    of every prediction; the first two also a visible one.
+    same detections, those of the method or of the detector whose detections it completed, matched
+    once as by :func:`~..metrics.completion.match_detections`. They need an amodal mask of every
+    prediction; the first two also a visible one.
 
     Args:
         annotations: the validation split.
@@ -553,10 +553,6 @@ def evaluate(
         detector = predictions
         if len(table) and table["source_id"].notna().all():
             detector = detections or _newest(predictions.metadata.inputs, model_output)
-            if detector.predictions["amodal_rle"].isna().any():
-                # It stays the detector, matched by visible masks in place of the whole ones.
-                visible = baselines.visible_mask(detector)
-                detector = dataclasses.replace(visible, metadata=detector.metadata)
         matches = match_detections(annotations, detector)
         parts = [run(predictions, evaluation, matches)]
         # They rest on what was completed, whoever else completed it.
@@ -637,10 +633,11 @@ def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder
     matches = []
     for method in methods:
         found = _newest(method, folder)
-        if len(found.predictions) and not found.predictions["amodal_rle"].notna().any():
+        masks = found.predictions[["amodal_rle", "visible_rle"]]
+        if len(masks) and not masks.notna().any(axis=None):
             raise ValueError(
-                f"matched_by names {method!r}, which predicts no amodal masks: objects are matched "
-                "by these; leave it out"
+                f"matched_by names {method!r}, which predicts no masks: objects are matched by "
+                "these; leave it out"
             )
         matches.append(match_detections(annotations, found))
     return in_all(matches) if matches else None
