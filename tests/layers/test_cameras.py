@@ -94,7 +94,7 @@ def test_gradients_reach_vertices_cameras_and_windows():
     aspect = torch.tensor([[1.0, 0.6], [0.3, 1.0]], dtype=torch.float64)
 
     def seen(vertices, raw, aspect):
-        return fit(project(vertices, viewpoints_of(raw, PRESETS["smr"]), 43.6, aspect), 0.9)
+        return fit(project(vertices, viewpoints_of(raw, PRESETS["smr"]), 43.6, aspect), 0.9, 0.1)
 
     inputs = tuple(t.requires_grad_() for t in (vertices, raw, aspect))
     assert torch.autograd.gradcheck(seen, inputs)
@@ -110,13 +110,22 @@ def test_points_behind_the_camera_are_finite_and_have_finite_gradients():
 
 def test_fitted_vertices_reach_the_border_of_the_window():
     screen = torch.tensor([[[0.1, 0.2, 2], [0.3, -0.6, 3], [0.2, 0.1, 4], [50, -50, -1.0]]])
-    found = fit(screen, 0.8)
+    found = fit(screen, 0.8, least=0.03)
     assert found[0, :3, 0].tolist() == pytest.approx([-0.8, 0.8, 0])
     assert found[0, :3, 1].tolist() == pytest.approx([0.8, -0.8, 0.6])
     assert torch.equal(found[..., 2], screen[..., 2])
     # One point, and nothing in front at all.
-    assert fit(screen[:, :1].repeat(1, 3, 1), 1.0)[..., :2].abs().max() == 0
-    assert fit(screen * torch.tensor([1, 1, -1.0]) - 4, 1.0).isfinite().all()
+    assert fit(screen[:, :1].repeat(1, 3, 1), 1.0, 0.03)[..., :2].abs().max() == 0
+    assert fit(screen * torch.tensor([1, 1, -1.0]) - 4, 1.0, 0.03).isfinite().all()
+
+
+def test_what_is_narrower_than_a_pixel_is_not_magnified_without_bound():
+    screen = torch.tensor([[[0.1, -1, 2], [0.1 + 1e-7, 0.5, 2], [0.1, 1, 2]]], requires_grad=True)
+    found = fit(screen, 1.0, least=0.125)
+    assert found[..., 0].abs().max() < 1e-5
+    assert found[0, :, 1].tolist() == pytest.approx([-1, 0.5, 1])
+    found[0, 0, 0].backward()
+    assert screen.grad.abs().max() <= 2 / 0.125
 
 
 def test_projection_is_computed_in_full_precision():

@@ -206,10 +206,21 @@ def test_category_and_smoothness_are_weighted():
     chances = seen["category_logits"].softmax(dim=1)
     own = [-math.log(chances[n, label - 1]) for n, label in enumerate(targets["labels"].tolist())]
     assert losses["loss_category"].item() == pytest.approx(0.5 * sum(own) / 4, rel=1e-4)
-    vertices = seen["decoder"].reshape(4, -1, 3).tanh() + model.sphere
+    # The weights are SoftRas', whose sphere is half as large.
+    vertices = 0.5 * (seen["decoder"].reshape(4, -1, 3).tanh() + model.sphere)
     smooth = model.mesh_losses
     torch.testing.assert_close(losses["loss_laplacian"], 0.2 * smooth.laplacian(vertices))
     torch.testing.assert_close(losses["loss_flatten"], 0.1 * smooth.flatten(vertices))
+
+
+def test_smoothness_weighs_alike_with_either_camera():
+    losses = {}
+    for camera in PRESETS:
+        model = build(camera=camera).train()
+        torch.nn.init.normal_(model.decoder[-1].weight, std=0.3)
+        losses[camera] = model(*a_batch())
+    for name in ("loss_laplacian", "loss_flatten"):
+        torch.testing.assert_close(losses["smr"][name], losses["softras"][name])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -355,6 +366,8 @@ def test_what_cannot_work_is_refused():
         {"spread": True, "mesh": False},
         {"fitted": True, "crop": {**TINY_A3D["crop"], "square": True}},
         {"fitted": True, "crop": {**TINY_A3D["crop"], "around": "visible"}},
+        {"fitted": True, "crop": {**TINY_A3D["crop"], "clipped": True}},
+        {"fitted": True, "box_noise": 0.1},
     ):
         with pytest.raises(ValidationError):
             config(**changes)

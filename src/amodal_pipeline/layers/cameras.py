@@ -103,17 +103,19 @@ def project(
     return torch.cat([flat, depth[..., None]], dim=2)
 
 
-def fit(screen: Tensor, extent: float) -> Tensor:
+def fit(screen: Tensor, extent: float, least: float) -> Tensor:
     """Projected vertices shifted and scaled, x and y each, so that they reach ±``extent``.
 
     Args:
         screen: [N, V, 3] of :func:`project`. Vertices that are not in front do not count.
         extent: 1 for the border of the window.
+        least: what is narrower, or less high, is scaled as if it were so wide, such as a pixel: it
+            does not reach ±``extent``, and neither scale nor gradient grows without bound.
     """
     flat, depth = screen[..., :2], screen[..., 2:]
     front = depth > NEAR
     front = front | ~front.any(dim=1, keepdim=True)
     low = flat.masked_fill(~front, math.inf).amin(dim=1, keepdim=True)
     high = flat.masked_fill(~front, -math.inf).amax(dim=1, keepdim=True)
-    scale = 2 * extent / (high - low).clamp(min=1e-6)
+    scale = 2 * extent / (high - low).clamp(min=least)
     return torch.cat([(flat - (low + high) / 2) * scale, depth], dim=2)

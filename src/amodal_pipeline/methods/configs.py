@@ -369,16 +369,17 @@ class A3DConfig(Strict):
     estimated too) or "softras" (only the azimuth is). ``fitted``: the projected mesh is shifted and
     scaled so that it fills the window as its amodal box does; the paper leaves that to the network.
     ``spread``: (a_x, a_y) are standardised over a batch (batch normalisation without a scale), so
-    that objects are not all seen from one side, to which a short training without it falls.
+    that objects are not all seen from one side, to which a short training without it falls; in
+    training it needs batches of two objects at least.
     ``sigma``: sharpness of silhouettes. ``mesh`` false: the code is decoded to the coarse mask
     itself, without a third dimension. ``refinement`` false: the coarse mask is the result.
     ``hidden_weight``: lambda of eq. 2, of pixels that are not visible; its sum is divided by the
     number of pixels. ``edge_weight``, ``class_weight``, ``laplacian`` and ``flatten`` weigh losses
-    beside L_R (eq. 1); the last two come from SoftRas, and 0 leaves a loss out, as the paper's text
-    does. ``cross_view``: meshes of an object seen twice are rendered from both viewpoints (sec.
-    3.7); without effect on data that shows every object once. ``corruption`` of the visible masks
-    and ``box_noise``, the share of its sides by which a box is shifted and scaled in training, are
-    no part of the paper.
+    beside L_R (eq. 1); the last two come from SoftRas, for meshes scaled to its sphere of radius
+    0.5, and 0 leaves a loss out, as the paper's text does. ``cross_view``: meshes of an object seen
+    twice are rendered from both viewpoints (sec. 3.7); without effect on data that shows every
+    object once. ``corruption`` of the visible masks and ``box_noise``, the share of its sides by
+    which a box is shifted and scaled in training, are no part of the paper.
 
     The paper leaves open: the size of crops, ``channels`` of the five convolutions of an encoder,
     ``hidden`` widths of its fully connected layers before the ``code``, ``decoder`` widths,
@@ -421,10 +422,15 @@ class A3DConfig(Strict):
             raise ValueError("fitted=true has no effect without mesh")
         if self.spread and not self.mesh:
             raise ValueError("spread=true has no effect without mesh")
-        if self.fitted and (self.crop.square or self.crop.around != "amodal"):
+        crop = self.crop
+        if self.fitted and (crop.square or crop.clipped or crop.around != "amodal"):
             raise ValueError(
                 'fitted=true needs windows that amodal boxes fill: crop.around="amodal", '
-                "crop.square=false"
+                "crop.square=false, crop.clipped=false"
+            )
+        if self.fitted and self.box_noise:
+            raise ValueError(
+                "fitted=true takes boxes to be exact: box_noise=0 with it, or fitted=false"
             )
         return self
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.annotations.storage import replacing
-from amodal_pipeline.layers.cameras import Viewpoints, fit, project
+from amodal_pipeline.layers.cameras import Viewpoints, project
 from amodal_pipeline.layers.crops import aspects
 from amodal_pipeline.layers.meshes import Mesh, write_obj
 from amodal_pipeline.methods.a3d.method import A3D, Reconstruction
@@ -130,10 +130,7 @@ def _as_seen(
     model: A3D, found: Reconstruction, aspect: Tensor, size: tuple[int, int]
 ) -> Image.Image:
     """The mesh as its coarse mask has it."""
-    field_of_view = model.preset.field_of_view
-    screen = project(found.vertices, found.viewpoints, field_of_view, aspect)
-    if model.config.fitted:
-        screen = fit(screen, 1 / model.config.crop.enlarge)
+    screen = model.screen(found.vertices, found.viewpoints, aspect)
     return _drawn(model, found, screen, found.viewpoints, size)
 
 

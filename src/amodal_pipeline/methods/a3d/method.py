@@ -108,6 +108,14 @@ class A3D(nn.Module):
         :func:`~amodal_pipeline.methods.completer.complete`."""
         return completer.complete(self, image, visible_mask, amodal_boxes)
 
+    def screen(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
+        """Where the vertices [N, V, 3] of meshes are seen in windows of ``aspect`` [N, 2]: as
+        :func:`~amodal_pipeline.layers.cameras.project` tells, and fitted if the model does so."""
+        screen = project(vertices, viewpoints, self.preset.field_of_view, aspect)
+        if self.config.fitted:
+            screen = fit(screen, 1 / self.config.crop.enlarge, least=2 / self.side)
+        return screen
+
     def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         config = self.config
         seen, truth = self._seen(images, targets), targets["amodal"].float()
@@ -136,10 +144,13 @@ class A3D(nn.Module):
         if config.class_weight:
             category = F.cross_entropy(self.category_logits(code).float(), targets["labels"] - 1)
             losses["loss_category"] = config.class_weight * category
+        if config.mesh:
+            # SoftRas' weights are those of meshes of its size.
+            sized = vertices * (PRESETS["softras"].radius / self.preset.radius)
         if config.mesh and config.laplacian:
-            losses["loss_laplacian"] = config.laplacian * self.mesh_losses.laplacian(vertices)
+            losses["loss_laplacian"] = config.laplacian * self.mesh_losses.laplacian(sized)
         if config.mesh and config.flatten:
-            losses["loss_flatten"] = config.flatten * self.mesh_losses.flatten(vertices)
+            losses["loss_flatten"] = config.flatten * self.mesh_losses.flatten(sized)
         return losses
 
     def _seen(self, images: Tensor, targets: dict[str, Tensor]) -> Tensor:
@@ -166,12 +177,9 @@ class A3D(nn.Module):
 
     def _rendered(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
         """Silhouettes [N, S, S] of 0–1 in windows of any aspect."""
-        config = self.config
         with torch.autocast(vertices.device.type, enabled=False):
-            screen = project(vertices, viewpoints, self.preset.field_of_view, aspect)
-            if config.fitted:
-                screen = fit(screen, 1 / config.crop.enlarge)
-            return silhouettes(screen, self.faces, self.side, config.sigma)
+            screen = self.screen(vertices, viewpoints, aspect)
+            return silhouettes(screen, self.faces, self.side, self.config.sigma)
 
     def _refined(self, coarse: Tensor, seen: Tensor) -> Tensor:
         """Logits [N, S, S] (sec. 3.5)."""
