@@ -65,7 +65,7 @@ def test_every_environment_has_a_pretraining_that_fits_and_rows(env):
     stage_one = Job.model_validate(values["mask_rcnn_visible"])
     assert job.detector == values["stage_one"] == stage_one.name == "mask_rcnn_visible"
     assert job.model == before.model
-    if env not in ("base", "views", "views_unseen"):
+    if env not in ("base", "views", "views_unseen", "composed_coco"):
         assert (job.model.root.code, job.training.learning_rate) == (512, 1e-4)
     pretraining = Pretraining(before, Source.model_validate(values["pretraining_views"]))
     ablation = AblationConfig.model_validate(values["ablate_a3d"])

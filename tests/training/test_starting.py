@@ -92,17 +92,42 @@ def test_categories_that_share_no_row_are_not_reused():
         assert reuse.categories == {}
 
 
+def test_a_name_that_the_data_set_does_not_have_is_refused():
+    source = checkpoint_of(Classifier(3), *SOURCE)
+    message = "lorry, which the data set does not have: take from car, bench"
+    with pytest.raises(ValueError, match=message):
+        start_from(Classifier(2), categories("car", "bench"), source, {"lorry": "sedan"})
+
+
+def test_a_name_that_the_checkpoint_does_not_have_is_passed_over(caplog):
+    source, model = Classifier(3), Classifier(3)
+    names = {"car": "sedan", "tram": "streetcar", "bench": "seat"}
+    reuse = start_from(
+        model, categories("car", "tram", "bench"), checkpoint_of(source, *SOURCE), names
+    )
+    assert reuse.categories == {"car": "sedan", "bench": "bench"}
+    assert "has no seat, streetcar" in caplog.text
+
+
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("changes", "remedy"),
     [
-        ({"lorry": "sedan"}, r"lorry, which the data set does not have: take from car, bench"),
-        ({"car": "truck"}, r"truck, which the pretrained checkpoint does not .* sedan, bench"),
+        ({"camera": "softras"}, "a3d.model.camera=softras, as it was"),
+        ({"fitted": True, "spread": True}, "a3d.model.fitted=true, as it was"),
+        ({"mesh": False}, None),
+        ({"spread": True}, None),
     ],
 )
-def test_names_that_nobody_knows_are_refused(names, message):
-    source = checkpoint_of(Classifier(3), *SOURCE)
-    with pytest.raises(ValueError, match=message):
-        start_from(Classifier(2), categories("car", "bench"), source, names)
+def test_meshes_that_are_seen_otherwise_are_no_start(changes, remedy):
+    class Other(Classifier):
+        config = A3DConfig(**changes)
+
+    source = checkpoint_of(Other(3), *SOURCE)
+    if remedy is None:
+        assert start_from(Classifier(3), categories(*SOURCE), source).copied == 4
+        return
+    with pytest.raises(ValueError, match=remedy):
+        start_from(Classifier(3), categories(*SOURCE), source)
 
 
 def test_the_card_says_what_was_reused(shapes, tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods import build
 from amodal_pipeline.methods.checkpoints import Checkpoint, Reuse
+from amodal_pipeline.methods.configs import A3DConfig
 
 logger = logging.getLogger(__name__)
 
@@ -51,25 +52,34 @@ def start_from(
         model: with fresh weights.
         categories: its own, in the order of its rows.
         checkpoint: to start from.
-        category_names: what a category is called in the checkpoint, where it is called otherwise.
+        category_names: what a category is called in the checkpoint, where it is called otherwise;
+            names that the checkpoint does not have are passed over with a warning.
 
     Raises:
-        ValueError: the two have nothing in common; or ``category_names`` names a category that
-            there is none of.
+        ValueError: the two have nothing in common; both bend meshes, but see them with other
+            cameras; or ``category_names`` names a category that the data set does not have.
     """
+    if geometry := _other_geometry(getattr(model, "config", None), checkpoint.card.method.root):
+        raise ValueError(
+            "the pretrained checkpoint's shapes and viewpoints are of another geometry: set "
+            f"{geometry}, as it was pretrained with, or set pretrained to null"
+        )
     names: Mapping[str, str] = getattr(model, "pretrained_names", {})
     own_names = [c.name for c in categories]
     source_names = [c.name for c in checkpoint.card.categories]
-    for known, wanted, whose in (
-        (own_names, category_names.keys(), "the data set"),
-        (source_names, category_names.values(), "the pretrained checkpoint"),
-    ):
-        if strangers := sorted(set(wanted) - set(known)):
-            raise ValueError(
-                f"the categories to start from name {', '.join(strangers)}, which {whose} does not "
-                f"have: take from {', '.join(known)}"
-            )
-    matched = [category_names.get(name, name) for name in own_names]
+    if strangers := sorted(category_names.keys() - set(own_names)):
+        raise ValueError(
+            f"the categories to start from name {', '.join(strangers)}, which the data set does "
+            f"not have: take from {', '.join(own_names)}"
+        )
+    if unknown := sorted(set(category_names.values()) - set(source_names)):
+        logger.warning(
+            "the pretrained checkpoint has no %s: their names are passed over (it has %s)",
+            ", ".join(unknown),
+            ", ".join(source_names),
+        )
+    renamed = {own: name for own, name in category_names.items() if name in source_names}
+    matched = [renamed.get(name, name) for name in own_names]
     rows = [(i, source_names.index(n)) for i, n in enumerate(matched) if n in source_names]
     state, counts = model.state_dict(), {"copied": 0, "partly": 0, "fresh": 0}
     same_categories, by_category = matched == source_names, False
@@ -104,6 +114,17 @@ def start_from(
     )
     reused = {own_names[own]: source_names[other] for own, other in rows if by_category}
     return Reuse(**counts, categories=reused)
+
+
+def _other_geometry(own: BaseModel | None, source: BaseModel) -> str:
+    """The settings by which the meshes of two methods cannot be one; "" where they can."""
+    if not all(isinstance(config, A3DConfig) and config.mesh for config in (own, source)):
+        return ""
+    differing = [
+        name for name in ("camera", "fitted") if getattr(own, name) != getattr(source, name)
+    ]
+    values = source.model_dump(mode="json")
+    return ", ".join(f"a3d.model.{name}={str(values[name]).lower()}" for name in differing)
 
 
 def _by_category(name: str) -> bool:
