@@ -1,5 +1,6 @@
 import io
 import json
+import weakref
 import zipfile
 
 import numpy as np
@@ -7,10 +8,10 @@ import pytest
 from PIL import Image
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.scenes import nmr
+from amodal_pipeline.scenes import nmr, view_records
 from amodal_pipeline.scenes.nmr import read_archives, stream
 from amodal_pipeline.scenes.view_config import RenderedArchiveConfig
-from amodal_pipeline.scenes.view_records import ObjectViews
+from amodal_pipeline.scenes.view_records import ObjectViews, table_of
 
 CLASSES = {"02958343": "car", "03001627": "chair"}
 CONFIG = RenderedArchiveConfig(classes=CLASSES, seed=1)
@@ -115,6 +116,48 @@ def test_resuming_writes_only_what_is_missing(archives, tmp_path, monkeypatch):
     assert written == [2, 100_002]
 
 
+def test_few_objects_are_in_memory_at_a_time(tmp_path, monkeypatch, split):
+    record = ObjectViews.model_validate_json((split[0] / "train" / "000001.json").read_bytes())
+    known, alive = [], []
+
+    def made():
+        for index in range(12):
+            one = record.model_copy(update={"index": index})
+            known.append(weakref.ref(one))
+            alive.append(sum(reference() is not None for reference in known))
+            yield one
+
+    monkeypatch.setattr(view_records, "_AT_ONCE", 2)
+    (tmp_path / "train").mkdir()
+    table = table_of(made(), ["car", "chair"], "shapenet", "train", tmp_path, "nmr")
+    assert len(table.images) == 12 * 24
+    assert max(alive) <= 5  # those before, these, and the next
+
+
+def test_an_object_that_fills_no_pixel_is_rejected_by_its_picture(tmp_path):
+    truth = objects(2, 0)
+    truth[1, 5:7] = 0
+    np.savez(tmp_path / "1_val_images.npz", truth)
+    config = RenderedArchiveConfig(classes={"1": "ellipse"}, occluded=1)
+    table = read_archives(config, "val", tmp_path, tmp_path / "out")
+    assert table.rejected["file"].tolist() == ["val/000001/05.png", "val/000001/06.png"]
+    assert table.rejected["record"].tolist() == ["instance 2011", "instance 2013"]
+    accounting = table.metadata.accounting["instances"]
+    assert accounting.rejected == 2 and accounting.read == 2 + len(table.instances)
+    assert len(table.images) == 48 and not len(table.of_image(1005))
+
+
+def test_statistics_of_nothing_are_numbers(tmp_path):
+    np.savez(tmp_path / "1_val_images.npz", 0 * objects(1, 0))
+    config = RenderedArchiveConfig(classes={"1": "ellipse"})
+    table = read_archives(config, "val", tmp_path, tmp_path / "out")
+    assert not len(table.instances) and len(table.rejected) == 24
+    statistics = json.loads(
+        (tmp_path / "out/val/statistics.json").read_text(), parse_constant=pytest.fail
+    )
+    assert statistics["mean_occlusion_rate"] == statistics["share_occluded"] == 0
+
+
 def test_objects_are_streamed(tmp_path, monkeypatch):
     np.savez(tmp_path / "a.npz", objects(4, 0))
     reads = []
@@ -155,6 +198,10 @@ def header(shape: tuple, dtype: str = "|u1") -> bytes:
     return out.getvalue()
 
 
+def text(description: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(description).to_bytes(2, "little") + description.encode()
+
+
 GOOD = objects(2, 0)
 
 
@@ -174,6 +221,8 @@ GOOD = objects(2, 0)
         (packed(header((2, 24, 4, 9999, 8))), "its shape is"),
         (packed(header((10**9, 24, 4, 8, 8))), "allowed are 1 to 100000"),
         (packed(b"\x93NUMPY\x02\x00" + b"\xff" * 4), r"format \(2, 0\)"),
+        (packed(text("(" * 9000)), "its header cannot be read"),
+        (packed(text("{" + " " * 20_000 + "}")), "header is longer than 10000 bytes. It should"),
         (packed(b"nothing"), "magic string"),
     ],
 )

@@ -6,7 +6,9 @@ counts them, with an opening angle of 30 degrees (Liu et al., ICCV 2019, and its
 """
 
 import hashlib
+import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +32,7 @@ from amodal_pipeline.scenes.view_records import (
     ObjectViews,
     Viewpoint,
     existing,
+    reported,
     table_of,
     write_object,
 )
@@ -39,6 +42,7 @@ ARCHIVE_VERSION = 1
 
 VIEWS = 24
 _SIDES = range(8, 1025)  # of pictures, pixels
+_HEADER = 10_000  # bytes at most that describe an array
 _PER_CLASS = 100_000  # numbers of objects that are kept for a class
 _BANK = 8  # objects of each class whose views may be pasted in front of others
 _CANDIDATES = 8  # of these, drawn for every object
@@ -98,16 +102,9 @@ def read_archives(
     target = folder / split
     target.mkdir(parents=True, exist_ok=True)
     bank, total = _bank(paths, config)
-    made: list[ObjectViews] = []
     tasks = _tasks(config, split, paths, bank, target)
-    for record in _run(tasks, min(workers, total)):
-        made.append(record)
-        if on_progress is not None:
-            on_progress(len(made), total)
-    fingerprint = _digest(json.dumps([record.fingerprint for record in made]).encode())
-    return table_of(
-        made, list(config.classes.values()), dataset, split, folder, {"nmr": fingerprint}
-    )
+    made = reported(_run(tasks, min(workers, total)), total, on_progress)
+    return table_of(made, list(config.classes.values()), dataset, split, folder, "nmr")
 
 
 def write_views(
@@ -226,7 +223,14 @@ def _header(data: BinaryIO, size: int) -> tuple[int, ...]:
     version = npy.read_magic(data)
     if version != (1, 0):  # later ones have headers of any length
         raise ValueError(f"its format {version} is not (1, 0)")
-    shape, by_columns, dtype = npy.read_array_header_1_0(data)
+    length = data.read(2)
+    if int.from_bytes(length, "little") > _HEADER:
+        raise ValueError(f"its header is longer than {_HEADER} bytes")
+    described = io.BytesIO(length + data.read(int.from_bytes(length, "little")))
+    try:
+        shape, by_columns, dtype = npy.read_array_header_1_0(described)
+    except (tokenize.TokenError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"its header cannot be read ({error})") from error
     if dtype != np.uint8 or by_columns:
         raise ValueError(
             f"it holds {dtype}{' by columns' if by_columns else ''}, not uint8 by rows"

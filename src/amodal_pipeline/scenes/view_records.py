@@ -7,7 +7,9 @@ where the object is its number in the split.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
 from amodal_pipeline.annotations.storage import replacing
-from amodal_pipeline.annotations.validation import Finding
+from amodal_pipeline.annotations.tables import IMAGES, INSTANCES, ORDER, concat, frame
+from amodal_pipeline.annotations.validation import Finding, finding
 from amodal_pipeline.scenes.models import ShapeSource
 from amodal_pipeline.scenes.occluders import occlude
 from amodal_pipeline.scenes.render import Cutout
 from amodal_pipeline.scenes.view_config import OcclusionConfig
 
 _STEP = 1000  # image ids per object
+_AT_ONCE = 64  # objects whose rows are lists: columns are a tenth of these
+_SCHEMAS = {"images": IMAGES, "instances": INSTANCES, "order": ORDER}
+
+_log = logging.getLogger(__name__)
 
 
 class _Record(BaseModel):
@@ -165,84 +172,123 @@ def write_object(
     return record
 
 
+def reported(
+    made: Iterable[ObjectViews | Finding],
+    total: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[ObjectViews | Finding]:
+    """The same, telling ``on_progress`` (done, total) of each."""
+    for done, one in enumerate(made, 1):
+        if on_progress is not None:
+            on_progress(done, total)
+        yield one
+
+
 def table_of(
-    records: Sequence[ObjectViews],
+    made: Iterable[ObjectViews | Finding],
     categories: Sequence[str],
     dataset: str,
     split: str,
     folder: Path,
-    sources: dict[str, str],
-    rejected: Sequence[Finding] = (),
+    source: str,
 ) -> AmodalAnnotations:
     """The table of a split, and its ``statistics.json``.
 
     Of every picture one object counts; its ``track_id`` is its number in the split. The occluder
-    is an instance with ``ignore``, whose amodal mask is what is seen of it, and in front.
+    is an instance with ``ignore``, whose amodal mask is what is seen of it, and in front. An object
+    that fills no pixel of a picture is rejected by the picture's name.
+
+    Args:
+        made: each object, or why there is none. A few are in memory at a time.
+        source: what the checksum over all of them is called among the table's sources.
     """
     ids = {name: k + 1 for k, name in enumerate(categories)}
-    images: dict[str, list] = {k: [] for k in ("image_id", "file_name", "height", "width")}
-    rows: list[dict] = []
-    order: list[dict] = []
-    for record in records:
-        for view in record.views:
-            image_id = _STEP * record.index + view.number
-            height, width = record.image_size
-            name = f"{split}/{_name(record.index, view.number)}"
-            for column, value in zip(images, (image_id, name, height, width), strict=True):
-                images[column].append(value)
-            counted = {
-                "instance_id": 2 * image_id + 1,
-                "image_id": image_id,
-                "category_id": ids[record.source.category],
-                "amodal_rle": view.amodal_rle,
-                "visible_rle": view.visible_rle,
-                "track_id": record.index,
-                "ignore": False,
-            }
-            rows.append(counted)
-            if view.occluder is not None:
-                front = {
-                    "instance_id": 2 * image_id + 2,
-                    "category_id": ids[view.occluder.source.category],
-                    "amodal_rle": view.occluder.mask_rle,
-                    "visible_rle": view.occluder.mask_rle,
-                    "track_id": None,
-                    "ignore": True,
-                }
-                rows.append(counted | front)
-                pair = {"occluder_id": front["instance_id"], "occludee_id": counted["instance_id"]}
-                order.append({"image_id": image_id, **pair})
+    parts: dict[str, list] = {name: [] for name in _SCHEMAS}
+    fingerprints: list[str] = []
+    rejected: list[Finding] = []
+    unoccluded = 0
+    made = iter(made)
+    while some := list(islice(made, _AT_ONCE)):
+        rows: dict[str, list[dict]] = {name: [] for name in _SCHEMAS}
+        for one in some:
+            if not isinstance(one, ObjectViews):
+                _log.warning("%s %s: left out: %s", dataset, split, one["reason"])
+                rejected.append(one)
+                continue
+            fingerprints.append(one.fingerprint)
+            unoccluded += sum(view.wanted and view.occluder is None for view in one.views)
+            rejected += _add(one, ids, rows)
+        for name, schema in _SCHEMAS.items():
+            parts[name].append(frame(schema, rows[name]))
     table = build(
         dataset=dataset,
         split=split,
         categories=[Category(id=id_, name=name) for name, id_ in ids.items()],
         image_root=str(folder),
-        images=images,
-        instances={column: [row[column] for row in rows] for column in rows[0]} if rows else {},
-        order={column: [pair[column] for pair in order] for column in order[0]} if order else None,
-        sources=sources,
+        **{name: concat(schema, parts[name]) for name, schema in _SCHEMAS.items()},
+        sources={source: hashlib.sha256(json.dumps(fingerprints).encode()).hexdigest()},
         file=dataset,
         rejected=rejected,
     )
     with replacing(folder / split / "statistics.json") as path:
-        path.write_text(json.dumps(_statistics(table, records), indent=2))
+        path.write_text(json.dumps(_statistics(table, unoccluded), indent=2))
     return table
 
 
-def _statistics(table: AmodalAnnotations, records: Iterable[ObjectViews]) -> dict:
+def _add(
+    record: ObjectViews, ids: dict[str, int], rows: dict[str, list[dict]]
+) -> Iterator[Finding]:
+    """Put the pictures of an object below ``rows``; what is not to be seen is a finding."""
+    height, width = record.image_size
+    areas = rle.area([view.amodal_rle for view in record.views])
+    for view, area in zip(record.views, areas, strict=True):
+        image_id = _STEP * record.index + view.number
+        name = f"{record.split}/{_name(record.index, view.number)}"
+        shown = {"image_id": image_id, "file_name": name, "height": height, "width": width}
+        rows["images"].append(shown)
+        counted = {
+            "instance_id": 2 * image_id + 1,
+            "image_id": image_id,
+            "category_id": ids[record.source.category],
+            "amodal_rle": view.amodal_rle,
+            "visible_rle": view.visible_rle,
+            "is_thing": True,
+            "track_id": record.index,
+            "ignore": False,
+        }
+        if not area:
+            own = f"instance {counted['instance_id']}"
+            yield finding(name, own, "amodal_rle", "is empty: it fills no pixel of this picture")
+            continue
+        rows["instances"].append(counted)
+        if view.occluder is None:
+            continue
+        front = {
+            "instance_id": 2 * image_id + 2,
+            "category_id": ids[view.occluder.source.category],
+            "amodal_rle": view.occluder.mask_rle,
+            "visible_rle": view.occluder.mask_rle,
+            "track_id": None,
+            "ignore": True,
+        }
+        rows["instances"].append(counted | front)
+        pair = {"occluder_id": front["instance_id"], "occludee_id": counted["instance_id"]}
+        rows["order"].append({"image_id": image_id, **pair, "inferred": False})
+
+
+def _statistics(table: AmodalAnnotations, unoccluded: int) -> dict:
     """What was made, over the objects that count; rates and shares are in 0 to 1."""
     counted = table.instances[~table.instances["ignore"]]
     rate = counted["occlusion_rate"].to_numpy(dtype=np.float64)
     occluded = rate > 0
     numbers = counted.groupby("category_id")["track_id"].nunique()
-    views = [view for record in records for view in record.views]
     return {
         "images": len(table.images),
         "objects": int(counted["track_id"].nunique()),
-        "share_occluded": float(occluded.mean()),
-        "mean_occlusion_rate": float(rate.mean()),
+        "share_occluded": float(occluded.mean()) if len(rate) else 0.0,
+        "mean_occlusion_rate": float(rate.mean()) if len(rate) else 0.0,
         "mean_occlusion_rate_of_occluded": float(rate[occluded].mean()) if occluded.any() else 0.0,
-        "nothing_fitted": sum(view.wanted and view.occluder is None for view in views),
+        "nothing_fitted": unoccluded,
         "objects_by_category": {
             c.name: int(numbers.get(c.id, 0)) for c in table.metadata.categories
         },

@@ -34,6 +34,7 @@ from amodal_pipeline.scenes.view_records import (
     ObjectViews,
     Viewpoint,
     existing,
+    reported,
     table_of,
     write_object,
 )
@@ -176,28 +177,12 @@ def render_views(
         _log.warning(
             "%s %s: %d objects asked for, there are %d meshes", dataset, split, count, len(sources)
         )
-    records: list[ObjectViews] = []
-    rejected: list[Finding] = []
     tasks = (
         (config, split, index, source, individuals.others(source, index), target)
         for index, source in enumerate(sources)
     )
-    for made in _run(tasks, min(workers, len(sources))):
-        (records if isinstance(made, ObjectViews) else rejected).append(made)
-        if on_progress is not None:
-            on_progress(len(records) + len(rejected), len(sources))
-    for finding in rejected:
-        _log.warning("%s %s: left out: %s", dataset, split, finding["reason"])
-    fingerprint = _digest(json.dumps([record.fingerprint for record in records]))
-    return table_of(
-        records,
-        individuals.categories,
-        dataset,
-        split,
-        Path(folder),
-        {"views": fingerprint},
-        rejected,
-    )
+    made = reported(_run(tasks, min(workers, len(sources))), len(sources), on_progress)
+    return table_of(made, individuals.categories, dataset, split, Path(folder), "views")
 
 
 def render_object(
