@@ -266,6 +266,24 @@ def test_shapenet_layout_has_names_of_its_classes(tmp_path):
     assert len(build_shape(source, tmp_path).faces) == 4
 
 
+def test_other_layouts_of_folders_are_found(tmp_path):
+    for k in range(2):
+        wedge(tmp_path, f"02691156/m{k}", "model", 1 + k)
+        wedge(tmp_path, "slab", f"s{k}", 1 + k)
+    lower = tmp_path / "slab" / "s0.obj"
+    lower.rename(lower.with_suffix(".OBJ"))
+    config = ViewsConfig(families=False, meshes=str(tmp_path))
+    shown = {s.mesh_file: s for split in ("train", "val") for s in Individuals.of(config, split)}
+    assert sorted(shown) == [
+        "02691156/m0/model.obj",
+        "02691156/m1/model.obj",
+        "slab/s0.OBJ",
+        "slab/s1.obj",
+    ]
+    assert shown["02691156/m1/model.obj"].category == "airplane"
+    assert len(build_shape(shown["slab/s0.OBJ"], tmp_path).faces) == 4
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

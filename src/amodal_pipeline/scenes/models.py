@@ -1,8 +1,8 @@
 """Where the shapes come from: the parametric families, and a folder of mesh files by category.
 
 A category is a folder of ``.obj`` or ``.off`` files, or, as ShapeNet is laid out, of one folder a
-model with ``models/model_normalized.obj``. Folders named by one of ShapeNet's class ids
-(:data:`.view_config.SYNSETS`) are the category of that name.
+model with ``models/model_normalized.obj`` (its first version: ``model.obj``). Folders named by one
+of ShapeNet's class ids (:data:`.view_config.SYNSETS`) are the category of that name.
 """
 
 import hashlib
@@ -135,7 +135,7 @@ def mesh_checksum(folder: Path, name: str) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)  # with the most faces, hundreds of megabytes in every process
 def _cached_mesh(path: Path, content: str, up: Literal["y", "z"]) -> Shape:
     """The mesh at ``path`` while its checksum is ``content``."""
     return load_mesh(path, up)
@@ -200,14 +200,19 @@ def mesh_files(folder: Path) -> dict[str, list[str]]:
     Raises:
         ValueError: there are none.
     """
-    layouts = ("*/*.obj", "*/*.off", "*/*/models/model_normalized.obj")
+    layouts = (
+        "*/*.[oO][bB][jJ]",
+        "*/*.[oO][fF][fF]",
+        "*/*/model.obj",
+        "*/*/models/model_normalized.obj",
+    )
     names = sorted(
         {p.relative_to(folder).as_posix() for glob in layouts for p in folder.glob(glob)}
     )
     if not names:
         raise ValueError(
             f"meshes: {folder} holds no <category>/<name>.obj or .off, nor "
-            "<class>/<model>/models/model_normalized.obj"
+            "<class>/<model>/models/model_normalized.obj or <class>/<model>/model.obj"
         )
     files: dict[str, list[str]] = {}
     for name in names:
