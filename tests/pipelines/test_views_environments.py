@@ -1,6 +1,5 @@
 """The environments of single-object views, as a user runs them, with few and small objects."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,9 @@ from kedro.framework.session import KedroSession
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.pipelines.prepare.sources import Source
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
+from tests.scenes.test_nmr import objects
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "scenes"))
-
-from test_nmr import objects  # noqa: E402
 
 
 @pytest.fixture(scope="module")
