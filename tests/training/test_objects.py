@@ -242,6 +242,17 @@ def test_objects_seen_once_take_one_place(shapes, size):
         assert all(epoch.count(row) == 1 for row in alone)
 
 
+def test_the_order_of_an_epoch_is_found_once(shapes, monkeypatch):
+    found, original = [], objects.permutation
+    monkeypatch.setattr(objects, "permutation", lambda *a: found.append(a[2]) or original(*a))
+    batches = ObjectBatches(seen_again(shapes, TRACKS), CROP, 3, 1, paired=True, with_images=False)
+    there_and_back = [*range(18), *range(12, 20)]  # 26 places an epoch: from 0 to 2, back to 1
+    for i in there_and_back:
+        batches[i]
+    assert found == [0, 1, 2]
+    assert len(batches.epochs) == 2
+
+
 def test_views_that_cannot_be_learnt_from_are_no_partners(shapes):
     paired = seen_again(shapes, [0] * 16)
     table = paired.instances.assign(ignore=[i not in (2, 5) for i in range(16)])

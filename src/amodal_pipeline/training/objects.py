@@ -131,6 +131,8 @@ class ObjectBatches(Dataset):
         self.image_rows = order[np.searchsorted(image_ids[order], of)]
         self.names = annotations.images["file_name"].tolist()
         self.views = _Views(truth["track_id"].iloc[self.rows], paired)
+        self.places = int(self.views.places.sum())  # of an epoch
+        self.epochs: dict[int, np.ndarray] = {}
         # The row of the detection that is each object, and those detections.
         self.detections = np.full(len(truth), -1, np.int64)
         self.predicted_masks, self.predicted_boxes = pa.array([], pa.string()), np.zeros((0, 4))
@@ -244,11 +246,13 @@ class ObjectBatches(Dataset):
 
     def _drawn(self, iteration: int) -> tuple[np.ndarray, list[np.random.Generator], np.ndarray]:
         """Of a batch: positions in ``rows``, what else is drawn for each, and partners."""
-        first, total = iteration * self.batch_size, self.views.places.sum()
+        first, total = iteration * self.batch_size, self.places
         last = first + self.batch_size
-        epochs = [self._epoch(e) for e in range(first // total, -(-last // total))]
-        start = first % total
-        indices, other = np.concatenate(epochs, axis=1)[:, start : start + self.batch_size]
+        parts = [
+            self._epoch(e)[:, max(first - e * total, 0) : last - e * total]
+            for e in range(first // total, -(-last // total))
+        ]
+        indices, other = np.concatenate(parts, axis=1)
         draws = [
             np.random.default_rng([self.seed, iteration, i, 1] if o else [self.seed, iteration, i])
             for i, o in zip(indices, other, strict=True)
@@ -262,9 +266,13 @@ class ObjectBatches(Dataset):
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """Places of an epoch [2, P]: whose turn it is, and whether with another view."""
-        order = permutation(len(self.rows), self.seed, epoch)
-        turns = np.repeat(order, self.views.places[order])
-        return np.stack([turns, np.diff(turns, prepend=-1) == 0])
+        if epoch not in self.epochs:
+            order = permutation(len(self.rows), self.seed, epoch)
+            turns = np.repeat(order, self.views.places[order])
+            # A batch may reach from one epoch into the next: two are kept.
+            self.epochs = {e: kept for e, kept in self.epochs.items() if abs(e - epoch) == 1}
+            self.epochs[epoch] = np.stack([turns, np.diff(turns, prepend=-1) == 0])
+        return self.epochs[epoch]
 
     def _images(self, rows: np.ndarray, seen: np.ndarray) -> Tensor:
         if not self.with_images:
