@@ -16,6 +16,7 @@ from amodal_pipeline.methods import pretrained
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig, MethodConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.pipelines.evaluate import nodes
 from amodal_pipeline.pipelines.evaluate.nodes import (
     complete_detections,
     complete_true,
@@ -340,3 +341,87 @@ def test_a_detector_is_given_nothing_to_complete(shapes, tmp_path):
     checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root).save(tmp_path / "orcnn")
     with pytest.raises(ValueError, match="orcnn finds objects itself"):
         predict_or_read(tmp_path / "orcnn", shapes, CPU, None, "amodal", "true", tmp_path)
+
+
+def boxed(truth, **parts):
+    return checkpoint(
+        truth, C2FSegConfig(crop=CROP | {"around": "amodal", "enlarge": 1.0}), **parts
+    )
+
+
+@pytest.fixture
+def boxes_by(shapes, monkeypatch):
+    """Names of detectors that are asked for boxes, each of which gives the true ones."""
+    asked = []
+
+    def with_true_boxes(stage_one, objects, inference, *, categories=True):
+        asked.append(stage_one.card.method.root.name)
+        table = shapes.instances
+        box = {
+            mask: box
+            for kind in ("visible_rle", "amodal_rle")
+            for mask, box in zip(table[kind], table["amodal_box"], strict=True)
+        }
+        given = [box[mask] for mask in objects.predictions["visible_rle"]]
+        columns = {name: objects.predictions[name] for name in objects.predictions.columns}
+        made = {"boxes_by": asked[-1], "boxes_checkpoint": stage_one.card.fingerprint.digest}
+        return dataclasses.replace(
+            objects,
+            metadata=objects.metadata.model_copy(update=made),
+            predictions=frame(PREDICTIONS, columns | {"amodal_box": given}),
+        )
+
+    monkeypatch.setattr(nodes, "with_boxes", with_true_boxes)
+    return asked
+
+
+def test_boxes_are_estimated_by_the_detector_that_a_method_was_trained_with(
+    shapes, completer, boxes_by, tmp_path
+):
+    models = tmp_path / "models"
+    detector, other = (
+        checkpoint(shapes, MethodConfig.model_validate({"name": name}).root)
+        for name in ("orcnn", "mask_rcnn")
+    )
+    detector.save(models / "orcnn")
+    other.save(models / "mask_rcnn")
+    digest = detector.card.fingerprint.digest
+
+    def complete(stage_one=None, detector=None, inputs=True, **parts):
+        boxed(shapes, **parts).save(models / "c2f_seg")
+        found = predict_or_read(
+            models / "c2f_seg", shapes, CPU, None, "amodal", inputs, tmp_path, stage_one, detector
+        )
+        return [tables.get("c2f_seg") for tables in found]
+
+    run_ids = []
+    for asked, expected in (
+        ({"detected": digest, "detector": "mask_rcnn"}, "orcnn"),
+        ({"detected": digest, "stage_one": "mask_rcnn"}, "mask_rcnn"),
+        ({"detector": "mask_rcnn"}, "mask_rcnn"),
+    ):
+        _, true, _, _ = complete(**asked)
+        assert boxes_by[-1] == true.metadata.boxes_by == expected
+        scores = evaluate_completions(shapes, true, None, None, QUICK, tmp_path)
+        run_ids.append(dict(scores.results.groupby("method")["run_id"].first()))
+    # Results tell by whose boxes; what is not completed rests on none.
+    assert len({each["c2f_seg"] for each in run_ids[:2]}) == 2
+    assert len({each["visible_mask"] for each in run_ids}) == 1
+    with pytest.raises(ValueError, match="its detector is null: name one"):
+        complete()
+    found, true, _, within = complete(inputs=None)
+    assert found is true is None and within.metadata.inputs == "true_boxes"
+
+
+def test_detections_without_amodal_boxes_have_them_estimated(shapes, completer, boxes_by, tmp_path):
+    models = tmp_path / "models"
+    boxed(shapes).save(models / "c2f_seg")
+    checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root).save(models / "orcnn")
+    write(shapes, tmp_path / "theirs.json")
+    file = str(tmp_path / "theirs.json")
+    found, _, given, _ = predict_or_read(
+        models / "c2f_seg", shapes, CPU, None, "amodal", file, tmp_path, None, "orcnn"
+    )
+    assert boxes_by == ["orcnn"] and given["c2f_seg"].predictions["amodal_box"].notna().all()
+    assert found["c2f_seg"].metadata.inputs == "theirs"
+    assert found["c2f_seg"].metadata.boxes_by == "orcnn"

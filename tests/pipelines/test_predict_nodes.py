@@ -168,7 +168,7 @@ def test_a_completer_is_given_the_masks(shapes, images, masks, tmp_path, monkeyp
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
-    found = predict_folder(made, images, str(masks), CPU, images.parent, "none")
+    found = predict_folder(made, images, str(masks), CPU, images.parent, "none", None)
     assert (found.metadata.method, found.metadata.inputs) == ("c2f_seg", "user_masks")
     table = found.predictions
     seen, whole = table["visible_rle"].tolist(), table["amodal_rle"].tolist()
@@ -180,7 +180,7 @@ def test_a_completer_is_given_the_masks(shapes, images, masks, tmp_path, monkeyp
 
 def test_a_completer_needs_masks_and_a_detector_none(shapes, images, masks):
     with pytest.raises(ValueError, match="c2f_seg completes known objects: say where"):
-        predict_folder(checkpoint(shapes), images, None, CPU, images.parent, "none")
+        predict_folder(checkpoint(shapes), images, None, CPU, images.parent, "none", None)
     detector = checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root)
     with pytest.raises(ValueError, match="orcnn finds objects itself: leave out"):
-        predict_folder(detector, images, str(masks), CPU, images.parent, "none")
+        predict_folder(detector, images, str(masks), CPU, images.parent, "none", None)

@@ -133,8 +133,16 @@ class AnnotationsMetadata(BaseModel):
     fingerprint: str = ""
 
 
+FROM_TRUTH = ("true", "true_boxes")
+"""``inputs`` of what was given true visible masks, or these and the true amodal boxes."""
+
+
 class PredictionsMetadata(BaseModel):
-    """Who predicted what, from what: ``inputs`` is "image", "true" or the name of a detector."""
+    """Who predicted what, from what: ``inputs`` is "image", "true" or the name of a detector.
+
+    ``boxes_by`` and ``boxes_checkpoint`` are the detector that estimated the amodal boxes of known
+    objects, and the fingerprint of its checkpoint; "" where none did.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset: str
@@ -147,6 +155,8 @@ class PredictionsMetadata(BaseModel):
     image_root: str
     annotations: str = ""
     checkpoint: str = ""
+    boxes_by: str = ""
+    boxes_checkpoint: str = ""
 
 
 def frame(schema: pa.Schema, rows: Iterable[dict] | pd.DataFrame | dict[str, Any]) -> pd.DataFrame:

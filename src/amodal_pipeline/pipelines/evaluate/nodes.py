@@ -16,7 +16,7 @@ from typing import Literal
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
 from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
 from amodal_pipeline.methods.configs import (
     COMPLETERS,
@@ -271,10 +271,30 @@ def with_boxes(
     from amodal_pipeline.training.completing import estimate_boxes
 
     check_detector(stage_one.card)
-    with progress(f"boxes by {job_name(stage_one.card.method.root)}") as on_progress:
-        return estimate_boxes(
+    name = job_name(stage_one.card.method.root)
+    with progress(f"boxes by {name}") as on_progress:
+        found = estimate_boxes(
             restore(stage_one), objects, inference, on_progress, categories=categories
         )
+    made = {"boxes_by": name, "boxes_checkpoint": stage_one.card.fingerprint.digest}
+    return dataclasses.replace(found, metadata=found.metadata.model_copy(update=made))
+
+
+def with_missing_boxes(
+    stage_one: Checkpoint,
+    objects: Predictions,
+    inference: InferenceConfig,
+    *,
+    categories: bool = True,
+) -> Predictions:
+    """As :func:`with_boxes`; boxes that the objects have stay what they are."""
+    import numpy as np
+
+    estimated = with_boxes(stage_one, objects, inference, categories=categories)
+    known, guessed = (boxes(each.predictions["amodal_box"]) for each in (objects, estimated))
+    columns = {name: objects.predictions[name] for name in objects.predictions.columns}
+    columns["amodal_box"] = np.where(np.isnan(known), guessed, known)
+    return dataclasses.replace(estimated, predictions=frame(PREDICTIONS, columns))
 
 
 def nothing(annotations: AmodalAnnotations) -> Predictions:
@@ -359,7 +379,8 @@ def predict_or_read(
     masks: Literal["amodal", "visible"],
     inputs: str | bool | None,
     model_output: Path,
-    stage_one: str = "mask_rcnn_visible",
+    stage_one: str | None = None,
+    detector: str | None = None,
 ) -> tuple[
     dict[str, Predictions], dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]
 ]:
@@ -376,8 +397,9 @@ def predict_or_read(
             those of the detector of this name, or those of a COCO results file; None for the true
             ones and those of the detector that it was trained with.
         model_output: folder with the predictions of all methods.
-        stage_one: the detector that estimates amodal boxes, for a completer that needs them, and
-            whose detections it completes where ``inputs`` is None.
+        stage_one: the detector that estimates amodal boxes, for a completer that needs them; None
+            for the one that it was trained with.
+        detector: that of a completer that needs boxes and learns from no detector (A3D).
 
     Returns:
         Predictions; of a completer those on a detector. Those on true visible masks. The detections
@@ -392,7 +414,14 @@ def predict_or_read(
         checkpoint, name = Checkpoint.load(folder), folder.name
         if is_completer(checkpoint.card):
             return _complete_chosen(
-                checkpoint, folder, annotations, inference, inputs, model_output, stage_one
+                checkpoint,
+                folder,
+                annotations,
+                inference,
+                inputs,
+                model_output,
+                stage_one,
+                detector,
             )
         if inputs is not None:
             raise ValueError(
@@ -422,7 +451,8 @@ def _complete_chosen(
     inference: InferenceConfig,
     inputs: str | bool | None,
     model_output: Path,
-    stage_one: str,
+    stage_one: str | None,
+    detector: str | None,
 ) -> tuple[
     dict[str, Predictions], dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]
 ]:
@@ -437,22 +467,39 @@ def _complete_chosen(
         )
     if inputs == "true_boxes" or (inputs is None and boxed):
         true_boxes = {name: complete_true_boxes(checkpoint, annotations, inference)}
+    if inputs is None and boxed and not (stage_one or _detector_of(checkpoint, models, detector)):
+        return found, true, detections, true_boxes
     if inputs in (None, "true"):
-        boxes_by = [load_stage_one(models, stage_one)] if boxed else []
+        boxes_by = [load_stage_one(checkpoint, models, stage_one, detector)] if boxed else []
         true = {name: complete_true(checkpoint, annotations, inference, boxes_by)}
     if inputs not in ("true", "true_boxes"):
-        chosen = inputs or (stage_one if boxed else _detector_of(checkpoint, models))
-        detections = {name: _detections(chosen, models, annotations, inference, model_output)}
-        found = {name: complete_detections(checkpoint, annotations, detections[name], inference)}
+        otherwise = (stage_one or detector) if boxed else "orcnn"
+        chosen = inputs or _detector_of(checkpoint, models, otherwise)
+        given = _detections(chosen, models, annotations, inference, model_output)
+        if boxed and given.predictions["amodal_box"].isna().any():
+            estimating = load_stage_one(checkpoint, models, stage_one, detector)
+            given = with_missing_boxes(estimating, given, inference)
+        detections = {name: given}
+        found = {name: complete_detections(checkpoint, annotations, given, inference)}
     return found, true, detections, true_boxes
 
 
-def load_stage_one(models: Path, name: str) -> Checkpoint:
-    """The detector that estimates amodal boxes.
+def load_stage_one(
+    checkpoint: Checkpoint, models: Path, stage_one: str | None, detector: str | None
+) -> Checkpoint:
+    """The detector that estimates amodal boxes for a completer; arguments as for
+    :func:`predict_or_read`.
 
     Raises:
-        ValueError: it is not trained; says how to, and what can be done without it.
+        ValueError: none is named, or it is not trained; says how to, and what can be done without.
     """
+    name = stage_one or _detector_of(checkpoint, models, detector)
+    if name is None:
+        raise ValueError(
+            f"{checkpoint.card.method.root.name} looks within amodal boxes, and its detector is "
+            "null: name one to estimate them with, --params stage_one=<detector>, or give the "
+            "boxes (docs/completing.md)"
+        )
     if not (models / name / "method.json").exists():
         raise ValueError(
             f"{models / name} holds no detector to estimate amodal boxes with: train it, `kedro "
@@ -462,8 +509,8 @@ def load_stage_one(models: Path, name: str) -> Checkpoint:
     return Checkpoint.load(models / name)
 
 
-def _detector_of(checkpoint: Checkpoint, models: Path) -> str:
-    """The method whose checkpoint a completer was trained with; "orcnn" where it had none.
+def _detector_of(checkpoint: Checkpoint, models: Path, otherwise: str | None) -> str | None:
+    """The method whose checkpoint a completer was trained with; ``otherwise`` where it had none.
 
     Raises:
         ValueError: that checkpoint is not there any more.
@@ -478,7 +525,7 @@ def _detector_of(checkpoint: Checkpoint, models: Path) -> str:
             f"the detector that {name} was trained with is not in {models} any more: name the one "
             "whose detections are to be completed, --params inputs=<method>"
         )
-    return "orcnn"
+    return otherwise
 
 
 def _detections(
@@ -555,8 +602,8 @@ def evaluate(
             detector = detections or _newest(predictions.metadata.inputs, model_output)
         matches = match_detections(annotations, detector)
         parts = [run(predictions, evaluation, matches)]
-        # They rest on what was completed, whoever else completed it.
-        made = detector.metadata
+        # They rest on visible masks, whoever else completed them within whatever boxes.
+        made = detector.metadata.model_copy(update={"boxes_checkpoint": ""})
         if len(table) and table["instance_id"].notna().all():
             made = made.model_copy(update={"checkpoint": ""})
         run = partial(run, run_id=scored(dataclasses.replace(detector, metadata=made)))
@@ -654,9 +701,11 @@ def _newest(method: str, folder: Path) -> Predictions:
 
 
 def scored(predictions: Predictions) -> str:
-    """What a row of results rests on: the start of the checkpoint's and the data's fingerprints."""
+    """What a row of results rests on: the start of the fingerprints of the checkpoint, of the one
+    that estimated boxes, if any did, and of the data."""
     made = predictions.metadata
-    return f"{made.checkpoint[:12]}-{made.annotations[:12]}"
+    boxes_by = f"{made.boxes_checkpoint[:12]}-" if made.boxes_checkpoint else ""
+    return f"{made.checkpoint[:12]}-{boxes_by}{made.annotations[:12]}"
 
 
 def draw(annotations: AmodalAnnotations, predictions: Predictions, count: int) -> Image.Image:

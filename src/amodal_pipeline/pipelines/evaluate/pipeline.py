@@ -151,7 +151,7 @@ def create_chosen_pipeline() -> Pipeline:
     """The same for ``--params method=<name>``, or for predictions from elsewhere:
     ``--params predictions=<file or folder>``."""
     outside = ["params:predictions", "params:prediction_masks", "params:inputs"]
-    stage_one = "params:stage_one"
+    stage_one = ["params:stage_one", "params:a3d.detector"]
     steps = Pipeline(
         [
             node(
@@ -162,7 +162,7 @@ def create_chosen_pipeline() -> Pipeline:
                     "params:inference",
                     *outside,
                     "model_output",
-                    stage_one,
+                    *stage_one,
                 ],
                 outputs=[
                     "predictions",
@@ -204,5 +204,5 @@ def create_chosen_pipeline() -> Pipeline:
         steps,
         namespace="chosen",
         inputs=_SHARED,
-        parameters=_PARAMETERS | {*outside, stage_one},
+        parameters=_PARAMETERS | {*outside, *stage_one},
     )

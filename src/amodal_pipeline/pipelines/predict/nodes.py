@@ -1,12 +1,10 @@
 """Nodes that run a trained method over a folder of images, a completer with masks of objects."""
 
-import dataclasses
 import logging
 from pathlib import Path
 
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.storage import inside, replacing
-from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import job_name
 from amodal_pipeline.pipelines.evaluate.nodes import (
@@ -14,7 +12,7 @@ from amodal_pipeline.pipelines.evaluate.nodes import (
     complete,
     is_completer,
     load_stage_one,
-    with_boxes,
+    with_missing_boxes,
     within_amodal_boxes,
 )
 from amodal_pipeline.pipelines.progress import progress
@@ -29,7 +27,8 @@ def predict_folder(
     masks: str | None,
     inference: InferenceConfig,
     models: Path,
-    stage_one: str,
+    stage_one: str | None,
+    detector: str | None,
 ) -> Predictions:
     """Predictions for every image below ``folder``; warns if they are unlike the training data.
 
@@ -40,7 +39,8 @@ def predict_folder(
         inference: how the method is run.
         models: folder of all checkpoints of the data set.
         stage_one: the detector there that estimates amodal boxes, for a completer that needs them
-            and objects that have none.
+            and objects that have none; None for the one that it was trained with.
+        detector: that of a completer that needs boxes and learns from no detector (A3D).
 
     Raises:
         ValueError: a completer without ``masks``, a detector with them, or what is wrong with them;
@@ -62,10 +62,8 @@ def predict_folder(
 
         objects = read_masks(Path(masks).expanduser(), images, folder)
         if within_amodal_boxes(card) and objects.predictions["amodal_box"].isna().any():
-            detector = load_stage_one(models, stage_one)
-            objects = _keeping_boxes(
-                objects, with_boxes(detector, objects, inference, categories=False)
-            )
+            estimating = load_stage_one(checkpoint, models, stage_one, detector)
+            objects = with_missing_boxes(estimating, objects, inference, categories=False)
         return complete(checkpoint, objects, inference)
     check_detector(card)
     if masks is not None:
@@ -95,16 +93,6 @@ def predict_folder(
     )
     with progress(f"predict {metadata.method}") as on_progress:
         return run.predict(model, images, metadata, inference, on_progress)
-
-
-def _keeping_boxes(given: Predictions, estimated: Predictions) -> Predictions:
-    """The estimated boxes where none is given."""
-    import numpy as np
-
-    known, guessed = (boxes(each.predictions["amodal_box"]) for each in (given, estimated))
-    columns = {name: given.predictions[name] for name in given.predictions.columns}
-    columns["amodal_box"] = np.where(np.isnan(known), guessed, known)
-    return dataclasses.replace(given, predictions=frame(PREDICTIONS, columns))
 
 
 def draw_folder(predictions: Predictions, folder: Path, score_threshold: float) -> None:

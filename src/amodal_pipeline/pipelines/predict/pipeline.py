@@ -17,6 +17,7 @@ def create_pipeline() -> Pipeline:
                     "params:inference",
                     "models",
                     "params:stage_one",
+                    "params:a3d.detector",
                 ],
                 outputs="user_predictions",
                 name="predict_folder",
