@@ -7,7 +7,14 @@ from hypothesis.extra import numpy as hnp
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.layers.configs import CropConfig
-from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, windows
+from amodal_pipeline.layers.crops import (
+    WIDEST,
+    around_amodal,
+    aspects,
+    crop_image,
+    crop_masks,
+    windows,
+)
 
 
 def test_windows_grow_around_the_centre_of_their_box():
@@ -19,6 +26,30 @@ def test_windows_grow_around_the_centre_of_their_box():
     square = windows(boxes, size, CropConfig(clipped=False, square=True), np.array([1.0, 1.5]))
     assert square.tolist() == [[10, 18, 18, 26], [-7.5, -17.5, 37.5, 27.5]]
     assert windows(np.zeros((0, 4)), size, free).shape == (0, 4)
+
+
+def test_amodal_boxes_hold_what_is_visible_and_are_of_sensible_size():
+    visible = np.array([[10.0, 20, 30, 10]] * 8)
+    visible[7] = np.nan
+    longest = WIDEST * 60
+    given = np.array(
+        [
+            [5, 15, 50, 50],
+            [35, 25, 10, 10],  # holds a part
+            [-9, 20, longest, 5],  # as long as it may be
+            [-9, 20, longest + 1, 5],
+            [10, 30, 30, 10],  # beside it
+            [10, 20, 0, 10],
+            [10, 20, np.inf, 10],
+            [5, 15, 50, 50],  # of what is not visible
+        ]
+    )
+    found = around_amodal(given, visible, (40, 60))
+    expected = [[5, 15, 50, 50], [10, 20, 35, 15], [-9, 20, longest, 10]]
+    np.testing.assert_array_equal(found, [*expected, *[[np.nan] * 4] * 5])
+    sizes = np.array([[40, 60], [40, 61]])
+    each = around_amodal(given[[3, 3]], visible[:2], sizes)
+    assert np.isnan(each[:, 0]).tolist() == [True, False]
 
 
 def test_aspects_are_sides_over_the_longer():

@@ -337,6 +337,11 @@ def test_windows_are_amodal_boxes():
     pixels = torch.from_numpy(image).permute(2, 0, 1)
     own = model.complete(pixels, torch.from_numpy(masks[0]), torch.tensor([10, 10, 20, 10]))
     assert np.array_equal(own, expected[0])
+    # A box that the mask is not wholly in is as large as to hold it.
+    beside = model.complete(image, masks[0], [18, 5, 20, 10])
+    expected[1, 5:20, 15:38] = True
+    assert np.array_equal(beside, expected[1])
+    assert model.complete(image, masks[0], [10, 10, 200, 200]).sum() == 30 * 40
 
 
 def test_completing_needs_boxes_that_fit():
@@ -346,9 +351,15 @@ def test_completing_needs_boxes_that_fit():
         model.complete(image, masks)
     with pytest.raises(ValueError, match=r"\[1, 4\], not \[2, 4\]"):
         model.complete(image, masks, [[0, 0, 9, 9]])
-    for wrong in ([0, 0, 9, 0], [0, np.nan, 9, 9], [50, 0, 9, 9], [-9, 0, 9, 9]):
+    masks[1, :, :15] = False
+    # No box, beside the image, beside the mask, or larger than memory.
+    for wrong in ([20, 0, 9, 0], [20, np.nan, 9, 9], [50, 0, 9, 9], [-9, 0, 9, 9], [0, 0, 14, 9]):
         with pytest.raises(ValueError, match=r"amodal_boxes\[1\] is"):
             model.complete(image, masks, [[0, 0, 9, 9], wrong])
+    for side in (201, 2e4, 1e6, 3e38, np.inf):
+        with pytest.raises(ValueError, match=r"\[1\] is \[0.0, 0.0, .* at most 4 times as long as"):
+            model.complete(image, masks, [[0, 0, 9, 9], [0, 0, side, side]])
+    masks[1] = True
     around_visible = {**TINY_A3D["crop"], "around": "visible"}
     visible, _ = whole(build(crop=around_visible))
     with pytest.raises(ValueError, match="leave amodal_boxes out"):

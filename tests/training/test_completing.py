@@ -293,7 +293,7 @@ def test_objects_are_completed_within_their_amodal_boxes(rectangles):
 def test_an_object_without_an_amodal_box_is_refused(rectangles):
     with pytest.raises(ValueError, match=r"8 of 8 objects of 'truth' have no amodal box") as error:
         run(Full(AMODAL), true_objects(rectangles))
-    assert "(the first: 10 in image 1)" in str(error.value)
+    assert "(the first: 10 in image 1 has none)" in str(error.value)
     assert "estimate_boxes" in str(error.value)
     # One of which nothing is seen needs none.
     objects = true_objects(rectangles, boxes=True)

@@ -310,15 +310,16 @@ def test_noise_moves_windows_by_a_share_of_their_sides(shapes, monkeypatch):
 
 
 def test_predicted_objects_are_seen_within_their_predicted_amodal_box(shapes):
-    box = np.array([[2.0, 4, 10, 20]])
+    box = np.array([[2.0, 4, 10, 20]])  # its mask begins at the corner of the image
     found = detected(shapes, [3], [corner()], amodal_box=box)
     options = {"predicted_share": 1.0, "with_images": False}
     targets = ObjectBatches(shapes, AMODAL, 16, 0, detected=found, **options)[0].targets
     at = targets["index"].tolist().index(3)
     assert targets["aspect"][at].tolist() == [0.5, 1]
-    expected = crop_masks([corner()], np.array([[2.0, 4, 12, 24]]), (64, 64), 32)[0]
+    expected = crop_masks([corner()], np.array([[0.0, 0, 12, 24]]), (64, 64), 32)[0]
     assert np.array_equal(targets["input"][at], expected)
-    for box in ([0, 0, 0, 5], [64, 0, 5, 5], [0, -9, 5, 9], [0, 0, np.inf, 5], [np.nan] * 4):
+    wrong = [0, 0, 0, 5], [64, 0, 5, 5], [0, -9, 5, 9], [0, 0, np.inf, 5], [0, 0, 257, 5]
+    for box in (*wrong, [np.nan] * 4):
         found = detected(shapes, [3], [corner()], amodal_box=np.array([box], float))
         with pytest.raises(ValueError, match=r"1 of 1 objects of 'them' have no amodal box .*100"):
             ObjectBatches(shapes, AMODAL, 16, 0, detected=found, **options)

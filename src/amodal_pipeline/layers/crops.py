@@ -9,6 +9,36 @@ from amodal_pipeline.annotations import rle
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.masks import paste
 
+# Amodal boxes are at most so many times as long as the longer side of their image: all of a window
+# is drawn, also what is beyond the image.
+WIDEST = 4.0
+FITTING = (
+    "a box (x, y, width, height) in pixels that overlaps the visible mask and is at most "
+    f"{WIDEST:g} times as long as the image"
+)
+
+
+def around_amodal(boxes: np.ndarray, visible: np.ndarray, sizes: rle.Sizes) -> np.ndarray:
+    """What windows are put around of objects with amodal boxes, float64 [N, 4]: the union of that
+    and the box of the visible mask, which a whole object holds.
+
+    NaN where the amodal box is no :data:`FITTING` one, or nothing is visible.
+
+    Args:
+        boxes: [N, 4] (x, y, width, height), the amodal ones.
+        visible: [N, 4], tight around the visible masks.
+        sizes: (height, width) of the images, [N, 2] or one for all.
+    """
+    boxes, visible = (np.asarray(b, np.float64).reshape(-1, 4) for b in (boxes, visible))
+    with np.errstate(over="ignore", invalid="ignore"):  # a user's numbers may be any
+        first, last = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        of_visible, to_visible = visible[:, :2], visible[:, :2] + visible[:, 2:]
+        overlaps = np.maximum(first, of_visible) < np.minimum(last, to_visible)
+        longest = WIDEST * np.asarray(sizes).reshape(-1, 2).max(axis=1, keepdims=True)
+        fitting = (overlaps & (boxes[:, 2:] <= longest)).all(axis=1, keepdims=True)
+        first, last = np.minimum(first, of_visible), np.maximum(last, to_visible)
+        return np.where(fitting, np.concatenate([first, last - first], axis=1), np.nan)
+
 
 def windows(
     boxes: np.ndarray,

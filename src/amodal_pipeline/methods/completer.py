@@ -5,7 +5,15 @@ import torch
 from torch import Tensor, nn
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, paste_masks, windows
+from amodal_pipeline.layers.crops import (
+    FITTING,
+    around_amodal,
+    aspects,
+    crop_image,
+    crop_masks,
+    paste_masks,
+    windows,
+)
 
 _AT_ONCE = 32  # objects of an image completed at once: bounds the memory
 
@@ -25,15 +33,15 @@ def complete(
         visible_mask: [H, W], or [N, H, W] for several objects; not 0 where an object is seen. What
             is drawn at random for an object is seeded by its position, from 1.
         amodal_boxes: [4], or [N, 4] for several objects, (x, y, width, height) in pixels; of a
-            model that crops around amodal boxes only. That of an object of which nothing is seen is
-            not looked at.
+            model that crops around amodal boxes only. Each is united with the visible mask's own;
+            that of an object of which nothing is seen is not looked at.
 
     Returns:
         bool array of the shape of ``visible_mask``; an object of which nothing is seen stays empty.
 
     Raises:
-        ValueError: image, mask and boxes do not fit together or to the model, a box has no area
-            or is beyond the image, or the model is in training mode.
+        ValueError: image, mask and boxes do not fit together or to the model, a box is none that
+            windows can be put around, or the model is in training mode.
     """
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
@@ -58,12 +66,13 @@ def complete(
         raise ValueError(f"the image is of {size} pixels, the mask of {given.shape[-2:]}")
     masks = given.reshape(given.size // max(size[0] * size[1], 1), *size)
     seen = np.flatnonzero(masks.any(axis=(1, 2)))
-    boxes = _boxes(model, amodal_boxes, given.shape[:-2], size, seen)
+    boxes = _boxes(model, amodal_boxes, given.shape[:-2])
     result = np.zeros_like(masks)
     for start in range(0, len(seen), _AT_ONCE):
         own = seen[start : start + _AT_ONCE]
         counts = rle.encode(masks[own])
-        around = rle.box(counts, size) if boxes is None else boxes[own]
+        tight = rle.box(counts, size)
+        around = tight if boxes is None else _united(boxes, tight, own, size)
         result[own] = _completed(model, pixels, counts, around, own + 1)
     return result.reshape(given.shape)
 
@@ -72,10 +81,8 @@ def _boxes(
     model: nn.Module,
     amodal_boxes: np.ndarray | Tensor | None,
     objects: tuple[int, ...],
-    size: tuple[int, int],
-    seen: np.ndarray,
 ) -> np.ndarray | None:
-    """The boxes to crop around, [N, 4]; None where these are the visible masks' own."""
+    """The boxes that are given, [N, 4]; None where windows are around the visible masks' own."""
     name = type(model).__name__
     if model.config.crop.around == "visible":
         if amodal_boxes is not None:
@@ -89,16 +96,21 @@ def _boxes(
     boxes = torch.as_tensor(amodal_boxes).cpu().numpy().astype(np.float64)
     if boxes.shape != (*objects, 4):
         raise ValueError(f"amodal_boxes are {list(boxes.shape)}, not {[*objects, 4]}, one a mask")
-    boxes = boxes.reshape(-1, 4)
-    within = (boxes[:, :2] < size[::-1]) & (boxes[:, :2] + boxes[:, 2:] > 0) & (boxes[:, 2:] > 0)
-    wrong = ~(within & np.isfinite(boxes[:, 2:])).all(axis=1)[seen]
+    return boxes.reshape(-1, 4)
+
+
+def _united(
+    boxes: np.ndarray, tight: np.ndarray, own: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    around = around_amodal(boxes[own], tight, size)
+    wrong = np.isnan(around[:, 0])
     if wrong.any():
-        first = seen[wrong][0]
+        first = own[wrong][0]
         raise ValueError(
-            f"amodal_boxes[{first}] is {boxes[first].tolist()}: give (x, y, width, height) in "
-            f"pixels, a part of it within the image of {size} (height, width)"
+            f"amodal_boxes[{first}] is {boxes[first].tolist()} in an image of {size} (height, "
+            f"width): give {FITTING}"
         )
-    return boxes
+    return around
 
 
 def _completed(

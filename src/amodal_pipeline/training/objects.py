@@ -20,7 +20,14 @@ from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import boxes, strings
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.corruption import corrupt
-from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, windows
+from amodal_pipeline.layers.crops import (
+    FITTING,
+    around_amodal,
+    aspects,
+    crop_image,
+    crop_masks,
+    windows,
+)
 from amodal_pipeline.training.data import TrainingBatch, permutation
 
 _AT_ONCE = 16  # masks whose tokens are found at once: each has 75 MB at the size of the paper
@@ -28,10 +35,11 @@ _AT_ONCE = 16  # masks whose tokens are found at once: each has 75 MB at the siz
 
 def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"]) -> np.ndarray:
     """Boxes of predicted objects that their windows are put around, float64 [N, 4] (x, y, width,
-    height): the tight one of the visible mask, or the amodal one; NaN where nothing is visible.
+    height): the tight one of the visible mask, or that united with the amodal one; NaN where
+    nothing is visible.
 
     Raises:
-        ValueError: an object with a visible part has no amodal box in its image.
+        ValueError: an object with a visible part has no amodal box that windows can be put around.
     """
     table = predictions.predictions
     masks = pa.array(table["visible_rle"].tolist(), pa.string())
@@ -39,21 +47,20 @@ def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"])
     if around == "visible":
         return visible
     amodal = boxes(table["amodal_box"]).astype(np.float64)
-    seen = ~np.isnan(visible[:, :1])
-    corner, sides = amodal[:, :2], amodal[:, 2:]
-    within = (corner < predictions.sizes[:, ::-1]) & (corner + sides > 0)
-    there = (within & (sides > 0) & np.isfinite(sides)).all(axis=1)
-    absent = seen[:, 0] & ~there
-    if absent.any():
-        first = table.iloc[int(np.flatnonzero(absent)[0])]
+    around = around_amodal(amodal, visible, predictions.sizes)
+    wrong = np.isnan(around[:, 0]) & ~np.isnan(visible[:, 0])
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0])
+        first, box = table.iloc[at], amodal[at]
+        has = "none" if np.isnan(box).any() else box.tolist()
         raise ValueError(
-            f"{absent.sum()} of {len(table)} objects of {predictions.metadata.method!r} have no "
-            f"amodal box in their image (the first: {first['prediction_id']} in image "
-            f"{first['image_id']}), and crop.around is amodal: take true objects with their boxes, "
-            "detections of a method with amodal boxes, or have one estimate them "
-            "(training.completing.estimate_boxes)"
+            f"{wrong.sum()} of {len(table)} objects of {predictions.metadata.method!r} have no "
+            f"amodal box that fits (the first: {first['prediction_id']} in image "
+            f"{first['image_id']} has {has}), and crop.around is amodal, which takes {FITTING}: "
+            "take true objects with their boxes, detections of a method with amodal boxes, or have "
+            "stage one estimate them (training.completing.estimate_boxes)"
         )
-    return np.where(seen, amodal, np.nan)
+    return around
 
 
 class ObjectBatches(Dataset):

@@ -22,6 +22,8 @@ from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, fr
 # What kind of object it is, nobody has said.
 _OBJECT = Category(id=1, name="object")
 
+_FARTHEST = 1e9  # pixels; an integer of JSON may be larger than any float
+
 
 def read_masks(path: Path, images: pd.DataFrame, folder: Path) -> Predictions:
     """Visible masks of objects in the images of a folder; score 1, of one category "object".
@@ -124,24 +126,33 @@ def _from_file(path: Path, images: pd.DataFrame) -> tuple[list[int], list[str], 
     for at, reason in enumerate(reasons):
         if reason is not None:
             raise ValueError(f"{path}: record at position {at}: segmentation {reason}")
-    boxes = np.stack([_box(path, at, record) for at, record in enumerate(records)])
+    boxes = _boxes(path, records, rle.box(drawn.counts, sizes), sizes)
     order = np.argsort(of, kind="stable")
     return [of[i] for i in order], [drawn.counts[i] for i in order], boxes[order]
 
 
-def _box(path: Path, at: int, record: dict) -> np.ndarray:
-    """x, y, width and height; four NaN where the record has none."""
-    given = record.get("amodal_bbox")
-    if given is None:
-        return np.full(4, np.nan, np.float32)
-    numbers = isinstance(given, list) and all(type(each) in (int, float) for each in given)
-    box = np.array(given if numbers and len(given) == 4 else [np.nan] * 4, np.float32)
-    if not (np.isfinite(box).all() and (box[2:] > 0).all()):
-        raise ValueError(
-            f"{path}: record at position {at}: amodal_bbox is {shown(given)}: write x, y, width "
-            "and height in pixels, or leave it out"
-        )
-    return box
+def _boxes(path: Path, records: list[dict], visible: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Amodal boxes, float32 [N, 4]; NaN where a record has none."""
+    from amodal_pipeline.layers.crops import FITTING, around_amodal
+
+    given = [record.get("amodal_bbox") for record in records]
+    boxes = np.array([_numbers(each) for each in given], np.float32)
+    fitting = ~np.isnan(around_amodal(boxes, visible, sizes)[:, 0])
+    for at, each in enumerate(given):
+        if each is not None and not fitting[at]:
+            raise ValueError(
+                f"{path}: record at position {at}: amodal_bbox is {shown(each)}: write {FITTING}, "
+                "or leave it out"
+            )
+    return boxes
+
+
+def _numbers(given: object) -> list[float]:
+    """Four numbers; NaN where they are no such."""
+    numbers = isinstance(given, list) and len(given) == 4
+    if numbers and all(type(each) in (int, float) and abs(each) < _FARTHEST for each in given):
+        return given
+    return [np.nan] * 4
 
 
 def _image_of(
