@@ -321,6 +321,9 @@ def test_another_detector_is_beside_and_true_masks_are_not(tmp_path):
     assert known[["inputs", "published"]].to_numpy().tolist() == [["true", 50.0]]
     # Who knows the boxes knows more.
     assert not len(beside(some(method="c2f_seg", inputs="true_boxes"), published))
+    # A file of masks is what its name says only where it is one of these two.
+    outside = beside(some(method="c2f_seg", inputs="true_masks"), published)
+    assert outside["published"].tolist() == [30.64]
 
 
 def test_beside_nothing(tmp_path):

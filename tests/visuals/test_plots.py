@@ -175,6 +175,15 @@ def test_equal_as_printed_is_equally_good(results):
     assert comparisons(results)[0].best()[:, 0].all()
 
 
+def test_a_file_whose_name_begins_with_true_is_no_truth(results):
+    names = {"true": "true_boxes", "detector": "true_masks"}
+    results["inputs"] = results["inputs"].replace(names)
+    _, known, outside = comparisons(results)
+    assert (known.inputs, outside.inputs) == ("true_boxes", "image")
+    assert outside.lines == ("first on true_masks",)
+    assert not any(" on " in line for line in known.lines)
+
+
 def test_comparisons_need_the_columns(results):
     with pytest.raises(ValueError, match="lack the columns \\['inputs'\\]"):
         comparisons(results.drop(columns="inputs"))

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from amodal_pipeline.annotations.tables import frame
+from amodal_pipeline.annotations.tables import FROM_TRUTH, frame
 from amodal_pipeline.metrics.results import validate
 
 PUBLISHED = pa.schema(
@@ -169,4 +169,4 @@ def beside(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
 def _truth(inputs: pd.Series) -> pd.Series:
     """What is known of the truth: "true", "true_boxes", or nothing ("")."""
-    return inputs.astype(object).where(inputs.str.startswith("true").astype(bool), "")
+    return inputs.astype(object).where(inputs.isin(FROM_TRUTH).astype(bool), "")

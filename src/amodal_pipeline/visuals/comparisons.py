@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from amodal_pipeline.annotations.tables import FROM_TRUTH
+
 _COLUMNS = ("dataset", "split", "method", "variant", "inputs", "protocol", "category", "metric")
 _NUMBERS = ("value", "n", "low", "high")
 
@@ -106,7 +108,7 @@ def with_lines(table: pd.DataFrame) -> pd.DataFrame:
     text = table[["method", "variant", "inputs"]].astype(object)
     text = text.where(text.notna(), "").astype(str)
     names = [_line(*row) for row in text.itertuples(index=False)]
-    kind = text["inputs"].where(text["inputs"].str.startswith("true"), "image")
+    kind = text["inputs"].where(text["inputs"].isin(FROM_TRUTH), "image")
     return table.assign(line=names, inputs=kind, main=text["variant"].isin(["", "full"]))
 
 
@@ -177,4 +179,4 @@ def _notes(rows: pd.DataFrame, lines: tuple[str, ...], metrics: tuple[str, ...])
 
 def _line(method: str, variant: str, inputs: str) -> str:
     name = method if variant in ("", "full") else f"{method}, {variant}"
-    return name if inputs in ("", "image") or inputs.startswith("true") else f"{name} on {inputs}"
+    return name if inputs in ("", "image", *FROM_TRUTH) else f"{name} on {inputs}"
