@@ -15,15 +15,19 @@ from rich.console import Console
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.compose import ComposeConfig
 from amodal_pipeline.compose.source import read_source
+from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint
 from amodal_pipeline.metrics.results import validate
 from amodal_pipeline.pipelines.ablate.modal import compose_modal, write_modal
-from amodal_pipeline.pipelines.ablate.nodes import Places, _score
+from amodal_pipeline.pipelines.ablate.nodes import Places, _score, _trained_otherwise
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
 from amodal_pipeline.pipelines.ablate.table import compare_rows, print_table
-from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.pipelines.prepare.sources import Source
+from amodal_pipeline.pipelines.train.nodes import Job, Pretraining
+from amodal_pipeline.training.configs import WITHOUT_EFFECT
 from amodal_pipeline.training.state import ChangedTrainingError, read_history
 from tests.pipelines.conftest import DETECTOR, ROOT
 from tests.pipelines.test_evaluate_nodes import QUICK
+from tests.pipelines.test_evaluate_nodes import checkpoint as as_checkpoint
 from tests.pipelines.test_evaluate_nodes import predictions as as_predictions
 
 TRAINING = {
@@ -399,6 +403,46 @@ def test_a_row_on_detections_of_visible_masks_only_has_what_was_detected(shapes)
     rows = rows[rows["category"] == "all"].set_index("metric")
     for metric in ("mIoU_full", "mIoU_full_matched"):
         assert rows.loc[metric, ["value", "n"]].tolist() == [100, 16]
+
+
+def test_a_row_whose_start_is_another_now_is_left_out(shapes, tmp_path):
+    def pretraining(**model):
+        job = Job.model_validate({"model": {"name": "a3d", **model}})
+        return Pretraining(job, Source.model_validate({"kind": "views", "views": {}}))
+
+    def save(folder, job, **parts):
+        mark = Fingerprint.of(
+            model=job.model.root.model_dump(),
+            training=job.training.model_dump(exclude=WITHOUT_EFFECT),
+            **parts,
+        )
+        card = as_checkpoint(shapes, job.model.root).card.model_copy(update={"fingerprint": mark})
+        Checkpoint(card, {}).save(tmp_path / folder)
+        return card
+
+    def changes(row, card):
+        return _trained_otherwise(row, tmp_path / "rows", tmp_path, card)
+
+    usual, other = pretraining(), pretraining(cross_view=False)
+    before = save("pretrain_a3d", usual.job)
+    job = Job.model_validate({"model": {"name": "a3d"}, "pretrained": "pretrain_a3d"})
+    card = save("rows/it", job, pretrained=before.fingerprint.digest)
+    row = Row("it", job, usual)
+    assert changes(row, card) == []
+    assert changes(Row("it", job, other), card) == ["pretrain_a3d: model.cross_view: True -> False"]
+    fresh = job.model_copy(update={"pretrained": None})
+    assert changes(Row("it", fresh), card) == ["pretrained: null"]
+    used = save("rows/used", job, weights_of=card.fingerprint.digest)
+    assert changes(Row("used", job, weights_of=row), used) == []
+    assert "cross_view" in changes(Row("used", job, weights_of=Row("it", job, other)), used)[0]
+    own = save("rows/it.pretraining", other.job)
+    card = save("rows/it", job, pretrained=own.fingerprint.digest)
+    assert changes(Row("it", job, other), card) == []
+    assert changes(Row("used", job, weights_of=row), used) == [
+        "it, which it starts from, was trained again"
+    ]
+    folder = job.model_copy(update={"pretrained": str(tmp_path / "pretrain_a3d")})
+    assert "was trained again" in changes(Row("it", folder), card)[0]
 
 
 def test_composites_know_visible_masks_only(shapes, tmp_path):

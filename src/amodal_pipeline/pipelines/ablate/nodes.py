@@ -302,10 +302,15 @@ def _pretrain(
     usual, views = places.pretraining, places.views
     folder = places.models / wanted.name
     if wanted != usual:
-        folder = places.rows / f"{row.name}.pretraining"
+        folder = places.rows / _own_pretraining(row)
     if wanted.views != usual.views:
-        views = dataclasses.replace(views, images=places.images / row.name)
+        # A row may have pictures composed for itself, too.
+        views = dataclasses.replace(views, images=places.images / _own_pretraining(row))
     return pretrain(wanted, dataset, views, folder, workers, restart)
+
+
+def _own_pretraining(row: Row) -> str:
+    return f"{row.name}.pretraining"
 
 
 def _compose(
@@ -401,6 +406,7 @@ def summarise(
     ablation: AblationConfig,
     rows: dict[str, Row],
     rows_folder: Path,
+    models: Path,
     parts: Path,
     val: AmodalAnnotations,
     done: list[str],
@@ -414,6 +420,7 @@ def summarise(
         ablation: which metrics, and the row that others are compared with.
         rows: all rows.
         rows_folder: their checkpoints.
+        models: those of the methods that they start from.
         parts: their scores.
         val: the validation split.
         done: rows of this run, asked for so that this node comes after them.
@@ -434,7 +441,7 @@ def summarise(
         if not (parts / f"{row.stem}.csv").exists():
             continue
         found = load_scores(parts, row.stem)
-        changes = _changes(row, rows_folder / name, found.results.iloc[0], val)
+        changes = _changes(row, rows_folder, models, found.results.iloc[0], val)
         if changes:
             _log.warning("row %s is left out (%s): run it again, with restart=true", name, changes)
         else:
@@ -455,8 +462,11 @@ def show(ablation: AblationConfig, table: pd.DataFrame, missing: list[str], data
         _log.info("Not there yet: %s", ", ".join(missing))
 
 
-def _changes(row: Row, folder: Path, scored: pd.Series, val: AmodalAnnotations) -> str:
+def _changes(
+    row: Row, rows_folder: Path, models: Path, scored: pd.Series, val: AmodalAnnotations
+) -> str:
     """How what is on disk differs from what the row is now; "" where it does not."""
+    folder = rows_folder / row.name
     run_id, inputs = scored["run_id"], scored["inputs"]
     known = {"image": None, "true": "true", "true_boxes": "true_boxes"}
     kind = known.get(inputs, "detections")
@@ -470,13 +480,55 @@ def _changes(row: Row, folder: Path, scored: pd.Series, val: AmodalAnnotations) 
         return f"{folder} has no checkpoint"
     if not run_id.startswith(card.fingerprint.digest[:12]):
         return "scored before it was trained again"
+    return "; ".join(_trained_otherwise(row, rows_folder, models, card)[:3])
+
+
+def _trained_otherwise(row: Row, rows_folder: Path, models: Path, card: MethodCard) -> list[str]:
+    """How a row's checkpoint, or what it was started from, differs from what it is now. (Views that
+    were rendered from other values are not seen before they are rendered.)"""
+    if changes := _differences(row.job, card):
+        return changes
+    part, wanted = "pretrained", None
+    before = row.weights_of or row.upstream
+    match before:
+        case Row():
+            part = "weights_of" if row.weights_of else part
+            folders = [rows_folder / before.name]
+        case Job():
+            folders, wanted = [models / before.name], before
+        case Pretraining():
+            folders = [rows_folder / _own_pretraining(row), models / before.name]
+            wanted = before.job
+        case _ if row.job.pretrained:
+            folders = [Path(row.job.pretrained).expanduser()]
+        case _:
+            return [] if card.fingerprint.parts[part] == "none" else ["pretrained: null"]
+    cards = [
+        MethodCard.model_validate_json((folder / "method.json").read_bytes())
+        for folder in folders
+        if (folder / "method.json").exists()
+    ]
+    digest = card.fingerprint.parts.get(part)
+    start = next((each for each in cards if each.fingerprint.digest == digest), None)
+    if cards and start is None:
+        return [f"{folders[-1].name}, which it starts from, was trained again"]
+    if start is None:
+        return []
+    if isinstance(before, Row):
+        return _trained_otherwise(before, rows_folder, models, start)
+    changes = _differences(wanted, start) if wanted else []
+    return [f"{folders[-1].name}: {change}" for change in changes]
+
+
+def _differences(job: Job, card: MethodCard) -> list[str]:
+    """In what model and training of a job differ from those of a checkpoint."""
     wanted = Fingerprint.of(
-        model=row.job.model.root.model_dump(),
-        training=row.job.training.model_dump(exclude=WITHOUT_EFFECT),
+        model=job.model.root.model_dump(),
+        training=job.training.model_dump(exclude=WITHOUT_EFFECT),
     ).parts
     found = {
         name: value
         for name, value in card.fingerprint.parts.items()
         if name.startswith(("model.", "training."))
     }
-    return "; ".join(Fingerprint(parts=wanted).differences(Fingerprint(parts=found))[:3])
+    return Fingerprint(parts=wanted).differences(Fingerprint(parts=found))

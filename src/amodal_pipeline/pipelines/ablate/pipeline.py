@@ -82,7 +82,10 @@ def create_pipeline(
             ),
             node(
                 summarise,
-                inputs=[f"params:{name}", "rows", "folder", "parts", "annotations_val", "done"],
+                inputs=[
+                    f"params:{name}",
+                    *("rows", "folder", "models", "parts", "annotations_val", "done"),
+                ],
                 outputs=["table", "chart", "loss_curves", "missing"],
                 name="summarise",
             ),

@@ -82,7 +82,8 @@ def report(
     models: Path,
     *drawn: Image.Image,
 ) -> Path:
-    """Write the page ``report.html`` in ``folder``, with every picture that lies below it.
+    """Write the page ``report.html`` in ``folder``, with every picture that lies below it but those
+    of a pretraining, which are of other data.
 
     Args:
         folder: where it goes; it has the pictures, the histories and the costs of all methods.
@@ -105,7 +106,7 @@ def report(
         "occlusion_rates_train.png": "Occlusion rates of the training data",
     }
     figures = {text: name for name, text in fixed.items() if (folder / name).exists()}
-    for name in sorted(p.relative_to(folder).as_posix() for p in folder.glob("*/*.png")):
+    for name in (p.relative_to(folder).as_posix() for p in _measured(folder, "*.png")):
         method, kind = name.removesuffix(".png").split("/")
         # Histories have the losses too, and are drawn from there.
         if kind != "loss_curves" or not (folder / method / "history.csv").exists():
@@ -134,7 +135,7 @@ def report(
             },
             {
                 path.parent.name: json.loads(path.read_bytes())
-                for path in sorted(folder.glob("*/cost.json"))
+                for path in _measured(folder, "cost.json")
             },
             _starts(models, results),
         ),
@@ -156,6 +157,12 @@ def report(
         ],
     )
     return path
+
+
+def _measured(folder: Path, pattern: str) -> list[Path]:
+    """Files of all methods. Those of a pretraining are of other objects than the data set's."""
+    found = sorted(folder.glob(f"*/{pattern}"))
+    return [path for path in found if not path.parent.name.startswith("pretrain_")]
 
 
 def _starts(models: Path, results: pd.DataFrame) -> dict[str, str]:
