@@ -72,6 +72,16 @@ def test_every_environment_has_a_pretraining_that_fits_and_rows(env):
     rows = resolve(ablation, {"a3d": job}, pretraining)
     assert rows["a3d"].job == job
     assert len({row.job.training.model_dump_json() for row in rows.values()}) == 1
+    trained = [row for row in rows.values() if not row.weights_of]
+    starts = [row.upstream.job.model if row.upstream else None for row in trained]
+    different = {(str(row.job), str(start)) for row, start in zip(trained, starts, strict=True)}
+    assert len(different) == len(trained) >= 3
+    for row, start in zip(trained, starts, strict=True):
+        # Of its own kind: what it starts from is never shaped by a part that the row is without.
+        apart = {"cross_view"}
+        assert start is None or (
+            start.root.model_dump(exclude=apart) == row.job.model.root.model_dump(exclude=apart)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +190,14 @@ def test_a_second_run_trains_nothing(project):
         card(project, "pretrain_a3d"),
         card(project, "mask_rcnn_visible"),
     )
-    changed = SMALL | {"a3d": {"model": MODEL | {"hidden_weight": 0.25}, "training": OBJECTS}}
-    with pytest.raises(ChangedTrainingError, match="hidden_weight"):
-        run(project, "train_a3d", changed, only_missing_outputs=True)
+    other = {"model": MODEL | {"hidden_weight": 0.25}, "training": OBJECTS}
+    for changed, difference in (
+        ({"a3d": other}, "hidden_weight"),
+        ({"a3d": A3D | {"pretrained": None}}, "pretrained: .* -> none"),
+        ({"pretrain_a3d": other}, "pretrain_a3d was trained .*(?s:.*)hidden_weight"),
+    ):
+        with pytest.raises(ChangedTrainingError, match=difference):
+            run(project, "train_a3d", SMALL | changed, only_missing_outputs=True)
 
 
 def test_another_stage_one_is_refused_where_things_are_skipped(project):
