@@ -436,8 +436,13 @@ class FreshnessHook:
         else:
             wanted["annotations_train"] = card.fingerprint.parts["annotations_train"]
         wanted["pretrained"] = card.fingerprint.parts["pretrained"]
-        if catalog.exists(f"{job.pretrained}.checkpoint"):
+        if job.pretrained is None:
+            wanted["pretrained"] = "none"
+        elif catalog.exists(f"{job.pretrained}.checkpoint"):
             wanted["pretrained"] = _card(catalog, job.pretrained).fingerprint.digest
+            self._check_start(job.pretrained, catalog)
+        elif (start := Path(job.pretrained).expanduser() / "method.json").exists():
+            wanted["pretrained"] = _read_card(start).fingerprint.digest
         check_unchanged(card.fingerprint, Fingerprint(parts=wanted), folder)
         for kind in ("predictions", "predictions_true", "predictions_true_boxes"):
             predictions = f"{method}.{kind}"
@@ -449,6 +454,23 @@ class FreshnessHook:
                     f"{folder}: run again without --only-missing-outputs"
                 )
         self._check_detections(method, job.detector, catalog)
+
+    def _check_start(self, method: str, catalog: DataCatalog) -> None:
+        """What a method starts from need be no part of the pipeline, to be checked in itself."""
+        from amodal_pipeline.methods.checkpoints import Fingerprint
+        from amodal_pipeline.pipelines.train.nodes import Job
+        from amodal_pipeline.training.configs import WITHOUT_EFFECT
+        from amodal_pipeline.training.state import check_unchanged
+
+        job = Job.model_validate(catalog.load(f"params:{method}"))
+        wanted = Fingerprint.of(
+            model=job.model.root.model_dump(),
+            training=job.training.model_dump(exclude=WITHOUT_EFFECT),
+        )
+        parts = _card(catalog, method).fingerprint.parts
+        found = {k: v for k, v in parts.items() if k.startswith(("model.", "training."))}
+        folder = Path(catalog.get(f"{method}.checkpoint")._describe()["filepath"])
+        check_unchanged(Fingerprint(parts=found), wanted, folder)
 
     def _check_detections(self, method: str, detector: str | None, catalog: DataCatalog) -> None:
         """Completed masks rest on a detector, also where the completer has learnt nothing of it."""
@@ -477,10 +499,14 @@ class FreshnessHook:
 
 
 def _card(catalog: DataCatalog, method: str) -> MethodCard:
+    folder = Path(catalog.get(f"{method}.checkpoint")._describe()["filepath"])
+    return _read_card(folder / "method.json")
+
+
+def _read_card(path: Path) -> MethodCard:
     from amodal_pipeline.methods.checkpoints import MethodCard
 
-    folder = Path(catalog.get(f"{method}.checkpoint")._describe()["filepath"])
-    return MethodCard.model_validate_json((folder / "method.json").read_bytes())
+    return MethodCard.model_validate_json(path.read_bytes())
 
 
 class SummaryHook:

@@ -225,6 +225,9 @@ def test_the_pretraining_is_scored_on_views_apart_from_the_results(project):
     assert not list((folder / "parts").glob("pretrain*"))
     run(project, "report")
     assert set(pd.read_csv(folder / "results.csv")["dataset"]) == {"scenes"}
+    page = (folder / "report.html").read_text()
+    assert "a3d: overlays" in page and "pretrain_a3d: " not in page
+    assert (folder / "pretrain_a3d/overlays.png").exists()
     run(project, "pretrain_a3d", only_missing_outputs=True)
 
 
