@@ -78,6 +78,14 @@ def test_the_azimuth_has_a_gradient_even_where_there_is_none_to_see():
     assert raw.grad.isfinite().all()
 
 
+def test_presets_are_those_of_their_papers():
+    smr, softras = PRESETS["smr"], PRESETS["softras"]
+    assert smr.field_of_view == pytest.approx(43.603, abs=1e-3)  # 2 * atan(1 / 2.5)
+    assert (smr.radius, smr.distance, smr.elevation) == (1, (2, 6), (0, 30))
+    assert (softras.field_of_view, softras.radius) == (30, 0.5)
+    assert softras.distance == (2.732, 2.732) and softras.elevation == (30, 30)
+
+
 def test_the_sphere_of_each_preset_is_in_the_picture():
     for preset in PRESETS.values():
         assert min(preset.distance) > preset.radius + NEAR

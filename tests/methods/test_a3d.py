@@ -58,18 +58,24 @@ def a_batch(count=4, seed=0, partner=(1, 0, -1, -1)):
 
 def iou(mask, truth):
     """Soft intersection over union of one mask, pixel by pixel."""
-    a, b = mask.flatten().tolist(), truth.flatten().tolist()
+    a, b = mask.flatten().float(), truth.flatten().tolist()
     both = sum(x * y for x, y in zip(a, b, strict=True))
     return both / (sum(a) + sum(b) - both)
 
 
-def recorded(model):
-    """What comes out of parts of a model in its next forward pass."""
+def recorded(model, kept=False):
+    """What comes out of parts of a model in its next forward pass, detached or with gradients."""
     seen = {}
+
+    def record(name, out):
+        seen[name] = out if kept else out.detach()
+        if kept:
+            out.retain_grad()
+
     for name in ("decoder", "viewpoint", "category_logits", "refinement"):
         if hasattr(model, name):
             model.get_submodule(name).register_forward_hook(
-                lambda _, args, out, name=name: seen.update({name: out.detach()})
+                lambda _, args, out, name=name: record(name, out)
             )
     return seen
 
@@ -139,26 +145,69 @@ def test_a_fitted_mesh_fills_the_amodal_box(enlarge):
 @pytest.mark.parametrize("camera", PRESETS)
 @pytest.mark.parametrize("partner", [(1, 0, -1, -1), (2, 3, 1, 0), (-1, -1, -1, -1)])
 def test_equation_one_over_own_and_crossed_views(camera, partner):
-    """Meshes rendered one at a time, also from where the partner is seen, against its mask."""
+    """Meshes rendered one at a time, also from where the partner is seen, against its mask. Both
+    the mesh and the viewpoint of each such picture learn from it."""
     model = build(camera=camera).train()
     torch.nn.init.normal_(model.decoder[-1].weight, std=0.3)
     images, targets = a_batch(partner=partner)
-    seen = recorded(model)
+    seen = recorded(model, kept=True)
     loss = model(images, targets)["loss_coarse_mask"]
+    loss.backward()
     preset = PRESETS[camera]
-    vertices = preset.radius * seen["decoder"].reshape(4, -1, 3).tanh() + model.sphere
+    leaves = {name: seen[name].detach().requires_grad_() for name in ("decoder", "viewpoint")}
+    vertices = preset.radius * leaves["decoder"].reshape(4, -1, 3).tanh() + model.sphere
     terms = []
     for mesh, other in [*enumerate(range(4)), *((i, j) for i, j in enumerate(partner) if j >= 0)]:
         screen = project(
             vertices[mesh : mesh + 1],
-            viewpoints_of(seen["viewpoint"][other : other + 1], preset),
+            viewpoints_of(leaves["viewpoint"][other : other + 1], preset),
             preset.field_of_view,
             targets["aspect"][other : other + 1],
         )
         mask = silhouettes(screen, model.faces, SIDE, model.config.sigma)
         terms.append(1 - iou(mask, targets["amodal"][other]))
     assert len(terms) == 4 + sum(j >= 0 for j in partner)
-    assert loss.item() == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+    expected = sum(terms) / len(terms)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    expected.backward()
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(seen[name].grad, leaf.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_what_each_loss_teaches():
+    model = build().train()
+    losses = model(*a_batch())
+
+    def taught(name):
+        parameters = dict(model.named_parameters())
+        slopes = torch.autograd.grad(
+            losses[name], parameters.values(), retain_graph=True, allow_unused=True
+        )
+        moved = zip(parameters, slopes, strict=True)
+        return {n.split(".")[0] for n, slope in moved if slope is not None and slope.any()}
+
+    shape = {"encoder", "decoder"}
+    assert taught("loss_coarse_mask") == shape | {"viewpoint"}
+    assert taught("loss_edge") == shape | {"viewpoint", "refinement"}
+    assert taught("loss_category") == {"encoder", "category_logits"}
+    assert taught("loss_laplacian") == taught("loss_flatten") == shape
+
+
+def test_layers_are_those_of_the_paper():
+    model = build()
+    for part, convolutions, linear in (
+        ("encoder", 3, 2),
+        ("viewpoint", 3, 2),
+        ("decoder", 0, 2),
+        ("refinement", 4, 0),
+    ):
+        modules = list(model.get_submodule(part).modules())
+        kinds = [type(m) for m in modules]
+        assert kinds.count(torch.nn.Conv2d) == convolutions
+        assert kinds.count(torch.nn.BatchNorm2d) == min(convolutions, 3)
+        assert kinds.count(torch.nn.Linear) == linear
+        # After each but the last.
+        assert kinds.count(torch.nn.ReLU) == convolutions + linear - 1
 
 
 def test_without_partners_there_is_no_cross_view():

@@ -378,7 +378,7 @@ def test_detectors_that_cannot_estimate_boxes_are_refused(rectangles):
     objects = true_objects(rectangles)
     with pytest.raises(ValueError, match=r"category 'wall', which mask_rcnn .* \(window, door\)"):
         estimate_boxes(stage_one("window", "door"), objects, CPU)
-    for name in ("mask_rcnn_visible", "sln"):
+    for name in ("mask_rcnn_visible", "sln", "a3d"):
         model = methods.build(tiny_method(name), 2)
         with pytest.raises(ValueError, match="cannot estimate amodal boxes"):
             estimate_boxes(model, objects, CPU)

@@ -13,7 +13,7 @@ from kedro.io import DatasetError
 
 from amodal_pipeline import methods
 from amodal_pipeline.datasets import MeshDataset
-from amodal_pipeline.layers.cameras import Viewpoints, project
+from amodal_pipeline.layers.cameras import NEAR, Viewpoints, project
 from amodal_pipeline.layers.meshes import icosphere
 from amodal_pipeline.methods.configs import A3DConfig
 from amodal_pipeline.visuals import geometry, meshes, shading
@@ -47,7 +47,7 @@ def nearest_reference(screen, faces, side):
             x, y, nearest = (2 * c + 1) / side - 1, (2 * r + 1) / side - 1, math.inf
             for index, face in enumerate(faces):
                 matrix = np.vstack([screen[face, :2].T, np.ones(3)])
-                if (screen[face, 2] <= 0).any() or abs(np.linalg.det(matrix)) < 1e-12:
+                if (screen[face, 2] <= NEAR).any() or abs(np.linalg.det(matrix)) < 1e-12:
                     continue
                 weights = np.linalg.solve(matrix, [x, y, 1])
                 depth = 1 / (weights / screen[face, 2]).sum()
@@ -60,7 +60,7 @@ def nearest_reference(screen, faces, side):
 def test_the_nearest_face_of_each_pixel(seed):
     random = np.random.default_rng(seed)
     screen = random.normal(0, random.choice([0.3, 1, 4]), (9, 3))
-    screen[:, 2] = random.uniform(-0.5, 5, 9)  # some behind the camera
+    screen[:, 2] = random.uniform(-0.5, 5, 9)  # some behind the camera, or all but in it
     corners = np.array(list(combinations(range(9), 3)))
     faces = random.permuted(random.choice(corners, 7, replace=False), axis=1)
     faces = np.concatenate([[[0, 0, 1], [2, 2, 2]], faces])  # no triangles
@@ -174,6 +174,29 @@ def test_pictures_and_files_are_of_the_objects_asked_for(shapes):
     assert table.index["elevation"].between(0, 30).all()
     assert table.index["distance"].between(2, 6).all()
     assert table.index[["iou_coarse", "iou_amodal"]].map(lambda v: 0 <= v <= 1).all(axis=None)
+
+
+def test_from_the_side_is_a_quarter_turn_further_round(shapes, monkeypatch):
+    """An ellipsoid, low and thrice as long as wide, from its end and from its side."""
+    model, asked = build(), []
+    ahead = Viewpoints(*(torch.tensor([v]) for v in (0.0, math.radians(20), 30.0)))
+
+    def explain(images, targets):
+        turned = torch.tensor([[math.cos(0.35), math.sin(0.35)], [-math.sin(0.35), math.cos(0.35)]])
+        long = model.sphere * torch.tensor([0.9, 0.3, 0.3])
+        ellipsoid = torch.cat([long[:, :2] @ turned, long[:, 2:]], dim=1)
+        asked.append(ahead)
+        return replace(original(images, targets), vertices=ellipsoid[None], viewpoints=ahead)
+
+    original = model.explain
+    model.explain = explain
+    page, table = meshes.reconstructions(model, shapes, 1)
+    assert asked and table.index["azimuth"].tolist() == pytest.approx([20])
+    assert table.index[["elevation", "distance"]].to_numpy().tolist() == [[0, 30]]
+    cells = cells_of(page, 6)[1:3].astype(int)
+    end, side = ((np.abs(c - shading.GROUND).sum(axis=-1) > 40) for c in cells)
+    assert np.ptp(end.any(axis=0).nonzero()) < 30
+    assert np.ptp(side.any(axis=0).nonzero()) > 0.85 * CELL
 
 
 def test_iou_is_that_of_the_whole_mask(shapes):

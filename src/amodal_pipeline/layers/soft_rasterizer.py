@@ -32,8 +32,8 @@ def silhouettes(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tenso
     A face is compared only with the pixels near it, and nothing is kept for the gradient but the
     result: on the CPU in compiled loops, the same bit for bit every time; elsewhere with tensors.
     """
-    path = COMPILED if screen.device.type == "cpu" else PAIRS
-    return rasterize(path, screen, faces, side, sigma)
+    way = COMPILED if screen.device.type == "cpu" else PAIRS
+    return rasterize(way, screen, faces, side, sigma)
 
 
 def silhouettes_reference(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
@@ -76,7 +76,7 @@ def coverage_reference(screen: Tensor, faces: Tensor, points: Tensor, sigma: flo
     return -torch.expm1(logs.sum(dim=1))
 
 
-class Path(NamedTuple):
+class Way(NamedTuple):
     """One way to compute silhouettes and their gradient.
 
     ``outside(screen, faces, side, sigma)``: prod_j (1 - D_j), [N, side, side].
@@ -88,16 +88,16 @@ class Path(NamedTuple):
     gradient: Callable[[Tensor, Tensor, float, Tensor], Tensor]
 
 
-def rasterize(path: Path, screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
-    """:func:`silhouettes` by the path :data:`PAIRS` or :data:`COMPILED`."""
-    return _Silhouettes.apply(path, full_precision(screen), faces, side, sigma)
+def rasterize(way: Way, screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
+    """:func:`silhouettes` by the way :data:`PAIRS` or :data:`COMPILED`."""
+    return _Silhouettes.apply(way, full_precision(screen), faces, side, sigma)
 
 
 class _Silhouettes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, path: Path, screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
-        outside = path.outside(screen, faces, side, sigma)
-        ctx.path, ctx.sigma = path, sigma
+    def forward(ctx, way: Way, screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
+        outside = way.outside(screen, faces, side, sigma)
+        ctx.way, ctx.sigma = way, sigma
         ctx.save_for_backward(screen, faces, outside)
         return 1 - outside
 
@@ -106,7 +106,7 @@ class _Silhouettes(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple:
         screen, faces, outside = ctx.saved_tensors
         # d S / d x_j = (1 - S) D_j, x_j = ± d² / sigma.
-        return None, ctx.path.gradient(screen, faces, ctx.sigma, gradient * outside), *[None] * 3
+        return None, ctx.way.gradient(screen, faces, ctx.sigma, gradient * outside), *[None] * 3
 
 
 class _Near(NamedTuple):
@@ -219,8 +219,8 @@ def _share_out(
         list(pool.map(work, range(threads)))
 
 
-PAIRS = Path(_outside_of_pairs, _gradient_of_pairs)
-COMPILED = Path(_compiled_outside, _compiled_gradient)
+PAIRS = Way(_outside_of_pairs, _gradient_of_pairs)
+COMPILED = Way(_compiled_outside, _compiled_gradient)
 
 
 def _within(arm_y: Tensor, cross: Tensor, dim: int) -> Tensor:

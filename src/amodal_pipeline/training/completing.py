@@ -150,7 +150,8 @@ def estimate_boxes(
         ValueError: a prediction has no visible mask, or is of a category that the detector does not
             know; the detector has no such boxes; or an image cannot be read.
     """
-    if isinstance(stage_one.config, SLNConfig) or stage_one.box_kind != "amodal":
+    has_head = not isinstance(stage_one.config, SLNConfig)
+    if not has_head or getattr(stage_one, "box_kind", None) != "amodal":
         raise ValueError(
             f"{stage_one.config.name} cannot estimate amodal boxes of known objects: take a "
             "detector with a box head that regresses amodal ones (mask_rcnn, orcnn, vrsp)"

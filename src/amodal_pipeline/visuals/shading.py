@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from amodal_pipeline.layers.cameras import NEAR
+
 GROUND = (241, 243, 246)
 _CLAY = (214, 202, 188)
 _AMBIENT = 0.4
@@ -63,7 +65,7 @@ def nearest_faces(
     width, height = size
     found = np.full(width * height, -1)
     weights, nearest = np.zeros((width * height, 3)), np.full(width * height, np.inf)
-    shown = np.isfinite(screen[faces]).all(axis=(1, 2)) & (screen[faces, 2] > 0).all(axis=1)
+    shown = np.isfinite(screen[faces]).all(axis=(1, 2)) & (screen[faces, 2] > NEAR).all(axis=1)
     shown[shown] = _doubled_area(screen[faces[shown], :2]) != 0
     rows = np.flatnonzero(shown)
     # Where pixel (0, 0) has its centre at (0, 0).

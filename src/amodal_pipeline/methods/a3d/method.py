@@ -51,8 +51,9 @@ class A3D(nn.Module):
     position in the batch of another view of the same object, -1 where there is none. In evaluation:
     "input" and, with a mesh, "aspect".
 
-    ``faces`` int64 [F, 3] are those of every mesh. Offsets are at most the radius of the sphere
-    along each axis (tanh, as SMR's). In evaluation an object's mask does not depend on the others.
+    With a mesh, ``faces`` int64 [F, 3] are those of every one, and offsets are at most the radius
+    of the sphere along each axis (tanh, as SMR's). In evaluation an object's mask does not depend
+    on the others.
     """
 
     def __init__(self, config: A3DConfig, classes: int) -> None:
