@@ -84,6 +84,16 @@ def test_every_environment_has_a_pretraining_that_fits_and_rows(env):
         )
 
 
+def test_views_of_the_pretraining_may_be_those_of_others_or_of_own_meshes():
+    asked = {"meshes": "mine", "pretraining_views": {"kind": "nmr"}}
+    loader = OmegaConfigLoader(
+        str(ROOT / "conf"), "kins", runtime_params=asked, **CONFIG_LOADER_ARGS
+    )
+    views = Source.model_validate(loader["parameters"]["pretraining_views"])
+    assert views.chosen is views.nmr and views.nmr.folder
+    assert (views.views.config.meshes, views.views.train) == ("mine", 2000)
+
+
 @pytest.fixture(scope="module")
 def project(empty_project):
     run(empty_project, "train_a3d", SMALL | {"tracking": True})
