@@ -1,4 +1,4 @@
-"""The figure of A3D's geometry in its documentation, drawn with the very functions it is about.
+"""The figure of A3D's geometry in its documentation, with the masks that the functions make.
 
 python -m amodal_pipeline.visuals.geometry --out docs/images/a3d_geometry.png
 """
