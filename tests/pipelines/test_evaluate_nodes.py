@@ -113,6 +113,17 @@ def test_figures_over_objects_that_all_named_methods_found(shapes, tmp_path):
     assert (row["n"], row["note"]) == (6, "objects matched by half, detector")
 
 
+def test_what_a_detector_of_visible_masks_found_can_be_a_common_population(shapes, tmp_path):
+    keep(predictions(shapes, "seen", amodal_rle=[None] * 16), tmp_path)
+    keep(predictions(shapes, "blind", amodal_rle=[None] * 16, visible_rle=[None] * 16), tmp_path)
+    config = QUICK.model_copy(update={"matched_by": ("seen",)})
+    rows = evaluate(shapes, predictions(shapes), config, tmp_path).results
+    assert set(rows["n"][rows["metric"] == "mIoU_full_common"]) == {16}
+    config = QUICK.model_copy(update={"matched_by": ("seen", "blind")})
+    with pytest.raises(ValueError, match="'blind', which predicts no masks"):
+        evaluate(shapes, predictions(shapes), config, tmp_path)
+
+
 def write(truth, path, count=None):
     table = truth.instances.iloc[:count]
     records = [
