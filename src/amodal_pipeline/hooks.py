@@ -517,9 +517,11 @@ class SummaryHook:
         if "results" not in pipeline.all_outputs() or not catalog.exists("results"):
             return
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
+        from amodal_pipeline.annotations.tables import FROM_TRUTH
         from amodal_pipeline.metrics.results import summary_table
+        from amodal_pipeline.visuals.comparisons import in_words
         from amodal_pipeline.visuals.definitions import MAIN_METRICS
 
         console = Console()
@@ -530,16 +532,20 @@ class SummaryHook:
                 continue
             metrics = [m for m in MAIN_METRICS if (part["metric"] == m).any()]
             shown = summary_table(part, metrics)
-            title = f"{results['dataset'].iloc[0]}, validation: {protocol} (0–100)"
-            # Metrics downwards, methods across: many names fit a narrow terminal.
-            table = Table("metric", title=title)
-            for line in shown[["method", "variant", "inputs"]].itertuples(index=False):
-                extra = [line.variant] if line.variant != "full" else []
-                extra += [f"on {line.inputs}"] if line.inputs != "image" else []
-                table.add_column("\n".join([line.method, *extra]), justify="right")
-            for metric in metrics:
-                table.add_row(metric, *(_text(value) for value in shown[metric]))
-            console.print(table)
+            # Lines that know more stand apart, as in the report.
+            kinds = shown["inputs"].where(shown["inputs"].isin(FROM_TRUTH), "image")
+            for kind, lines in shown.groupby(kinds, sort=False):
+                given = "" if kind == "image" else f", {in_words(kind)}"
+                title = f"{results['dataset'].iloc[0]}, validation{given}: {protocol} (0–100)"
+                # Metrics downwards, methods across: many names fit a narrow terminal.
+                table = Table(Column("metric", no_wrap=True), title=title)
+                for line in lines[["method", "variant", "inputs"]].itertuples(index=False):
+                    extra = [line.variant] if line.variant != "full" else []
+                    extra += [f"on {line.inputs}"] if line.inputs not in ("image", kind) else []
+                    table.add_column("\n".join([line.method, *extra]), justify="right")
+                for metric in metrics:
+                    table.add_row(metric, *(_text(value) for value in lines[metric]))
+                console.print(table)
         folder = Path(catalog.get("report_folder")._describe()["filepath"])
         console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
         console.print("Lineage: [bold]make viz[/]   Compare runs: [bold]make ui[/]")
