@@ -184,6 +184,8 @@ def test_what_the_table_says_of_itself(tmp_path):
         "image_root": "images",
         "annotations": TRUTH.fingerprint,
         "checkpoint": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "boxes_by": "",
+        "boxes_checkpoint": "",
     }
     assert found.images.equals(TRUTH.images)
     assert read_coco_results(path, TRUTH, method="theirs").metadata.method == "theirs"
