@@ -519,9 +519,8 @@ class SummaryHook:
         from rich.console import Console
         from rich.table import Column, Table
 
-        from amodal_pipeline.annotations.tables import FROM_TRUTH
         from amodal_pipeline.metrics.results import summary_table
-        from amodal_pipeline.visuals.comparisons import in_words
+        from amodal_pipeline.visuals.comparisons import in_words, kinds
         from amodal_pipeline.visuals.definitions import MAIN_METRICS
 
         console = Console()
@@ -533,8 +532,7 @@ class SummaryHook:
             metrics = [m for m in MAIN_METRICS if (part["metric"] == m).any()]
             shown = summary_table(part, metrics)
             # Lines that know more stand apart, as in the report.
-            kinds = shown["inputs"].where(shown["inputs"].isin(FROM_TRUTH), "image")
-            for kind, lines in shown.groupby(kinds, sort=False):
+            for kind, lines in shown.groupby(kinds(shown["inputs"]), sort=False):
                 given = "" if kind == "image" else f", {in_words(kind)}"
                 title = f"{results['dataset'].iloc[0]}, validation{given}: {protocol} (0–100)"
                 # Metrics downwards, methods across: many names fit a narrow terminal.

@@ -99,6 +99,12 @@ def in_words(inputs: str) -> str:
     return words.get(inputs, f"given {inputs.replace('_', ' ')}")
 
 
+def kinds(inputs: pd.Series) -> pd.Series:
+    """What decides whether lines may stand beside one another: what of the truth they were given,
+    or "image"."""
+    return inputs.where(inputs.isin(FROM_TRUTH), "image")
+
+
 def with_lines(table: pd.DataFrame) -> pd.DataFrame:
     """A table of scores with the columns "line", the name of whom a row is about, and "inputs" cut
     down to what decides whether lines may stand beside one another (see :class:`Comparison`).
@@ -108,7 +114,7 @@ def with_lines(table: pd.DataFrame) -> pd.DataFrame:
     text = table[["method", "variant", "inputs"]].astype(object)
     text = text.where(text.notna(), "").astype(str)
     names = [_line(*row) for row in text.itertuples(index=False)]
-    kind = text["inputs"].where(text["inputs"].isin(FROM_TRUTH), "image")
+    kind = kinds(text["inputs"])
     return table.assign(line=names, inputs=kind, main=text["variant"].isin(["", "full"]))
 
 

@@ -48,68 +48,32 @@ def create_pipeline(method: str) -> Pipeline:
     return Pipeline(steps, namespace=method, inputs=_SHARED, parameters=_PARAMETERS)
 
 
-def create_completer_pipeline(method: str) -> Pipeline:
+def create_completer_pipeline(method: str, *, boxed: bool = False) -> Pipeline:
     """Completion and evaluation under a method's namespace: of the true objects, and of its
     ``detections`` of the validation split.
 
-    Its ``detector`` estimates the boxes of the true objects where it is told to look within these.
+    Args:
+        method: the namespace.
+        boxed: it looks within amodal boxes: true objects are completed within their true boxes too,
+            and otherwise within those that its ``detector`` estimates.
     """
-    steps = Pipeline(
-        [
-            node(
-                complete_true_at_cost,
-                inputs=["checkpoint", "annotations_val", "params:inference", "detector"],
-                outputs=["predictions_true", "cost"],
-                name="complete_true",
-            ),
-            node(
-                complete_detections,
-                inputs=["checkpoint", "annotations_val", "detections", "params:inference"],
-                outputs="predictions",
-                name="complete_detections",
-            ),
-            node(
-                evaluate_completions,
-                inputs=[
-                    "annotations_val",
-                    "predictions_true",
-                    "predictions",
-                    "detections",
-                    "params:evaluation",
-                    "model_output",
-                ],
-                outputs="results",
-                name="evaluate",
-            ),
-            node(
-                draw_completions,
-                inputs=["annotations_val", "predictions_true", "predictions", "params:pictures"],
-                outputs="overlays",
-                name="draw",
-            ),
-        ]
-    )
-    return Pipeline(steps, namespace=method, inputs=_SHARED, parameters=_PARAMETERS)
-
-
-def create_boxed_completer_pipeline(method: str) -> Pipeline:
-    """As :func:`create_completer_pipeline`, for a completer that looks within amodal boxes: true
-    objects within their true boxes too, and otherwise within those that its ``detector`` estimates.
-    """
-    steps = Pipeline(
-        [
-            node(
-                complete_true_boxes_at_cost,
-                inputs=["checkpoint", "annotations_val", "params:inference", "detector"],
-                outputs=["predictions_true_boxes", "cost"],
-                name="complete_true_boxes",
-            ),
+    given = ["checkpoint", "annotations_val", "params:inference", "detector"]
+    true = [node(complete_true_at_cost, given, ["predictions_true", "cost"], name="complete_true")]
+    within = []
+    if boxed:
+        within = ["predictions_true_boxes"]
+        true = [
+            node(complete_true_boxes_at_cost, given, [*within, "cost"], name="complete_true_boxes"),
             node(
                 complete_true_where_boxes_are_known,
-                inputs=["checkpoint", "annotations_val", "params:inference", "detector"],
-                outputs="predictions_true",
+                given,
+                "predictions_true",
                 name="complete_true",
             ),
+        ]
+    steps = Pipeline(
+        [
+            *true,
             node(
                 complete_detections,
                 inputs=["checkpoint", "annotations_val", "detections", "params:inference"],
@@ -125,7 +89,7 @@ def create_boxed_completer_pipeline(method: str) -> Pipeline:
                     "detections",
                     "params:evaluation",
                     "model_output",
-                    "predictions_true_boxes",
+                    *within,
                 ],
                 outputs="results",
                 name="evaluate",
@@ -133,11 +97,8 @@ def create_boxed_completer_pipeline(method: str) -> Pipeline:
             node(
                 draw_completions,
                 inputs=[
-                    "annotations_val",
-                    "predictions_true",
-                    "predictions",
-                    "params:pictures",
-                    "predictions_true_boxes",
+                    *("annotations_val", "predictions_true", "predictions", "params:pictures"),
+                    *within,
                 ],
                 outputs="overlays",
                 name="draw",

@@ -347,7 +347,7 @@ def draw_decoding(checkpoint: Checkpoint, annotations: AmodalAnnotations, count:
 
 def draw_reconstructions(
     checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int
-) -> tuple[object, dict[str, object]]:
+) -> tuple[object, object]:
     """Meshes that A3D finds behind masks from two viewpoints, as a picture and by themselves."""
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.visuals.meshes import reconstructions

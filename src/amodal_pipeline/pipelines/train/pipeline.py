@@ -171,7 +171,7 @@ def create_boxed_completer_pipeline(method: str) -> Pipeline:
     return (
         create_detection_pipeline(method, training=False)
         + training
-        + evaluate.create_boxed_completer_pipeline(method)
+        + evaluate.create_completer_pipeline(method, boxed=True)
     )
 
 
