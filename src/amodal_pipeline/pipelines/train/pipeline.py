@@ -51,23 +51,9 @@ def create_pipeline(
         inputs = ["annotations_train", own, upstream, folder, "params:restart"]
         start = node(choose_start_or_train_upstream, inputs, "start", name="start")
         parameters, shared = parameters | {upstream}, shared | {folder}
-    inputs = ["annotations_train", own, "folder", "params:restart", "start"]
-    if shape_prior:
-        inputs.append("shape_prior")
-        shared = shared | {"shape_prior"}
-    steps = Pipeline(
-        [
-            start,
-            node(
-                train,
-                inputs=inputs,
-                outputs=["checkpoint", "history"],
-                name="train",
-                tags="training",
-            ),
-            node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
-        ]
-    )
+    parts = ["shape_prior"] if shape_prior else []
+    shared = shared | {*parts}
+    steps = Pipeline([start, *_training("annotations_train", own, *parts)])
     if shape_prior:
         steps += Pipeline(
             [
@@ -148,14 +134,7 @@ def create_boxed_completer_pipeline(method: str) -> Pipeline:
                 outputs="start",
                 name="start",
             ),
-            node(
-                train,
-                inputs=["annotations_train", own, "folder", "params:restart", "start"],
-                outputs=["checkpoint", "history"],
-                name="train",
-                tags="training",
-            ),
-            node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
+            *_training("annotations_train", own),
             _draw_reconstructions("annotations_val"),
         ],
         namespace=method,
@@ -197,14 +176,7 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
                 name="prepare_views",
             ),
             node(choose_start, own, "start", name="start"),
-            node(
-                train,
-                inputs=["views_train", own, "folder", "params:restart", "start"],
-                outputs=["checkpoint", "history"],
-                name="train",
-                tags="training",
-            ),
-            node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
+            *_training("views_train", own),
             _draw_reconstructions("views_val"),
             node(
                 complete_true_boxes_at_cost,
@@ -293,3 +265,16 @@ def create_detection_pipeline(method: str, *, training: bool = True) -> Pipeline
         inputs={"annotations_train", "annotations_val", "models"},
         parameters={own, *jobs.values(), "params:restart", "params:inference"},
     )
+
+
+def _training(data: str, own: str, *parts: str) -> list[Node]:
+    return [
+        node(
+            train,
+            inputs=[data, own, "folder", "params:restart", "start", *parts],
+            outputs=["checkpoint", "history"],
+            name="train",
+            tags="training",
+        ),
+        node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
+    ]
