@@ -1,0 +1,7 @@
+"""What happens around a run: tracking, the check that nothing stale is skipped, the summary."""
+
+from amodal_pipeline.hooks.freshness import FreshnessHook
+from amodal_pipeline.hooks.summary import SummaryHook
+from amodal_pipeline.hooks.tracking import TrackingHook
+
+__all__ = ["FreshnessHook", "SummaryHook", "TrackingHook"]

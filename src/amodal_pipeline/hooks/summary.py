@@ -1,0 +1,53 @@
+"""The summary at the end of a run."""
+
+from pathlib import Path
+
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+PRINTED = ("coco", "vrsp", "completion")  # protocols of the summary; the report has all
+
+
+class SummaryHook:
+    """Prints the results, and where everything lies, when a run that made results has ended."""
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        if "results" not in pipeline.all_outputs() or not catalog.exists("results"):
+            return
+        from rich.console import Console
+        from rich.table import Column, Table
+
+        from amodal_pipeline.metrics.results import summary_table
+        from amodal_pipeline.visuals.comparisons import in_words, kinds
+        from amodal_pipeline.visuals.definitions import MAIN_METRICS
+
+        console = Console()
+        results = catalog.load("results")
+        for protocol in PRINTED:
+            part = results[results["protocol"] == protocol]
+            if part.empty:
+                continue
+            metrics = [m for m in MAIN_METRICS if (part["metric"] == m).any()]
+            shown = summary_table(part, metrics)
+            # Lines that know more stand apart, as in the report.
+            for kind, lines in shown.groupby(kinds(shown["inputs"]), sort=False):
+                given = "" if kind == "image" else f", {in_words(kind)}"
+                title = f"{results['dataset'].iloc[0]}, validation{given}: {protocol} (0–100)"
+                # Metrics downwards, methods across: many names fit a narrow terminal.
+                table = Table(Column("metric", no_wrap=True), title=title)
+                for line in lines[["method", "variant", "inputs"]].itertuples(index=False):
+                    extra = [line.variant] if line.variant != "full" else []
+                    extra += [f"on {line.inputs}"] if line.inputs not in ("image", kind) else []
+                    table.add_column("\n".join([line.method, *extra]), justify="right")
+                for metric in metrics:
+                    table.add_row(metric, *(_text(value) for value in lines[metric]))
+                console.print(table)
+        folder = Path(catalog.get("report_folder")._describe()["filepath"])
+        console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
+        console.print("Lineage: [bold]make viz[/]   Compare runs: [bold]make ui[/]")
+
+
+def _text(value: float) -> str:
+    return "–" if value != value else f"{value:.1f}"
