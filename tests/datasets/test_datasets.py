@@ -31,6 +31,45 @@ def test_annotations_are_versioned_and_previewed(shapes, tmp_path):
         dataset.load()
 
 
+def versions(folder):
+    return sorted(path.name for path in (folder / "a").iterdir())
+
+
+def save(shapes, folder, version, keep, load=None):
+    dataset = TableDataset(
+        filepath=str(folder / "a"), version=Version(load, version), keep_versions=keep
+    )
+    dataset.save(shapes)
+    return dataset
+
+
+def test_old_versions_of_a_table_are_removed_after_a_new_one_is_saved(shapes, tmp_path):
+    for version in ("1", "2", "3"):
+        save(shapes, tmp_path, version, keep=0)
+    save(shapes, tmp_path, "4", keep=None)
+    assert versions(tmp_path) == ["1", "2", "3", "4"]
+    (tmp_path / "a" / "2" / "a" / "metadata.json").unlink()  # does not count as a version
+    save(shapes, tmp_path, "5", keep=3)
+    assert versions(tmp_path) == ["3", "4", "5"]
+    oldest = TableDataset(filepath=str(tmp_path / "a"), version=Version("3", None)).load()
+    assert oldest.fingerprint == shapes.fingerprint
+    with pytest.raises(DatasetError, match=r"keep_versions .* is -1: give how many"):
+        TableDataset(filepath="a", keep_versions=-1)
+
+
+def test_a_version_in_use_or_just_saved_is_never_removed(shapes, tmp_path):
+    for version in ("2", "3", "4"):
+        save(shapes, tmp_path, version, keep=0)
+    save(shapes, tmp_path, "5", keep=1, load="2")  # pinned, as with --load-versions
+    assert versions(tmp_path) == ["2", "5"]
+    save(shapes, tmp_path, "1", keep=1)  # saved under a name that sorts before the others
+    assert versions(tmp_path) == ["1", "5"]
+    reader = TableDataset(filepath=str(tmp_path / "a"), version=Version(None, "6"), keep_versions=1)
+    reader.load()
+    reader.save(shapes)
+    assert versions(tmp_path) == ["5", "6"]
+
+
 def test_checkpoints_round_trip_and_show_their_card(shapes, tmp_path):
     checkpoint = train(
         tiny_method("mask_rcnn"), tiny_training(iterations=2), shapes, tmp_path / "t"

@@ -1,5 +1,6 @@
 """The annotation and prediction tables in the catalog, versioned."""
 
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,17 +28,35 @@ _PREVIEWED = (
 class TableDataset(AbstractVersionedDataset[Table, Table]):
     """:class:`AmodalAnnotations` or :class:`Predictions` as a folder of Parquet files.
 
-    Which of the two a folder holds shows in the files it has.
+    Which of the two a folder holds shows in the files it has. Of its versions, the newest
+    ``keep_versions`` are kept, counted after each save; 0 or None keeps all. The version that was
+    just saved, and those that this dataset was or is to be loaded from, always stay.
+
+    Raises:
+        DatasetError: ``keep_versions`` is negative or no whole number.
     """
 
     def __init__(
-        self, *, filepath: str, version: Version | None = None, metadata: dict | None = None
+        self,
+        *,
+        filepath: str,
+        version: Version | None = None,
+        keep_versions: int | None = 3,
+        metadata: dict | None = None,
     ) -> None:
         super().__init__(PurePosixPath(filepath), version)
+        if keep_versions is not None and (type(keep_versions) is not int or keep_versions < 0):
+            raise DatasetError(
+                f"keep_versions of {filepath} is {keep_versions!r}: give how many versions are "
+                "kept, or 0 for all"
+            )
+        self._keep_versions = keep_versions
+        self._used: set[Path] = set()
         self.metadata = metadata
 
     def load(self) -> Table:
         folder = Path(str(self._get_load_path()))
+        self._used.add(folder)
         kind = Predictions if (folder / "predictions.parquet").exists() else AmodalAnnotations
         try:
             return kind.load(folder)
@@ -45,7 +64,22 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
             raise DatasetError(str(error)) from error
 
     def save(self, data: Table) -> None:
-        data.save(str(self._get_save_path()))
+        folder = Path(str(self._get_save_path()))
+        data.save(folder)
+        if self._version and self._keep_versions:
+            self._prune(folder)
+
+    def _prune(self, saved: Path) -> None:
+        """Remove the versions before the newest ones, and what killed runs left between them."""
+        versions = sorted(Path(str(self._filepath)).glob(f"*/{self._filepath.name}"), reverse=True)
+        complete = [path for path in versions if (path / "metadata.json").exists()]
+        kept = {*complete[: self._keep_versions], *self._used, saved}
+        if self._version.load:
+            kept.add(Path(str(self._get_load_path())))
+        oldest = min(complete[: self._keep_versions])
+        for path in versions:
+            if path not in kept and path < oldest:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
     def preview(self, nrows: int = 10) -> TablePreview:
         """The first objects or predictions, for Kedro-Viz."""

@@ -1,7 +1,9 @@
-"""What happens around a run: tracking, the check that nothing stale is skipped, the summary."""
+"""What happens around a run: tracking, interrupts, the check that nothing stale is skipped, the
+summary."""
 
 from amodal_pipeline.hooks.freshness import FreshnessHook
+from amodal_pipeline.hooks.interrupts import InterruptHook
 from amodal_pipeline.hooks.summary import SummaryHook
 from amodal_pipeline.hooks.tracking import TrackingHook
 
-__all__ = ["FreshnessHook", "SummaryHook", "TrackingHook"]
+__all__ = ["FreshnessHook", "InterruptHook", "SummaryHook", "TrackingHook"]

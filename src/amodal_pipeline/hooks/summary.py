@@ -46,7 +46,7 @@ class SummaryHook:
                 console.print(table)
         folder = Path(catalog.get("report_folder")._describe()["filepath"])
         console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
-        console.print("Lineage: [bold]make viz[/]   Compare runs: [bold]make ui[/]")
+        console.print("Lineage: [bold]make viz[/]")
 
 
 def _text(value: float) -> str:

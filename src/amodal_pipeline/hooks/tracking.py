@@ -1,4 +1,4 @@
-"""Tracking in MLflow.
+"""Tracking in MLflow, which never costs a run: it goes on untracked where MLflow fails.
 
 MLflow costs seconds to import: it is imported when the first node runs.
 """
@@ -6,15 +6,15 @@ MLflow costs seconds to import: it is imported when the first node runs.
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -22,36 +22,52 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-    from amodal_pipeline.methods.checkpoints import MethodCard
-    from amodal_pipeline.pipelines.ablate.rows import Row
+from amodal_pipeline.hooks import store
+from amodal_pipeline.hooks.followers import FollowedHistory, FollowedRow, Follower
+from amodal_pipeline.hooks.runs import TrackedRuns, now
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_PARAMETER = 5_000  # characters that MLflow keeps
-_BATCH = 100  # parameters that MLflow takes at once
+
+def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook whose failure costs what it was to log, and never the run."""
+
+    @functools.wraps(hook)
+    def guarded(self: TrackingHook, *args: Any, **kwargs: Any) -> None:
+        self._attempt(partial(hook, self, *args, **kwargs))
+
+    return guarded
 
 
 class TrackingHook:
-    """One MLflow run a ``kedro run``, one child run a method or a row of an ablation.
+    """One MLflow run per ``kedro run``, with a child run per method, ablation row and baseline.
 
-    The parent has all parameters and the data versions; a child has its method's losses while it
-    trains, its results, pictures and checkpoint. ``--params tracking=false`` turns it off;
-    ``MLFLOW_TRACKING_URI`` says where the runs go (default: mlflow.db in the project).
+    The parent has the parameters of the jobs that ran, the data versions and the headline metrics
+    of all children; a child has its method's losses while it trains, its results, pictures and
+    checkpoint. ``--params tracking=false`` turns it off; ``MLFLOW_TRACKING_URI`` says where the
+    runs go (default: mlflow.db in the project).
+
+    MLflow is called from hooks that are :func:`_guarded` and through :meth:`_attempt` only.
     """
 
     def __init__(self) -> None:
-        self._client: MlflowClient | None = None
-        self._runs: dict[str, str] = {}  # "" is the parent; others by namespace
-        self._followers: dict[str, _Follower] = {}
-        self._rows: list[_FollowedRow] = []
+        self._project = Path.cwd()
+        self._lock = threading.RLock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._runs: TrackedRuns | None = None
+        self._lost = self._warned = False
+        self._children: dict[str, str] = {}  # open runs of methods, by namespace
+        self._last: dict[str, int] = {}  # when a node of a namespace last did something
         self._left: Counter[str] = Counter()  # nodes still to run, by namespace
+        self._followers: dict[str, Follower] = {}
+        self._rows: list[FollowedRow] = []
+        self._row_start: int | None = None
         self._described: dict[str, Any] = {}
         self._parameters: dict[str, Any] = {}
+        self._logged: set[str] = set()  # names of the parameters that the parent has
         self._catalog: DataCatalog | None = None
-        self._project = Path.cwd()
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -59,170 +75,183 @@ class TrackingHook:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
-        self._client, self._runs, self._followers, self._rows = None, {}, {}, []
+        self._end("KILLED")  # what an interrupt in a notebook has left
+        self._reset()
         self._left = Counter(_owner(node) for node in pipeline.nodes)
         self._described, self._catalog = run_params, catalog
         self._parameters = _flat(catalog.load("parameters"))
 
     @hook_impl
+    @_guarded
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
-        if not self._enabled():
-            return
         run = self._run_of(node)
+        self._close_finished(but=_owner(node))
+        self._log_parameters(node)
         for name, value in inputs.items():
-            self._note_data_version(name, value)
+            self._log_data(run, name, value)
         if "training" in node.tags:
-            history = _History(inputs[f"{node.namespace}.folder"] / "history.jsonl")
-            self._follow(node, partial(history.send, self._client, run))
+            history = FollowedHistory(inputs[f"{node.namespace}.folder"] / "history.jsonl")
+            log = partial(self._runs.log_history, run)
+            self._follow(node, partial(history.send, log))
         if rows := inputs.get(f"{node.namespace}.chosen"):
             folder, parts = inputs[f"{node.namespace}.folder"], inputs["parts"]
-            self._rows = [_FollowedRow(row, folder / row.name, parts) for row in rows]
-            self._follow(node, self._look_at_rows)
+            self._rows = [FollowedRow(row, folder / row.name, parts) for row in rows]
+            self._row_start = now()
+            self._follow(node, partial(self._look_at_rows, node.namespace))
 
     @hook_impl
+    @_guarded
     def after_node_run(self, node: Node) -> None:
         self._left[_owner(node)] -= 1
+        self._last[_owner(node)] = now()
         if follower := self._followers.pop(node.name, None):
             follower.stop()
 
     @hook_impl
+    @_guarded
     def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
-        if self._enabled():
-            self._note_data_version(dataset_name, data)
-            self._log_output(self._run_of(node), dataset_name, data)
+        run = self._run_of(node)
+        self._log_data(run, dataset_name, data)
+        self._log_output(run, dataset_name, data)
+        self._last[_owner(node)] = now()
 
     @hook_impl
+    @_guarded
     def on_node_error(self, error: Exception, node: Node) -> None:
-        if not self._runs:
+        if self._runs is None:
             return
         if follower := self._followers.pop(node.name, None):
             follower.stop()
-        run = self._run_of(node)
-        failed = {run, self._runs[""]} | {row.run for row in self._rows if row.run}
-        for each in failed:
-            self._client.set_tag(each, "error", f"{node.name}: {error}"[:_LONGEST_PARAMETER])
-        for each in failed - {self._runs[""]}:
-            self._client.set_terminated(each, "FAILED")
+        failed = [row.run for row in self._rows if row.run]
+        failed += [run for name, run in self._children.items() if name == _owner(node)]
         self._rows = []
-        self._runs = {k: v for k, v in self._runs.items() if not k or v not in failed}
+        self._children.pop(_owner(node), None)
+        for run in (self._runs.parent, *failed):
+            self._runs.log_error(run, f"{node.name}: {error}")
+        for run in failed:
+            self._runs.end(run, "FAILED")
 
     @hook_impl
     def after_pipeline_run(self) -> None:
+        link = self._runs.link if self._runs and not self._lost else None
         self._end("FINISHED")
+        if link and not self._lost:
+            from rich.console import Console
+
+            start = "" if not link.startswith(store.LOCAL_PAGE) else "make ui, then "
+            Console().print(f"Compare runs: {start}{link}", soft_wrap=True, highlight=False)
 
     @hook_impl
     def on_pipeline_error(self) -> None:
         self._end("FAILED")
 
-    def _enabled(self) -> bool:
-        return bool(self._parameters.get("tracking", True))
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Do a part of the tracking; a failure costs that part, and without a store the rest."""
+        if self._lost or not self._parameters.get("tracking", True):
+            return
+        try:
+            work()
+        except Exception as error:
+            self._forgive(error)
 
-    def _run_of(self, node: Node) -> str:
-        if self._client is None:
-            self._open()
-        namespace = _owner(node)
-        if namespace not in self._runs:
-            # The jobs `evaluate` and `predict` work on a method that a parameter names.
-            outside = self._parameters.get("predictions")
-            asked = Path(outside).stem if outside else self._parameters.get("method", "orcnn")
-            asked = str(asked)
-            method = asked if namespace == "chosen" else namespace
-            own = {
-                k.removeprefix(f"{method}."): v
-                for k, v in self._parameters.items()
-                if k.startswith(f"{method}.")
-            }
-            self._runs[namespace] = self._open_child(method, {"method": method}, own)
-        return self._runs[namespace]
-
-    def _open_child(self, name: str, tags: dict[str, str], parameters: dict[str, Any]) -> str:
-        parent = self._runs[""]
-        run = self._client.create_run(
-            self._client.get_run(parent).info.experiment_id,
-            run_name=name,
-            tags={"mlflow.parentRunId": parent, **tags},
-        )
-        self._log_parameters(run.info.run_id, parameters)
-        return run.info.run_id
-
-    def _follow(self, node: Node, look: Callable[[], None]) -> None:
-        self._followers[node.name] = _Follower(look)
-        self._followers[node.name].start()
-
-    def _look_at_rows(self) -> None:
-        """Open, fill and close the child runs of an ablation's rows, as files tell of them."""
-        for row in list(self._rows):
-            scored = row.scored.changed
-            if not (scored or row.run or row.history.file.changed):
-                continue
-            if row.run is None:
-                tags = {"method": row.row.job.model.root.name, "variant": row.row.name}
-                row.run = self._open_child(row.row.name, tags, _flat(row.row.job.model_dump()))
-            row.history.send(self._client, row.run)
-            if scored:
-                self._log_row(row)
-                self._client.set_terminated(row.run, "FINISHED")
-                self._rows.remove(row)
-
-    def _log_row(self, row: _FollowedRow) -> None:
-        from amodal_pipeline.methods.checkpoints import MethodCard
-        from amodal_pipeline.metrics.results import read
-
-        self._log_results(row.run, read(row.scored.path))
-        card = MethodCard.model_validate_json((row.folder / "method.json").read_bytes())
-        self._client.set_tag(row.run, "fingerprint", card.fingerprint.digest)
-        self._log_reuse(row.run, card)
-        self._log_checkpoint(row.run, row.folder)
+    def _forgive(self, error: Exception) -> None:
+        with self._lock:
+            if self._lost:
+                return
+            uri = store.shown(store.uri_of(self._project))
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            if self._runs is None:
+                self._lost = True
+                logger.warning(
+                    "MLflow cannot be used at %s (%s): this run goes on untracked. Start the "
+                    "server, change MLFLOW_TRACKING_URI, or turn tracking off: "
+                    "--params tracking=false",
+                    *(uri, reason),
+                )
+                return
+            try:
+                store.within(store.CHECKED_WITHIN, partial(store.check, self._runs.client))
+            except Exception:
+                self._lost = True
+                logger.warning(
+                    "MLflow at %s does not answer any more (%s): this run goes on untracked",
+                    *(uri, reason),
+                )
+                return
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "MLflow at %s did not take something (%s): the run goes on, and its tracking "
+                    "has a gap",
+                    *(uri, reason),
+                )
+            logger.debug("could not be sent to MLflow", exc_info=error)
 
     def _open(self) -> None:
-        from mlflow import MlflowClient
-
         from amodal_pipeline.methods.checkpoints import git_revision
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._project / 'mlflow.db'}"
-        # MLflow's own start-up chatter is not about the user's run.
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._client = MlflowClient(uri)
-        name = str(self._parameters.get("dataset", "amodal_pipeline"))
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            place = (self._project / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
-            identity = self._client.create_experiment(name, artifact_location=place)
-        else:
-            identity = experiment.experiment_id
+        uri = store.uri_of(self._project)
+        artifacts = (self._project / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
         described = self._described
         jobs = ", ".join(described.get("pipeline_names") or ["__default__"])
-        run = self._client.create_run(
-            identity,
-            run_name=f"{jobs} {described['run_id']}",
-            tags={
-                "kedro.pipelines": jobs,
-                "kedro.env": described.get("env") or "",
-                "kedro.run_id": described["run_id"],
-                "git_revision": git_revision(),
-            },
-        )
-        self._runs[""] = run.info.run_id
-        self._log_parameters(run.info.run_id, self._parameters)
-        # Ctrl-C is no error to Kedro: without this the run would stay "running" for ever.
+        env = described.get("env") or ""
+        revision = git_revision()
+        names = described.get("pipeline_names") or []
+        command = ["kedro run", *[f"--pipelines={','.join(names)}"] * bool(names)]
+        tags = {
+            "kedro.pipelines": jobs,
+            "kedro.env": env,
+            "kedro.run_id": described["run_id"],
+            "git_revision": revision,
+            "mlflow.source.git.commit": revision.removesuffix("+changes"),
+            "mlflow.source.name": " ".join(command + [f"--env={env}"] * bool(env)),
+            "mlflow.source.type": "LOCAL",
+        }
+        experiment = str(self._parameters.get("dataset", "amodal_pipeline"))
+        name = f"{jobs} {described['run_id']}"
+        self._runs = TrackedRuns(uri, experiment, artifacts, name, tags)
+        # An interrupt is no error to Kedro: without this the run would stay "running" for ever.
         atexit.register(self._end, "KILLED")
 
-    def _log_parameters(self, run: str, parameters: dict[str, Any]) -> None:
-        from mlflow.entities import Param
+    def _run_of(self, node: Node) -> str:
+        if self._runs is None:
+            self._open()
+        namespace = _owner(node)
+        if not namespace:
+            return self._runs.parent
+        if namespace not in self._children:
+            # The jobs `evaluate` and `predict` work on a method that a parameter names.
+            outside = self._parameters.get("predictions")
+            asked = str(Path(outside).stem if outside else self._parameters.get("method", "orcnn"))
+            method = asked if namespace == "chosen" else namespace
+            own = _within(self._parameters, method)
+            self._children[namespace] = self._runs.open(method, {"method": method}, own)
+        return self._children[namespace]
 
-        rows = [Param(k, str(v)[:_LONGEST_PARAMETER]) for k, v in parameters.items()]
-        for start in range(0, len(rows), _BATCH):
-            self._client.log_batch(run, params=rows[start : start + _BATCH])
+    def _close_finished(self, but: str = "") -> None:
+        """End children all of whose nodes have run, at the time of the last one."""
+        for namespace in [n for n in self._children if n != but and self._left[n] == 0]:
+            run = self._children.pop(namespace)
+            self._attempt(partial(self._runs.end, run, "FINISHED", self._last.get(namespace)))
 
-    def _note_data_version(self, name: str, value: Any) -> None:
+    def _log_parameters(self, node: Node) -> None:
+        wanted = {name.removeprefix("params:") for name in node.inputs if name.startswith("params")}
+        new = wanted - self._logged
+        self._logged |= new
+        chosen = {
+            key: value
+            for key, value in self._parameters.items()
+            if key in new or any(key.startswith(f"{name}.") for name in new)
+        }
+        self._runs.log_parameters(self._runs.parent, chosen)
+
+    def _log_data(self, run: str, name: str, value: Any) -> None:
         from amodal_pipeline.annotations import AmodalAnnotations
 
         if isinstance(value, AmodalAnnotations):
             dataset = self._catalog.get(name)
             version = getattr(dataset, "resolve_load_version", lambda: "")()
-            self._client.set_tag(self._runs[""], f"data.{name}.version", version)
-            self._client.set_tag(self._runs[""], f"data.{name}.fingerprint", value.fingerprint)
+            self._runs.log_data(run, name, version, value)
 
     def _log_output(self, run: str, name: str, value: Any) -> None:
         from amodal_pipeline.datasets import CheckpointDataset, PageDataset, PictureDataset
@@ -230,60 +259,77 @@ class TrackingHook:
 
         dataset = self._catalog.get(name)
         if isinstance(dataset, PictureDataset):
-            self._client.log_artifact(run, dataset._describe()["filepath"], "pictures")
+            self._runs.client.log_artifact(run, dataset._describe()["filepath"], "pictures")
         if isinstance(dataset, PageDataset):
-            self._client.log_artifact(run, dataset._describe()["filepath"])
+            self._runs.client.log_artifact(run, dataset._describe()["filepath"])
         if isinstance(value, Checkpoint):
-            self._client.set_tag(run, "fingerprint", value.card.fingerprint.digest)
-            self._log_reuse(run, value.card)
+            self._runs.log_card(run, value.card)
             if isinstance(dataset, CheckpointDataset):
-                self._log_checkpoint(run, Path(dataset._describe()["filepath"]))
+                self._runs.log_checkpoint(run, Path(dataset._describe()["filepath"]))
         if name.endswith(".results"):
             several = value if isinstance(value, dict) else {"": value}
-            for scores in several.values():
-                self._log_results(run, scores.results, prefixed=len(several) > 1)
+            for method, scores in several.items():
+                own = run
+                if len(several) > 1:
+                    own = self._runs.open(method, {"method": method}, {})
+                self._runs.log_results(own, scores.results)
+                if own != run:
+                    self._runs.end(own, "FINISHED")
 
-    def _log_reuse(self, run: str, card: MethodCard) -> None:
-        if card.reuse is None:
-            return
-        for name in ("copied", "partly", "fresh"):
-            self._client.set_tag(run, f"pretrained.{name}", str(getattr(card.reuse, name)))
-        categories = json.dumps(card.reuse.categories)[:_LONGEST_PARAMETER]
-        self._client.set_tag(run, "pretrained.categories", categories)
+    def _follow(self, node: Node, look: Callable[[], None]) -> None:
+        self._followers[node.name] = Follower(partial(self._attempt, look))
+        self._followers[node.name].start()
 
-    def _log_checkpoint(self, run: str, folder: Path) -> None:
-        for file in ("model.safetensors", "method.json"):
-            self._client.log_artifact(run, str(folder / file), "checkpoint")
+    def _look_at_rows(self, namespace: str) -> None:
+        """Open, fill and close the child runs of an ablation's rows, as their files show it."""
+        for row in list(self._rows):
+            scored = row.scored.changed
+            if not (scored or row.run or row.history.file.changed):
+                continue
+            if row.run is None:
+                tags = {"method": row.row.job.model.root.name, "variant": row.row.name}
+                values = _flat(row.row.job.model_dump())
+                row.run = self._runs.open(row.row.name, tags, values, self._row_start)
+            row.history.send(partial(self._runs.log_history, row.run))
+            if scored:
+                self._rows.remove(row)
+                self._row_start = now()
+                metrics = json.loads(self._parameters.get(f"{namespace}.metrics", "[]"))
+                try:
+                    self._log_row(row, metrics)
+                finally:
+                    self._runs.end(row.run, "FINISHED")
 
-    def _log_results(self, run: str, results: Any, prefixed: bool = False) -> None:
-        from mlflow.entities import Metric
+    def _log_row(self, row: FollowedRow, metrics: list[str]) -> None:
+        from amodal_pipeline.methods.checkpoints import MethodCard
+        from amodal_pipeline.metrics.results import read
 
-        own = None if prefixed else results["method"].iloc[0]
-        overall = results[(results["category"] == "all") & results["value"].notna()]
-        metrics = []
-        several = overall.loc[overall["method"] == own, "inputs"].nunique() > 1
-        for row in overall.itertuples():
-            # The baselines' rows stand beside the method's own, under their names; what was
-            # completed is told where it is not the same for all.
-            prefix = "" if row.method == own else f"{row.method}/"
-            prefix += f"on_{row.inputs}/" if several else ""
-            metrics.append(Metric(f"{prefix}{row.protocol}/{row.metric}", float(row.value), 0, 0))
-        for start in range(0, len(metrics), 1000):
-            self._client.log_batch(run, metrics=metrics[start : start + 1000])
+        self._runs.log_results(row.run, read(row.scored.path), metrics)
+        card = MethodCard.model_validate_json((row.folder / "method.json").read_bytes())
+        self._runs.log_card(row.run, card)
+        self._runs.log_checkpoint(row.run, row.folder)
 
     def _end(self, status: str) -> None:
+        """Close what is open: FINISHED, FAILED, or KILLED where a run was interrupted."""
+        atexit.unregister(self._end)
         for follower in self._followers.values():
             follower.stop()
+        self._followers = {}
+        if self._runs is None:
+            return
+        self._close_finished()
+        # A method that was through when another failed is finished; one that was cut is not.
+        cut = "FINISHED" if status == "FINISHED" else "KILLED"
         for row in self._rows:
             if row.run:
-                self._client.set_terminated(row.run, "KILLED")
-        for namespace, run in self._runs.items():
-            # A method that was through when another failed is finished; one that was cut is not.
-            cut_short = "FINISHED" if self._left[namespace] == 0 else "KILLED"
-            self._client.set_terminated(
-                run, cut_short if namespace and status == "FAILED" else status
-            )
-        self._runs, self._followers, self._rows, self._client = {}, {}, [], None
+                self._attempt(partial(self._runs.end, row.run, "KILLED"))
+        for namespace, run in self._children.items():
+            # Of what --only-missing-outputs skipped, nodes are left over: the last one that ran
+            # says when the method was done.
+            at = self._last.get(namespace) if cut == "FINISHED" else None
+            self._attempt(partial(self._runs.end, run, cut, at))
+        self._attempt(partial(self._runs.end, self._runs.parent, status))
+        self._runs, self._children, self._rows = None, {}, []
 
 
 def _owner(node: Node) -> str:
@@ -291,94 +337,13 @@ def _owner(node: Node) -> str:
     return "" if "ablation" in node.tags else node.namespace or ""
 
 
-class _Follower(threading.Thread):
-    """Looks every two seconds, and once more when it is stopped, at what a node has written.
-
-    The training loop knows nothing of MLflow, and may run in another process. A tracking server
-    that fails costs what is sent live, never the training.
-    """
-
-    def __init__(self, look: Callable[[], None]) -> None:
-        super().__init__(daemon=True)
-        self._look = look
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        while not self._ended.wait(2.0):
-            self._try()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
-        self._try()
-
-    def _try(self) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._look()
-        except (MlflowException, OSError) as error:
-            logger.warning("could not be sent to MLflow, will try again: %s", error)
-
-
-class _File:
-    """A file that is of no interest as an earlier run left it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._before = self._state()
-
-    @property
-    def changed(self) -> bool:
-        return self._state() not in (None, self._before)
-
-    def _state(self) -> tuple[int, int] | None:
-        try:
-            found = self.path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_mtime_ns
-
-
-class _FollowedRow:
-    """A row of an ablation: the files that tell how far it is, and its run once it has one."""
-
-    def __init__(self, row: Row, folder: Path, parts: Path) -> None:
-        self.row, self.folder = row, folder
-        self.history = _History(folder / "history.jsonl")
-        self.scored = _File(parts / f"{row.stem}.csv")
-        self.run: str | None = None
-
-
-class _History:
-    """The lines that a training adds to its history.jsonl, on their way into an MLflow run."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = _File(path)
-        self._sent = 0
-
-    def send(self, client: MlflowClient, run: str) -> None:
-        """Send the lines that are new."""
-        from mlflow.entities import Metric
-
-        from amodal_pipeline.training.state import read_history
-
-        if not self.file.changed:
-            return
-        rows = [r for r in read_history(self.file.path) if r["iteration"] > self._sent]
-        metrics = [
-            Metric(name, value, 0, row["iteration"])
-            for row in rows
-            for name, value in row.items()
-            if name != "iteration"
-        ]
-        for start in range(0, len(metrics), 1000):
-            client.log_batch(run, metrics=metrics[start : start + 1000])
-        if rows:
-            self._sent = rows[-1]["iteration"]
+def _within(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The values below a name, without it."""
+    return {k.removeprefix(f"{name}."): v for k, v in values.items() if k.startswith(f"{name}.")}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters by their dotted names; lists as JSON."""
     from pydantic import BaseModel
 
     flat: dict[str, Any] = {}

@@ -1,0 +1,110 @@
+"""What Ctrl-C and SIGTERM do: the run ends in order, and says how it goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline.node import Node
+
+
+class InterruptHook:
+    """Ends a run at SIGTERM (SLURM, Docker, ``kill``) as at Ctrl-C, with a sentence on how it goes
+    on.
+
+    The exit status after SIGTERM is 143. A second signal does what it did before the run.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+        self._restart = False
+        self._training: Path | None = None  # where the running node trains
+        self._folders: list[Path] = []  # where it may train what comes before
+        self._since = 0.0
+
+    @hook_impl
+    def before_pipeline_run(self, catalog: DataCatalog) -> None:
+        self._restore()
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals reach the main thread only
+        self._process = os.getpid()
+        self._restart = bool(catalog.load("parameters").get("restart"))
+        self._training, self._folders = None, []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # One that is ignored, as Ctrl-C is after nohup, stays ignored.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before[number] = signal.signal(number, self._stop)
+
+    @hook_impl
+    def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
+        folders = {k: v for k, v in inputs.items() if k.endswith("folder") or k == "models"}
+        self._folders = [Path(v) for v in folders.values() if isinstance(v, os.PathLike)]
+        self._training = inputs[f"{node.namespace}.folder"] if "training" in node.tags else None
+        self._since = time.time()
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        self._restore()
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        if os.getpid() != self._process:
+            os.kill(os.getpid(), number)  # a forked worker: it does what it did before the run
+            return
+        said = f"\nStopped by {signal.Signals(number).name}. {self._advice()}\n"
+        try:
+            sys.stderr.write(said)
+            sys.stderr.flush()
+        except (RuntimeError, ValueError):  # it was being written to, or is closed
+            os.write(2, said.encode())
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def _advice(self) -> str:
+        again = "Run the same command again" + " without restart=true" * self._restart
+        folder = self._training or self._last_trained()
+        if folder is None:
+            return f"{again}: what is finished is kept."
+        return f"{again}: {folder.name} {_goes_on(folder)}."
+
+    def _last_trained(self) -> Path | None:
+        """The folder of the training that has reported last since the node began."""
+        found = {
+            path.parent: path.stat().st_mtime
+            for folder in self._folders
+            for pattern in ("history.jsonl", "*/history.jsonl")
+            for path in folder.glob(pattern)
+        }
+        last = max(found, key=found.__getitem__, default=None)
+        return last if last and found[last] >= self._since else None
+
+
+def _goes_on(folder: Path) -> str:
+    from amodal_pipeline.training.state import read_card
+
+    try:
+        card = read_card(folder)
+    except ValueError as error:
+        return f"cannot go on, {error}"
+    if card is None:
+        return "begins anew, as no state was saved yet"
+    return f"goes on at iteration {card.iteration}"

@@ -1,0 +1,199 @@
+"""The MLflow store that runs go to: opened within seconds, or given up with a reason."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+CHECKED_WITHIN = 10.0  # seconds that a store has to answer
+LOCAL_PAGE = "http://127.0.0.1:5000"  # where `make ui` shows the runs of mlflow.db
+# MLflow's own limits try a server that is down for four minutes. A value that the user has set
+# wins; the timeout is that of an upload too.
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+_CREATED_WITHIN = 300.0  # seconds that another process has to create the tables of a new mlflow.db
+
+
+def uri_of(project: Path) -> str:
+    """Return where runs go: MLFLOW_TRACKING_URI, or mlflow.db in the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project / 'mlflow.db'}"
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client of a store that answers.
+
+    The tables of a new SQLite file are created here, by one process at a time: MLflow lets two
+    create them at once, and both fail.
+
+    Raises:
+        TimeoutError: the store does not answer within 10 seconds.
+        Exception: whatever MLflow raises where it cannot be reached.
+    """
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
+    # What they report while they start, retry and fail is said in one warning of our own.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    client = MlflowClient(uri)
+    file = uri.removeprefix("sqlite:///").partition("?")[0]
+    if uri.startswith("sqlite:///") and file not in ("", ":memory:"):
+        # No deadline: creating the tables takes longer than 10 s on a busy machine.
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock", timeout=_CREATED_WITHIN):
+            check(client)
+    else:
+        within(CHECKED_WITHIN, lambda: check(client))
+    return client
+
+
+def check(client: MlflowClient) -> None:
+    """Ask the store something small; raises what MLflow raises where it does not answer."""
+    client.search_experiments(max_results=1)
+
+
+def within(seconds: float, work: Callable[[], Any]) -> Any:
+    """Return what ``work`` returns, and raise what it raises.
+
+    Raises:
+        TimeoutError: it takes longer; it then goes on in a thread that nothing waits for.
+    """
+    answers: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
+
+    def answer() -> None:
+        try:
+            answers.put((work(), None))
+        except Exception as error:
+            answers.put((None, error))
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        value, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:g} seconds") from None
+    if error:
+        raise error
+    return value
+
+
+def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """Return the id of an experiment, which is created where it does not exist.
+
+    Args:
+        artifacts: where a new one keeps its files; None lets the store decide.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException:
+            # Another process may have created it since.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return found.experiment_id
+
+
+def process_tags() -> dict[str, str]:
+    """Return tags that tell which process a run belongs to, and whose it is."""
+    import psutil
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in many containers
+        user = str(os.getuid())
+    return {
+        "mlflow.user": user,
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
+        "process_started": f"{psutil.Process().create_time():.2f}",
+    }
+
+
+def close_left_over(client: MlflowClient, experiment: str) -> None:
+    """End the runs of an experiment that a killed process of this host has left running.
+
+    They end as KILLED, at the last loss that they or their children have.
+    """
+    query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+    left = [r for r in client.search_runs([experiment], query, max_results=1000) if _is_dead(r)]
+    last: dict[str, int] = {}
+    for run in left:
+        losses = client.get_metric_history(run.info.run_id, "train/loss")
+        end = max([run.info.start_time, *(loss.timestamp for loss in losses)])
+        for name in (run.info.run_id, run.data.tags.get("mlflow.parentRunId", "")):
+            last[name] = max(end, last.get(name, 0))
+    for run in left:
+        client.set_terminated(run.info.run_id, "KILLED", last[run.info.run_id])
+
+
+def _is_dead(run: Run) -> bool:
+    import psutil
+
+    tags = run.data.tags
+    try:
+        process = psutil.Process(int(tags["pid"]))
+        # Another process may have got the same number since.
+        same = abs(process.create_time() - float(tags["process_started"])) < 5
+        return not same or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, KeyError, ValueError):
+        return False  # nothing is known of it
+
+
+def link(uri: str, experiment: str) -> str | None:
+    """Return the address of an experiment's runs; None where the store has no page of its own.
+
+    MLflow opens on its page for language models otherwise.
+    """
+    place = urlsplit(uri)
+    page = f"{place.scheme}://{shown(uri)}{place.path.rstrip('/')}"
+    if place.scheme not in ("http", "https"):
+        if place.scheme != "sqlite":
+            return None
+        page = LOCAL_PAGE
+    return f"{page}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def shown(uri: str) -> str:
+    """Return a store's host and port, or its file: never the password in its address."""
+    place = urlsplit(uri)
+    return place.netloc.rpartition("@")[2] or place.path or uri
+
+
+def main() -> None:
+    """Print the link of each experiment, for ``make ui``."""
+    uri = uri_of(Path.cwd())
+    try:
+        experiments = connect(uri).search_experiments(order_by=["last_update_time DESC"])
+    except Exception as error:
+        sys.exit(f"the runs in {shown(uri)} cannot be read: {error}")
+    for experiment in experiments:
+        if experiment.name != "Default":
+            print(f"{experiment.name}: {link(uri, experiment.experiment_id)}")
+
+
+if __name__ == "__main__":
+    main()
