@@ -153,10 +153,15 @@ def test_mlflow_has_a_child_run_for_each_row_with_losses_and_results(project):
     assert [r.data.tags["variant"] for r in rows] == list(ROWS)
     assert all(r.info.status == "FINISHED" for r in rows)
     for row in rows:
-        losses = client.get_metric_history(row.info.run_id, "loss")
+        losses = client.get_metric_history(row.info.run_id, "train/loss")
         assert [m.step for m in losses] == list(range(1, len(losses) + 1)) and losses
-        assert row.data.metrics["orcnn/AP_both"] >= 0
-        assert {f.path for f in client.list_artifacts(row.info.run_id)} == {"checkpoint"}
+        assert row.data.metrics["AP_both"] >= 0
+        assert parent.data.metrics[f"{row.info.run_name}/AP_both"] == row.data.metrics["AP_both"]
+        assert "orcnn/AP_amodal" in row.data.metrics  # one that this ablation compares
+        assert {f.path for f in client.list_artifacts(row.info.run_id)} == {
+            "checkpoint",
+            "results.csv",
+        }
     by_name = {r.data.tags["variant"]: r for r in rows}
     assert by_name["class_agnostic"].data.params["model.mask_head.class_agnostic"] == "True"
     assert by_name["mask_rcnn"].data.tags["method"] == "mask_rcnn"
@@ -173,7 +178,7 @@ def test_what_is_finished_is_not_trained_again_but_scored(project):
     assert written(project) == before
     assert part.exists()
     _, _, rows = children(project)
-    assert len(rows) == len(ROWS) and "orcnn/AP_both" in rows[0].data.metrics
+    assert len(rows) == len(ROWS) and "AP_both" in rows[0].data.metrics
 
 
 def test_a_changed_row_is_refused_with_the_remedy_and_left_out_of_the_table(project):
@@ -211,7 +216,7 @@ def test_a_row_that_was_cut_goes_on_in_its_middle(project, monkeypatch):
     run(project, added)
     client, _, (row,) = children(project)
     assert row.info.status == "FINISHED"
-    steps = [m.step for m in client.get_metric_history(row.info.run_id, "loss")]
+    steps = [m.step for m in client.get_metric_history(row.info.run_id, "train/loss")]
     assert steps == [1, 2, 3]
     assert not list(models(project).glob("independent/state-000000002"))
 

@@ -114,8 +114,8 @@ def test_each_network_has_a_child_run_with_losses_and_results(project):
     assert {r.data.tags["variant"] for r in runs} == {"amodal", "maps"}
     for child in runs:
         assert child.info.status == "FINISHED"
-        assert {"loss_order", "order/order_accuracy"} <= set(child.data.metrics)
-        assert len(client.get_metric_history(child.info.run_id, "loss_order")) == 3
+        assert {"train/loss_order", "order_accuracy"} <= set(child.data.metrics)
+        assert len(client.get_metric_history(child.info.run_id, "train/loss_order")) == 3
 
 
 def test_what_is_finished_is_kept_and_what_changed_is_refused(project):

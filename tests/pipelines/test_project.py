@@ -120,21 +120,49 @@ def test_the_main_job_from_nothing_to_a_report(project):
 def test_mlflow_has_a_child_run_for_each_method_with_losses_by_step(project):
     runs = runs_of(project)
     parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
-    children = {r.data.tags["method"]: r for r in runs if "mlflow.parentRunId" in r.data.tags}
-    assert len(parents) == 1 and set(children) == {"mask_rcnn", "orcnn"}
+    children = {r.info.run_name: r for r in runs if "mlflow.parentRunId" in r.data.tags}
+    baselines = {"visible_mask", "convex_hull", "order_by_area", "order_by_lowest_point"}
+    assert len(parents) == 1
+    assert set(children) == {"mask_rcnn", "orcnn"} | {f"{name} on orcnn" for name in baselines}
     assert all(r.info.status == "FINISHED" for r in runs)
     client = client_of(project)
-    losses = client.get_metric_history(children["orcnn"].info.run_id, "loss_invisible_mask")
+    losses = client.get_metric_history(children["orcnn"].info.run_id, "train/loss_invisible_mask")
     assert [m.step for m in losses] == [1, 2, 3, 4]
     metrics = children["orcnn"].data.metrics
-    assert {"coco/AP_amodal", "convex_hull/coco/AP_amodal"} <= metrics.keys()
+    own = {"AP_amodal", "AP_visible", "AP_amodal_occluded15", "mIoU_full", "mIoU_occluded"}
+    own |= {"AP_both"}
+    assert {name for name in metrics if not name.startswith("train/")} == own
+    assert own <= children["convex_hull on orcnn"].data.metrics.keys()
+    assert {f"{name}/{m}" for name in ("orcnn", "convex_hull on orcnn") for m in own} <= parents[
+        0
+    ].data.metrics.keys()
     assert children["orcnn"].data.params["training.iterations"] == "4"
     assert parents[0].data.params["source.scenes.train"] == "6"
+    assert parents[0].data.params["orcnn.training.iterations"] == "4"
+    assert not [name for name in parents[0].data.params if name.startswith(("vrsp", "ablate"))]
     assert parents[0].data.tags["data.annotations_train.fingerprint"]
     assert parents[0].data.tags["data.annotations_train.version"]
     kept = {f.path for f in client.list_artifacts(children["orcnn"].info.run_id)}
-    assert kept == {"pictures", "checkpoint"}
+    assert kept == {"pictures", "checkpoint", "results.csv"}
     assert "report.html" in {f.path for f in client.list_artifacts(parents[0].info.run_id)}
+
+
+def test_mlflow_has_true_times_and_says_what_was_run_on_which_data(project):
+    runs = runs_of(project)
+    (parent,) = (r for r in runs if "mlflow.parentRunId" not in r.data.tags)
+    children = {r.info.run_name: r for r in runs if r is not parent}
+    first, second = children["mask_rcnn"], children["orcnn"]
+    for run in (parent, first, second):
+        assert run.data.tags["mlflow.source.name"] == "kedro run --pipelines=__default__"
+        assert run.data.tags["mlflow.user"]
+        data = {(i.dataset.name, i.tags[0].value) for i in run.inputs.dataset_inputs}
+        assert data == {("scenes train", "training"), ("scenes val", "validation")}
+    # Each is closed when its method is done, not when the run ends.
+    assert first.info.end_time <= parent.info.end_time and first.info.start_time > 0
+    assert second.info.end_time < parent.info.end_time  # the report comes after it
+    for name in ("train/loss", "AP_amodal"):
+        for metric in client_of(project).get_metric_history(second.info.run_id, name):
+            assert second.info.start_time <= metric.timestamp <= second.info.end_time
 
 
 def test_what_exists_is_skipped_and_opens_no_run(project):

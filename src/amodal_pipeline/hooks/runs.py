@@ -65,18 +65,11 @@ class TrackedRuns:
         self._baselines: dict[tuple[str, str], str] = {}
         self._data: set[tuple[str, str]] = set()
 
-    def open(
-        self,
-        name: str,
-        tags: dict[str, str],
-        parameters: Mapping[str, Any],
-        start: int | None = None,
-    ) -> str:
+    def open(self, name: str, tags: dict[str, str], start: int | None = None) -> str:
         """Return a new child run; ``start`` is in milliseconds, None for now."""
         tags = {"mlflow.parentRunId": self.parent, **self._tags, **tags}
         run = self.client.create_run(self._experiment, start, tags, name).info.run_id
         self._names[run] = name
-        self.log_parameters(run, parameters)
         return run
 
     def end(self, run: str, status: str, at: int | None = None) -> None:
@@ -121,7 +114,7 @@ class TrackedRuns:
                 self._log_scores(run, {f"{prefix}{k}": v for k, v in metrics.items()})
             elif metrics and (method, given) not in self._baselines:
                 tags = {"method": method, "inputs": given}
-                self._baselines[method, given] = self.open(f"{method} on {given}", tags, {})
+                self._baselines[method, given] = self.open(f"{method} on {given}", tags)
                 self._log_scores(self._baselines[method, given], metrics)
                 self.end(self._baselines[method, given], "FINISHED")
         self.client.log_text(run, results.to_csv(index=False), "results.csv")

@@ -22,10 +22,11 @@ CHECKED_WITHIN = 10.0  # seconds that a store has to answer
 LOCAL_PAGE = "http://127.0.0.1:5000"  # where `make ui` shows the runs of mlflow.db
 # MLflow's own limits try a server that is down for four minutes. A value that the user has set
 # wins; the timeout is that of an upload too.
-LIMITS = {
+SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # one link per run, not two per child
 }
 _CREATED_WITHIN = 300.0  # seconds that another process has to create the tables of a new mlflow.db
 
@@ -45,7 +46,7 @@ def connect(uri: str) -> MlflowClient:
         TimeoutError: the store does not answer within 10 seconds.
         Exception: whatever MLflow raises where it cannot be reached.
     """
-    for name, value in LIMITS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     from filelock import FileLock
     from mlflow import MlflowClient
@@ -183,13 +184,20 @@ def shown(uri: str) -> str:
     return place.netloc.rpartition("@")[2] or place.path or uri
 
 
+def without_password(text: str, uri: str) -> str:
+    """Return a message without the name and password that a store's address may have."""
+    access, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return text.replace(access + at, "") if at else text
+
+
 def main() -> None:
     """Print the link of each experiment, for ``make ui``."""
     uri = uri_of(Path.cwd())
     try:
         experiments = connect(uri).search_experiments(order_by=["last_update_time DESC"])
     except Exception as error:
-        sys.exit(f"the runs in {shown(uri)} cannot be read: {error}")
+        reason = without_password(str(error), uri)
+        sys.exit(f"the runs in {shown(uri)} cannot be read: {reason}")
     for experiment in experiments:
         if experiment.name != "Default":
             print(f"{experiment.name}: {link(uri, experiment.experiment_id)}")

@@ -158,8 +158,9 @@ class TrackingHook:
         with self._lock:
             if self._lost:
                 return
-            uri = store.shown(store.uri_of(self._project))
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            uri = store.uri_of(self._project)
+            reason = store.without_password(str(error).strip() or type(error).__name__, uri)
+            reason, uri = reason.splitlines()[0][:160], store.shown(uri)
             if self._runs is None:
                 self._lost = True
                 logger.warning(
@@ -224,8 +225,8 @@ class TrackingHook:
             outside = self._parameters.get("predictions")
             asked = str(Path(outside).stem if outside else self._parameters.get("method", "orcnn"))
             method = asked if namespace == "chosen" else namespace
-            own = _within(self._parameters, method)
-            self._children[namespace] = self._runs.open(method, {"method": method}, own)
+            run = self._children[namespace] = self._runs.open(method, {"method": method})
+            self._runs.log_parameters(run, _within(self._parameters, method))
         return self._children[namespace]
 
     def _close_finished(self, but: str = "") -> None:
@@ -271,7 +272,7 @@ class TrackingHook:
             for method, scores in several.items():
                 own = run
                 if len(several) > 1:
-                    own = self._runs.open(method, {"method": method}, {})
+                    own = self._runs.open(method, {"method": method})
                 self._runs.log_results(own, scores.results)
                 if own != run:
                     self._runs.end(own, "FINISHED")
@@ -288,8 +289,8 @@ class TrackingHook:
                 continue
             if row.run is None:
                 tags = {"method": row.row.job.model.root.name, "variant": row.row.name}
-                values = _flat(row.row.job.model_dump())
-                row.run = self._runs.open(row.row.name, tags, values, self._row_start)
+                row.run = self._runs.open(row.row.name, tags, self._row_start)
+                self._runs.log_parameters(row.run, _flat(row.row.job.model_dump()))
             row.history.send(partial(self._runs.log_history, row.run))
             if scored:
                 self._rows.remove(row)
