@@ -16,9 +16,12 @@ TRAIN = node(lambda folder: folder, "folder", "b", name="train", namespace="orcn
 START = node(lambda folder: folder, "mask_rcnn.folder", "start", name="start")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+
+
 @pytest.fixture
 def hook():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     hook = InterruptHook()
     yield hook
     for number, handler in before.items():
@@ -90,6 +93,19 @@ def test_signals_do_what_they_did_after_a_run_and_ignored_ones_stay_ignored(hook
     assert signal.getsignal(signal.SIGTERM) not in (before, signal.SIG_DFL)
     hook.after_pipeline_run()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_workers_that_die_of_the_same_signal_do_not_hide_why_the_run_ends(hook):
+    def as_the_loader_of_torch_does(number, frame):
+        raise RuntimeError("a worker is killed by signal: Terminated")
+
+    signal.signal(signal.SIGCHLD, as_the_loader_of_torch_does)
+    begin(hook)
+    with pytest.raises(SystemExit):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGCHLD)
 
 
 def test_a_forked_worker_dies_of_the_signal_without_a_word(hook, capfd):

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow  # noqa: F401 (its import, of seconds, is no part of what is timed below)
+import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
@@ -22,7 +23,6 @@ from kedro.pipeline import Pipeline, node
 from amodal_pipeline.hooks import store
 from amodal_pipeline.hooks.runs import TrackedRuns, headlines
 from amodal_pipeline.hooks.tracking import TrackingHook
-from amodal_pipeline.metrics.results import RESULTS
 
 
 def double(value):
@@ -251,8 +251,6 @@ def test_headlines_have_plain_names_by_one_protocol_each():
     def row(protocol, metric, value, category="all"):
         return {"protocol": protocol, "metric": metric, "value": value, "category": category}
 
-    import pandas as pd
-
     table = pd.DataFrame(
         [
             row("coco", "AP_amodal", 40.0),
@@ -263,7 +261,6 @@ def test_headlines_have_plain_names_by_one_protocol_each():
             row("completion", "IoU_dataset", 10.0),
         ]
     )
-    assert {"protocol", "metric", "value", "category"} <= set(RESULTS.names)
     assert headlines(table) == {"AP_amodal": 40.0, "mIoU_occluded": 20.0}
     assert headlines(table, ["orcnn/AP_amodal"]) == {
         "AP_amodal": 40.0,

@@ -69,6 +69,9 @@ class InterruptHook:
         if os.getpid() != self._process:
             os.kill(os.getpid(), number)  # a forked worker: it does what it did before the run
             return
+        if hasattr(signal, "SIGCHLD"):
+            # Loader workers die of the same signal: no error that hides why the run ends.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         said = f"\nStopped by {signal.Signals(number).name}. {self._advice()}\n"
         try:
             sys.stderr.write(said)

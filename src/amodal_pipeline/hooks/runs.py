@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LONGEST = 5_000  # characters of a parameter or tag that MLflow keeps
 _PARAMETERS, _METRICS = 100, 1000  # that MLflow takes at once
+_CONTEXTS = {"train": "training", "val": "validation"}  # splits as MLflow calls them
 
 HEADLINES = {
     "AP_amodal": "coco",
@@ -148,7 +149,7 @@ class TrackedRuns:
             source=json.dumps({"uri": name, "version": version}),
             profile=json.dumps({"images": len(data.images), "instances": len(data.instances)}),
         )
-        context = "training" if metadata.split == "train" else "validation"
+        context = _CONTEXTS.get(metadata.split, metadata.split)
         for each in {self.parent, run}:
             if (each, name) not in self._data:
                 self._data.add((each, name))

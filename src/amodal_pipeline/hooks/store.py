@@ -25,7 +25,7 @@ LOCAL_PAGE = "http://127.0.0.1:5000"  # where `make ui` shows the runs of mlflow
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # one link per run, not two per child
 }
 _CREATED_WITHIN = 300.0  # seconds that another process has to create the tables of a new mlflow.db

@@ -33,8 +33,8 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
     """Return a hook whose failure costs what it was to log, and never the run."""
 
     @functools.wraps(hook)
-    def guarded(self: TrackingHook, *args: Any, **kwargs: Any) -> None:
-        self._attempt(partial(hook, self, *args, **kwargs))
+    def guarded(self: TrackingHook, *args: Any) -> None:
+        self._attempt(hook, self, *args)
 
     return guarded
 
@@ -86,9 +86,9 @@ class TrackingHook:
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
         run = self._run_of(node)
         self._close_finished(but=_owner(node))
-        self._log_parameters(node)
+        self._attempt(self._log_parameters, node)
         for name, value in inputs.items():
-            self._log_data(run, name, value)
+            self._attempt(self._log_data, run, name, value)
         if "training" in node.tags:
             history = FollowedHistory(inputs[f"{node.namespace}.folder"] / "history.jsonl")
             log = partial(self._runs.log_history, run)
@@ -127,9 +127,9 @@ class TrackingHook:
         self._rows = []
         self._children.pop(_owner(node), None)
         for run in (self._runs.parent, *failed):
-            self._runs.log_error(run, f"{node.name}: {error}")
+            self._attempt(self._runs.log_error, run, f"{node.name}: {error}")
         for run in failed:
-            self._runs.end(run, "FAILED")
+            self._attempt(self._runs.end, run, "FAILED")
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -145,12 +145,12 @@ class TrackingHook:
     def on_pipeline_error(self) -> None:
         self._end("FAILED")
 
-    def _attempt(self, work: Callable[[], None]) -> None:
+    def _attempt(self, work: Callable[..., None], *args: Any) -> None:
         """Do a part of the tracking; a failure costs that part, and without a store the rest."""
         if self._lost or not self._parameters.get("tracking", True):
             return
         try:
-            work()
+            work(*args)
         except Exception as error:
             self._forgive(error)
 
@@ -226,14 +226,14 @@ class TrackingHook:
             asked = str(Path(outside).stem if outside else self._parameters.get("method", "orcnn"))
             method = asked if namespace == "chosen" else namespace
             run = self._children[namespace] = self._runs.open(method, {"method": method})
-            self._runs.log_parameters(run, _within(self._parameters, method))
+            self._attempt(self._runs.log_parameters, run, _within(self._parameters, method))
         return self._children[namespace]
 
     def _close_finished(self, but: str = "") -> None:
         """End children all of whose nodes have run, at the time of the last one."""
         for namespace in [n for n in self._children if n != but and self._left[n] == 0]:
             run = self._children.pop(namespace)
-            self._attempt(partial(self._runs.end, run, "FINISHED", self._last.get(namespace)))
+            self._attempt(self._runs.end, run, "FINISHED", self._last.get(namespace))
 
     def _log_parameters(self, node: Node) -> None:
         wanted = {name.removeprefix("params:") for name in node.inputs if name.startswith("params")}
@@ -290,16 +290,15 @@ class TrackingHook:
             if row.run is None:
                 tags = {"method": row.row.job.model.root.name, "variant": row.row.name}
                 row.run = self._runs.open(row.row.name, tags, self._row_start)
-                self._runs.log_parameters(row.run, _flat(row.row.job.model_dump()))
-            row.history.send(partial(self._runs.log_history, row.run))
+                values = _flat(row.row.job.model_dump())
+                self._attempt(self._runs.log_parameters, row.run, values)
+            self._attempt(row.history.send, partial(self._runs.log_history, row.run))
             if scored:
                 self._rows.remove(row)
                 self._row_start = now()
                 metrics = json.loads(self._parameters.get(f"{namespace}.metrics", "[]"))
-                try:
-                    self._log_row(row, metrics)
-                finally:
-                    self._runs.end(row.run, "FINISHED")
+                self._attempt(self._log_row, row, metrics)
+                self._attempt(self._runs.end, row.run, "FINISHED")
 
     def _log_row(self, row: FollowedRow, metrics: list[str]) -> None:
         from amodal_pipeline.methods.checkpoints import MethodCard
@@ -323,13 +322,13 @@ class TrackingHook:
         cut = "FINISHED" if status == "FINISHED" else "KILLED"
         for row in self._rows:
             if row.run:
-                self._attempt(partial(self._runs.end, row.run, "KILLED"))
+                self._attempt(self._runs.end, row.run, "KILLED")
         for namespace, run in self._children.items():
             # Of what --only-missing-outputs skipped, nodes are left over: the last one that ran
             # says when the method was done.
             at = self._last.get(namespace) if cut == "FINISHED" else None
-            self._attempt(partial(self._runs.end, run, cut, at))
-        self._attempt(partial(self._runs.end, self._runs.parent, status))
+            self._attempt(self._runs.end, run, cut, at)
+        self._attempt(self._runs.end, self._runs.parent, status)
         self._runs, self._children, self._rows = None, {}, []
 
 
