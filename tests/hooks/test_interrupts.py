@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
@@ -110,9 +111,12 @@ def test_workers_that_die_of_the_same_signal_do_not_hide_why_the_run_ends(hook):
 
 def test_a_forked_worker_dies_of_the_signal_without_a_word(hook, capfd):
     begin(hook)
-    worker = multiprocessing.get_context("fork").Process(target=signal.pause)
+    forked = multiprocessing.get_context("fork")
+    there = forked.Event()
+    worker = forked.Process(target=lambda: (there.set(), time.sleep(60)))
     worker.start()
+    assert there.wait(30)
     worker.terminate()
-    worker.join(10)
+    worker.join(30)
     assert worker.exitcode == -signal.SIGTERM
     assert "Stopped" not in capfd.readouterr().err

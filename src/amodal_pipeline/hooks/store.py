@@ -55,16 +55,19 @@ def connect(uri: str) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    client = MlflowClient(uri)
+
+    def answering() -> MlflowClient:
+        client = MlflowClient(uri)  # connects to a database, and creates its tables
+        check(client)
+        return client
+
     file = uri.removeprefix("sqlite:///").partition("?")[0]
     if uri.startswith("sqlite:///") and file not in ("", ":memory:"):
         # No deadline: creating the tables takes longer than 10 s on a busy machine.
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock", timeout=_CREATED_WITHIN):
-            check(client)
-    else:
-        within(CHECKED_WITHIN, lambda: check(client))
-    return client
+            return answering()
+    return within(CHECKED_WITHIN, answering)
 
 
 def check(client: MlflowClient) -> None:
