@@ -138,7 +138,8 @@ class TrackingHook:
         if link and not self._lost:
             from rich.console import Console
 
-            start = "" if not link.startswith(store.LOCAL_PAGE) else "make ui, then "
+            local = store.uri_of(self._project).startswith("sqlite")
+            start = "make ui, then " if local else ""
             Console().print(f"Compare runs: {start}{link}", soft_wrap=True, highlight=False)
 
     @hook_impl
