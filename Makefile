@@ -21,7 +21,7 @@ viz: env  ## the lineage, at http://127.0.0.1:4141
 	$(BIN)/kedro viz run
 
 ui: env  ## compare runs, at http://127.0.0.1:5000
-	@MLFLOW_TRACKING_URI= $(BIN)/python -m amodal_pipeline.hooks.store
+	@MLFLOW_TRACKING_URI= $(BIN)/python -c "from amodal_pipeline.hooks import store; store.print_links()"
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 test: env

@@ -193,7 +193,7 @@ def without_password(text: str, uri: str) -> str:
     return text.replace(access + at, "") if at else text
 
 
-def main() -> None:
+def print_links() -> None:
     """Print the link of each experiment, for ``make ui``."""
     uri = uri_of(Path.cwd())
     try:
@@ -204,7 +204,3 @@ def main() -> None:
     for experiment in experiments:
         if experiment.name != "Default":
             print(f"{experiment.name}: {link(uri, experiment.experiment_id)}")
-
-
-if __name__ == "__main__":
-    main()
