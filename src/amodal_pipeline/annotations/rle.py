@@ -279,6 +279,26 @@ def difference(a: Masks, b: Masks) -> list[str]:
     return _merge(a, b, _DIFFERENCE)
 
 
+def dilate(counts: Masks, sizes: Sizes) -> list[str]:
+    """Add to each mask the pixels above, below, left and right of its own, within its canvas."""
+    n = len(counts)
+    owner, start, stop = intervals(counts)
+    height, width = _sizes(sizes, n)[owner].T
+    # Up and down within a column: not from its first pixel, nor past its last one.
+    starts = (start - (start % height > 0), np.maximum(start - height, 0), start + height)
+    stops = (stop + (stop % height > 0), stop - height, np.minimum(stop + height, height * width))
+    start, stop, owner = np.concatenate(starts), np.concatenate(stops), np.tile(owner, 3)
+    # On one axis for all masks, so that one running maximum joins what overlaps.
+    base = owner * (1 + stop.max(initial=0))
+    order = np.argsort(base + start, kind="stable")
+    order = order[stop[order] > start[order]]
+    start, stop, owner, base = start[order], stop[order], owner[order], base[order]
+    reach = np.maximum.accumulate(base + stop)
+    apart = (base + start)[1:] > reach[:-1]
+    first, last = np.append(True, apart)[: len(start)], np.append(apart, True)[: len(start)]
+    return from_intervals(owner[first], start[first], reach[last] - base[last], sizes, n)
+
+
 def shared_area(a: Masks, b: Masks) -> np.ndarray:
     """Pixels of a ∩ b, row by row, int64 [N]."""
     areas = np.zeros(len(a), np.int64)
