@@ -45,6 +45,8 @@ METHOD = {
 UNWANTED = (
     "mask_rcnn_class_agnostic",
     "without_invisible_loss",
+    "visible_by_difference",
+    "without_invisible_loss_by_difference",
     "without_visible_loss",
     "independent",
 )

@@ -34,8 +34,11 @@ class ORCNNConfig(Strict):
     """ORCNN (Follmann et al., WACV 2019) and the variants of its Table 6.
 
     ``independent``: the gradients of the visible and the invisible loss stop before the amodal head
-    and the RoI features.
+    and the RoI features. ``visible``: what the visible mask is after training, that of the visible
+    "head", or the amodal mask without the invisible one ("amodal_minus_invisible").
     """
+
+    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"visible"})
 
     name: Literal["orcnn"] = "orcnn"
     detector: DetectorConfig = DetectorConfig()
@@ -43,6 +46,7 @@ class ORCNNConfig(Strict):
     visible_loss: bool = True
     invisible_loss: bool = True
     independent: bool = False
+    visible: Literal["head", "amodal_minus_invisible"] = "head"
 
     @model_validator(mode="after")
     def _has_a_second_loss(self) -> "ORCNNConfig":

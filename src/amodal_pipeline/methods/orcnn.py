@@ -1,5 +1,6 @@
 """ORCNN: "Learning to See the Invisible", Follmann et al., WACV 2019."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,7 +55,11 @@ class ORCNN(nn.Module):
         independent = self.config.independent
         visible = of_class(self.visible_head(pooled.detach() if independent else pooled), labels)
         minuend = amodal.detach() if independent else amodal
-        return {"amodal": amodal, "visible": visible, "invisible": minuend - F.relu(visible)}
+        invisible = minuend - F.relu(visible)
+        if not self.training and self.config.visible == "amodal_minus_invisible":
+            # σ(−x) = 1 − σ(x): a pixel is visible where the amodal mask has it, the invisible not.
+            visible = torch.minimum(amodal, -invisible)
+        return {"amodal": amodal, "visible": visible, "invisible": invisible}
 
     def _mask_losses(
         self, logits: dict[str, Tensor], rois: detector.Sample, targets: list[dict]
