@@ -22,8 +22,8 @@ def changed(found, metadata=None, **columns):
 QUICK = EvaluationConfig(headline_resamples=0, resamples=0)
 COCO_ROWS = 6 * 3
 ORCNN_ROWS = 6 * 3 * 2 + 1
-AMODALAPI_ROWS = 4 + 3 * 3
-COMPLETION_ROWS = 5 * 2 * 2
+AMODALAPI_ROWS = 4 * 5
+COMPLETION_ROWS = 6 * 2 * 2
 
 
 def test_all_rows_of_a_detector():
