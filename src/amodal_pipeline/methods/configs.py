@@ -223,7 +223,9 @@ class C2FSegConfig(Strict):
 
     Where the released code differs: ``cosine_mask_ratio`` draws max(cos(pi u / 2), lower end);
     ``loss_on_all_tokens``; ``label_smoothing`` (0.1); ``attention_map``: the attention's map is
-    joined to the features instead of multiplied with them (eq. 8).
+    joined to the features instead of multiplied with them (eq. 8); ``refinement_adapter``: the last
+    features pass a 1x1 convolution of their own width before the refinement attends to them and
+    narrows them, without norm or ReLU.
     """
 
     name: Literal["c2f_seg"] = "c2f_seg"
@@ -249,6 +251,7 @@ class C2FSegConfig(Strict):
     visible_branch: bool = True
     attention: bool = True
     attention_map: bool = False
+    refinement_adapter: bool = False
     seed: int = Field(0, ge=0)
 
     # As VRSP's. ``top_k`` is none of them: training draws coarse masks with it.
@@ -265,6 +268,8 @@ class C2FSegConfig(Strict):
             raise ValueError(f"mask_ratio {self.mask_ratio} is no range of shares, 0 to 1")
         if self.attention_map and not self.attention:
             raise ValueError("attention_map=true has no effect without attention")
+        if self.refinement_adapter and not self.refinement:
+            raise ValueError("refinement_adapter=true has no effect without refinement")
         return self
 
 
