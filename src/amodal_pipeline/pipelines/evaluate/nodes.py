@@ -528,6 +528,22 @@ def _detector_of(checkpoint: Checkpoint, models: Path, otherwise: str | None) ->
     return otherwise
 
 
+def read_visible_masks(
+    path: Path, annotations: AmodalAnnotations, method: str | None = None
+) -> Predictions:
+    """Read another program's detections, whose ``segmentation`` is the visible mask.
+
+    ``method`` is what they are called, by default as the file. Errors are those of
+    :func:`~amodal_pipeline.annotations.coco_results.read_coco_results`.
+    """
+    from amodal_pipeline.annotations.coco_results import read_coco_results
+
+    with progress(f"read {path.name}") as on_progress:
+        return read_coco_results(
+            path, annotations, method=method, masks="visible", on_progress=on_progress
+        )
+
+
 def _detections(
     chosen: str,
     models: Path,
@@ -537,11 +553,7 @@ def _detections(
 ) -> Predictions:
     """What a detector found, from a file, from an earlier evaluation, or by running it."""
     if chosen.endswith(".json"):
-        from amodal_pipeline.annotations.coco_results import read_coco_results
-
-        path = Path(chosen).expanduser()
-        with progress(f"read {path.name}") as on_progress:
-            return read_coco_results(path, annotations, masks="visible", on_progress=on_progress)
+        return read_visible_masks(Path(chosen).expanduser(), annotations)
     if not (models / chosen / "method.json").exists():
         raise ValueError(
             f"{chosen!r} is no detector that is trained here ({models / chosen} holds none), nor a "
