@@ -121,7 +121,7 @@ TINY_METHODS = {
         **TINY_SLN,
         "classes": True,
         "layer_activation": "sigmoid",
-        "global_input": "features",
+        "global_input": "image",
         "expected_level": True,
         "confidence": "any",
     },

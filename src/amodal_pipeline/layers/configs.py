@@ -33,7 +33,7 @@ class BackboneConfig(Strict):
 
 
 class EncoderConfig(Strict):
-    """A timm image encoder whose last stages are dilated, so that none is coarser than stride 16.
+    """A timm image encoder. Completers dilate its last stage, so that none is coarser than 16.
 
     ``weights``: as of :class:`BackboneConfig`. ``frozen_batch_norm``: batch normalisation keeps its
     pretrained statistics and scale.

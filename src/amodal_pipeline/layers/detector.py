@@ -195,7 +195,12 @@ class BoxDetector(nn.Module):
         return self.roi_heads.box_head is not None
 
     def detect(self, batch: Batch) -> list[dict[str, Tensor]]:
-        """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression."""
+        """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression.
+
+        Proposals, where there is no box head, have been suppressed as such: the best of them.
+        """
+        if not self.classifies:
+            return self.candidates(batch, self.roi_heads.detections_per_img)
         return [self.suppress(found) for found in self.candidates(batch)]
 
     def candidates(self, batch: Batch, most: int | None = None) -> list[dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""timm encoders of crops: dilated, so that the last map keeps its resolution."""
+"""timm encoders of crops and images; dilated where the last map is to keep its resolution."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,8 @@ STRIDES = (4, 8, 16, 16)
 class Encoder(nn.Module):
     """Crops [N, 3, H, W], in 0–1 or uint8, to four maps [N, C, H/s, W/s], s = 4, 8, 16 and 16.
 
-    The last stage has dilated convolutions in place of its stride. ``channels``: C of each map.
+    A stage that would be coarser than the last of ``strides`` has dilated convolutions in place of
+    its stride. ``channels``: C of each map.
 
     Args:
         config: of the network.

@@ -287,27 +287,35 @@ class SLNConfig(Strict):
     ``hidden_unless_visible``: a pixel of an object is visible where the first layer has more than
     c, and in the likeliest of the deeper ones elsewhere, even if the first is likelier than that.
 
+    The encoder's maps have strides 4, 8, 16 and 32, each half the size of the one before (sec. 4.2:
+    256, 128, 64 and 32 cells). The same section calls the network dilated, and a dilated stage
+    keeps the size of its input: ``dilated`` gives that reading, with strides 4, 8, 16 and 16.
+    The global module takes the encoder's features. The text has it take the image (sec. 4.1), of
+    which its three 3x3 convolutions see 7x7 pixels, too few to tell how many objects lie behind one
+    another; ``global_input`` "image" is that literal form.
+
     The paper leaves open: ``layers``; ``stride`` of the one map that the encoder's are scaled to;
     ``width`` that a convolution brings it to; ``global_channels`` and ``instance_channels`` of the
     convolutions; ``roi_size`` (six of them see 13 cells, by which they can tell whose RoI it is).
-    The global module takes the image, as its text says; three 3x3 convolutions see 7 pixels of it.
-    ``global_input`` "features" gives it the encoder's map.
     ``classes``: a box head classifies and refines proposals, as in the methods it is compared with.
     The paper's method has none: every detection is of the first category, a proposal whose score is
-    its objectness. Batch normalisation is trained in the modules, and frozen in the encoder, which
-    sees a few images at once.
+    its objectness, and proposals go through one suppression only, their own
+    (``proposals.nms_threshold``; the values of ``box_head`` that act after a box head have no
+    effect). Batch normalisation is trained in the modules, and frozen in the encoder, which sees a
+    few images at once.
     """
 
     AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"hidden_unless_visible"})
 
     name: Literal["sln"] = "sln"
     encoder: EncoderConfig = EncoderConfig(frozen_batch_norm=True)
+    dilated: bool = False
     stride: Literal[4, 8, 16] = 8
     width: int = Field(256, gt=0)
     layers: int = Field(4, ge=1, le=8)
     layer_activation: Literal["softmax", "sigmoid"] = "softmax"
     global_module: bool = True
-    global_input: Literal["image", "features"] = "image"
+    global_input: Literal["features", "image"] = "features"
     global_channels: int = Field(64, gt=0)
     instance_channels: int = Field(256, gt=0)
     roi_size: int = Field(14, gt=0)
@@ -323,8 +331,8 @@ class SLNConfig(Strict):
 
     @model_validator(mode="after")
     def _has_the_parts_it_changes(self) -> "SLNConfig":
-        if self.global_input == "features" and not self.global_module:
-            raise ValueError('global_input="features" has no effect without global_module')
+        if self.global_input == "image" and not self.global_module:
+            raise ValueError('global_input="image" has no effect without global_module')
         if self.expected_level and not self.refinement:
             raise ValueError("expected_level=true has no effect without refinement")
         if self.hidden_unless_visible and (self.confidence == "max" or self.layers == 1):
