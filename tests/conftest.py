@@ -104,6 +104,8 @@ TINY_METHODS = {
         "true_attention": True,
         "prior_input": "logits",
         "reclassification_weighting": True,
+        "reclassification_input": "logits",
+        "reclassification_true_weight": 0.1,
         "all_channel_weighting": True,
         "reclassification_score": "released",
         "geometric_mean": True,

@@ -250,7 +250,7 @@ def test_rows_of_vrsp_are_trained_alike(env):
     ablation = AblationConfig.model_validate(values["ablate_vrsp"])
     jobs = {name: Job.model_validate(values[name]) for name in ("mask_rcnn", "orcnn", "vrsp")}
     rows = resolve(ablation, jobs)
-    assert len(rows) == 14
+    assert len(rows) == 15
     # What finds visible boxes cannot stand on a trunk that finds amodal ones.
     alone = {"mask_rcnn_visible"} if ablation.trunk else set()
     means = {budget(row.job) for name, row in rows.items() if name not in alone}

@@ -107,7 +107,11 @@ class VRSPConfig(Strict):
     for attention, and matches features with that pass; ``prior_input`` "logits" gives the encoder
     those of the coarse mask; ``all_channel_weighting`` weighs by the IoU of a head's masks of all
     classes, taken together, with the true one; ``reclassification_weighting`` weighs by the IoU of
-    the refined visible mask; ``geometric_mean`` of the scores instead of their product.
+    the refined visible mask; ``reclassification_input`` "logits" looks through the logits of that
+    mask instead of its probabilities, and stops their gradient; ``reclassification_true_weight``
+    (released: 0.1) is that of each RoI seen through its true visible mask, in the mean over both;
+    ``reclassification_weight`` is 0.1 on D2SA; ``geometric_mean`` of the scores instead of their
+    product. The row ``released`` of ``ablate_vrsp`` has all of them.
     """
 
     name: Literal["vrsp"] = "vrsp"
@@ -135,6 +139,8 @@ class VRSPConfig(Strict):
     prior_input: Literal["mask", "probability", "logits"] = "mask"
     all_channel_weighting: bool = False
     reclassification_weighting: bool = False
+    reclassification_input: Literal["probability", "logits"] = "probability"
+    reclassification_true_weight: float = Field(0.0, ge=0)
     reclassification_score: Literal["product", "released", "none"] = "product"
     geometric_mean: bool = False
 
