@@ -33,7 +33,7 @@ class BackboneConfig(Strict):
 
 
 class EncoderConfig(Strict):
-    """A timm image encoder. Completers dilate its last stage, so that none is coarser than 16.
+    """A timm image encoder; completers dilate its last stage, which keeps stride 16 that way.
 
     ``weights``: as of :class:`BackboneConfig`. ``frozen_batch_norm``: batch normalisation keeps its
     pretrained statistics and scale.

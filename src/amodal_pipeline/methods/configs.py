@@ -305,10 +305,9 @@ class SLNConfig(Strict):
     convolutions; ``roi_size`` (six of them see 13 cells, by which they can tell whose RoI it is).
     ``classes``: a box head classifies and refines proposals, as in the methods it is compared with.
     The paper's method has none: every detection is of the first category, a proposal whose score is
-    its objectness, and proposals go through one suppression only, their own
-    (``proposals.nms_threshold``; the values of ``box_head`` that act after a box head have no
-    effect). Batch normalisation is trained in the modules, and frozen in the encoder, which sees a
-    few images at once.
+    its objectness, and proposals are suppressed once, as such (``proposals.nms_threshold``, while
+    ``box_head.nms_threshold`` has no effect). Batch normalisation is trained in the modules, and
+    frozen in the encoder, which sees a few images at once.
     """
 
     AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"hidden_unless_visible"})
