@@ -17,6 +17,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.processes import working
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.annotations.tables import AmodalAnnotations, Category
 from amodal_pipeline.annotations.validation import as_findings, build
@@ -79,14 +80,14 @@ def compose_split(
     composites = _composites(source, objects, bank, config, split, fingerprint)
     total = len(source.images) * config.composites_per_image
     records = []
-    run = Parallel(n_jobs=workers, return_as="generator")
-    for record in run(
-        delayed(compose)(composite, config, str(image_root), folder / split)
-        for composite in composites
-    ):
-        records.append(record)
-        if on_progress is not None:
-            on_progress(len(records), total)
+    with working(workers):
+        for record in Parallel(return_as="generator")(
+            delayed(compose)(composite, config, str(image_root), folder / split)
+            for composite in composites
+        ):
+            records.append(record)
+            if on_progress is not None:
+                on_progress(len(records), total)
 
     annotations = _table(records, source, config, dataset, split, folder / split)
     pasted = np.array([i["pasted"] for r in records for i in r["instances"]], bool)
@@ -139,10 +140,11 @@ def _source_objects(
     sizes = images[["height", "width"]].to_numpy(dtype=np.int64).tolist()
     tables = [source.of_image(i) for i in images["image_id"].to_numpy(dtype=np.int64)]
     counts = [table["amodal_rle"].tolist() for table in tables]
-    flags = Parallel(n_jobs=workers)(
-        delayed(possibly_incomplete)(c, tuple(s), config.touching_is_incomplete)
-        for c, s in zip(counts, sizes, strict=True)
-    )
+    with working(workers):
+        flags = Parallel()(
+            delayed(possibly_incomplete)(c, tuple(s), config.touching_is_incomplete)
+            for c, s in zip(counts, sizes, strict=True)
+        )
     return [
         tuple(
             SourceObject(instance, category, name, (size[0], size[1]), text, bool(flag), ignore)
