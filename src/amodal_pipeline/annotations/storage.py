@@ -116,12 +116,11 @@ def _remove_empty(place: Path) -> None:
 
 
 def _clear(place: Path, path: Path) -> None:
-    names = set(os.listdir(place)) - {_LOCK}
-    if _ASIDE in names and not path.exists():
-        (place / _ASIDE).replace(path)
-    for name in names:
-        entry = place / name
-        if entry.is_dir():
+    entries = [entry for entry in place.iterdir() if entry.name != _LOCK]
+    for entry in entries:
+        if entry.name == _ASIDE and not path.exists():
+            entry.replace(path)
+        elif entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
