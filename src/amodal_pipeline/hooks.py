@@ -170,7 +170,7 @@ class TrackingHook:
         from amodal_pipeline.metrics.results import read
 
         self._log_results(row.run, read(row.scored.path))
-        card = MethodCard.model_validate_json((row.folder / "method.json").read_bytes())
+        card = MethodCard.load(row.folder)
         self._client.set_tag(row.run, "fingerprint", card.fingerprint.digest)
         self._log_reuse(row.run, card)
         self._log_checkpoint(row.run, row.folder)
@@ -442,7 +442,7 @@ class FreshnessHook:
             wanted["pretrained"] = _card(catalog, job.pretrained).fingerprint.digest
             self._check_start(job.pretrained, catalog)
         elif (start := Path(job.pretrained).expanduser() / "method.json").exists():
-            wanted["pretrained"] = _read_card(start).fingerprint.digest
+            wanted["pretrained"] = _read_card(start.parent).fingerprint.digest
         check_unchanged(card.fingerprint, Fingerprint(parts=wanted), folder)
         for kind in ("predictions", "predictions_true", "predictions_true_boxes"):
             predictions = f"{method}.{kind}"
@@ -500,13 +500,13 @@ class FreshnessHook:
 
 def _card(catalog: DataCatalog, method: str) -> MethodCard:
     folder = Path(catalog.get(f"{method}.checkpoint")._describe()["filepath"])
-    return _read_card(folder / "method.json")
+    return _read_card(folder)
 
 
-def _read_card(path: Path) -> MethodCard:
+def _read_card(folder: Path) -> MethodCard:
     from amodal_pipeline.methods.checkpoints import MethodCard
 
-    return MethodCard.model_validate_json(path.read_bytes())
+    return MethodCard.load(folder)
 
 
 class SummaryHook:

@@ -215,7 +215,9 @@ def test_a_row_that_was_cut_goes_on_in_its_middle(project, monkeypatch):
     assert row.info.status == "FINISHED"
     steps = [m.step for m in client.get_metric_history(row.info.run_id, "loss")]
     assert steps == [1, 2, 3]
-    assert not list(models(project).glob("independent/state-000000002"))
+    # The last two states are kept.
+    states = sorted(p.name for p in models(project).glob("independent/state-*"))
+    assert states == ["state-000000002", "state-000000003"]
 
 
 ENVIRONMENTS = sorted(p.parent.name for p in ROOT.glob("conf/*/parameters_ablate_orcnn.yml"))

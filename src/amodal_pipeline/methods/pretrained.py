@@ -10,16 +10,21 @@ from torch import Tensor, nn
 
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods import build
-from amodal_pipeline.methods.checkpoints import Checkpoint, Reuse
+from amodal_pipeline.methods.checkpoints import Checkpoint, Reuse, check_fits
 from amodal_pipeline.methods.configs import A3DConfig
 
 logger = logging.getLogger(__name__)
 
 
 def restore(checkpoint: Checkpoint) -> nn.Module:
-    """The method with the weights of the checkpoint, in evaluation mode, on the CPU."""
+    """The method with the weights of the checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: the weights are of another method than the card's.
+    """
     config = without_download(checkpoint.card.method.root)
     model = build(config, len(checkpoint.card.categories))
+    check_fits(model, checkpoint.weights, f"the checkpoint of {config.name}")
     model.load_state_dict(checkpoint.weights)
     model.categories = checkpoint.card.categories
     return model.eval()

@@ -517,7 +517,7 @@ def _detector_of(checkpoint: Checkpoint, models: Path, otherwise: str | None) ->
     """
     digest = checkpoint.card.fingerprint.parts.get("detected")
     for path in sorted(models.glob("*/method.json")) if digest else ():
-        if MethodCard.model_validate_json(path.read_bytes()).fingerprint.digest == digest:
+        if MethodCard.load(path.parent).fingerprint.digest == digest:
             return path.parent.name
     if digest:
         name = checkpoint.card.method.root.name
