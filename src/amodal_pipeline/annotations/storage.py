@@ -42,6 +42,14 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def sweep(path: str | os.PathLike) -> bool:
+    """Remove what killed writes of ``path`` left, and say whether there was anything.
+
+    :func:`replacing` does so too; this is for a path that is not written again.
+    """
+    return _sweep(_places(Path(path)), Path(path))
+
+
 def recover(path: str | os.PathLike) -> None:
     """Put the folder ``path`` back where a write was killed between moving it aside and renaming
     the new one.
@@ -98,16 +106,23 @@ def _place_beside(path: Path) -> Iterator[Path]:
                 held.enter_context(lock(place / _LOCK))
                 break
         _clear(place, path)
-        for other in places:
-            if not other.exists():
-                break
-            with suppress(HeldError, OSError), lock(other / _LOCK):
-                _clear(other, path)
-            _remove_empty(other)
+        _sweep(places, path)
         try:
             yield place
         finally:
             _clear(place, path)
+
+
+def _sweep(places: Iterator[Path], path: Path) -> bool:
+    found = False
+    for place in places:
+        if not place.exists():
+            return found
+        with suppress(HeldError, OSError), lock(place / _LOCK):
+            _clear(place, path)
+            found = True
+        _remove_empty(place)
+    return found
 
 
 def _remove_empty(place: Path) -> None:

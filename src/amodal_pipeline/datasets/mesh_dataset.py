@@ -9,6 +9,8 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import TablePreview
 
+from amodal_pipeline.annotations.storage import recover
+
 if TYPE_CHECKING:
     from amodal_pipeline.visuals.meshes import MeshTable
 
@@ -22,6 +24,7 @@ class MeshDataset(AbstractDataset["MeshTable", pd.DataFrame]):
         self.metadata = metadata
 
     def load(self) -> pd.DataFrame:
+        recover(self._filepath)
         path = self._filepath / "index.csv"
         try:
             return pd.read_csv(path)

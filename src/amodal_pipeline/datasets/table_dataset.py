@@ -1,5 +1,6 @@
 """The annotation and prediction tables in the catalog, versioned."""
 
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -8,6 +9,7 @@ from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations.storage import sweep
 
 Table = AmodalAnnotations | Predictions
 
@@ -46,6 +48,12 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
 
     def save(self, data: Table) -> None:
         data.save(str(self._get_save_path()))
+        folder = Path(str(self._filepath))
+        for version in folder.iterdir():
+            # A killed write was of a version that is never written again.
+            if sweep(version / folder.name):
+                with suppress(OSError):  # not empty: it is a version all the same
+                    version.rmdir()
 
     def preview(self, nrows: int = 10) -> TablePreview:
         """The first objects or predictions, for Kedro-Viz."""
