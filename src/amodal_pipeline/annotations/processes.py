@@ -7,12 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: no locks, see `_flock`
+except ImportError:  # Windows
     fcntl = None
 
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -38,13 +38,18 @@ def lock(path: Path) -> Iterator[None]:
     """
     descriptor = _acquire(path)
     try:
-        holder = f"process {os.getpid()} on {socket.gethostname()}".ljust(_TEXT)
-        os.pwrite(descriptor, holder.encode(), 0)
+        with suppress(OSError):  # a full disk: only the message of others suffers
+            holder = f"process {os.getpid()} on {socket.gethostname()}".ljust(_TEXT)
+            os.write(descriptor, holder.encode())
         yield
     finally:
-        path.unlink(missing_ok=True)
         _held.discard(descriptor)
-        os.close(descriptor)
+        if fcntl is None:  # Windows, which removes no file that is open
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+        else:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _acquire(path: Path) -> int:
@@ -52,7 +57,7 @@ def _acquire(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed in a program it starts
         try:
             if not _flock(descriptor):
-                holder = os.pread(descriptor, _TEXT, 0).decode(errors="replace").strip()
+                holder = os.read(descriptor, _TEXT).decode(errors="replace").strip()
                 raise HeldError(holder or "another process")
             # Whoever held it before may have removed the file between the two lines above.
             if _is_file(path, descriptor):

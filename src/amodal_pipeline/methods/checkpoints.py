@@ -297,8 +297,8 @@ def check_fits(model: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
     if differing:
         name = differing[0]
         raise ValueError(
-            f"{what} does not fit its configuration: {len(differing)} of {len(own)} tensors differ, "
-            f"{name} first (found {other.get(name, 'nothing')}, expected "
+            f"{what} does not fit its configuration: {len(differing)} of {len(own)} tensors "
+            f"differ, {name} first (found {other.get(name, 'nothing')}, expected "
             f"{own.get(name, 'nothing')}). It is of another version, or of something else"
         )
 
