@@ -42,7 +42,7 @@ VISIBLE_KEYS = (
     "inmodal_segm",
     "i_segm",
 )
-INVISIBLE_KEYS = ("invisible_segmentation", "invisible_mask", "invisibleMask")
+INVISIBLE_KEYS = ("invisible_segmentation", "invisible_mask", "invisibleMask", "occluded_segm")
 
 Kind = Literal["amodal", "visible"]
 Problem = tuple[str, str]  # field, reason
@@ -380,7 +380,7 @@ def _values(
     if not _is_finite(score):
         return nothing, ("score", _missing_or_not(score, "a finite number"))
     box = record.get("bbox")
-    if box is None or box == []:
+    if box in (None, [], [0, 0, 0, 0]):  # the last is what pycocotools has for an empty mask
         box = _NO_BOX
     elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
         return nothing, ("bbox", f"is not four finite numbers: {shown(box)}")
