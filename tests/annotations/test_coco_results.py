@@ -24,15 +24,10 @@ from amodal_pipeline.annotations import (
     export,
     rle,
 )
-from amodal_pipeline.annotations.coco_results import (
-    AMODAL_KEYS,
-    INVISIBLE_KEYS,
-    VISIBLE_KEYS,
-    read_coco_results,
-    read_results_folder,
-)
+from amodal_pipeline.annotations.coco_results import read_coco_results, read_results_folder
 from amodal_pipeline.annotations.cocoa import read_cocoa
 from amodal_pipeline.annotations.export import write_coco_amodal, write_coco_results
+from amodal_pipeline.annotations.formats import AMODAL_KEYS, INVISIBLE_KEYS, VISIBLE_KEYS
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
 from amodal_pipeline.metrics.checks import check
 from tests.annotations.writers import box, run_lengths
@@ -235,6 +230,42 @@ def test_the_first_key_counts_and_null_is_none(tmp_path):
     assert masks_of(read(tmp_path, [record(**masks)])) == [3, None, None]
     content = [record() | {"amodal_segmentation": None, "visible_mask": None}]
     assert masks_of(read(tmp_path, content)) == [2, None, None]
+
+
+EMPTY = run_lengths(np.zeros(SIZES[7]))
+
+
+@pytest.mark.parametrize("empty", [EMPTY, {"size": [20, 30], "counts": [600]}, []])
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_key_that_is_empty_in_all_records_counts_as_absent(tmp_path, caplog, empty, last):
+    """As aistron writes Mask R-CNN's results: every key, and only `segmentation` is filled."""
+    kinds = ("amodal_segm", "visible_segm", "occluding_segm", "occluded_segm")
+    full = {"note": "x" * (2 << 20)}  # a piece of the file of its own
+    content = [record(**dict.fromkeys(kinds, empty), **full) for _ in range(2)]
+    found = read(tmp_path, content)
+    assert [masks_of(found, i) for i in range(2)] == [[2, None, None]] * 2
+    assert "amodal_segm and occluded_segm and visible_segm are blank in all records" in caplog.text
+    assert masks_of(read(tmp_path, content, masks="visible")) == [None, 2, None]
+
+    caplog.clear()
+    content[last]["visible_segm"] = run_lengths(square(7, x=9))
+    if empty:
+        found = read(tmp_path, content)
+        seen = [rle.area(found.predictions["visible_rle"].tolist())[i] for i in range(2)]
+        assert seen[last] == 25 and seen[1 - last] == 0
+        assert "visible_segm" not in caplog.text
+    else:
+        assert "visible_segm has no polygon" in refused(tmp_path, content)
+    nothing = [record(segmentation=EMPTY, visible_mask=EMPTY)]
+    assert rle.area(read(tmp_path, nothing).predictions["visible_rle"].tolist()) == [0]
+
+
+def test_aistrons_occluded_mask_is_the_invisible_one(tmp_path):
+    """As AISFormer's results there: no `segmentation`, or rather an empty one."""
+    hidden, seen = run_lengths(square(7, x=9)), run_lengths(square(7, x=4))
+    masks = {"amodal_segm": run_lengths(square(7)), "visible_segm": seen, "occluded_segm": hidden}
+    found = read(tmp_path, [record(segmentation=EMPTY, occluding_segm=EMPTY, **masks)])
+    assert masks_of(found) == [2, 4, 9]
 
 
 def test_boxes_are_the_detectors_own_where_given(tmp_path):

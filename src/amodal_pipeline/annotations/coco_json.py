@@ -6,6 +6,7 @@ the findings to :func:`amodal_pipeline.annotations.build`, which counts them.
 """
 
 import os
+import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ MAX_CROSSINGS = 1 << 22
 MAX_CROSSINGS_PER_MASK = 1 << 12
 MAX_CROSSINGS_PER_COORDINATE = 1 << 7
 
+_ONE_RUN = re.compile("[P-o]*[0-O]")  # of a compressed string: digits that go on, and the last
 _NUMBERS = frozenset((int, float))  # exactly: true is no coordinate
 
 
@@ -198,6 +200,16 @@ def integers(
 def shown(value: Any) -> str:
     """A value in a message: not all of it, however long and deep it is."""
     return reprlib.repr(value)[:40]
+
+
+def is_blank(segmentation: Any) -> bool:
+    """Tell whether a COCO segmentation of any form is an empty mask, without decoding it."""
+    if not isinstance(segmentation, dict):
+        return segmentation == []
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        return _ONE_RUN.fullmatch(counts) is not None
+    return isinstance(counts, list) and bool(counts) and not any(counts[1::2])
 
 
 def masks(segmentations: Sequence[Any], sizes: np.ndarray, leave_out: bool = False) -> Masks:

@@ -6,10 +6,11 @@ change every score.
 """
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -20,6 +21,12 @@ import pandas as pd
 from amodal_pipeline.annotations import coco_json, json_records, rle
 from amodal_pipeline.annotations.coco_json import integer, shown
 from amodal_pipeline.annotations.flat import Progress
+from amodal_pipeline.annotations.formats import (
+    AMODAL_KEYS,
+    INVISIBLE_KEYS,
+    MASK_KEYS,
+    VISIBLE_KEYS,
+)
 from amodal_pipeline.annotations.json_records import RecordFile
 from amodal_pipeline.annotations.storage import is_relative_name
 from amodal_pipeline.annotations.tables import (
@@ -33,19 +40,10 @@ from amodal_pipeline.annotations.tables import (
 )
 from amodal_pipeline.annotations.validation import canvases
 
-AMODAL_KEYS = ("amodal_segmentation", "amodal_mask", "amodalMask", "amodal_segm", "a_segm")
-VISIBLE_KEYS = (
-    "visible_segmentation",
-    "visible_mask",
-    "visible_segm",
-    "inmodal_seg",
-    "inmodal_segm",
-    "i_segm",
-)
-INVISIBLE_KEYS = ("invisible_segmentation", "invisible_mask", "invisibleMask", "occluded_segm")
-
 Kind = Literal["amodal", "visible"]
 Problem = tuple[str, str]  # field, reason
+
+_log = logging.getLogger(__name__)
 
 _PAIR = ("image_id", "front_id", "back_id")
 _LARGEST = float(np.finfo(np.float32).max)
@@ -78,6 +76,12 @@ class _Form:
     invisible: tuple[str, ...] = INVISIBLE_KEYS
     box: Kind | None = None
 
+    def without(self, keys: frozenset[str]) -> "_Form":
+        """Return the form that does not look at ``keys``."""
+        kinds = ("amodal", "visible", "invisible")
+        left = {kind: tuple(k for k in getattr(self, kind) if k not in keys) for kind in kinds}
+        return replace(self, **left)
+
 
 _FORMS = {
     "amodal": _Form((*AMODAL_KEYS, "segmentation"), VISIBLE_KEYS, box="amodal"),
@@ -98,8 +102,10 @@ def read_coco_results(
 ) -> Predictions:
     """Read a COCO results file as predictions for the split of ``annotations``.
 
-    Amodal, visible and invisible mask are what a record has under the first of ``AMODAL_KEYS``,
-    ``VISIBLE_KEYS`` and ``INVISIBLE_KEYS``: run lengths (compressed or not) or polygons.
+    Amodal, visible and invisible mask are what a record has under the first of the keys of
+    :mod:`formats`: run lengths (compressed or not) or polygons. A key whose masks are all empty,
+    in records that have another mask, counts as absent, and the log says so: aistron writes every
+    key, empty where a method has no such mask.
     ``bbox`` is the box of the kind that ``masks`` names; boxes that are not given are computed
     from their masks. ``prediction_id`` is the record's position in the file, from 1. Without
     ``category_id`` a record is of the only category, where there is only one.
@@ -288,6 +294,15 @@ def _table(
         numbered=file.document.get("order") is not None,
     )
     done = json_records.in_pieces(file.pieces, convert, workers, on_progress)
+    filled = frozenset().union(*(part.filled for part in done))
+    blank = frozenset().union(*(part.blank for part in done)) - filled
+    if blank:
+        _log.warning(
+            "%s: %s blank in all records, which have other masks: taken as not given",
+            *(file.path, " and ".join(sorted(blank)) + (" are" if len(blank) > 1 else " is")),
+        )
+        convert = partial(convert, form=form.without(blank))
+        done = json_records.in_pieces(file.pieces, convert, workers)
     starts = np.cumsum([0, *(part.read for part in done)]).tolist()
     problems = [
         (start + at, problem)
@@ -305,12 +320,18 @@ def _table(
 
 @dataclass(frozen=True)
 class _Part:
-    """A converted piece: rows without a number, or by position what is wrong with its records."""
+    """A converted piece: rows without a number, or by position what is wrong with its records.
+
+    ``filled`` are the keys under which some record has a mask that is not empty, ``blank`` those
+    under which one has an empty mask beside another that is not.
+    """
 
     rows: pd.DataFrame
     ids: np.ndarray
     problems: tuple[tuple[int, Problem], ...]
     read: int
+    filled: frozenset[str]
+    blank: frozenset[str]
 
 
 def _convert(
@@ -340,9 +361,11 @@ def _convert(
     for i in good:
         if i not in problems and drawn["amodal"][i] is None and drawn["visible"][i] is None:
             problems[i] = ("segmentation", "is missing, and so is every other mask")
+    keys = _filled_and_blank(records)
     if problems:
         nothing = frame(PREDICTIONS, {})
-        return _Part(nothing, np.zeros(0, np.int64), tuple(sorted(problems.items())), len(ids))
+        found = tuple(sorted(problems.items()))
+        return _Part(nothing, np.zeros(0, np.int64), found, len(ids), *keys)
     columns = {
         "image_id": image_id,
         "category_id": category_id,
@@ -353,7 +376,20 @@ def _convert(
             for kind in ("amodal", "visible")
         },
     }
-    return _Part(frame(PREDICTIONS, columns), np.array(ids, np.int64), (), len(ids))
+    return _Part(frame(PREDICTIONS, columns), np.array(ids, np.int64), (), len(ids), *keys)
+
+
+def _filled_and_blank(records: Sequence[Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the two sets of keys of :class:`_Part`."""
+    filled: set[str] = set()
+    blank: set[str] = set()
+    for record in records:
+        if isinstance(record, dict):
+            given = {key for key in MASK_KEYS & record.keys() if record[key] is not None}
+            empty = {key for key in given if coco_json.is_blank(record[key])}
+            filled |= given - empty
+            blank |= empty if given > empty else set()
+    return frozenset(filled), frozenset(blank)
 
 
 def _values(

@@ -12,7 +12,13 @@ import pandas as pd
 
 from amodal_pipeline.annotations import coco_json, json_records, rle
 from amodal_pipeline.annotations.coco_json import CocoFile, integer, integers
-from amodal_pipeline.annotations.formats import Format, require
+from amodal_pipeline.annotations.formats import (
+    AMODAL_KEYS,
+    INVISIBLE_KEYS,
+    VISIBLE_KEYS,
+    Format,
+    require,
+)
 from amodal_pipeline.annotations.order import by_rank
 from amodal_pipeline.annotations.tables import INSTANCES, AmodalAnnotations, concat
 from amodal_pipeline.annotations.validation import (
@@ -45,7 +51,7 @@ class FlatFormat:
 
     amodal: tuple[str, ...]
     visible: tuple[str, ...]
-    invisible: str | None = None
+    invisible: tuple[str, ...] = ()
     always_visible: bool = False
     crowds: bool = True
     cluster: str | None = None
@@ -53,6 +59,14 @@ class FlatFormat:
     first_rank: int = 0
 
 
+# COCOA-cls, D2SA and their copies: a record without a visible mask is not occluded.
+CLASSES = FlatFormat(
+    amodal=(*AMODAL_KEYS, "segmentation"),
+    visible=VISIBLE_KEYS,
+    invisible=INVISIBLE_KEYS,
+    always_visible=True,
+    rank="occl_depth",
+)
 # Plain COCO: what is visible is all there is.
 MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 
@@ -298,8 +312,7 @@ def _both_masks(
         return amodal, list(amodal), problems, left_out
 
     visible: list[str | None] = [None] * len(records)
-    keys = (*form.visible, form.invisible) if form.invisible else form.visible
-    key_of = [_key(record, keys) for record in records]
+    key_of = [_key(record, (*form.visible, *form.invisible)) for record in records]
     rows = [i for i, key in enumerate(key_of) if key is not None and problems[i] is None]
     drawn = coco_json.masks([records[i][key_of[i]] for i in rows], sizes[rows], leave_out)
     for i in np.flatnonzero(drawn.left_out):
@@ -309,7 +322,7 @@ def _both_masks(
         visible[i] = text
         if reason is not None:
             problems[i] = (key_of[i], reason)
-        elif key_of[i] == form.invisible and text is not None:
+        elif key_of[i] in form.invisible and text is not None:
             hidden.append(i)
     remains = rle.difference([amodal[i] for i in hidden], [visible[i] for i in hidden])
     for i, text in zip(hidden, remains, strict=True):

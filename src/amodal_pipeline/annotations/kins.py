@@ -25,6 +25,9 @@ FORMS = {
         rank="ico_id",
         first_rank=1,
     ),
+    Format.AISTRON: flat.FlatFormat(
+        amodal=("amodal_segm",), visible=("visible_segm",), crowds=False
+    ),
 }
 REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL, Repair.DEGENERATE_POLYGON})
 
@@ -40,7 +43,7 @@ def read_kins(
     workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
-    """Read a KINS file of either year.
+    """Read a KINS file of either year, or aistron's copy of one, which has no order.
 
     Categories are the file's: 7 in 2019 (ids 1, 2, 4–8), 8 in 2020 (with 3, rider). Both masks
     are drawn by hand, so the visible one may reach beyond the amodal one by a few pixels: it is
