@@ -29,13 +29,18 @@ from amodal_pipeline.annotations.validation import (
     finding,
 )
 
-# A damaged or hostile file could fill the memory: image sides that a polygon may reach beyond its
-# image, and pixel columns that the sides of all polygons of a piece may cross, with so many more
-# for each mask and each coordinate. Many times what annotators draw.
+# A damaged or hostile file could fill the memory. MAX_OVERHANG: image sides that a polygon may
+# reach beyond its image. The others say how many pixel columns the sides of all polygons of a piece
+# may cross (what drawing takes of time and memory): so many, and for each mask
+# CROSSINGS_PER_CORNER for each of its corners, up to CROSSINGS_PER_MASK, which eight corners reach,
+# and CROSSINGS_PER_FURTHER_CORNER. A simple shape crosses each of its columns twice: thousands of
+# objects as wide as a picture of 8,000 columns are within, and so are outlines of many corners,
+# whose sides are short. Thousands of sides that each run from end to end are not.
 MAX_OVERHANG = 4
 MAX_CROSSINGS = 1 << 22
-MAX_CROSSINGS_PER_MASK = 1 << 12
-MAX_CROSSINGS_PER_COORDINATE = 1 << 7
+CROSSINGS_PER_MASK = 1 << 14
+CROSSINGS_PER_CORNER = 1 << 11
+CROSSINGS_PER_FURTHER_CORNER = 1 << 6
 
 _ONE_RUN = re.compile("[P-o]*[0-O]")  # of a compressed string: digits that go on, and the last
 _NUMBERS = frozenset((int, float))  # exactly: true is no coordinate
@@ -339,7 +344,8 @@ def _draw(parts, owner, sizes, counts, reasons) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths[good] // 2)])
     width = np.ascontiguousarray(sizes[owner[good], 1])
     crossings = kernels.crossings(points, offsets, width)
-    costly = _costly(np.bincount(owner[good], crossings, len(reasons)), points.size)
+    corners = np.bincount(owner[good], lengths[good] // 2, len(reasons))
+    costly = _costly(np.bincount(owner[good], crossings, len(reasons)), corners)
     if len(costly):
         for i in costly:
             reasons[i] = "its polygons cross too many columns of pixels"
@@ -351,15 +357,13 @@ def _draw(parts, owner, sizes, counts, reasons) -> None:
         counts[i] = text
 
 
-def _costly(crossings: np.ndarray, coordinates: int) -> np.ndarray:
-    """Which masks are too much work: those that remain when the cheapest were done first."""
-    allowed = (
-        MAX_CROSSINGS
-        + MAX_CROSSINGS_PER_MASK * np.count_nonzero(crossings)
-        + MAX_CROSSINGS_PER_COORDINATE * coordinates
+def _costly(crossings: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Return which masks are too much work: those left when the cheapest were done first."""
+    allowed = np.minimum(
+        CROSSINGS_PER_CORNER * corners, CROSSINGS_PER_MASK + CROSSINGS_PER_FURTHER_CORNER * corners
     )
     cheapest = np.argsort(crossings, kind="stable")
-    return cheapest[np.cumsum(crossings[cheapest]) > allowed]
+    return cheapest[np.cumsum(crossings[cheapest]) > MAX_CROSSINGS + allowed.sum()]
 
 
 def _united(owner: np.ndarray, texts: list[str]) -> tuple[list[int], list[str]]:

@@ -96,7 +96,8 @@ def draw(polygons: np.ndarray, offsets: np.ndarray, sizes: Sizes) -> list[str]:
     """
     polygons = np.ascontiguousarray(polygons, np.float64)
     offsets = np.asarray(offsets, np.int64)
-    height, width = np.ascontiguousarray(_sizes(sizes, len(offsets) - 1).T)
+    # Copies: loops are compiled anew for arrays that cannot be written, as broadcast ones.
+    height, width = np.array(_sizes(sizes, len(offsets) - 1).T, order="C")
     texts = []
     for batch in batches(kernels.crossings(polygons, offsets, width)):
         corners = offsets[batch.start : batch.stop + 1]
@@ -237,7 +238,7 @@ def box(counts: Masks, sizes: Sizes) -> np.ndarray:
     sizes = _sizes(sizes, len(counts))
     boxes = np.zeros((len(counts), 4), np.float32)
     for batch in batches(characters(counts)):
-        height, runs = np.ascontiguousarray(sizes[batch, 0]), unpack(counts[batch])
+        height, runs = sizes[batch, 0].copy(), unpack(counts[batch])
         boxes[batch] = kernels.box(runs.lengths, runs.offsets, height)
     return boxes
 
