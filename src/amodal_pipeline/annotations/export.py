@@ -31,9 +31,10 @@ def write_coco_amodal(
 ) -> None:
     """Write a table as flat COCO-style amodal JSON, as :func:`cocoa_cls.read_cocoa_cls` reads it.
 
-    A record has ``segmentation`` (amodal run lengths), ``bbox`` and ``area`` of it, and
-    ``occlude_rate``; where something is hidden also ``visible_mask`` and ``invisible_mask``;
-    ``iscrowd`` is 1 where the table says ``ignore``; ``isStuff`` is 1 for what is no thing.
+    A record has ``segmentation`` (amodal run lengths), ``bbox`` and ``area`` of it,
+    ``visible_mask``, which the loaders of VRSP, aistron and C2F-Seg want in every record, and
+    ``occlude_rate``; where something is hidden also ``invisible_mask``; ``iscrowd`` is 1 where the
+    table says ``ignore``; ``isStuff`` is 1 for what is no thing.
 
     Order becomes ``occl_depth`` (0: front) wherever such ranks say just what the pairs say, image
     by image: not in an image with a cycle (two objects each in front of the other are one), nor
@@ -239,10 +240,10 @@ def _records(annotations: AmodalAnnotations, rank: np.ndarray) -> Iterator[dict]
                 "area": area,
                 "bbox": box,
                 "segmentation": {"size": size, "counts": whole},
+                "visible_mask": {"size": size, "counts": seen},
                 "occlude_rate": 1 - visible_area / area,
             }
             if visible_area < area:
-                record["visible_mask"] = {"size": size, "counts": seen}
                 record["invisible_mask"] = {"size": size, "counts": hidden}
             if depth >= 0:
                 record["occl_depth"] = depth
