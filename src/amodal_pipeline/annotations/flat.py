@@ -1,6 +1,7 @@
 """Flat COCO-style files: one record per object. What their formats share, and where they differ."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +48,7 @@ class FlatFormat:
     rule; otherwise that is a fault. ``crowds``: ``iscrowd`` marks objects to ignore. ``cluster``
     and ``rank`` say who is nearer: of two objects of an image and of a cluster, the smaller rank;
     one below ``first_rank`` says nothing, nor does one without the cluster it counts in.
+    ``ignored_elsewhere`` counts, by reason, records that another evaluator ignores.
     """
 
     amodal: tuple[str, ...]
@@ -57,6 +59,7 @@ class FlatFormat:
     cluster: str | None = None
     rank: str | None = None
     first_rank: int = 0
+    ignored_elsewhere: Callable[[Sequence[dict]], Counter[str]] | None = None
 
 
 # COCOA-cls, D2SA and their copies: a record without a visible mask is not occluded.
@@ -75,13 +78,15 @@ MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 class FlatRecords:
     """The records of a file: checked parts; ``cluster`` and ``rank`` of all their rows.
 
-    ``unranked`` are findings about ranks that are no integers.
+    ``unranked`` are findings about ranks that are no integers; ``ignored_elsewhere`` is what the
+    format counts of the rows.
     """
 
     parts: tuple[CheckedInstances, ...]
     cluster: np.ndarray
     rank: np.ndarray
     unranked: tuple[Finding, ...]
+    ignored_elsewhere: dict[str, int]
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -134,6 +139,7 @@ def read_records(
         np.concatenate([part.cluster for part in done] or none),
         np.concatenate([part.rank for part in done] or none),
         tuple(f for part in done for f in part.unranked),
+        dict(sum((part.ignored_elsewhere for part in done), Counter())),
     )
 
 
@@ -163,7 +169,7 @@ def read_table(
             records.rows, records.cluster, records.rank, form.rank, str(file.path)
         )
         rejected += crowded
-    return build(
+    table = build(
         dataset=dataset,
         split=split,
         categories=file.categories,
@@ -175,6 +181,8 @@ def read_table(
         file=str(file.path),
         rejected=rejected,
     )
+    noted = {"ignored_elsewhere": records.ignored_elsewhere}
+    return replace(table, metadata=table.metadata.model_copy(update=noted))
 
 
 def check_records(
@@ -238,6 +246,7 @@ class _Part:
     cluster: np.ndarray
     rank: np.ndarray
     unranked: tuple[Finding, ...]
+    ignored_elsewhere: Counter[str]
     read: int
 
 
@@ -287,7 +296,10 @@ def _convert(
         for i in checked.kept
         if records[i].get(key) is not None and integer(records[i][key]) is None
     ]
-    return _Part(checked, tuple(unnamed), cluster, rank, tuple(unranked), len(parsed))
+    ignored: Counter[str] = Counter()
+    if form.ignored_elsewhere is not None:
+        ignored = form.ignored_elsewhere([records[i] for i in checked.kept])
+    return _Part(checked, tuple(unnamed), cluster, rank, tuple(unranked), ignored, len(parsed))
 
 
 def _both_masks(
