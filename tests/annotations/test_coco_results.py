@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -509,6 +510,23 @@ def test_a_folder_holds_a_method_a_file(tmp_path):
     assert only.metadata.method == "zeta" and masks_of(only) == [None, 2, None]
     modal = read_results_folder(tmp_path, TRUTH, masks="visible")
     assert masks_of(modal[1]) == [2, 4, None] and masks_of(modal[3]) == [None, 2, None]
+
+
+@pytest.mark.parametrize("names", ["r.bbox r.segm", "my_r_bbox my_r_segm", "r.bbox r"])
+def test_boxes_beside_masks_are_passed_over(tmp_path, caplog, names):
+    """As mmdetection writes both; a file of boxes with no other is refused as before."""
+    boxes_alone, masks = names.split()
+    write(tmp_path, [record(segmentation=None)], f"{boxes_alone}.json")
+    write(tmp_path, [record()], "r2.segm.json")
+    with pytest.raises(ValueError, match="each record needs a mask, not only a box"):
+        read_results_folder(tmp_path, TRUTH)
+    write(tmp_path, [record()], f"{masks}.json")
+    with caplog.at_level(logging.INFO):
+        found = read_results_folder(tmp_path, TRUTH)
+    assert [p.metadata.method for p in found] == sorted([masks, "r2.segm"])
+    assert f"{boxes_alone}.json: passed over, it has boxes alone" in caplog.text
+    write(tmp_path, [record()], f"{boxes_alone}.json")
+    assert len(read_results_folder(tmp_path, TRUTH)) == 3
 
 
 @pytest.mark.parametrize("name", ["amodal_rcnn_{}", "{}_amodal_rcnn", "a"])

@@ -46,6 +46,7 @@ Problem = tuple[str, str]  # field, reason
 _log = logging.getLogger(__name__)
 
 _PAIR = ("image_id", "front_id", "back_id")
+_STEM_ENDING = re.compile(r"[._-](bbox|segm)$")
 _LARGEST = float(np.finfo(np.float32).max)
 _NO_BOX = (np.nan,) * 4
 _NAMED_PROBLEMS = 3
@@ -152,7 +153,9 @@ def read_results_folder(
     """Read every ``*.json`` of a folder, or one file: a method each, named as the file.
 
     Two files whose names differ in ``amodal`` and ``visible`` alone are one method, with the masks
-    of both and the name of the first. Sorted by name; hidden files are left out.
+    of both and the name of the first. A file of boxes alone is passed over, with a line in the log,
+    where a file of masks has the same name but for ``bbox`` and ``segm`` at the end, as mmdetection
+    writes them. Sorted by name; hidden files are left out.
 
     Args and errors: as :func:`read_coco_results`; a folder without JSON files and two files of one
     name are errors too.
@@ -177,6 +180,9 @@ def _methods_in(folder: Path) -> list[tuple[str, Path, Path | None]]:
         paths[path.stem] = path
     if not paths:
         raise ValueError(f"{folder} has no file *.json: put results there, one file a method")
+    for name in _boxes_beside_masks(paths):
+        _log.info("%s: passed over, it has boxes alone, and masks are in another file", paths[name])
+        del paths[name]
     visible = {}
     for name in paths:
         others = {n for n in _visible_names(name) if n in paths}
@@ -192,6 +198,32 @@ def _methods_in(folder: Path) -> list[tuple[str, Path, Path | None]]:
         for name, path in sorted(paths.items())
         if path not in visible.values()
     ]
+
+
+def _boxes_beside_masks(paths: dict[str, Path]) -> list[str]:
+    """Return the names of files of boxes alone, where one of masks has the same stem.
+
+    mmdetection writes ``<stem>.bbox.json`` and ``<stem>.segm.json``.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in paths:
+        by_stem.setdefault(_STEM_ENDING.sub("", name), []).append(name)
+    found = []
+    for names in by_stem.values():
+        boxes = [name for name in names if len(names) > 1 and _has_boxes_alone(paths[name])]
+        found += boxes if len(boxes) < len(names) else []
+    return found
+
+
+def _has_boxes_alone(path: Path) -> bool:
+    """Tell whether the first records of a results file (two megabytes) have boxes and no mask."""
+    first = [r for piece in _open(path).pieces[:1] for r in json_records.records(piece)]
+    return bool(first) and all(
+        isinstance(record, dict)
+        and record.get("bbox") is not None
+        and not any(record[key] is not None for key in MASK_KEYS & record.keys())
+        for record in first
+    )
 
 
 def _visible_names(name: str) -> Iterator[str]:
