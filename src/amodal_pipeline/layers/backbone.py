@@ -140,7 +140,11 @@ def _load_weights(body: nn.Module, name: str, weights: str) -> None:
     else:
         path = Path(weights).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"backbone weights {path} do not exist")
+            tags = ", ".join(full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*"))
+            raise FileNotFoundError(
+                f"backbone weights {weights} do not exist: neither a file nor one of timm's tags of "
+                f"{name!r} ({tags or 'it has none'})"
+            )
         state = read_tensors(path)
         shapes = {key: tensor.shape for key, tensor in state.items()}
         wanted = {k: v for k, v in body.state_dict().items() if "num_batches_tracked" not in k}

@@ -20,14 +20,15 @@ class BackboneConfig(Strict):
     """A timm image encoder under a feature pyramid.
 
     ``weights``: "embedded" (the ImageNet weights of tf_efficientnet_lite0 from the Python package
-    of the extra ``weights``), "imagenet" (timm's default, downloaded), another pretrained tag of
-    timm ("a1_in1k", downloaded), a path to a state dict, or None.
+    of the extra ``weights``), a pretrained tag of timm (downloaded), "imagenet" (the tag that timm
+    prefers), a path to a state dict, or None. "tv_in1k" are torchvision's first weights of a
+    residual network, which the published recipes are made for; timm prefers "a1_in1k".
     ``frozen_stages``: how many stages from the image on are not trained (2 = stem and the stage at
     stride 4, as "FREEZE_AT 2" of the Detectron family); batch normalisation is always frozen.
     """
 
     name: str = "resnet101"
-    weights: str | None = "imagenet"
+    weights: str | None = "tv_in1k"
     frozen_stages: int = Field(2, ge=0, le=5)
     pyramid_channels: int = Field(256, gt=0)
 
@@ -40,7 +41,7 @@ class EncoderConfig(Strict):
     """
 
     name: str = "resnet50"
-    weights: str | None = "imagenet"
+    weights: str | None = "tv_in1k"
     frozen_batch_norm: bool = False
 
 
