@@ -142,8 +142,8 @@ def _load_weights(body: nn.Module, name: str, weights: str) -> None:
         if not path.is_file():
             tags = ", ".join(full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*"))
             raise FileNotFoundError(
-                f"backbone weights {weights} do not exist: neither a file nor one of timm's tags of "
-                f"{name!r} ({tags or 'it has none'})"
+                f"backbone weights {weights} do not exist: neither a file nor one of timm's tags "
+                f"of {name!r} ({tags or 'it has none'})"
             )
         state = read_tensors(path)
         shapes = {key: tensor.shape for key, tensor in state.items()}

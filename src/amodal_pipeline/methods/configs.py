@@ -387,9 +387,10 @@ class A3DConfig(Strict):
 
     An object is seen within its amodal box (``crop``), whatever the aspect of that; the mesh behind
     it is a sphere of 4^``subdivisions`` x 20 faces that is bent by signed offsets. ``camera``: one
-    of the two presets of :data:`~..layers.cameras.PRESETS`, "smr" (elevation and distance are
-    estimated too) or "softras" (only the azimuth is). ``fitted``: the projected mesh is shifted and
-    scaled so that it fills the window as its amodal box does; the paper leaves that to the network.
+    of the presets of :data:`~..layers.cameras.PRESETS`, "smr" and "softras_estimated" (elevation
+    and distance are estimated too) or "softras" (only the azimuth is: it knows the others, which
+    the paper never does, sec. 3.7). ``fitted``: the projected mesh is shifted and scaled so that it
+    fills the window as its amodal box does; the paper leaves that to the network.
     ``spread``: (a_x, a_y) are standardised over a batch (batch normalisation without a scale), so
     that objects are not all seen from one side, to which a short training without it falls; in
     training it needs batches of two objects at least.
@@ -404,8 +405,11 @@ class A3DConfig(Strict):
     which a box is shifted and scaled in training, are no part of the paper.
 
     The paper leaves open: the size of crops, ``channels`` of the five convolutions of an encoder,
-    ``hidden`` widths of its fully connected layers before the ``code``, ``decoder`` widths,
-    ``refinement_channels``. Image and masks are of one size: ``crop.image_side`` is ``crop.side``.
+    ``pooled`` (their last map is averaged over its positions, as SMR's; false: it is flattened),
+    ``hidden`` widths of its fully connected layers before the ``code``, ``decoder`` widths before
+    the last layer, ``refinement_channels``. The defaults have 15.0 million parameters, the paper's
+    modules 13.1 (its Table 2: 57.2 less Mask R-CNN's 44.1). Image and masks are of one size:
+    ``crop.image_side`` is ``crop.side``.
     """
 
     name: Literal["a3d"] = "a3d"
@@ -415,11 +419,12 @@ class A3DConfig(Strict):
     corruption: CorruptionConfig | None = None
     box_noise: float = Field(0.0, ge=0, lt=0.5)
     channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256, 512), min_length=1)
+    pooled: bool = True
     hidden: tuple[PositiveInt, ...] = (1024, 1024)
     code: int = Field(512, gt=0)
-    decoder: tuple[PositiveInt, ...] = (1024, 2048)
+    decoder: tuple[PositiveInt, ...] = (1024,)
     subdivisions: int = Field(3, ge=1, le=5)
-    camera: Literal["smr", "softras"] = "smr"
+    camera: Literal["smr", "softras", "softras_estimated"] = "smr"
     fitted: bool = False
     spread: bool = False
     sigma: float = Field(1e-4, gt=0)

@@ -1,6 +1,7 @@
 """The one training loop of every method."""
 
 import json
+import logging
 import math
 import time
 from bisect import bisect_right
@@ -54,6 +55,8 @@ from amodal_pipeline.training.state import (
     save_state,
     truncate_history,
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ def train(
 
         batches.keep_tokens(lambda masks: tokenize_all(plain.tokenizer, masks, accelerator.device))
     meter = _Meter(config, done)
-    iteration = done
+    iteration, warned = done, False
     with _deterministic(accelerator.device):
         for batch in _loader(batches, done, config):
             stages.enter(iteration)
@@ -239,6 +242,9 @@ def train(
                     file.write(json.dumps(_row(step)) + "\n")
                 if on_step:
                     on_step(step)
+                if not warned and hasattr(plain, "trouble") and (trouble := plain.trouble()):
+                    _log.warning("iteration %d: %s", iteration, trouble)
+                    warned = True
             if last or iteration % config.checkpoint_every == 0:
                 save_state(folder, plain, plain_optimizer, iteration, mark)
     if done == config.iterations and on_step:
