@@ -139,6 +139,7 @@ def test_the_published_configuration_keeps_its_mesh(rendered, tmp_path):
         warmup_iterations=0,
         gradient_clip=None,
         checkpoint_every=30,
+        seed=1,  # one of the five of eight that were lost with He's weights in the last layer
     )
     model = restore(loop.train(PUBLISHED, config, rendered, tmp_path)).train()
     whole = loop.batches_of(PUBLISHED, config.model_copy(update={"batch_size": 64}), rendered)[0]
