@@ -509,6 +509,21 @@ def _read_card(folder: Path) -> MethodCard:
     return MethodCard.load(folder)
 
 
+class StartHook:
+    """Refuses what cannot end well before anything is read, written or deleted."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        from amodal_pipeline.pipelines.parameters import check, check_single_process
+
+        check_single_process(os.environ)
+        loader = context.config_loader
+        # pretrain_a3d.model is a copy of a3d.model, which must have its values by then.
+        loader.runtime_params = dict(sorted((loader.runtime_params or {}).items()))
+        loader["parameters"] = loader["parameters"]  # or Kedro would read all files once more
+        check(loader["parameters"])
+
+
 class SummaryHook:
     """Prints the results, and where everything lies, when a run that made results has ended."""
 

@@ -1,9 +1,20 @@
 """Settings of the Kedro project."""
 
-from amodal_pipeline.hooks import FreshnessHook, SummaryHook, TrackingHook
+from amodal_pipeline.cores import share_cores
 
-# Hooks run last in, first out: the summary is printed after the tracking has closed its runs.
-HOOKS = (SummaryHook(), TrackingHook(), FreshnessHook())
+# Before anything below imports torch.
+share_cores()
+
+from amodal_pipeline.hooks import (  # noqa: E402
+    FreshnessHook,
+    StartHook,
+    SummaryHook,
+    TrackingHook,
+)
+
+# Hooks run last in, first out: parameters are checked first, and the summary is printed after the
+# tracking has closed its runs.
+HOOKS = (SummaryHook(), TrackingHook(), FreshnessHook(), StartHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

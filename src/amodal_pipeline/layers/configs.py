@@ -5,15 +5,34 @@ Defaults of detectors are those of ORCNN's appendix A, of completers those of C2
 This module imports no torch: Kedro checks parameters against these classes before a run starts.
 """
 
-from typing import Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, model_validator
+
+from amodal_pipeline.annotations.storage import check_local
+
+# A path of this machine; remote ones ("s3://bucket/images") are refused.
+LocalPath = Annotated[StrictStr, AfterValidator(check_local)]
+# What torch takes as a seed, without its negative values.
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class Strict(BaseModel):
-    """A configuration that refuses keys it does not know."""
+    """A configuration that refuses names it does not know, infinity and NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_known(cls, values: Any) -> Any:
+        """As ``extra="forbid"`` alone, and says which name was meant."""
+        known = sorted(field.alias or name for name, field in cls.model_fields.items())
+        for name in values if isinstance(values, dict) else ():
+            if name not in known:
+                near = get_close_matches(str(name), known, n=1, cutoff=0.0)
+                raise ValueError(f"{name} is unknown; the nearest name is {near[0]}")
+        return values
 
 
 class BackboneConfig(Strict):
@@ -28,7 +47,7 @@ class BackboneConfig(Strict):
     """
 
     name: str = "resnet101"
-    weights: str | None = "tv_in1k"
+    weights: LocalPath | None = "tv_in1k"
     frozen_stages: int = Field(2, ge=0, le=5)
     pyramid_channels: int = Field(256, gt=0)
 
@@ -41,7 +60,7 @@ class EncoderConfig(Strict):
     """
 
     name: str = "resnet50"
-    weights: str | None = "tv_in1k"
+    weights: LocalPath | None = "tv_in1k"
     frozen_batch_norm: bool = False
 
 

@@ -14,8 +14,10 @@ from amodal_pipeline.layers.configs import (
     CropConfig,
     DetectorConfig,
     EncoderConfig,
+    LocalPath,
     MaskHeadConfig,
     ProposalConfig,
+    Seed,
     Strict,
 )
 
@@ -80,7 +82,7 @@ class ShapePriorConfig(Strict):
     batch_size: int = Field(256, gt=0)
     learning_rate: float = Field(0.01, gt=0)
     device: Literal["auto", "cpu", "cuda"] = Field("auto", exclude=True)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class VRSPConfig(Strict):
@@ -193,7 +195,7 @@ class MaskTokenizerConfig(Strict):
     adversarial_start: int = Field(0, ge=0)
     adaptive_epsilon: float = Field(1e-6, gt=0)
     perceptual: float = Field(1.0, ge=0)
-    perceptual_weights: str | None = None
+    perceptual_weights: LocalPath | None = None
     revive_after: int = Field(0, ge=0)
     poor_below: float = Field(90.0, ge=0, le=100, exclude=True)
 
@@ -258,7 +260,7 @@ class C2FSegConfig(Strict):
     attention: bool = True
     attention_map: bool = False
     refinement_adapter: bool = False
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
     # As VRSP's. ``top_k`` is none of them: training draws coarse masks with it.
     AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"steps", "temperature", "seed"})

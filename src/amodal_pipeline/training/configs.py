@@ -1,10 +1,13 @@
 """Configuration of training and inference. Imports no torch (see methods.configs)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from amodal_pipeline.layers.configs import Strict
+from amodal_pipeline.layers.configs import Seed, Strict
+
+# Of running means of gradients and of their squares: 1 would never learn.
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AugmentationConfig(Strict):
@@ -14,7 +17,7 @@ class AugmentationConfig(Strict):
     """
 
     flip: float = Field(0.5, ge=0, le=1)
-    min_sizes: tuple[int, ...] = Field((800,), min_length=1)
+    min_sizes: tuple[PositiveInt, ...] = Field((800,), min_length=1)
     max_size: int = Field(1111, gt=0)
 
 
@@ -48,7 +51,7 @@ class TrainingConfig(Strict):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = Field(0.0025, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(1e-4, ge=0)
     decay_vectors: bool = True
     schedule: Literal["multistep", "cosine", "linear"] = "multistep"
@@ -66,7 +69,7 @@ class TrainingConfig(Strict):
     workers: int = Field(4, ge=0)
     checkpoint_every: int = Field(1_000, gt=0)
     log_every: int = Field(20, gt=0)
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingConfig":

@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
-import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import MethodConfig
@@ -320,7 +320,7 @@ def _compose(
 
     with progress(f"compose {row.name}") as on_progress:
         return compose_modal(
-            annotations, row.composed, folder, workers or os.cpu_count() or 1, on_progress
+            annotations, row.composed, folder, workers or usable_cores(), on_progress
         )
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
-from amodal_pipeline.layers.configs import Strict
+from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import MethodConfig, OrderNetConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
@@ -50,7 +50,7 @@ class OrderNetJob(Strict):
 
     model: OrderNetConfig = OrderNetConfig()
     training: TrainingConfig = TrainingConfig()
-    pretrained: str | None = None
+    pretrained: LocalPath | None = None
     inputs: tuple[Literal["amodal", "visible", "maps"], ...] = Field(("amodal", "maps"))
     source: str | None = None
 

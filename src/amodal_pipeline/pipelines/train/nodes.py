@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
-from amodal_pipeline.layers.configs import Strict
+from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import MethodConfig, job_name
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
@@ -36,7 +36,7 @@ class Job(Strict):
 
     model: MethodConfig
     training: TrainingConfig = TrainingConfig()
-    pretrained: str | None = None
+    pretrained: LocalPath | None = None
     pretrained_categories: dict[str, str] = Field({})
     detector: str | None = None
 
