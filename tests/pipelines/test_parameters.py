@@ -72,6 +72,7 @@ def test_every_runtime_parameter_of_the_configuration_is_known():
         ("restrat=true", "restrat is unknown; the nearest name is restart"),
         ("orcnn.training.learning_rat=1", r"orcnn\.training: learning_rat .* learning_rate"),
         ("orcnn.model.detector.boxhead=1", r"orcnn\.model\.detector: boxhead .* box_head"),
+        ("row=class_agnostik", "row: .*'class_agnostik'; the nearest name is class_agnostic"),
         ("restart=maybe", "restart: .*'maybe'"),
         ("restart=1", "restart: .*1"),
         ("tracking=no-thanks", "tracking: .*'no-thanks'"),

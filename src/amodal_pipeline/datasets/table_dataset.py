@@ -9,7 +9,7 @@ from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
-from amodal_pipeline.annotations.storage import sweep
+from amodal_pipeline.annotations.storage import check_local, sweep
 
 Table = AmodalAnnotations | Predictions
 
@@ -35,7 +35,7 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
     def __init__(
         self, *, filepath: str, version: Version | None = None, metadata: dict | None = None
     ) -> None:
-        super().__init__(PurePosixPath(filepath), version)
+        super().__init__(PurePosixPath(check_local(filepath)), version)
         self.metadata = metadata
 
     def load(self) -> Table:

@@ -1,10 +1,19 @@
 """All parameters of a run, checked before anything runs."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_args
 
 from click import ClickException
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 
 from amodal_pipeline.compose.config import VariantsConfig
 from amodal_pipeline.layers.configs import LocalPath, Strict
@@ -70,6 +79,22 @@ class Parameters(Strict):
     ablate_sln: AblationConfig
     ablate_c2f_seg: AblationConfig
     ablate_a3d: AblationConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _row_is_of_one_ablation(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """``row`` stands in every ablation; the one that runs is checked by Kedro."""
+        row = values.get("row")
+        tables = {
+            name: value
+            for name, value in values.items()
+            if name.startswith("ablate_") and isinstance(value, dict) and value.get("rows")
+        }
+        if row is not None and not any(row in table["rows"] for table in tables.values()):
+            known = sorted({name for table in tables.values() for name in table["rows"]})
+            near = get_close_matches(str(row), known, n=1, cutoff=0.0)
+            raise ValueError(f"row: no ablation has a row {row!r}; the nearest name is {near[0]}")
+        return values | {k: {**table, "row": None} for k, table in tables.items()}
 
 
 class ParameterError(ClickException, ValueError):
