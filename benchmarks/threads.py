@@ -1,9 +1,9 @@
 """A training step of the embedded ORCNN, quiet and beside a busy process, with threads that spin.
 
-OpenMP's threads spin at every barrier unless the environment says otherwise (amodal_pipeline/cores.py).
-They read it once, so that every measurement is a process of its own; the four kinds take turns. The
-busy process beside uses one core all the time, as another training or a backup does. Nothing else
-may run: without the settings a step then takes half a minute and more.
+OpenMP's threads spin at every barrier unless the environment says otherwise (see
+amodal_pipeline/cores.py). It is read once, so that every measurement is a process of its own; the
+four kinds take turns. The busy process beside uses one core all the time, as another training or a
+backup does. Nothing else may run: without the settings a step then takes half a minute and more.
 
     python benchmarks/threads.py --out benchmarks/results/threads.json
 """

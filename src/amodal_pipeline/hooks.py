@@ -509,6 +509,15 @@ def _read_card(folder: Path) -> MethodCard:
     return MethodCard.load(folder)
 
 
+def show_markup(record: logging.LogRecord) -> bool:
+    """Let a log message have markup only where Kedro colours it, by ``rich_format``.
+
+    A path or a name may have brackets, "[/data]", which are no tags.
+    """
+    record.markup = hasattr(record, "rich_format")
+    return True
+
+
 class StartHook:
     """Refuses what cannot end well before anything is read, written or deleted."""
 
@@ -517,11 +526,30 @@ class StartHook:
         from amodal_pipeline.pipelines.parameters import check, check_single_process
 
         check_single_process(os.environ)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(show_markup)
         loader = context.config_loader
         # pretrain_a3d.model is a copy of a3d.model, which must have its values by then.
         loader.runtime_params = dict(sorted((loader.runtime_params or {}).items()))
         loader["parameters"] = loader["parameters"]  # or Kedro would read all files once more
         check(loader["parameters"])
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
+        from amodal_pipeline.pipelines.parameters import ParameterError, check_method
+
+        inputs = pipeline.inputs()
+        if "chosen.checkpoint" in inputs or (
+            "chosen.folder" in inputs and catalog.load("params:predictions") is None
+        ):
+            check_method(Path(catalog.get("chosen.folder")._describe()["filepath"]))
+        for table in ("annotations_train", "annotations_val"):
+            if table in inputs and not catalog.exists(table):
+                env = f" --env={run_params['env']}" if run_params.get("env") else ""
+                raise ParameterError(
+                    f"{table} is missing: prepare the data set first, "
+                    f"`kedro run{env} --pipeline=prepare`"
+                )
 
 
 class SummaryHook:
@@ -531,14 +559,14 @@ class SummaryHook:
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         if "results" not in pipeline.all_outputs() or not catalog.exists("results"):
             return
-        from rich.console import Console
         from rich.table import Column, Table
 
         from amodal_pipeline.metrics.results import summary_table
+        from amodal_pipeline.pipelines.progress import plain_console
         from amodal_pipeline.visuals.comparisons import in_words, kinds
         from amodal_pipeline.visuals.definitions import MAIN_METRICS
 
-        console = Console()
+        console = plain_console()
         results = catalog.load("results")
         for protocol in PRINTED:
             part = results[results["protocol"] == protocol]
@@ -561,7 +589,7 @@ class SummaryHook:
                 console.print(table)
         folder = Path(catalog.get("report_folder")._describe()["filepath"])
         console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
-        console.print("Lineage: [bold]make viz[/]   Compare runs: [bold]make ui[/]")
+        console.print("Lineage: make viz   Compare runs: make ui")
 
 
 def _text(value: float) -> str:

@@ -149,3 +149,20 @@ def test_one_process_under_torchrun_is_let_through(project, monkeypatch):
         monkeypatch.setenv(name, value)
     with KedroSession.create(project) as session:
         assert session.load_context().params["dataset"] == "scenes"
+
+
+@pytest.mark.parametrize("pipeline", ["evaluate", "predict", "occluder_consistency"])
+def test_an_unknown_method_is_named_before_data_are_looked_for(project, pipeline):
+    with (
+        pytest.raises(ParameterError, match=r"method=orcn is no method.*nearest name is orcnn"),
+        KedroSession.create(project, runtime_params={"method": "orcn"}) as session,
+    ):
+        session.run(pipeline_names=[pipeline])
+
+
+def test_evaluate_without_data_says_what_comes_first(project):
+    with (
+        pytest.raises(ParameterError, match=r"annotations_val is missing.*--env=d2sa .*prepare`"),
+        KedroSession.create(project, env="d2sa") as session,
+    ):
+        session.run(pipeline_names=["evaluate"])

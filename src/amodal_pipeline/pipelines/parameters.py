@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from click import ClickException
@@ -127,6 +128,23 @@ def check_single_process(environment: Mapping[str, str]) -> None:
                 f"{name}={value} in the environment says that torchrun has started this run "
                 "several times, and a run is one process on one device: start it without torchrun"
             )
+
+
+def check_method(folder: Path) -> None:
+    """Check that there is a method of the name of ``folder``, the one of its checkpoint.
+
+    Raises:
+        ParameterError: it is none of ours, and no checkpoint lies there either.
+    """
+    jobs = {name for name, field in Parameters.model_fields.items() if field.annotation is Job}
+    if folder.name in jobs or (folder / "method.json").exists():
+        return
+    known = sorted(jobs | {card.parent.name for card in folder.parent.glob("*/method.json")})
+    near = get_close_matches(folder.name, known, n=1, cutoff=0.0)
+    raise ParameterError(
+        f"method={folder.name} is no method, and {folder} holds no checkpoint; the nearest name is "
+        f"{near[0]}, and all are {', '.join(known)}"
+    )
 
 
 _METHODS = {method.model_fields["name"].default for method in get_args(AnyMethod)}

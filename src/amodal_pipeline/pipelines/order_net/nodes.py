@@ -24,7 +24,7 @@ from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.ablate.rows import Row
 from amodal_pipeline.pipelines.evaluate.nodes import predict, scored
-from amodal_pipeline.pipelines.progress import progress, training_progress
+from amodal_pipeline.pipelines.progress import plain_console, progress, training_progress
 from amodal_pipeline.pipelines.train.nodes import Job, choose_start
 from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
 
@@ -260,7 +260,6 @@ def _line(source: str, method: str, variant: str, values: pd.DataFrame) -> dict[
 
 
 def _print(table: pd.DataFrame, dataset: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     pairs, occluding = table[["pairs", "pairs_occluding"]].iloc[0]
@@ -279,7 +278,7 @@ def _print(table: pd.DataFrame, dataset: str) -> None:
             *(f"{row.accuracy:.1f}", interval, f"{row.coverage:.1f}"),
             f"{row.accuracy_occluding:.1f}",
         )
-    Console().print(shown)
+    plain_console().print(shown)
 
 
 def draw(

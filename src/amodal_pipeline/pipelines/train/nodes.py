@@ -18,7 +18,7 @@ from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.prepare.nodes import prepare, prepare_split
 from amodal_pipeline.pipelines.prepare.sources import Source
-from amodal_pipeline.pipelines.progress import training_progress
+from amodal_pipeline.pipelines.progress import plain_console, training_progress
 from amodal_pipeline.pipelines.train.parts import Parts
 from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
 
@@ -386,7 +386,6 @@ def draw_reconstructions(
 
 def show_pretraining(scores: Scores) -> None:
     """Print how well whole masks of views are found, category by category."""
-    from rich.console import Console
     from rich.table import Table
 
     rows = scores.results
@@ -404,7 +403,7 @@ def show_pretraining(scores: Scores) -> None:
         values = [of["value"].get(metric) for metric in metrics]
         cells = ["–" if pd.isna(value) else f"{value:.1f}" for value in values]
         shown.add_row(category, str(int(of["n"][metrics[0]])), *cells)
-    Console().print(shown)
+    plain_console().print(shown)
 
 
 def plot_losses(job: Job, history: pd.DataFrame) -> object:
