@@ -21,15 +21,20 @@ from tests.conftest import tiny_method, tiny_training
 
 
 def test_annotations_are_versioned_and_previewed(shapes, tmp_path):
-    dataset = TableDataset(filepath=str(tmp_path / "a"), version=Version(None, "2026-01-01"))
+    # Brackets are no pattern, wherever a project lies.
+    path = tmp_path / "[my] data" / "a"
+    dataset = TableDataset(filepath=str(path), version=Version(None, "2026-01-01"))
     assert not dataset.exists()
     dataset.save(shapes)
-    assert dataset.exists()
+    dataset = TableDataset(filepath=str(path), version=Version(None, "2026-01-01"))
+    assert (
+        dataset.exists() and TableDataset(filepath=str(path), version=Version(None, None)).exists()
+    )
     assert dataset.load().fingerprint == shapes.fingerprint
     preview = dataset.preview(nrows=3)
     assert len(preview["data"]) == 3 and "occlusion_rate" in preview["columns"]
     with pytest.raises(DatasetError, match="must not exist"):
-        dataset.save(shapes)
+        TableDataset(filepath=str(path), version=Version(None, "2026-01-01")).save(shapes)
     next(tmp_path.rglob("instances.parquet")).write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match=r"instances\.parquet.*run the pipeline"):
         dataset.load()

@@ -59,6 +59,14 @@ def test_every_environment_is_right_and_values_of_a_method_reach_no_other(plain,
     assert merged(one, second) == merged(other, first)
 
 
+def test_orcnn_on_kins_has_the_steps_of_its_released_configuration():
+    values = load("kins")
+    steps = {
+        name: values[name]["training"]["milestones"] for name in ("orcnn", "mask_rcnn", "vrsp")
+    }
+    assert steps == {"orcnn": [40000, 44000], "mask_rcnn": [30000, 40000], "vrsp": [30000, 40000]}
+
+
 def test_every_runtime_parameter_of_the_configuration_is_known():
     files = [*(ROOT / "conf").rglob("*.yml")]
     names = {n for f in files for n in re.findall(r"\$\{runtime_params:(\w+)", f.read_text())}

@@ -1,6 +1,7 @@
 """The annotation and prediction tables in the catalog, versioned."""
 
 from contextlib import suppress
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,7 +36,10 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
     def __init__(
         self, *, filepath: str, version: Version | None = None, metadata: dict | None = None
     ) -> None:
-        super().__init__(PurePosixPath(check_local(filepath)), version)
+        path = PurePosixPath(check_local(filepath))
+        # Kedro's own pattern takes brackets in the project's path for a set of characters.
+        pattern = f"*/{escape(path.name)}"
+        super().__init__(path, version, glob_function=lambda _: map(str, Path(path).glob(pattern)))
         self.metadata = metadata
 
     def load(self) -> Table:
