@@ -523,16 +523,17 @@ class StartHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        from amodal_pipeline.pipelines.parameters import check, check_single_process
+        from amodal_pipeline.pipelines import parameters
 
-        check_single_process(os.environ)
+        parameters.check_single_process(os.environ)
+        parameters.check_place(context.project_path)
         for handler in logging.getLogger().handlers:
             handler.addFilter(show_markup)
         loader = context.config_loader
         # pretrain_a3d.model is a copy of a3d.model, which must have its values by then.
         loader.runtime_params = dict(sorted((loader.runtime_params or {}).items()))
         loader["parameters"] = loader["parameters"]  # or Kedro would read all files once more
-        check(loader["parameters"])
+        parameters.check(loader["parameters"])
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):

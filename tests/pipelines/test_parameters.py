@@ -8,7 +8,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 from omegaconf import OmegaConf
 
-from amodal_pipeline.pipelines.parameters import ParameterError, Parameters, check
+from amodal_pipeline.pipelines.parameters import ParameterError, Parameters, check, check_place
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,3 +174,12 @@ def test_evaluate_without_data_says_what_comes_first(project):
         KedroSession.create(project, env="d2sa") as session,
     ):
         session.run(pipeline_names=["evaluate"])
+
+
+def test_a_project_that_kedro_does_not_find_is_named(tmp_path):
+    for name in ("[mine]", "[", "mine]"):
+        (tmp_path / name).mkdir()
+    check_place(tmp_path / "[")
+    check_place(tmp_path / "mine]")
+    with pytest.raises(ParameterError, match=r"\[mine\] for a pattern .*: rename"):
+        check_place(tmp_path / "[mine]")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -128,6 +129,19 @@ def check_single_process(environment: Mapping[str, str]) -> None:
                 f"{name}={value} in the environment says that torchrun has started this run "
                 "several times, and a run is one process on one device: start it without torchrun"
             )
+
+
+def check_place(project: Path) -> None:
+    """Check that Kedro finds the configuration of a project, which it looks for by a pattern.
+
+    Raises:
+        ParameterError: a folder's name has brackets, which the pattern takes for a choice.
+    """
+    if not glob(str(project)):  # noqa: PTH207 - as Kedro does, on the whole path
+        raise ParameterError(
+            f"Kedro takes [ ] in {project} for a pattern and finds no configuration there: rename "
+            "the folder"
+        )
 
 
 def check_method(folder: Path) -> None:
