@@ -1,4 +1,4 @@
-"""Tracking in MLflow, a check that nothing stale is skipped, and the summary at the end of a run.
+"""Checks before a run, tracking in MLflow, a check that nothing stale is skipped, and the summary.
 
 MLflow costs seconds to import: it is imported when the first node runs.
 """
