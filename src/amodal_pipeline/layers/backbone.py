@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import timm
+import torch
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from amodal_pipeline.layers.weight_files import read_tensors
@@ -24,16 +26,31 @@ class PyramidBackbone(nn.Module):
 
     Batch statistics of a few images are useless: batch normalisation keeps its pretrained
     statistics and scale. The first ``frozen_stages`` stages get no gradient.
+
+    Args:
+        name, weights, frozen_stages, pyramid_channels, stride_in_1x1: as of
+            :class:`~amodal_pipeline.layers.configs.BackboneConfig`.
+        batch_norm: the pyramid has batch normalisation too, which is frozen.
     """
 
     def __init__(
-        self, name: str, weights: str | None, frozen_stages: int, pyramid_channels: int
+        self,
+        name: str,
+        weights: str | None,
+        frozen_stages: int,
+        pyramid_channels: int,
+        stride_in_1x1: bool = False,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.body = timm_body(name, weights, STRIDES)
-        config = self.body.feature_info
+        if stride_in_1x1:
+            move_strides(self.body, name)
         self.pyramid = FeaturePyramidNetwork(
-            config.channels(), pyramid_channels, extra_blocks=LastLevelMaxPool()
+            self.body.feature_info.channels(),
+            pyramid_channels,
+            extra_blocks=LastLevelMaxPool(),
+            norm_layer=FrozenBatchNorm2d if batch_norm else None,
         )
         self.out_channels = pyramid_channels
         self.mean, self.std = normalisation(name)
@@ -110,6 +127,20 @@ def timm_body(
     if weights is not None and not published:
         _load_weights(body, name, weights)
     return body
+
+
+def move_strides(body: nn.Module, name: str) -> None:
+    """Let the first convolution of each bottleneck shrink the map in place of the second.
+
+    Raises:
+        ValueError: the network has no bottlenecks.
+    """
+    bottlenecks = [module for module in body.modules() if isinstance(module, Bottleneck)]
+    if not bottlenecks:
+        raise ValueError(f"backbone {name!r} has no bottlenecks: set stride_in_1x1 to false")
+    for block in bottlenecks:
+        # Stages that are dilated in place of a stride have none to move.
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from amodal_pipeline.layers.backbone import normalisation, timm_body
+from amodal_pipeline.layers.backbone import move_strides, normalisation, timm_body
 from amodal_pipeline.layers.configs import EncoderConfig
 
 STRIDES = (4, 8, 16, 16)
@@ -32,6 +32,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.body = timm_body(config.name, config.weights, strides, output_stride=strides[-1])
+        if config.stride_in_1x1:
+            move_strides(self.body, config.name)
         if beside:
             _widen(self.body, beside)
         self.channels: list[int] = self.body.feature_info.channels()

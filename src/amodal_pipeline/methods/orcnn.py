@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from amodal_pipeline.layers import detector
 from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_class
-from amodal_pipeline.layers.pooling import PyramidRoIAlign
 from amodal_pipeline.methods.configs import ORCNNConfig
 
 
@@ -28,15 +27,10 @@ class ORCNN(nn.Module):
         self.config = config
         self.detector = detector.build(config.detector, classes)
         head = config.mask_head
-        self.mask_pool = PyramidRoIAlign(head.roi_size, config.detector.canonical_size)
-        channels = (
-            config.detector.backbone.pyramid_channels,
-            head.channels,
-            head.convolutions,
-            1 if head.class_agnostic else classes,
-        )
-        self.amodal_head = MaskHead(*channels)
-        self.visible_head = MaskHead(*channels)
+        self.mask_pool = detector.roi_align(config.detector, head.roi_size)
+        width = config.detector.backbone.pyramid_channels
+        self.amodal_head = MaskHead(width, head, classes)
+        self.visible_head = MaskHead(width, head, classes)
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None

@@ -138,6 +138,7 @@ class SLN(nn.Module):
             config.min_size,
             config.max_size,
             *normalisation(config.encoder.name),
+            config.box_head.box_loss_beta,
         )
         if config.global_module:
             of_image = config.global_input == "image"

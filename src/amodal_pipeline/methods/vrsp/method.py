@@ -9,7 +9,6 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from amodal_pipeline.layers import detector
 from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_class
-from amodal_pipeline.layers.pooling import PyramidRoIAlign
 from amodal_pipeline.methods.configs import VRSPConfig
 from amodal_pipeline.methods.vrsp.codebook import ShapePrior
 
@@ -64,10 +63,9 @@ class VRSP(nn.Module):
         self.detector = detector.build(config.detector, classes)
         head = config.mask_head
         width = config.detector.backbone.pyramid_channels
-        self.mask_pool = PyramidRoIAlign(head.roi_size, config.detector.canonical_size)
-        outputs = 1 if head.class_agnostic else classes
-        self.amodal_head = MaskHead(width, head.channels, head.convolutions, outputs)
-        self.visible_head = MaskHead(width, head.channels, head.convolutions, outputs)
+        self.mask_pool = detector.roi_align(config.detector, head.roi_size)
+        self.amodal_head = MaskHead(width, head, classes)
+        self.visible_head = MaskHead(width, head, classes)
         self.without_prior = 0
         if config.uses_prior:
             if config.prior is None:
