@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from amodal_pipeline.annotations import coco_json, rle
-from amodal_pipeline.annotations.coco_amodal import REPAIRS, read_coco_amodal
+from amodal_pipeline.annotations import AmodalAnnotations, coco_json, rle
+from amodal_pipeline.annotations.coco_amodal import REPAIRS, read_coco_amodal, read_coco_modal
 from amodal_pipeline.annotations.cocoa_cls import read_cocoa_cls
 from amodal_pipeline.annotations.d2sa import read_d2sa
 from amodal_pipeline.annotations.flat import MODAL, read_records
@@ -162,6 +162,22 @@ def test_missing_visible_mask_of_an_object_said_to_be_occluded_is_rejected(read)
     table = read([annotation(1), annotation(2, visible_mask=None, occlude_rate=0.4)])
     assert table.instances["instance_id"].tolist() == [1]
     assert "occlude_rate is 0.4" in reasons(table)["instance 2"][1]
+
+
+def test_a_modal_file_is_read_as_what_is_visible_and_says_so(tmp_path):
+    path = tmp_path / "modal.json"
+    plain = {k: v for k, v in annotation(1).items() if k != "visible_mask"}
+    path.write_text(json.dumps(document([plain])))
+    with pytest.raises(ValueError, match="coco_modal"):
+        read_coco_amodal(path, tmp_path, "coco", "val")
+    table = read_coco_modal(path, tmp_path, "coco", "val")
+    assert table.metadata.modal and not table.instances["occlusion_rate"].any()
+    for column in ("amodal_rle", "visible_rle"):
+        np.testing.assert_array_equal(masks(table, column)[0], AMODAL)
+    assert AmodalAnnotations.load(table.save(tmp_path / "t") or tmp_path / "t").metadata.modal
+    path.write_text(json.dumps(document([annotation(1)])))
+    with pytest.raises(ValueError, match="is not plain COCO"):
+        read_coco_modal(path, tmp_path, "coco", "val")
 
 
 def test_modal_file_is_refused_with_the_keys_and_the_way_out(read):

@@ -46,6 +46,18 @@ def test_all_rows_of_a_detector():
     assert set(scores.curves["target"]) == {"amodal", "visible"}
 
 
+def test_results_on_visible_masks_alone_say_so():
+    truth, found = random_scene(1)
+    plain = evaluate(truth, found, QUICK).results["note"].tolist()
+    modal = truth.metadata.model_copy(update={"modal": True})
+    noted = evaluate(dataclasses.replace(truth, metadata=modal), found, QUICK).results["note"]
+    assert not any(note.startswith("truth: visible") for note in plain) and any(plain)
+    assert all(
+        note == "; ".join(filter(None, ["truth: visible masks, whole objects are not known", old]))
+        for note, old in zip(noted, plain, strict=True)
+    )
+
+
 def test_config_chooses_the_rows():
     truth, found = random_scene(1)
     config = EvaluationConfig(

@@ -1,9 +1,10 @@
-"""Your own flat COCO-style amodal file: one record per object, under any of the published names.
+"""Your own flat COCO-style file: one record per object, under any of the published names.
 
 The published data sets have readers of their own (:mod:`kins`, :mod:`d2sa`, :mod:`cocoa`,
 :mod:`cocoa_cls`), which know their quirks and their order.
 """
 
+import dataclasses
 import os
 from dataclasses import replace
 
@@ -65,3 +66,22 @@ def read_coco_amodal(
         workers=workers,
         on_progress=on_progress,
     )
+
+
+def read_coco_modal(
+    json_path: str | os.PathLike, image_root: str | os.PathLike, dataset: str, split: str, **options
+) -> AmodalAnnotations:
+    """Read plain COCO instances: a table whose amodal masks are the visible ones.
+
+    What it is good for is a detector of visible masks, to start others from. Its ``metadata.modal``
+    says so, and every result on it has a note.
+
+    Args:
+        json_path, image_root, dataset, split, options: as of :func:`read_coco_amodal`.
+
+    Raises:
+        ValueError: the file is no COCO JSON, or has amodal masks.
+    """
+    forms = {Format.MODAL: flat.MODAL}
+    table = flat.read_table(json_path, image_root, dataset, split, forms, **options)
+    return dataclasses.replace(table, metadata=table.metadata.model_copy(update={"modal": True}))

@@ -121,7 +121,8 @@ class AnnotationsMetadata(BaseModel):
     ``image_root`` is the folder that ``file_name`` is relative to. ``sources`` maps each source
     (a file, a renderer's configuration) to its SHA-256. ``ignored_elsewhere`` counts, by reason,
     objects of the table that another evaluator ignores in the same file. ``fingerprint`` identifies
-    the content, wherever the images lie.
+    the content, wherever the images lie. ``modal``: masks of whole objects are not known, and the
+    amodal masks are the visible ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -133,6 +134,7 @@ class AnnotationsMetadata(BaseModel):
     accounting: dict[str, Accounting] = {}
     ignored_elsewhere: dict[str, int] = {}
     fingerprint: str = ""
+    modal: bool = False
 
 
 FROM_TRUTH = ("true", "true_boxes")
