@@ -53,7 +53,7 @@ _OURS = {
     "roi_heads.mask_predictor.": "mask_head.predictor.",
     "roi_heads.": "detector.roi_heads.",
 }
-# detectron2's names and torchvision's; numbers that differ by one or two are (by, name).
+# detectron2's names and torchvision's; {1} and {2} are the first number of the former, less 1 or 2.
 _TORCHVISION: tuple[tuple[str, str], ...] = (
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
     (r"backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
@@ -207,7 +207,6 @@ def _from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _as_torchvision(name: str) -> str:
     for pattern, ours in _TORCHVISION:
         if found := re.match(pattern, name):
-            # {1} and {2}: the first number of the name, less 1 or 2.
             for less in (1, 2):
                 if f"{{{less}}}" in ours:
                     ours = ours.replace(f"{{{less}}}", str(int(found[1]) - less))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods import build
 from amodal_pipeline.methods.checkpoints import Checkpoint, Reuse, check_fits
-from amodal_pipeline.methods.configs import A3DConfig
+from amodal_pipeline.methods.configs import A3DConfig, job_name
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,11 @@ def _check_network(own: BaseModel | None, source: BaseModel) -> None:
         if same and _value(own, f"{place}stride_in_1x1") != stride:
             raise ValueError(
                 "the pretrained checkpoint's backbone shrinks maps in other convolutions: set "
-                f"{own.name}.model.{place}stride_in_1x1={str(stride).lower()}, or set pretrained "
+                f"{job_name(own)}.model.{place}stride_in_1x1={str(stride).lower()}, or set pretrained "
                 "to null"
             )
     differing = [
-        f"{own.name}.model.detector.{name}={str(value).lower()}"
+        f"{job_name(own)}.model.detector.{name}={str(value).lower()}"
         for name in ("aligned", "sampling_ratio", "batch_norm", "proposals.exact_anchors")
         if (value := _value(source, f"detector.{name}")) is not None
         and _value(own, f"detector.{name}") not in (value, None)
