@@ -147,7 +147,7 @@ def _check_network(own: BaseModel | None, source: BaseModel) -> None:
         if same and _value(own, f"{place}stride_in_1x1") != stride:
             raise ValueError(
                 "the pretrained checkpoint's backbone shrinks maps in other convolutions: set "
-                f"{job_name(own)}.model.{place}stride_in_1x1={str(stride).lower()}, or set pretrained "
+                f"{job_name(own)}.model.{place}stride_in_1x1={str(stride).lower()}, or pretrained "
                 "to null"
             )
     differing = [
