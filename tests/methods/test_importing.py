@@ -295,3 +295,21 @@ def test_eighty_classes_are_those_of_coco():
     found = importing._categories(80, None, "model.pkl")
     assert [c.id for c in found] == [i for i, name in enumerate(COCO) if i and name != "N/A"]
     assert (found[79].id, found[79].name) == (90, "toothbrush")
+
+
+def test_one_box_for_all_classes_and_a_stored_deviation():
+    state = {
+        "pixel_std": torch.tensor([57.375, 57.12, 58.395]).view(3, 1, 1),
+        "backbone.bottom_up.stem.conv1.weight": torch.arange(3.0).view(1, 3, 1, 1),
+        "roi_heads.box_predictor.cls_score.weight": torch.tensor([[1.0], [2], [0]]),
+        "roi_heads.box_predictor.cls_score.bias": torch.tensor([1.0, 2, 0]),
+        "roi_heads.box_predictor.bbox_pred.weight": torch.tensor([[5.0], [6], [7], [8]]),
+        "roi_heads.box_predictor.bbox_pred.bias": torch.tensor([5.0, 6, 7, 8]),
+    }
+    found = importing._from_detectron2(state)
+    assert found["roi_heads.box_predictor.cls_score.bias"].tolist() == [0, 1, 2]
+    one = [5.0, 6, 7, 8]
+    assert found["roi_heads.box_predictor.bbox_pred.bias"].tolist() == [0, 0, 0, 0, *one, *one]
+    # These deviations are torchvision's own, so that channels are turned and nothing is scaled.
+    first = found["backbone.body.conv1.weight"].flatten()
+    torch.testing.assert_close(first, torch.tensor([2.0, 1, 0]))
