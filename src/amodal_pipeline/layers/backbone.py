@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import timm
-import torch
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: ``.safetensors``, or a PyTorch file that holds tensors alone.
+    """Read a state dict: ``.safetensors``, or a PyTorch file that holds tensors alone, which may lie
+    under "model" or "state_dict".
 
     Raises:
         ValueError: it cannot be read, or holds something else; says what, in one sentence.
@@ -26,7 +27,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception:  # of any type: the unpickler stumbles over other bytes somewhere
         # PyTorch's own text advises to load the file all the same, which may run a program in it.
         found = None
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+    for key in ("model", "state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if (
+        not found
+        or not isinstance(found, dict)
+        or not all(isinstance(v, Tensor) for v in found.values())
+    ):
         raise ValueError(
             f"{path} is no file of tensors by their names: write one with "
             "torch.save(model.state_dict(), file), or as .safetensors"

@@ -10,13 +10,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from amodal_pipeline.annotations import Category, restricted_pickle
 from amodal_pipeline.annotations.storage import checksum
-from amodal_pipeline.layers.backbone import normalisation, read_state
+from amodal_pipeline.layers.backbone import normalisation
+from amodal_pipeline.layers.weight_files import read_tensors
 from amodal_pipeline.methods import build
 from amodal_pipeline.methods.checkpoints import (
     Checkpoint,
@@ -148,29 +148,32 @@ def import_detector(
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    """The state dict of a file, without code of its choice being run."""
+    """Read the state dict of a file without running code of its choice; numbers as float32."""
+    if not file.is_file():
+        raise FileNotFoundError(f"the weights {file} do not exist")
+    state = _arrays(file) if file.suffix == ".pkl" else read_tensors(file)
+    return {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
+
+
+def _arrays(file: Path) -> dict[str, Tensor]:
+    """Read the arrays of a pickle as detectron2 writes it, under "model"."""
     try:
-        found = restricted_pickle.load(file) if file.suffix == ".pkl" else read_state(file)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        found = restricted_pickle.load(file)
+    except (pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
-            f"{file} is damaged, or holds more than tensors, which are all that is read: save the "
+            f"{file} is damaged, or holds more than arrays, which are all that is read: save the "
             "model's state_dict() with safetensors or torch.save"
         ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
+    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
+        found = found["model"]
     if not isinstance(found, Mapping) or not found:
         raise ValueError(f"{file} holds no state dict, but a {type(found).__name__}")
-    state = {}
     for name, value in found.items():
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(value)
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
+        if not (isinstance(name, str) and isinstance(value, np.ndarray)):
             raise ValueError(
-                f"{file} holds no state dict: {name!r} is no tensor but a {type(value).__name__}"
+                f"{file} holds no state dict: {name!r} is no array but a {type(value).__name__}"
             )
-        state[name] = value.float() if value.is_floating_point() else value
-    return state
+    return {name: torch.from_numpy(value) for name, value in found.items()}
 
 
 def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

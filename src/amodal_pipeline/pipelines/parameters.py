@@ -49,7 +49,10 @@ class Parameters(Strict):
     inputs: _Inputs | None
     stage_one: StrictStr | None
     masks: LocalPath | None
+    library: Literal["torchvision", "detectron2"] | None = Field(alias="from")
+    file: LocalPath | None
 
+    to: LocalPath | None = None
     method: StrictStr = "orcnn"
     images: LocalPath | None = None
     meshes: LocalPath | None = None
