@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.methods import pretrained
+from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.methods import completer, pretrained
 from amodal_pipeline.methods.configs import MethodConfig
 from amodal_pipeline.pipelines.predict.masks import read_masks
 from amodal_pipeline.pipelines.predict.nodes import draw_folder, predict_folder
@@ -176,6 +178,37 @@ def test_a_completer_is_given_the_masks(shapes, images, masks, tmp_path, monkeyp
     assert rle.shared_area(whole, seen).tolist() == [64] * 7
     draw_folder(found, tmp_path / "drawn", 0.5)
     assert (tmp_path / "drawn/a/one.jpg.png").exists()
+
+
+class Moved(Echo):
+    """Shifts what it is given to the right: some visible pixels are lost."""
+
+    def forward(self, images, targets):
+        return {"amodal_masks": torch.roll(super().forward(images, targets)["amodal_masks"], 20, 2)}
+
+
+def test_completion_keeps_what_the_user_marked(shapes, images, masks, monkeypatch):
+    made = checkpoint(shapes)
+    crop = made.card.method.root.crop
+    monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Moved(crop).eval())
+    given = (made, images, str(masks), CPU, images.parent, "none", None)
+    raw, kept = predict_folder(*given, raw=True), predict_folder(*given)
+    own, whole = (found.predictions["amodal_rle"].tolist() for found in (raw, kept))
+    seen = kept.predictions["visible_rle"].tolist()
+    assert (rle.shared_area(own, seen) < 64).all() and (rle.area(own) > 0).all()
+    assert whole == rle.union(own, seen)
+    boxes = kept.predictions["amodal_box"].tolist()
+    assert np.array_equal(boxes, rle.box(whole, (HEIGHT, WIDTH)))
+    assert kept.metadata == raw.metadata
+
+
+def test_completion_in_python_keeps_the_given_mask():
+    image, mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8), labels(0, 1) > 0
+    model = Moved(CropConfig(side=32, image_side=32)).eval()
+    model.scale = torch.nn.Parameter(torch.ones(1))  # says which device the model is on
+    own = completer.complete(model, image, mask, raw=True)
+    assert own.any() and not own[mask].all()
+    assert np.array_equal(completer.complete(model, image, mask), own | mask)
 
 
 def test_a_completer_needs_masks_and_a_detector_none(shapes, images, masks):

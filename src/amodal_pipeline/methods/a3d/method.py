@@ -112,10 +112,12 @@ class A3D(nn.Module):
         image: np.ndarray | Tensor,
         visible_mask: np.ndarray | Tensor,
         amodal_boxes: np.ndarray | Tensor | None = None,
+        *,
+        raw: bool = False,
     ) -> np.ndarray:
         """Amodal masks of objects of one image, in evaluation mode: see
         :func:`~amodal_pipeline.methods.completer.complete`."""
-        return completer.complete(self, image, visible_mask, amodal_boxes)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
     def screen(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
         """Where the vertices [N, V, 3] of meshes are seen in windows of ``aspect`` [N, 2]: as

@@ -29,6 +29,7 @@ def predict_folder(
     models: Path,
     stage_one: str | None,
     detector: str | None,
+    raw: bool = False,
 ) -> Predictions:
     """Predictions for every image below ``folder``; warns if they are unlike the training data.
 
@@ -41,6 +42,7 @@ def predict_folder(
         stage_one: the detector there that estimates amodal boxes, for a completer that needs them
             and objects that have none; None for the one that it was trained with.
         detector: that of a completer that needs boxes and learns from no detector (A3D).
+        raw: a completer's masks as they are; otherwise each is united with its visible mask.
 
     Raises:
         ValueError: a completer without ``masks``, a detector with them, or what is wrong with them;
@@ -64,7 +66,8 @@ def predict_folder(
         if within_amodal_boxes(card) and objects.predictions["amodal_box"].isna().any():
             estimating = load_stage_one(checkpoint, models, stage_one, detector)
             objects = with_missing_boxes(estimating, objects, inference, categories=False)
-        return complete(checkpoint, objects, inference)
+        found = complete(checkpoint, objects, inference)
+        return found if raw else _with_what_is_seen(found)
     check_detector(card)
     if masks is not None:
         raise ValueError(
@@ -93,6 +96,15 @@ def predict_folder(
     )
     with progress(f"predict {metadata.method}") as on_progress:
         return run.predict(model, images, metadata, inference, on_progress)
+
+
+def _with_what_is_seen(found: Predictions) -> Predictions:
+    """The same objects, the amodal mask of each united with its visible one."""
+    from amodal_pipeline.annotations import rle
+    from amodal_pipeline.methods.baselines import with_amodal
+
+    amodal, visible = (found.predictions[f"{kind}_rle"].tolist() for kind in ("amodal", "visible"))
+    return with_amodal(found, rle.union(amodal, visible), {})
 
 
 def draw_folder(predictions: Predictions, folder: Path, score_threshold: float) -> None:

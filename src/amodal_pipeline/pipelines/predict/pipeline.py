@@ -18,6 +18,7 @@ def create_pipeline() -> Pipeline:
                     "models",
                     "params:stage_one",
                     "params:a3d.detector",
+                    "params:raw",
                 ],
                 outputs="user_predictions",
                 name="predict_folder",
