@@ -79,16 +79,17 @@ def write_coco_results(
     *,
     visible_path: str | os.PathLike | None = None,
     with_boxes: bool = True,
+    with_names: bool = False,
 ) -> None:
     """Write predictions as COCO results JSON: a list with one record per detection.
 
-    A record has ``image_id``, ``category_id``, ``score``; ``segmentation``, the amodal run lengths,
-    which pycocotools scores; the same as ``amodal_segm``, and ``visible_segm`` and
-    ``occluded_segm`` where the method predicts these masks, which aistron scores; ``bbox`` (x, y,
-    width, height) of the mask in ``segmentation``; and where there are both masks ``area``, the
-    share of the amodal mask that is visible, which VRSP's evaluator takes for it (pycocotools
-    computes areas itself). A method without amodal masks has its visible ones in ``segmentation``:
-    read that file with ``masks="visible"``.
+    A record has ``image_id``, ``category_id``, ``score`` (1 where the table has none);
+    ``segmentation``, the amodal run lengths, which pycocotools scores; the same as ``amodal_segm``,
+    and ``visible_segm`` and ``occluded_segm`` where the method predicts these masks, which aistron
+    scores; ``bbox`` (x, y, width, height) of the mask in ``segmentation``; and where there are both
+    masks ``area``, the share of the amodal mask that is visible, which VRSP's evaluator takes for
+    it (pycocotools computes areas itself). A method without amodal masks has its visible ones in
+    ``segmentation``: read that file with ``masks="visible"``.
 
     With ``visible_path`` two files are written as VRSP and AISFormer write and score them: the same
     detections in the same order, ``segmentation`` amodal in ``path`` and visible in the other.
@@ -104,6 +105,7 @@ def write_coco_results(
         with_boxes: write ``bbox``. Where there is one, pycocotools takes the box's area for the
             detection's when it tells small, medium and large ones (Detectron2 and aistron take
             ``bbox`` out before they score masks).
+        with_names: write ``file_name``, for images whose numbers say nothing to others.
 
     Raises:
         ValueError: some detections have an amodal mask and others not; or with ``visible_path`` a
@@ -132,7 +134,8 @@ def write_coco_results(
         files.append((visible_path, "visible", {"segmentation": "visible"}))
     for name, box, keys in files:
         with replacing(name) as temporary, open(temporary, "wb") as file:
-            _write_list(file, _detections(predictions, keys, box if with_boxes else None))
+            records = _detections(predictions, keys, box if with_boxes else None)
+            _write_list(file, _named(records, predictions.images) if with_names else records)
             file.write(b"\n")
 
 
@@ -142,6 +145,12 @@ def _write_list(file: BinaryIO, records: Iterable[dict]) -> None:
     for i, record in enumerate(records):
         file.write((b",\n" if i else b"\n") + orjson.dumps(record))
     file.write(b"\n]")
+
+
+def _named(records: Iterable[dict], images: pd.DataFrame) -> Iterator[dict]:
+    names = dict(zip(images["image_id"].tolist(), images["file_name"].tolist(), strict=True))
+    for record in records:
+        yield {"file_name": names[record["image_id"]], **record}
 
 
 def _detections(predictions: Predictions, keys: dict[str, str], box: str | None) -> Iterator[dict]:
@@ -158,7 +167,9 @@ def _detections(predictions: Predictions, keys: dict[str, str], box: str | None)
         records = [
             {"image_id": image, "category_id": category, "score": score}
             for image, category, score in zip(
-                *(rows[name].tolist() for name in ("image_id", "category_id", "score")), strict=True
+                *(rows[name].tolist() for name in ("image_id", "category_id")),
+                rows["score"].fillna(1.0).tolist(),
+                strict=True,
             )
         ]
         both = np.flatnonzero((rows["amodal_rle"].notna() & rows["visible_rle"].notna()).to_numpy())
