@@ -7,6 +7,7 @@ fingerprint of the same configuration and source is not made again.
 
 import hashlib
 import json
+import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ from amodal_pipeline.compose.source import (
 
 OBJECT = Category(id=1, name="object")
 CANDIDATES = 4  # objects of other photographs that are drawn for each paste
+FEW = 200  # distinct cut-outs, or originals that count: with fewer the log warns
+
+_log = logging.getLogger(__name__)
 
 
 def compose_split(
@@ -91,9 +95,37 @@ def compose_split(
 
     annotations = _table(records, source, config, dataset, split, folder / split)
     pasted = np.array([i["pasted"] for r in records for i in r["instances"]], bool)
+    variety = source_variety(records)
     with replacing(folder / split / "statistics.json") as path:
-        path.write_text(json.dumps(occlusion_statistics(annotations, pasted), indent=2))
+        statistics = occlusion_statistics(annotations, pasted) | variety
+        path.write_text(json.dumps(statistics, indent=2))
+    few = min(variety.values()) < FEW
+    _log.log(
+        logging.WARNING if few else logging.INFO,
+        "%s %s: %d distinct cut-outs are pasted, %d distinct originals count%s",
+        *(dataset, split, *variety.values()),
+        f": with fewer than {FEW}, results may be about these objects only; take more photographs, "
+        "or lower min_source_area"
+        if few
+        else "",
+    )
     return annotations
+
+
+def source_variety(records: list[dict]) -> dict[str, int]:
+    """How many objects of the source a split is made of, however often each is in it.
+
+    Args:
+        records: of its pictures, as :func:`composite.compose` returns them.
+
+    Returns:
+        ``distinct_cutouts``, the objects that are pasted, and ``distinct_originals``, those of the
+        photographs themselves that count (are not ``ignore``).
+    """
+    instances = [instance for record in records for instance in record["instances"]]
+    pasted = {i["source_id"] for i in instances if i["pasted"]}
+    originals = {i["source_id"] for i in instances if not (i["pasted"] or i["ignore"])}
+    return {"distinct_cutouts": len(pasted), "distinct_originals": len(originals)}
 
 
 def occlusion_statistics(annotations: AmodalAnnotations, pasted: np.ndarray) -> dict:
