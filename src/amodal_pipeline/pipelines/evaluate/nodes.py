@@ -562,7 +562,7 @@ def _detections(
         )
     detector = Checkpoint.load(models / chosen)
     if any((model_output / chosen / "predictions").glob("*/predictions")):
-        found = _newest(chosen, model_output)
+        found = newest(chosen, model_output)
         made = (found.metadata.checkpoint, found.metadata.annotations)
         if made == (detector.card.fingerprint.digest, annotations.fingerprint):
             return found
@@ -611,7 +611,7 @@ def evaluate(
             return run(predictions, evaluation)
         detector = predictions
         if len(table) and table["source_id"].notna().all():
-            detector = detections or _newest(predictions.metadata.inputs, model_output)
+            detector = detections or newest(predictions.metadata.inputs, model_output)
         matches = match_detections(annotations, detector)
         parts = [run(predictions, evaluation, matches)]
         # They rest on visible masks, whoever else completed them within whatever boxes.
@@ -691,7 +691,7 @@ def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder
 
     matches = []
     for method in methods:
-        found = _newest(method, folder)
+        found = newest(method, folder)
         masks = found.predictions[["amodal_rle", "visible_rle"]]
         if len(masks) and not masks.notna().any(axis=None):
             raise ValueError(
@@ -702,8 +702,13 @@ def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder
     return in_all(matches) if matches else None
 
 
-def _newest(method: str, folder: Path) -> Predictions:
-    versions = sorted((folder / method / "predictions").glob("*/predictions"))
+def newest(method: str, folder: Path, kind: str = "predictions") -> Predictions:
+    """The newest table of a kind that a method has in the folder of all methods.
+
+    Raises:
+        ValueError: it has none.
+    """
+    versions = sorted((folder / method / kind).glob(f"*/{kind}"))
     if not versions:
         raise ValueError(
             f"{method!r} has no predictions in {folder}: evaluate it first, "
@@ -758,7 +763,23 @@ def draw_each(
     count: int,
     predictions_true_boxes: dict[str, Predictions],
 ) -> dict[str, Image.Image]:
-    """As :func:`draw` and :func:`draw_completions`, for several methods."""
+    """As :func:`draw` and :func:`draw_completions`, for several methods.
+
+    Nothing where an image to be drawn on is missing or not that of the annotations: what another
+    program predicted is scored without images. The log says so.
+    """
+    from amodal_pipeline.annotations.on_disk import image_problems
+    from amodal_pipeline.visuals.selection import most_occluded
+
+    images, root = annotations.images, annotations.metadata.image_root
+    drawn = images[images["image_id"].isin(most_occluded(annotations, count))]
+    problems = [found for found in image_problems(drawn, root) if found is not None]
+    if problems:
+        _log.warning(
+            "pictures are left out: %d of the %d images to draw on in %s cannot be (the first %s)",
+            *(len(problems), len(drawn), root, " ".join(problems[0])),
+        )
+        return {}
     return {
         name: draw_completions(
             annotations,
