@@ -72,6 +72,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ablate_sln": prepare.create_pipeline()
         + ablate.create_pipeline("sln", jobs=("mask_rcnn", "sln")),
         "evaluate": evaluate.create_chosen_pipeline(),
+        "export_predictions": predict.create_export_pipeline(),
         "import_detector": import_detector.create_pipeline(),
         "mask_tokenizer": prepare.create_pipeline() + mask_tokenizer.create_pipeline(),
         "occluder_consistency": consistency.create_pipeline(),

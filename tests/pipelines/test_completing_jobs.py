@@ -109,7 +109,7 @@ def test_predict_completes_a_users_own_masks(project, tmp_path):
     run(project, "predict", **folders)
     found = newest(project, "user_predictions")
     assert rle.area(found.predictions["visible_rle"].tolist()).tolist() == [400, 100]
-    assert (project / "data/08_reporting/scenes/c2f_seg/user_images/mine.png.png").exists()
+    assert (project / "data/08_reporting/scenes/c2f_seg/user_images/mine.png").exists()
 
     # In Python: the same masks, where what is drawn for an object is the same.
     model = methods.load(project / "data/06_models/scenes/c2f_seg")

@@ -192,7 +192,7 @@ def test_predict_on_a_folder_of_images(project, tmp_path, caplog):
     shutil.copy(source / "000001.png", images / "deeper" / "b.png")
     run(project, "predict", parameters={**SMALL, "images": str(images), "score_threshold": 0.0})
     made = sorted((project / "data/08_reporting/scenes/orcnn/user_images").rglob("*.png"))
-    assert [p.name for p in made] == ["a.png.png", "b.png.png"]
+    assert [p.name for p in made] == ["a.png", "b.png"]
     folder = project / "data/07_model_output/scenes/orcnn/user_predictions"
     (version,) = folder.iterdir()
     found = Predictions.load(version / "user_predictions")
