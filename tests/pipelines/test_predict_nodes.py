@@ -404,6 +404,10 @@ def test_results_and_images_of_masks_come_back_as_masks(found, images, tmp_path)
     results.write_text(json.dumps(listed[1:]))
     table = read(results, images).predictions
     assert table["image_id"].tolist() == [2, 3] and lefts_of(table) == [20, 20]
+    del listed[2]["visible_segm"]
+    results.write_text(json.dumps(listed[1:]))
+    with pytest.raises(ValueError, match="record at position 1 has an amodal mask only"):
+        read(results, images)
 
 
 def test_pictures_are_named_by_the_stems_of_images():

@@ -20,14 +20,13 @@ from amodal_pipeline.annotations import (
     rle,
 )
 from amodal_pipeline.annotations.coco_json import integer, shown
-from amodal_pipeline.annotations.coco_results import VISIBLE_KEYS
+from amodal_pipeline.annotations.coco_results import AMODAL_KEYS, VISIBLE_KEYS
 from amodal_pipeline.annotations.images import read_labels
 from amodal_pipeline.annotations.json_records import RecordFile
 from amodal_pipeline.annotations.labelme import is_labelme, read_labelme
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 
 _OBJECT = "object"  # the category of what no file names
-_KEYS = (*VISIBLE_KEYS, "segmentation")
 _NO_BOX = (math.nan,) * 4
 _FARTHEST = 1e9  # pixels; an integer of JSON may be larger than any float
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts this in front of a file's name
@@ -254,7 +253,11 @@ def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
     of = [known.ids[images[at]] for at in read]
     records = [records[at] for at in read]
     sizes = np.array([known.sizes[image_id] for image_id in of], np.int64).reshape(-1, 2)
-    drawn = coco_json.masks([_mask_of(record) for record in records], sizes)
+    given = [
+        _mask_of(f"{path}: record at position {at}", each)
+        for at, each in zip(read, records, strict=True)
+    ]
+    drawn = coco_json.masks(given, sizes)
     reasons = list(drawn.reasons)
     if not any(reasons):
         empty = rle.area(drawn.counts) == 0
@@ -275,9 +278,21 @@ def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
     return marked
 
 
-def _mask_of(record: dict) -> object:
-    """The visible mask of a record: under a key that says so, or else ``segmentation``."""
-    return next((record[key] for key in _KEYS if record.get(key) is not None), None)
+def _mask_of(place: str, record: dict) -> object:
+    """The visible mask of a record: under a key that says so, or else ``segmentation``.
+
+    Raises:
+        ValueError: that is the amodal one, as :func:`~..annotations.export.write_coco_results`
+            writes it of a method without visible masks.
+    """
+    visible = next((record[key] for key in VISIBLE_KEYS if record.get(key) is not None), None)
+    found = record.get("segmentation")
+    if visible is None and found is not None and found in [record.get(k) for k in AMODAL_KEYS]:
+        raise ValueError(
+            f"{place} has an amodal mask only: a completer needs what is visible, under "
+            f"{VISIBLE_KEYS[0]!r} or in 'segmentation'"
+        )
+    return found if visible is None else visible
 
 
 def _list(file: RecordFile, key: str, has: str) -> list[dict]:
