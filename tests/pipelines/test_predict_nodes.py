@@ -211,7 +211,7 @@ def test_masks_may_lie_among_the_images(images):
     assert read(images, images).predictions["image_id"].tolist() == [1, 2, 3, 4]
 
 
-def test_many_labels_are_read_at_once(images, tmp_path):
+def test_many_labels_are_read_at_once(images, tmp_path, monkeypatch):
     """A label image of noise: every value is an object, by ascending values."""
     values = np.random.default_rng(0).integers(0, 600, (HEIGHT, WIDTH)).astype(np.uint16)
     for name in ("a/one", "000000000139", "two"):
@@ -220,6 +220,9 @@ def test_many_labels_are_read_at_once(images, tmp_path):
     own = table["visible_rle"][(table["image_id"] == 3).to_numpy(dtype=bool)].tolist()
     found = np.unique(values[values > 0])
     assert own == rle.encode(values[None] == found[:, None, None])
+    monkeypatch.setattr("amodal_pipeline.pipelines.predict.masks._MOST_RUNS", 1000)
+    with pytest.raises(ValueError, match=r"139\.png changes its value .* this is no label image"):
+        read(tmp_path / "labels", images)
 
 
 @pytest.mark.parametrize(

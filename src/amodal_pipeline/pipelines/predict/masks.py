@@ -28,6 +28,7 @@ from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, fr
 
 _OBJECT = "object"  # the category of what no file names
 _NO_BOX = (math.nan,) * 4
+_MOST_RUNS = 1 << 21  # of one value in a column of a label image; noise would fill the memory
 _FARTHEST = 1e9  # pixels; an integer of JSON may be larger than any float
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts this in front of a file's name
 
@@ -195,7 +196,7 @@ def _of_pngs(
     path = root / labels
     # Masks may lie among the images, some of which are PNG files themselves.
     if path.is_file() and not path.samefile(folder / name):
-        counts = _label_masks(read_labels(root, labels.as_posix(), size))
+        counts = _label_masks(path, read_labels(root, labels.as_posix(), size))
         if not counts:
             raise ValueError(
                 f"{path} is 0 everywhere: give each object of {name} a value, or take the image "
@@ -212,10 +213,15 @@ def _of_pngs(
         yield _Marked(image_id, rle.encode(mask[None])[0], root / stem)
 
 
-def _label_masks(values: np.ndarray) -> list[str]:
+def _label_masks(path: Path, values: np.ndarray) -> list[str]:
     """Run lengths of the pixels [H, W] of each value above 0, by ascending values."""
     flat = values.ravel(order="F")
     start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    if len(start) > _MOST_RUNS:
+        raise ValueError(
+            f"{path} changes its value from one pixel to the next {len(start)} times: this is no "
+            "label image, but a photograph or a depth map"
+        )
     stop = np.append(start[1:], flat.size)
     marked = flat[start] > 0
     start, stop = start[marked], stop[marked]
