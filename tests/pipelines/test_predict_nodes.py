@@ -386,7 +386,7 @@ def found(images):
     return Predictions(made, table, frame(PREDICTIONS, columns), order)
 
 
-def test_results_and_images_of_masks_come_back_as_masks(found, images, tmp_path):
+def test_results_and_images_of_masks_come_back_as_masks(found, images, tmp_path, caplog):
     results, folder = tmp_path / "found.json", tmp_path / "pngs"
     assert write_results(found, results, folder, 0.5, False) == 0
     assert not folder.exists()
@@ -403,10 +403,10 @@ def test_results_and_images_of_masks_come_back_as_masks(found, images, tmp_path)
     assert [r["file_name"] for r in listed] == ["a/one.jpg", "a/one.jpg", "two.png"]
     assert [round(r["score"], 3) for r in listed] == [0.9, 0.3, 1.0]
 
-    # What a detector found is what a completer is given.
-    results.write_text(json.dumps(listed[1:]))
+    # What a detector found is what a completer is given; of one detection nothing is seen.
     table = read(results, images).predictions
     assert table["image_id"].tolist() == [2, 3] and lefts_of(table) == [20, 20]
+    assert "1 detections of which nothing is seen are left out" in caplog.text
     del listed[2]["visible_segm"]
     results.write_text(json.dumps(listed[1:]))
     with pytest.raises(ValueError, match="record at position 1 has an amodal mask only"):

@@ -21,14 +21,14 @@ _log = logging.getLogger(__name__)
 
 
 def is_labelme(document: dict[str, Any]) -> bool:
-    """Whether a JSON object is a file of labelme."""
+    """Return whether a JSON object is a file of labelme."""
     return isinstance(document.get("shapes"), list)
 
 
 def read_labelme(
     document: dict[str, Any], path: Path, size: tuple[int, int]
 ) -> list[tuple[str, str]]:
-    """Label and mask (run lengths) of each object in a file of labelme, in the file's order.
+    """Return label and mask (run lengths) of each object in a file of labelme, in its order.
 
     Shapes of one label and one ``group_id`` are one object. Polygons, rectangles, circles and
     masks are read; points and lines cover nothing, are left out, and the log counts them.
@@ -91,7 +91,7 @@ def read_labelme(
 
 
 def _segmentation(shape: dict[str, Any], kind: str, name: str, size: tuple[int, int]) -> object:
-    """A shape as COCO's segmentations are.
+    """Return a shape as a segmentation of COCO.
 
     Raises:
         ValueError: its kind is unknown, or its mask no image.
@@ -119,7 +119,7 @@ def _segmentation(shape: dict[str, Any], kind: str, name: str, size: tuple[int, 
 
 
 def _pasted(mask: Any, origin: list[float], name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Run lengths of a PNG in base64 whose upper left pixel lies at ``origin`` (x, y)."""
+    """Return run lengths of a PNG in base64 whose upper left pixel lies at ``origin`` (x, y)."""
     if not isinstance(mask, str) or len(origin) != 2:
         raise TypeError("a mask is a PNG and its corners")
     try:

@@ -113,7 +113,7 @@ def compose_split(
 
 
 def source_variety(records: list[dict]) -> dict[str, int]:
-    """How many objects of the source a split is made of, however often each is in it.
+    """Count the objects of the source that a split is made of, however often each is in it.
 
     Args:
         records: of its pictures, as :func:`composite.compose` returns them.

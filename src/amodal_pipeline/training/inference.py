@@ -147,7 +147,7 @@ def _order_rows(
 
 
 def images_in(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """A table of the images below a folder, and those that cannot be read: name → reason.
+    """Return a table of the images below a folder, and the damaged ones: name → reason.
 
     Each is decoded once to know. They are numbered from 1 in the order of their names, whether or
     not they can be read.

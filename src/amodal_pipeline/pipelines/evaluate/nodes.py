@@ -703,7 +703,7 @@ def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder
 
 
 def newest(method: str, folder: Path, kind: str = "predictions") -> Predictions:
-    """The newest table of a kind that a method has in the folder of all methods.
+    """Return the newest table of a kind that a method has in the folder of all methods.
 
     Raises:
         ValueError: it has none.

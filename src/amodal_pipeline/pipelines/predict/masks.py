@@ -26,7 +26,7 @@ from amodal_pipeline.annotations.json_records import RecordFile
 from amodal_pipeline.annotations.labelme import is_labelme, read_labelme
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 
-_OBJECT = "object"  # the category of what no file names
+_OBJECT = "object"  # the category of objects that no file names
 _NO_BOX = (math.nan,) * 4
 _MOST_RUNS = 1 << 21  # of one value in a column of a label image; noise would fill the memory
 _FARTHEST = 1e9  # pixels; an integer of JSON may be larger than any float
@@ -50,7 +50,7 @@ class _Marked(NamedTuple):
 def read_masks(
     path: Path, images: pd.DataFrame, folder: Path, damaged: Collection[str] = ()
 ) -> Predictions:
-    """Visible masks of objects in the images of a folder, with the categories and scores they have.
+    """Return the visible masks of objects in a folder's images, with their categories and scores.
 
     Args:
         path: a JSON file, or a folder with any of the following, mixed as you like but each image
@@ -133,7 +133,7 @@ class _Images:
         self._by_end = self._unique(lambda name: name.name)
 
     def named(self, name: object) -> str | None:
-        """The image that a name means: its path below the folder, or else the end of that."""
+        """Return the image that a name means: its path below the folder, or else the end of it."""
         if not isinstance(name, str):
             return None
         path = PurePosixPath(name.replace("\\", "/"))
@@ -142,7 +142,7 @@ class _Images:
         return self._by_end.get(path.name) or self._by_end.get(_UPLOADED.sub("", path.name, 1))
 
     def _unique(self, key: Callable[[PurePosixPath], object]) -> dict[object, str]:
-        """Names by what ``key`` says of them, where it says that of one only."""
+        """Return names by what ``key`` says of them, where it says that of one only."""
         found: dict[object, list[str]] = {}
         for name in self.ids:
             found.setdefault(key(PurePosixPath(name)), []).append(name)
@@ -150,7 +150,7 @@ class _Images:
 
 
 def _of_folder(root: Path, folder: Path, known: _Images) -> list[_Marked]:
-    """All objects that are marked in the files of a folder."""
+    """Return all objects that are marked in the files of a folder."""
     marked, coco, others = [], False, 0
     for path in sorted(root.rglob("*")):
         place = PurePosixPath(path.relative_to(root).as_posix())
@@ -190,7 +190,7 @@ def _of_folder(root: Path, folder: Path, known: _Images) -> list[_Marked]:
 def _of_pngs(
     root: Path, folder: Path, name: str, image_id: int, known: _Images
 ) -> Iterator[_Marked]:
-    """Objects of one image in its label image, and in its folder of a PNG for each."""
+    """Yield the objects of one image: of its label image, and of its folder of a PNG for each."""
     stem, size = PurePosixPath(name).with_suffix(""), known.sizes[image_id]
     labels = stem.with_suffix(".png")
     path = root / labels
@@ -214,7 +214,7 @@ def _of_pngs(
 
 
 def _label_masks(path: Path, values: np.ndarray) -> list[str]:
-    """Run lengths of the pixels [H, W] of each value above 0, by ascending values."""
+    """Return run lengths of the pixels [H, W] of each value above 0, by ascending values."""
     flat = values.ravel(order="F")
     start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     if len(start) > _MOST_RUNS:
@@ -231,9 +231,9 @@ def _label_masks(path: Path, values: np.ndarray) -> list[str]:
 
 
 def _of_labelme(file: RecordFile, place: PurePosixPath, known: _Images) -> list[_Marked] | None:
-    """Objects in a file of labelme: of the image that it lies beside by its name, or names.
+    """Return the objects in a file of labelme; None where its image is not in the folder.
 
-    None where there is no such image.
+    The image is that of the same name in the same place, or else the one that ``imagePath`` names.
     """
     named = str(file.document.get("imagePath"))
     name = known.by_stem.get(place.with_suffix("").as_posix()) or known.named(
@@ -249,7 +249,7 @@ def _of_labelme(file: RecordFile, place: PurePosixPath, known: _Images) -> list[
 
 
 def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
-    """Objects in a COCO file, annotations or results."""
+    """Return the objects in a COCO file, annotations or results."""
     path = file.path
     records = [record for piece in file.pieces for record in json_records.records(piece)]
     if not records:
@@ -264,28 +264,40 @@ def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
         for at, each in zip(read, records, strict=True)
     ]
     drawn = coco_json.masks(given, sizes)
-    reasons = list(drawn.reasons)
-    if not any(reasons):
-        empty = rle.area(drawn.counts) == 0
-        reasons = np.where(empty, "is empty: mark the object, or leave the record out", None)
-    for at, reason in zip(read, reasons, strict=True):
+    for at, reason in zip(read, drawn.reasons, strict=True):
         if reason is not None:
             raise ValueError(f"{path}: record at position {at}: segmentation {reason}")
+    scores = [_score(record) for record in records]
+    empty = rle.area(drawn.counts) == 0
+    for at, score, is_empty in zip(read, scores, empty, strict=True):
+        if is_empty and score is None:
+            raise ValueError(
+                f"{path}: record at position {at}: segmentation is empty: mark the object, or "
+                "leave the record out"
+            )
+    if empty.any():
+        _log.warning("%s: %d detections of which nothing is seen are left out", path, empty.sum())
     boxes = _boxes(path, read, records, rle.box(drawn.counts, sizes), sizes)
     listed = coco_json.categories(_list(file, "categories", "'id' and 'name'"), path)
     names = {category.id: category.name for category in listed}
     marked = []
-    for image_id, counts, record, box in zip(of, drawn.counts, records, boxes, strict=True):
-        number, score = integer(record.get("category_id")), record.get("score")
+    for row in np.flatnonzero(~empty):
+        number = integer(records[row].get("category_id"))
         category = _OBJECT if number is None else names.get(number, f"category {number}")
-        is_score = type(score) in (int, float) and abs(score) < _FARTHEST
-        score = score if is_score else None
-        marked.append(_Marked(image_id, counts, path, category, number, score, box))
+        marked.append(
+            _Marked(of[row], drawn.counts[row], path, category, number, scores[row], boxes[row])
+        )
     return marked
 
 
+def _score(record: dict) -> float | None:
+    """Return the score of a record; None where it has no number for one."""
+    score = record.get("score")
+    return score if type(score) in (int, float) and abs(score) < _FARTHEST else None
+
+
 def _mask_of(place: str, record: dict) -> object:
-    """The visible mask of a record: under a key that says so, or else ``segmentation``.
+    """Return the visible mask of a record: under a key that says so, or else ``segmentation``.
 
     Raises:
         ValueError: that is the amodal one, as :func:`~..annotations.export.write_coco_results`
@@ -302,7 +314,7 @@ def _mask_of(place: str, record: dict) -> object:
 
 
 def _list(file: RecordFile, key: str, has: str) -> list[dict]:
-    """A list of objects beside the records of a file; empty where there is none."""
+    """Return a list beside the records of a file; empty where the file has none."""
     found = file.document.get(key) or []
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise ValueError(f"{file.path}: {key!r} is no list of objects with {has}")
@@ -310,7 +322,7 @@ def _list(file: RecordFile, key: str, has: str) -> list[dict]:
 
 
 def _images_of(file: RecordFile, records: list, known: _Images) -> list[str]:
-    """The image that each record is of: that whose file, or number that this is, it names.
+    """Return the image of each record: it names the file, or the number that is its name.
 
     Raises:
         ValueError: a record names no image of the folder, an image of another size, or one that
@@ -353,7 +365,7 @@ def _images_of(file: RecordFile, records: list, known: _Images) -> list[str]:
 def _boxes(
     path: Path, at: list[int], records: list[dict], visible: np.ndarray, sizes: np.ndarray
 ) -> np.ndarray:
-    """Amodal boxes, float32 [N, 4]; NaN where a record has none."""
+    """Return amodal boxes, float32 [N, 4]; NaN where a record has none."""
     from amodal_pipeline.layers.crops import FITTING, around_amodal
 
     given = [record.get("amodal_bbox") for record in records]
@@ -369,7 +381,7 @@ def _boxes(
 
 
 def _numbers(given: object) -> Sequence[float]:
-    """Four numbers; NaN where they are no such."""
+    """Return four numbers; NaN where ``given`` is not four numbers."""
     numbers = isinstance(given, list) and len(given) == 4
     if numbers and all(type(each) in (int, float) and abs(each) < _FARTHEST for each in given):
         return given
@@ -377,7 +389,7 @@ def _numbers(given: object) -> Sequence[float]:
 
 
 def _categories(marked: Sequence[_Marked]) -> tuple[tuple[Category, ...], list[int]]:
-    """The categories of objects, and the number of each object's.
+    """Return the categories of objects, and the number of each object's.
 
     Numbers are those of the files, as far as they agree; where two give one number to different
     categories, or different numbers to one, all are counted from 1.
@@ -395,6 +407,6 @@ def _categories(marked: Sequence[_Marked]) -> tuple[tuple[Category, ...], list[i
 
 
 def _number(stem: str) -> int | None:
-    """The number that is a file's name, as COCO's are: "000000000139.jpg"."""
+    """Return the number that is a file's name, as COCO's are: "000000000139.jpg"."""
     found = re.fullmatch(r"0*(\d{1,18})", stem)
     return int(found[1]) if found else None

@@ -39,7 +39,7 @@ def predict_folder(
     detector: str | None,
     raw: bool = False,
 ) -> tuple[Predictions, dict[str, str]]:
-    """Predictions for the images below ``folder``, and which cannot be read: name → reason.
+    """Return predictions for the images below ``folder``, and the damaged ones: name → reason.
 
     Warns if the images are unlike the training data.
 
@@ -119,7 +119,7 @@ def _detect(
 
 
 def _with_what_is_seen(found: Predictions) -> Predictions:
-    """The same objects, the amodal mask of each united with its visible one."""
+    """Return the same objects, the amodal mask of each united with its visible one."""
     from amodal_pipeline.annotations import rle
     from amodal_pipeline.methods.baselines import with_amodal
 
@@ -181,14 +181,14 @@ def _write_mask(counts: str, size: np.ndarray, path: Path) -> bool:
 
 
 def _in_a_name(category: str) -> str:
-    """A category as a part of a file's name, whatever characters somebody's file gave it."""
+    """Return a category as a part of a file's name: letters, digits and hyphens."""
     return re.sub(r"[^\w-]+", "_", category)[:_LONGEST_NAME] or "object"
 
 
 def picture_stems(predictions: Predictions) -> list[str]:
-    """The name, without its suffix, of what is drawn for each image: the image's own stem.
+    """Return the name of each image's picture, without a suffix: the image's own stem.
 
-    Where two images would share one (``a.jpg``, ``a.png``) it is the whole name of each.
+    Where two images share a stem (``a.jpg``, ``a.png``) it is the whole name of each.
     """
     names = [PurePosixPath(name) for name in predictions.images["file_name"]]
     stems = [name.with_suffix("").as_posix() for name in names]
@@ -201,7 +201,7 @@ def picture_stems(predictions: Predictions) -> list[str]:
 
 
 def draw_folder(predictions: Predictions, folder: Path, score_threshold: float) -> int:
-    """Draw a picture per image into ``folder``, named as the image; how many were drawn."""
+    """Draw a picture per image into ``folder``, named as the image; return how many."""
     from amodal_pipeline.visuals.grids import overlay
 
     ids, stems = predictions.images["image_id"].tolist(), picture_stems(predictions)
@@ -220,7 +220,7 @@ def name_damaged(damaged: dict[str, str], *written: int) -> None:
 
     Args:
         damaged: name → reason.
-        written: asked for only so that this node comes after everything that the others cost.
+        written: not used; this node comes after the nodes that give it.
     """
     if damaged:
         raise ValueError(
