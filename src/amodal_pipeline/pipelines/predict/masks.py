@@ -20,7 +20,7 @@ from amodal_pipeline.annotations import (
     rle,
 )
 from amodal_pipeline.annotations.coco_json import integer, shown
-from amodal_pipeline.annotations.coco_results import AMODAL_KEYS, VISIBLE_KEYS
+from amodal_pipeline.annotations.formats import AMODAL_KEYS, VISIBLE_KEYS
 from amodal_pipeline.annotations.images import read_labels
 from amodal_pipeline.annotations.json_records import RecordFile
 from amodal_pipeline.annotations.labelme import is_labelme, read_labelme
