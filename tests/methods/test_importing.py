@@ -279,11 +279,11 @@ def test_what_is_no_such_detector_is_named(tmp_path):
     (tmp_path / "call.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     (tmp_path / "names.pkl").write_bytes(pickle.dumps({"model": {"stem.weight": 1}}))
     for name, library, reason in (
-        ("code.pth", "torchvision", "more than tensors"),
+        ("code.pth", "torchvision", "no file of tensors"),
         ("other.pth", "torchvision", "no roi_heads.box_predictor"),
         ("other.pth", "detectron2", "no place for a"),
         ("call.pkl", "detectron2", "it wants to call os.system"),
-        ("names.pkl", "detectron2", "'stem.weight' is no tensor"),
+        ("names.pkl", "detectron2", "'stem.weight' is no array"),
     ):
         with pytest.raises(ValueError, match=f"{name}.*{reason}"):
             import_detector(library, tmp_path / name)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: ``.safetensors``, or a PyTorch file that holds tensors alone, which may lie
-    under "model" or "state_dict".
+    """Read a state dict: ``.safetensors``, or a PyTorch file that holds tensors alone.
+
+    They may lie under "model" or "state_dict" in the file.
 
     Raises:
         ValueError: it cannot be read, or holds something else; says what, in one sentence.
@@ -30,11 +31,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
-    if (
-        not found
-        or not isinstance(found, dict)
-        or not all(isinstance(v, Tensor) for v in found.values())
-    ):
+    named = isinstance(found, dict) and len(found) > 0
+    if not named or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(
             f"{path} is no file of tensors by their names: write one with "
             "torch.save(model.state_dict(), file), or as .safetensors"

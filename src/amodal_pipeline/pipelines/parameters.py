@@ -51,6 +51,9 @@ class Parameters(Strict):
     masks: LocalPath | None
     library: Literal["torchvision", "detectron2"] | None = Field(alias="from")
     file: LocalPath | None
+    raw: StrictBool
+    png: StrictBool
+    split: Literal["val", "test"]
 
     to: LocalPath | None = None
     method: StrictStr = "orcnn"
