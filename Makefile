@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# OpenMP's threads sleep while they wait: spinning, they cost a busy machine most of its time.
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 1000
+
 .PHONY: env run viz ui test lint bench lock
 
 env: .venv/.installed
@@ -34,7 +38,7 @@ lint: env
 
 # Composing needs photographs: make bench COCO_FILE=instances.json COCO_IMAGES=folder
 bench: env  ## side-by-side timings, recorded in benchmarks/results
-	for program in scenes annotations training_step readers evaluation codebook vrsp levels c2f_seg sln soft_rasterizer; do \
+	for program in scenes annotations training_step readers evaluation codebook vrsp levels c2f_seg sln soft_rasterizer threads; do \
 		$(BIN)/python benchmarks/$$program.py --out benchmarks/results/$$program.json || exit 1; \
 	done
 	test -z "$(COCO_FILE)" || $(BIN)/python benchmarks/compose.py $(COCO_FILE) $(COCO_IMAGES) \

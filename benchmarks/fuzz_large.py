@@ -49,6 +49,29 @@ def large_file(reader: str, seed: int, index: int) -> tuple[str, dict[str, bytes
     return name, {"cocoa.json": data, "instances.json": coco}
 
 
+def small_file(reader: str) -> dict[str, bytes]:
+    """A sound file, by name as :func:`large_file`, that takes the way of every kind of mask."""
+    size = COMMON
+    runs = {"size": list(size), "counts": [9600, 90_000, size[0] * size[1] - 99_600]}
+    ends = {"size": list(size), "counts": "0P`0" + _number(size[0] * size[1] - 512)}
+
+    def masks(i: int) -> tuple[Mask, Mask]:
+        parts = [[0, 0, 600, 10, 600, 400, 0, 470 - i], [10, 10, 630, 20, 20, 470]]
+        outside = [[0, 0, 600, 10, 600, 400, 0, 472]]
+        return (parts if i else parts[:1]), (outside, runs, ends, parts)[i % 4]
+
+    documents = {"annotations.json": _file(reader, size, masks, random.Random(0), most=8)}
+    if reader == "merge":
+        documents = {
+            "cocoa.json": documents["annotations.json"],
+            "instances.json": _file("coco_modal", size, masks, random.Random(0), most=8),
+        }
+    given = {name: json.dumps(document).encode() for name, document in documents.items()}
+    if reader == "cocoa_single":
+        given["annotations.png"] = png(size)
+    return given
+
+
 def _file(
     reader: str,
     size: Size,

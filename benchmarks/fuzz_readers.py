@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_inputs import files
-from fuzz_large import large_file
+from fuzz_large import large_file, small_file
 
 READERS = (
     *("kins_2019", "kins_2020", "d2sa", "cocoa", "cocoa_single", "cocoa_cls", "merge"),
@@ -158,6 +158,7 @@ def run_chunk(chunk: Chunk, folder: Path, begin: Callable[[int], None]) -> tuple
     from fuzz_checks import called, in_file, outcome
 
     read, tally = reader(chunk.reader), Tally()
+    warm(chunk.reader, folder)
     for index in range(chunk.start, chunk.stop):
         kind, given = make(chunk, index)
         paths = [folder / name for name in given]
@@ -192,6 +193,16 @@ def run_chunk(chunk: Chunk, folder: Path, begin: Callable[[int], None]) -> tuple
         if memory("VmRSS") > TIRED_MEGABYTES:
             return tally, index + 1
     return tally, chunk.stop
+
+
+def warm(name: str, folder: Path) -> None:
+    """Read a sound file first: compiling what it takes is no input's work."""
+    given = small_file(name)
+    paths = [folder / file for file in given]
+    for path, data in zip(paths, given.values(), strict=True):
+        path.write_bytes(data)
+    with contextlib.suppress(ValueError):
+        reader(name)(paths, 1)
 
 
 def failure(chunk: Chunk, index: int, message: str) -> dict[str, Any]:

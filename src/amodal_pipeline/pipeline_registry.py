@@ -8,6 +8,7 @@ from amodal_pipeline.pipelines import (
     ablate,
     consistency,
     evaluate,
+    import_detector,
     mask_tokenizer,
     order_net,
     predict,
@@ -71,6 +72,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "ablate_sln": prepare.create_pipeline()
         + ablate.create_pipeline("sln", jobs=("mask_rcnn", "sln")),
         "evaluate": evaluate.create_chosen_pipeline(),
+        "export_predictions": predict.create_export_pipeline(),
+        "import_detector": import_detector.create_pipeline(),
         "mask_tokenizer": prepare.create_pipeline() + mask_tokenizer.create_pipeline(),
         "occluder_consistency": consistency.create_pipeline(),
         "predict": predict.create_pipeline(),

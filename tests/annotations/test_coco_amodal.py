@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from amodal_pipeline.annotations import coco_json, rle
-from amodal_pipeline.annotations.coco_amodal import REPAIRS, read_coco_amodal
+from amodal_pipeline.annotations import AmodalAnnotations, coco_json, rle
+from amodal_pipeline.annotations.coco_amodal import REPAIRS, read_coco_amodal, read_coco_modal
+from amodal_pipeline.annotations.cocoa_cls import read_cocoa_cls
+from amodal_pipeline.annotations.d2sa import read_d2sa
 from amodal_pipeline.annotations.flat import MODAL, read_records
+from amodal_pipeline.annotations.formats import AMODAL_KEYS, INVISIBLE_KEYS, VISIBLE_KEYS
+from amodal_pipeline.annotations.kins import read_kins
 from amodal_pipeline.annotations.on_disk import check_on_disk, image_problems
 
 SIZE = (20, 30)
@@ -72,21 +76,72 @@ def masks(table, column):
     return rle.decode(table.instances[column].tolist(), SIZE)
 
 
-@pytest.mark.parametrize("key", ["visible_mask", "inmodal_seg", "i_segm", "visible_segmentation"])
+@pytest.mark.parametrize("key", VISIBLE_KEYS)
 def test_visible_mask_is_found_under_each_published_key(read, key):
     table = read([annotation(1, **{"visible_mask": None, key: run_lengths(VISIBLE)})])
     np.testing.assert_array_equal(masks(table, "visible_rle")[0], VISIBLE)
     assert table.instances["occlusion_rate"].iloc[0] == pytest.approx(0.5)
 
 
-def test_kins_2020_amodal_key_comes_before_segmentation(read):
-    record = annotation(1, a_segm=run_lengths(AMODAL), segmentation=run_lengths(VISIBLE))
+@pytest.mark.parametrize("key", AMODAL_KEYS)
+def test_amodal_keys_come_before_segmentation(read, key):
+    record = annotation(1, **{key: run_lengths(AMODAL), "segmentation": run_lengths(VISIBLE)})
     np.testing.assert_array_equal(masks(read([record]), "amodal_rle")[0], AMODAL)
 
 
-def test_visible_is_amodal_without_the_invisible_mask(read):
+@pytest.mark.parametrize("reader", [read_kins, read_d2sa, read_cocoa_cls, read_coco_amodal])
+def test_the_copies_that_aistron_makes_of_data_sets_are_read(tmp_path, reader):
+    """They have masks, boxes and the occluder under names of their own, and no `segmentation`."""
+    content = {
+        "id": 1,
+        "image_id": 7,
+        "category_id": 3,
+        "iscrowd": 0,
+        "amodal_bbox": [4, 4, 10, 10],
+        "visible_bbox": [4, 4, 10, 10],
+        "amodal_area": 100,
+        "amodal_segm": [[4, 4, 14, 4, 14, 14, 4, 14]],
+        "visible_segm": run_lengths(VISIBLE),
+        "background_objs_segm": [],
+        "occluder_segm": [],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document([content], licenses=None)))
+    table = reader(path, tmp_path, "x", "val")
+    np.testing.assert_array_equal(masks(table, "amodal_rle")[0], AMODAL)
+    np.testing.assert_array_equal(masks(table, "visible_rle")[0], VISIBLE)
+    assert len(table.repaired) == len(table.rejected) == 0
+
+
+@pytest.mark.parametrize("reader", [read_d2sa, read_cocoa_cls, read_coco_amodal])
+def test_polygons_of_fewer_than_three_points_do_not_cost_the_object(tmp_path, reader):
+    """Beside others they are left out and listed; alone they are no mask."""
+    square, stray = [4, 4, 14, 4, 14, 14, 4, 14], [5, 5, 9, 9]
+    records = [
+        annotation(1, segmentation=[stray, square, [7, 7]]),
+        annotation(2, visible_mask=[[4, 4, 9, 4, 9, 14, 4, 14], stray]),
+        annotation(3, segmentation=[stray]),
+        annotation(4),
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document(records)))
+    table = reader(path, tmp_path, "x", "val")
+    for column, mask in (("amodal_rle", AMODAL), ("visible_rle", VISIBLE)):
+        np.testing.assert_array_equal(masks(table, column), [mask] * 3)
+    assert table.repaired[["record", "field"]].to_numpy().tolist() == [
+        ["instance 1", "segmentation"],
+        ["instance 2", "visible_mask"],
+    ]
+    fault = "a polygon has fewer than three points"
+    assert reasons(table) == {"instance 3": ("segmentation", fault)}
+    counted = table.metadata.accounting["instances"].model_dump()
+    assert counted == {"read": 4, "kept": 1, "repaired": 2, "rejected": 1}
+
+
+@pytest.mark.parametrize("key", INVISIBLE_KEYS)
+def test_visible_is_amodal_without_the_invisible_mask(read, key):
     hidden = run_lengths(AMODAL & ~VISIBLE)
-    table = read([annotation(1, visible_mask=None, invisible_mask=hidden)])
+    table = read([annotation(1, **{"visible_mask": None, key: hidden})])
     np.testing.assert_array_equal(masks(table, "visible_rle")[0], VISIBLE)
 
 
@@ -107,6 +162,22 @@ def test_missing_visible_mask_of_an_object_said_to_be_occluded_is_rejected(read)
     table = read([annotation(1), annotation(2, visible_mask=None, occlude_rate=0.4)])
     assert table.instances["instance_id"].tolist() == [1]
     assert "occlude_rate is 0.4" in reasons(table)["instance 2"][1]
+
+
+def test_a_modal_file_is_read_as_what_is_visible_and_says_so(tmp_path):
+    path = tmp_path / "modal.json"
+    plain = {k: v for k, v in annotation(1).items() if k != "visible_mask"}
+    path.write_text(json.dumps(document([plain])))
+    with pytest.raises(ValueError, match="coco_modal"):
+        read_coco_amodal(path, tmp_path, "coco", "val")
+    table = read_coco_modal(path, tmp_path, "coco", "val")
+    assert table.metadata.modal and not table.instances["occlusion_rate"].any()
+    for column in ("amodal_rle", "visible_rle"):
+        np.testing.assert_array_equal(masks(table, column)[0], AMODAL)
+    assert AmodalAnnotations.load(table.save(tmp_path / "t") or tmp_path / "t").metadata.modal
+    path.write_text(json.dumps(document([annotation(1)])))
+    with pytest.raises(ValueError, match="is not plain COCO"):
+        read_coco_modal(path, tmp_path, "coco", "val")
 
 
 def test_modal_file_is_refused_with_the_keys_and_the_way_out(read):

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from amodal_pipeline.annotations import Category, Predictions, build, rle
-from amodal_pipeline.annotations.coco_results import (
-    AMODAL_KEYS,
-    INVISIBLE_KEYS,
-    VISIBLE_KEYS,
-    read_coco_results,
-    read_results_folder,
+from amodal_pipeline.annotations import (
+    Category,
+    Predictions,
+    PredictionsMetadata,
+    build,
+    export,
+    rle,
 )
+from amodal_pipeline.annotations.coco_results import read_coco_results, read_results_folder
 from amodal_pipeline.annotations.cocoa import read_cocoa
-from amodal_pipeline.annotations.tables import boxes
+from amodal_pipeline.annotations.export import write_coco_amodal, write_coco_results
+from amodal_pipeline.annotations.formats import AMODAL_KEYS, INVISIBLE_KEYS, VISIBLE_KEYS
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
 from amodal_pipeline.metrics.checks import check
 from tests.annotations.writers import box, run_lengths
 
@@ -225,6 +231,42 @@ def test_the_first_key_counts_and_null_is_none(tmp_path):
     assert masks_of(read(tmp_path, [record(**masks)])) == [3, None, None]
     content = [record() | {"amodal_segmentation": None, "visible_mask": None}]
     assert masks_of(read(tmp_path, content)) == [2, None, None]
+
+
+EMPTY = run_lengths(np.zeros(SIZES[7]))
+
+
+@pytest.mark.parametrize("empty", [EMPTY, {"size": [20, 30], "counts": [600]}, []])
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_key_that_is_empty_in_all_records_counts_as_absent(tmp_path, caplog, empty, last):
+    """As aistron writes Mask R-CNN's results: every key, and only `segmentation` is filled."""
+    kinds = ("amodal_segm", "visible_segm", "occluding_segm", "occluded_segm")
+    full = {"note": "x" * (2 << 20)}  # a piece of the file of its own
+    content = [record(**dict.fromkeys(kinds, empty), **full) for _ in range(2)]
+    found = read(tmp_path, content)
+    assert [masks_of(found, i) for i in range(2)] == [[2, None, None]] * 2
+    assert "amodal_segm and occluded_segm and visible_segm are blank in all records" in caplog.text
+    assert masks_of(read(tmp_path, content, masks="visible")) == [None, 2, None]
+
+    caplog.clear()
+    content[last]["visible_segm"] = run_lengths(square(7, x=9))
+    if empty:
+        found = read(tmp_path, content)
+        seen = [rle.area(found.predictions["visible_rle"].tolist())[i] for i in range(2)]
+        assert seen[last] == 25 and seen[1 - last] == 0
+        assert "visible_segm" not in caplog.text
+    else:
+        assert "visible_segm has no polygon" in refused(tmp_path, content)
+    nothing = [record(segmentation=EMPTY, visible_mask=EMPTY)]
+    assert rle.area(read(tmp_path, nothing).predictions["visible_rle"].tolist()) == [0]
+
+
+def test_aistrons_occluded_mask_is_the_invisible_one(tmp_path):
+    """As AISFormer's results there: no `segmentation`, or rather an empty one."""
+    hidden, seen = run_lengths(square(7, x=9)), run_lengths(square(7, x=4))
+    masks = {"amodal_segm": run_lengths(square(7)), "visible_segm": seen, "occluded_segm": hidden}
+    found = read(tmp_path, [record(segmentation=EMPTY, occluding_segm=EMPTY, **masks)])
+    assert masks_of(found) == [2, 4, 9]
 
 
 def test_boxes_are_the_detectors_own_where_given(tmp_path):
@@ -470,6 +512,23 @@ def test_a_folder_holds_a_method_a_file(tmp_path):
     assert masks_of(modal[1]) == [2, 4, None] and masks_of(modal[3]) == [None, 2, None]
 
 
+@pytest.mark.parametrize("names", ["r.bbox r.segm", "my_r_bbox my_r_segm", "r.bbox r"])
+def test_boxes_beside_masks_are_passed_over(tmp_path, caplog, names):
+    """As mmdetection writes both; a file of boxes with no other is refused as before."""
+    boxes_alone, masks = names.split()
+    write(tmp_path, [record(segmentation=None)], f"{boxes_alone}.json")
+    write(tmp_path, [record()], "r2.segm.json")
+    with pytest.raises(ValueError, match="each record needs a mask, not only a box"):
+        read_results_folder(tmp_path, TRUTH)
+    write(tmp_path, [record()], f"{masks}.json")
+    with caplog.at_level(logging.INFO):
+        found = read_results_folder(tmp_path, TRUTH)
+    assert [p.metadata.method for p in found] == sorted([masks, "r2.segm"])
+    assert f"{boxes_alone}.json: passed over, it has boxes alone" in caplog.text
+    write(tmp_path, [record()], f"{boxes_alone}.json")
+    assert len(read_results_folder(tmp_path, TRUTH)) == 3
+
+
 @pytest.mark.parametrize("name", ["amodal_rcnn_{}", "{}_amodal_rcnn", "a"])
 def test_one_word_of_a_name_tells_a_pair(tmp_path, name):
     if name == "a":
@@ -518,6 +577,135 @@ def test_several_processes_read_the_same(tmp_path):
     two = read_coco_results(path, TRUTH, workers=2)
     assert one.predictions.equals(two.predictions)
     assert len(calls) > 2 and calls == [(i, len(calls)) for i in range(1, len(calls) + 1)]
+
+
+def predicted(annotations, *kinds, draw, detections=9):
+    """Random detections, with masks of ``kinds``; the first amodal mask is empty."""
+    image_ids = np.sort(draw.choice(annotations.images["image_id"].to_numpy(dtype=int), detections))
+    size_of = annotations.images.set_index("image_id")[["height", "width"]]
+    columns = {
+        "prediction_id": draw.permutation(detections) + 1,
+        "image_id": image_ids,
+        "category_id": draw.choice([c.id for c in annotations.metadata.categories], detections),
+        "score": draw.random(detections),
+    }
+    for kind in kinds:
+        masks = [draw.random(tuple(map(int, size_of.loc[i]))) < 0.4 for i in image_ids]
+        masks[0] &= kind != "amodal"
+        columns[f"{kind}_rle"] = [rle.encode(mask[None])[0] for mask in masks]
+        if kind != "invisible":
+            columns[f"{kind}_box"] = [
+                [x + 0.25, y, w, h] if any((x, y, w, h)) else [np.nan] * 4
+                for x, y, w, h in (coco_mask.toBbox(run_lengths(mask)) for mask in masks)
+            ]
+    rows = frame(PREDICTIONS, columns)
+    metadata = PredictionsMetadata(
+        dataset="made_up",
+        split="val",
+        method="a",
+        categories=annotations.metadata.categories,
+        image_root="",
+    )
+    return Predictions(metadata, annotations.images, rows, frame(PREDICTION_ORDER, {}))
+
+
+def by_id(table, *without):
+    rows = table.predictions.sort_values("prediction_id").reset_index(drop=True)
+    return rows.drop(columns=list(without))
+
+
+@pytest.mark.parametrize(
+    "kinds", [("amodal",), ("amodal", "visible"), ("amodal", "visible", "invisible"), ("visible",)]
+)
+@pytest.mark.parametrize("rows", [2, 4096])
+def test_predictions_come_back(tmp_path, monkeypatch, kinds, rows):
+    """Ids, scores, masks of all kinds and the boxes of the first."""
+    monkeypatch.setattr(export, "_ROWS", rows)
+    ours = predicted(TRUTH, *kinds, draw=np.random.default_rng(0))
+    write_coco_results(ours, tmp_path / "a.json")
+    again = read_coco_results(tmp_path / "a.json", TRUTH, masks=kinds[0])
+    computed = ["visible_box"] if len(kinds) > 1 else []
+    assert by_id(again, *computed).equals(by_id(ours, *computed))
+    empty = predicted(TRUTH, draw=np.random.default_rng(0), detections=0)
+    write_coco_results(empty, tmp_path / "b.json")
+    assert len(read_coco_results(tmp_path / "b.json", TRUTH).predictions) == 0
+
+
+def test_records_are_as_evaluators_read_them(tmp_path):
+    """Keys that pycocotools, aistron and VRSP need, and nothing that a mask lacks."""
+    ours = predicted(TRUTH, "amodal", "visible", "invisible", draw=np.random.default_rng(1))
+    write_coco_results(ours, tmp_path / "a.json")
+    rows = by_id(ours)
+    given = np.nan_to_num(boxes(rows["amodal_box"])).tolist()
+    written = json.loads((tmp_path / "a.json").read_text())
+    for row, bounds, found in zip(rows.itertuples(), given, written, strict=True):
+        size = list(SIZES[row.image_id])
+        amodal = {"size": size, "counts": row.amodal_rle}
+        seen, both = (
+            coco_mask.decode({"size": size, "counts": t}) for t in (row.visible_rle, row.amodal_rle)
+        )
+        assert found.pop("area") == (seen & both).sum() / max(both.sum(), 1)
+        assert found == {
+            "image_id": row.image_id,
+            "category_id": row.category_id,
+            "score": row.score,
+            "bbox": bounds,
+            "segmentation": amodal,
+            "amodal_segm": amodal,
+            "visible_segm": {"size": size, "counts": row.visible_rle},
+            "occluded_segm": {"size": size, "counts": row.invisible_rle},
+        }
+    write_coco_results(ours, tmp_path / "amodal.json", visible_path=tmp_path / "visible.json")
+    for name in ("amodal", "visible"):
+        written = json.loads((tmp_path / f"{name}.json").read_text())
+        for text, found in zip(rows[f"{name}_rle"], written, strict=True):
+            assert found["segmentation"]["counts"] == text
+            keys = {"image_id", "category_id", "score", "segmentation", "area", "bbox"}
+            assert found.keys() == keys
+    joined = read_coco_results(
+        tmp_path / "amodal.json", TRUTH, visible_path=tmp_path / "visible.json"
+    )
+    assert by_id(joined, "invisible_rle", "visible_box").equals(
+        by_id(ours, "invisible_rle", "visible_box")
+    )
+
+
+@pytest.mark.parametrize("with_boxes", [False, True])
+def test_pycocotools_scores_a_written_file(tmp_path, shapes, with_boxes):
+    """Truth against itself is found; a detection's area is its mask's or, with boxes, its box's."""
+    truth = shapes.instances
+    boxes_of = {"amodal_box": np.tile([0, 0, 100, 100], (len(truth), 1))}
+    rows = {name: truth[name] for name in ("image_id", "category_id", "amodal_rle", "visible_rle")}
+    ids = {"prediction_id": truth["instance_id"], "score": np.ones(len(truth))}
+    found = predicted(shapes, draw=np.random.default_rng(0), detections=0)
+    found = replace(found, predictions=frame(PREDICTIONS, rows | ids | boxes_of))
+    write_coco_amodal(shapes, tmp_path / "truth.json")
+    write_coco_results(found, tmp_path / "found.json", with_boxes=with_boxes)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO(tmp_path / "truth.json")
+        evaluation = COCOeval(reference, reference.loadRes(str(tmp_path / "found.json")), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[:2].tolist() == pytest.approx([1, 1])
+    areas = [a["area"] for a in evaluation.cocoDt.anns.values()]
+    assert areas == (
+        [10_000] * len(truth) if with_boxes else rle.area(truth["amodal_rle"]).tolist()
+    )
+
+
+def test_what_cannot_be_written_as_results(tmp_path):
+    draw = np.random.default_rng(0)
+    both = predicted(TRUTH, "amodal", "visible", draw=draw)
+    missing = both.predictions.assign(
+        amodal_rle=both.predictions["amodal_rle"].mask([True] + [False] * 8)
+    )
+    with pytest.raises(ValueError, match=r"1 of 9 predictions of a have no amodal mask"):
+        write_coco_results(replace(both, predictions=missing), tmp_path / "a.json")
+    alone = predicted(TRUTH, "amodal", draw=draw)
+    with pytest.raises(ValueError, match=r"0 have no amodal and 9 no visible mask: write one file"):
+        write_coco_results(alone, tmp_path / "a.json", visible_path=tmp_path / "b.json")
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the published samples are not here")

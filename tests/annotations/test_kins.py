@@ -5,11 +5,14 @@ from functools import partial
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
-from amodal_pipeline.annotations import json_records, rle
+from amodal_pipeline.annotations import AmodalAnnotations, json_records, rle
+from amodal_pipeline.annotations.audit import audit
 from amodal_pipeline.annotations.coco_amodal import read_coco_amodal
 from amodal_pipeline.annotations.d2sa import read_d2sa
-from amodal_pipeline.annotations.kins import read_kins
+from amodal_pipeline.annotations.kins import CROWD, LARGER, read_kins
+from amodal_pipeline.annotations.validation import join
 from amodal_pipeline.compose.source import read_source
 from tests.annotations import writers
 from tests.annotations.writers import (
@@ -217,6 +220,35 @@ def test_plain_coco_is_no_kins_and_kins_no_plain_coco(tmp_path):
     path = writers.write(tmp_path / "b.json", scene, [*map(kins_2019_record, scene.things)])
     with pytest.raises(ValueError, match=r"b\.json.*KINS of 2019"):
         read_source(path, tmp_path, "train")
+
+
+def test_what_vrsps_evaluator_ignores_is_counted(tmp_path):
+    """Of the objects of the table; by its own rule, written out."""
+    scene = street(3)
+    records = [*map(kins_2019_record, scene.things)]
+    for i, (record, thing) in enumerate(zip(records, scene.things, strict=True)):
+        seen = int(thing.visible.sum())
+        record |= {"iscrowd": int(i % 5 == 0), "area": seen - 1 if i % 3 == 0 else seen}
+    path = writers.write(tmp_path / "a.json", scene, records)
+    table = read(path)
+    kept = set(table.instances["instance_id"])
+    there = [record for record in records if record["id"] in kept]
+    crowds = sum(record["iscrowd"] for record in there)
+    ignored = [
+        coco_mask.area(record["inmodal_seg"]) / record["area"] > 1 or record["iscrowd"]
+        for record in there
+    ]
+    assert 0 < crowds < sum(ignored) < len(there)
+    assert table.metadata.ignored_elsewhere == {CROWD: crowds, LARGER: sum(ignored) - crowds}
+    assert (
+        f"{crowds} objects that count here are ignored elsewhere. {CROWD}." in audit(table).remarks
+    )
+    joined = join([table, table]).metadata.ignored_elsewhere
+    assert joined == {CROWD: 2 * crowds, LARGER: 2 * (sum(ignored) - crowds)}
+    table.save(tmp_path / "saved")
+    assert AmodalAnnotations.load(tmp_path / "saved").metadata == table.metadata
+    later = writers.write(tmp_path / "b.json", scene, [*map(kins_2020_record, scene.things)])
+    assert read(later).metadata.ignored_elsewhere == {}
 
 
 def test_a_file_without_records_says_so(tmp_path):

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
+from scipy.ndimage import binary_dilation
 
 from amodal_pipeline.annotations import rle
 
@@ -48,6 +49,13 @@ def test_encode_and_decode(masks):
     counts = rle.encode(masks)
     assert counts == by_coco(masks)
     np.testing.assert_array_equal(rle.decode(counts, masks.shape[1:]), masks)
+
+
+@fast
+@given(stacks())
+def test_dilate(masks):
+    grown = rle.dilate(by_coco(masks), masks.shape[1:])
+    assert grown == by_coco(np.stack([binary_dilation(mask) for mask in masks]))
 
 
 @fast

@@ -245,6 +245,22 @@ def test_wanted_rates_are_reached_and_stay_in_their_bins(source, tmp_path):
     assert statistics["all"]["mean_rate"] == pytest.approx(rates.mean())
     assert statistics["all"]["mean_rate_occluded"] == pytest.approx(rates[rates > 0].mean())
     assert statistics["pasted"]["objects"] == 30
+    made = [i for r in records(tmp_path / "out/train") for i in r["instances"]]
+    cut_outs = len({i["source_id"] for i in made if i["pasted"]})
+    assert (statistics["distinct_cutouts"], statistics["distinct_originals"]) == (cut_outs, 6)
+
+
+def test_few_distinct_objects_are_warned_of(source, tmp_path, caplog, monkeypatch):
+    compose_split(PNG, "train", *source, tmp_path / "out")
+    (said,) = [r for r in caplog.records if "distinct" in r.getMessage()]
+    assert said.levelname == "WARNING"
+    assert "6 distinct originals count: with fewer than 200, results" in said.getMessage()
+    caplog.clear()
+    monkeypatch.setattr("amodal_pipeline.compose.dataset.FEW", 3)
+    caplog.set_level("INFO")
+    compose_split(PNG, "train", *source, tmp_path / "out")
+    (said,) = [r for r in caplog.records if "distinct" in r.getMessage()]
+    assert said.levelname == "INFO" and said.getMessage().endswith("6 distinct originals count")
 
 
 def test_large_photographs_are_scaled_with_their_masks(source, tmp_path):

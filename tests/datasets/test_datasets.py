@@ -1,6 +1,9 @@
+import os
 from pathlib import Path
+from signal import SIGKILL
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from kedro.io import DatasetError, Version
 from matplotlib.figure import Figure
@@ -13,22 +16,45 @@ from amodal_pipeline.datasets import (
     TableDataset,
 )
 from amodal_pipeline.training.loop import train
+from tests.annotations.test_processes import killed
 from tests.conftest import tiny_method, tiny_training
 
 
 def test_annotations_are_versioned_and_previewed(shapes, tmp_path):
-    dataset = TableDataset(filepath=str(tmp_path / "a"), version=Version(None, "2026-01-01"))
+    # Brackets are no pattern, wherever a project lies.
+    path = tmp_path / "[my] data" / "a"
+    dataset = TableDataset(filepath=str(path), version=Version(None, "2026-01-01"))
     assert not dataset.exists()
     dataset.save(shapes)
-    assert dataset.exists()
+    dataset = TableDataset(filepath=str(path), version=Version(None, "2026-01-01"))
+    assert (
+        dataset.exists() and TableDataset(filepath=str(path), version=Version(None, None)).exists()
+    )
     assert dataset.load().fingerprint == shapes.fingerprint
     preview = dataset.preview(nrows=3)
     assert len(preview["data"]) == 3 and "occlusion_rate" in preview["columns"]
     with pytest.raises(DatasetError, match="must not exist"):
-        dataset.save(shapes)
+        TableDataset(filepath=str(path), version=Version(None, "2026-01-01")).save(shapes)
     next(tmp_path.rglob("instances.parquet")).write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match=r"instances\.parquet.*run the pipeline"):
         dataset.load()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
+def test_a_version_that_was_killed_goes_with_the_next(shapes, tmp_path, monkeypatch):
+    def dataset(version):
+        return TableDataset(filepath=str(tmp_path / "a"), version=Version(None, version))
+
+    def die():
+        monkeypatch.setattr(pq, "write_table", lambda *_, **__: os.kill(os.getpid(), SIGKILL))
+        dataset("2026-01-01").save(shapes)
+
+    killed(die)
+    assert len(list(tmp_path.glob("a/2026-01-01/.*"))) == 1
+    dataset("2026-01-02").save(shapes)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["2026-01-02"]
+    dataset("2026-01-03").save(shapes)
+    assert len(list((tmp_path / "a").iterdir())) == 2
 
 
 def versions(folder):

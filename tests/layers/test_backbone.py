@@ -51,7 +51,7 @@ def test_wrong_weights_are_refused(tmp_path):
     torch.save({"conv9.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="another network"):
         PyramidBackbone("resnet18", str(tmp_path / "other.pth"), 0, 8)
-    with pytest.raises(FileNotFoundError, match="do not exist"):
+    with pytest.raises(FileNotFoundError, match=r"do not exist: .*'resnet18' \(a1_in1k, .*tv_in1k"):
         PyramidBackbone("resnet18", str(tmp_path / "none.pth"), 0, 8)
     with pytest.raises(ValueError, match="tf_efficientnet_lite0"):
         PyramidBackbone("resnet18", "embedded", 0, 8)

@@ -84,6 +84,9 @@ def test_presets_are_those_of_their_papers():
     assert (smr.radius, smr.distance, smr.elevation) == (1, (2, 6), (0, 30))
     assert (softras.field_of_view, softras.radius) == (30, 0.5)
     assert softras.distance == (2.732, 2.732) and softras.elevation == (30, 30)
+    estimated = PRESETS["softras_estimated"]
+    assert (estimated.field_of_view, estimated.radius) == (30, 0.5)
+    assert (estimated.distance, estimated.elevation) == ((2, 4), (0, 60))
 
 
 def test_the_sphere_of_each_preset_is_in_the_picture():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amodal_pipeline.annotations import rle
+from amodal_pipeline.layers.configs import MaskHeadConfig
 from amodal_pipeline.layers.masks import MaskHead, mask_targets, of_class, paste
 
 
@@ -71,7 +72,7 @@ def test_mask_targets_are_what_the_roi_sees():
 
 @pytest.mark.parametrize("classes", [1, 3])
 def test_mask_head_doubles_the_resolution_and_picks_the_class(classes):
-    head = MaskHead(8, 4, 2, classes)
+    head = MaskHead(8, MaskHeadConfig(channels=4, convolutions=2), classes)
     logits = head(torch.randn(2, 8, 14, 14))
     assert logits.shape == (2, classes, 28, 28)
     picked = of_class(logits, torch.tensor([1, 3]))

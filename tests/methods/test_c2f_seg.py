@@ -42,6 +42,7 @@ VARIANTS = {
     "released": {
         "fusion": "channels",
         "attention_map": True,
+        "refinement_adapter": True,
         "cosine_mask_ratio": True,
         "loss_on_all_tokens": True,
         "label_smoothing": 0.1,

@@ -118,6 +118,25 @@ def test_orcnn_invisible_logits_are_amodal_minus_positive_visible(shapes):
     assert torch.equal(masks["invisible"], expected)
 
 
+def test_orcnn_visible_mask_can_be_the_amodal_one_without_the_invisible_one():
+    torch.manual_seed(0)
+    config = tiny_method("orcnn").model_copy(update={"visible": "amodal_minus_invisible"})
+    model = methods.build(config, classes=2)
+    for head in (model.amodal_head, model.visible_head):
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)  # masks of both signs
+    pooled, labels = torch.randn(3, 16, 14, 14), torch.tensor([1, 2, 1])
+    learning = model.train()._masks(pooled, labels)
+    found = model.eval()._masks(pooled, labels)
+    assert torch.equal(found["amodal"], learning["amodal"])
+    amodal, invisible = found["amodal"] > 0, found["invisible"] > 0
+    assert invisible.any() and (amodal & ~invisible).any()
+    assert torch.equal(found["visible"] > 0, amodal & ~invisible)
+    # In training the visible head stays what it is: one training serves both rows.
+    assert torch.equal(learning["invisible"], learning["amodal"] - learning["visible"].relu())
+    assert not torch.equal(learning["visible"], found["visible"])
+
+
 @pytest.mark.parametrize("independent", [False, True])
 def test_orcnn_independent_keeps_the_other_losses_from_the_amodal_head(independent):
     name = "orcnn_independent" if independent else "orcnn"

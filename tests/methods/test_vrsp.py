@@ -47,7 +47,7 @@ def iou(a, b):
 
 def test_weighting_is_the_coarse_masks_overlap_with_the_truth():
     model, found, (amodal, visible) = build(), segmentation(), truth()
-    losses = model._mask_losses(found, amodal, visible, torch.tensor([1, 2, 1, 2, 2]))
+    losses = model._mask_losses(found, amodal, visible)
     refined_visible, refined_amodal, plain = 0.0, 0.0, 0.0
     for i in range(5):
 
@@ -76,7 +76,7 @@ def test_released_weighting_compares_the_masks_of_all_classes():
         coarse_visible=dataclasses.replace(found.coarse_visible, channels=channels[1]),
     )
     model = build(all_channel_weighting=True)
-    losses = model._mask_losses(found, amodal, visible, torch.tensor([1, 2, 1, 2, 2]))
+    losses = model._mask_losses(found, amodal, visible)
     for refined, target, seen_through, true, name in (
         (found.visible, visible, channels[0], amodal, "loss_visible_mask"),
         (found.amodal, amodal, channels[1], visible, "loss_amodal_mask"),
@@ -106,18 +106,43 @@ def test_channels_are_kept_of_the_coarse_masks_where_the_weighting_asks_for_them
 
 def test_without_weighting_every_roi_counts_the_same():
     found, (amodal, visible) = segmentation(), truth()
-    labels = torch.ones(5, dtype=torch.int64)
-    losses = build(weighting=False)._mask_losses(found, amodal, visible, labels)
+    losses = build(weighting=False)._mask_losses(found, amodal, visible)
     expected = F.binary_cross_entropy_with_logits(found.visible.logits, visible)
     torch.testing.assert_close(losses["loss_visible_mask"], expected)
 
 
 def test_reclassification_is_a_quarter_of_the_cross_entropy():
-    found, (amodal, visible) = segmentation(), truth()
+    found, (_, visible) = segmentation(), truth()
     labels = torch.tensor([1, 2, 1, 2, 2])
-    losses = build()._mask_losses(found, amodal, visible, labels)
-    expected = 0.25 * F.cross_entropy(found.classes, labels - 1)
-    torch.testing.assert_close(losses["loss_reclassification"], expected)
+    loss = build()._reclassification_loss(found, torch.zeros(5, 16, 14, 14), visible, labels)
+    torch.testing.assert_close(loss, 0.25 * F.cross_entropy(found.classes, labels - 1))
+
+
+def test_released_reclassification_also_learns_from_the_true_visible_masks():
+    found, (_, visible) = segmentation(), truth()
+    labels = torch.tensor([1, 2, 1, 2, 2])
+    features = torch.rand(5, 16, 14, 14)
+    model = build(reclassification_true_weight=0.1, reclassification_weight=0.3)
+    loss = model._reclassification_loss(found, features, visible, labels)
+    seen = features * visible.unflatten(1, (14, 2)).unflatten(3, (14, 2)).mean(dim=(2, 4))[:, None]
+    total = F.cross_entropy(found.classes, labels - 1, reduction="sum")
+    total += 0.1 * F.cross_entropy(model.reclassifier(seen), labels - 1, reduction="sum")
+    torch.testing.assert_close(loss, 0.3 * total / 10)
+
+
+@pytest.mark.parametrize("kind", ["probability", "logits"])
+def test_released_reclassification_looks_through_logits_and_stops_their_gradient(kind):
+    model = build(reclassification_input=kind, prior_refinement=False)
+    seen = []
+    model.reclassifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    features = torch.rand(3, 16, 14, 14, requires_grad=True)
+    found = model.segment(features, torch.tensor([1, 2, 1]))
+    mask = found.visible.logits if kind == "logits" else found.visible.logits.sigmoid()
+    torch.testing.assert_close(seen[0], features * F.avg_pool2d(mask[:, None], 2))
+    found.classes.logsumexp(dim=1).sum().backward()
+    taught = [p.grad for p in model.visible_head.parameters() if p.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in taught) == (kind == "probability")
+    assert features.grad.abs().sum() > 0
 
 
 def test_feature_matching_is_that_of_equations_3_and_5():
@@ -151,8 +176,10 @@ def test_no_rois_give_losses_of_zero():
     model, found = build(), segmentation(0)
     labels = torch.zeros(0, dtype=torch.int64)
     amodal, visible = truth(0)
-    losses = model._mask_losses(found, amodal, visible, labels)
+    losses = model._mask_losses(found, amodal, visible)
     losses |= model._feature_matching(found, None)
+    features = torch.zeros(0, 16, 14, 14)
+    losses["loss_reclassification"] = model._reclassification_loss(found, features, visible, labels)
     assert len(losses) == 7
     assert all(value == 0 for value in losses.values())
 
@@ -391,14 +418,15 @@ def test_what_the_encoder_of_shapes_gets(kind, expected):
 
 
 def test_reclassification_weighs_by_the_refined_visible_mask():
-    found, (amodal, visible) = segmentation(), truth()
+    found, (_, visible) = segmentation(), truth()
     labels = torch.tensor([1, 2, 1, 2, 2])
-    losses = build(reclassification_weighting=True)._mask_losses(found, amodal, visible, labels)
+    model = build(reclassification_weighting=True)
+    loss = model._reclassification_loss(found, torch.zeros(5, 16, 14, 14), visible, labels)
     expected = sum(
         iou(found.visible.logits[i], visible[i]) * F.cross_entropy(found.classes[i], labels[i] - 1)
         for i in range(5)
     )
-    torch.testing.assert_close(losses["loss_reclassification"], 0.25 * expected / 5)
+    torch.testing.assert_close(loss, 0.25 * expected / 5)
 
 
 @pytest.mark.parametrize(
@@ -412,8 +440,7 @@ def test_reclassification_weighs_by_the_refined_visible_mask():
 )
 def test_each_scheme_weighs_by_the_mask_it_looks_through(changes, of_visible, of_amodal):
     found, (amodal, visible) = segmentation(), truth()
-    labels = torch.ones(5, dtype=torch.int64)
-    losses = build(**changes)._mask_losses(found, amodal, visible, labels)
+    losses = build(**changes)._mask_losses(found, amodal, visible)
     true = {"coarse_amodal": amodal, "coarse_visible": visible}
     for refined, target, by, name in (
         (found.visible, visible, of_visible, "loss_visible_mask"),

@@ -47,7 +47,7 @@ def detections(truth, corners, scores=None, **columns):
 def test_truth_against_itself_is_exactly_100():
     truth = annotations([[0, 0, 8, 8], [4, 4, 20, 20], [1, 14, 9, 22]], [0, 4, 8])
     found = values(completion_rows(truth, truth_as_predictions(truth)))
-    names = ("mIoU_full", "mIoU_occluded", "IoU_dataset")
+    names = ("mIoU_full", "mIoU_occluded", "IoU_dataset", "IoU_dataset_occluded")
     names += ("mIoU_full_per_category", "mIoU_occluded_per_category")
     assert found == {
         f"{name}{post}{matched}": (100, 2 if "occluded" in name else 3)
@@ -68,6 +68,15 @@ def test_closed_form():
     assert found["IoU_dataset"] == (pytest.approx(100 * 64 / 160), 2)
     assert found["IoU_dataset_matched"] == (pytest.approx(80), 1)
     assert "mIoU_full_post" not in found  # no visible mask was completed
+
+
+def test_dataset_level_iou_of_hidden_parts_is_a_ratio_of_sums():
+    # Hidden are 4 x 8 pixels of one object, 10 x 2 of the other; found are a half and all of them.
+    truth = annotations([[0, 0, 10, 8], [15, 0, 25, 2]], [4, 9])
+    found = detections(truth, [[2, 0, 10, 8], [15, 0, 25, 2]], image_id=[1, 1], category_id=[3, 3])
+    rows = values(completion_rows(truth, found))
+    assert rows["mIoU_occluded"] == (pytest.approx(75), 2)
+    assert rows["IoU_dataset_occluded"] == (pytest.approx(100 * (16 + 18) / (32 + 18)), 2)
 
 
 def test_post_adds_the_visible_mask_that_was_completed():

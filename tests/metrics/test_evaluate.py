@@ -22,8 +22,8 @@ def changed(found, metadata=None, **columns):
 QUICK = EvaluationConfig(headline_resamples=0, resamples=0)
 COCO_ROWS = 6 * 3
 ORCNN_ROWS = 6 * 3 * 2 + 1
-AMODALAPI_ROWS = 4 + 3 * 3
-COMPLETION_ROWS = 5 * 2 * 2
+AMODALAPI_ROWS = 4 * 5
+COMPLETION_ROWS = 6 * 2 * 2
 
 
 def test_all_rows_of_a_detector():
@@ -44,6 +44,18 @@ def test_all_rows_of_a_detector():
     assert set(rows["category"]) == {"all", "car", "rider"}  # there is no cow
     assert len(scores.objects) == (~truth.instances["ignore"].astype(bool)).sum()
     assert set(scores.curves["target"]) == {"amodal", "visible"}
+
+
+def test_results_on_visible_masks_alone_say_so():
+    truth, found = random_scene(1)
+    plain = evaluate(truth, found, QUICK).results["note"].tolist()
+    modal = truth.metadata.model_copy(update={"modal": True})
+    noted = evaluate(dataclasses.replace(truth, metadata=modal), found, QUICK).results["note"]
+    assert not any(note.startswith("truth: visible") for note in plain) and any(plain)
+    assert all(
+        note == "; ".join(filter(None, ["truth: visible masks, whole objects are not known", old]))
+        for note, old in zip(noted, plain, strict=True)
+    )
 
 
 def test_config_chooses_the_rows():

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation
 
 from amodal_pipeline.annotations import build, order, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, frame
@@ -112,14 +113,14 @@ def test_three_discs_by_hand():
     assert found["order_coverage"] == (pytest.approx(2 * third), 3)
     assert found["order_accuracy_decided"] == (50, 2)
     for name in ("order_accuracy", "order_coverage", "order_accuracy_decided"):
-        assert found[f"{name}_occluding"] == found[name]
+        assert found[f"{name}_occluding"] == found[f"{name}_touching"] == found[name]
 
 
 @pytest.mark.parametrize("pairs", [((0, 1), (0, 2), (1, 2)), ()])
 def test_the_truth_written_as_predicted_order_is_right_everywhere(pairs):
     truth = discs(pairs)
     found = measured(truth, saying(truth, [(0, 1), (0, 2), (1, 2)]))
-    assert set(found.values()) == {(100, 3)} and len(found) == 6
+    assert set(found.values()) == {(100, 3)} and len(found) == 9
 
 
 def test_the_order_turned_around_is_wrong_everywhere():
@@ -199,7 +200,7 @@ def test_what_one_direction_states_goes_before_the_masks():
 def test_a_pair_on_which_nothing_decides_is_left_out_and_noted(hidden, occluding):
     truth = rider_and_horse(hidden, hidden, [(0, 1), (1, 0)])
     true = true_order(truth)
-    assert known_pairs(truth) == [] and true.unknown == (1, occluding)
+    assert known_pairs(truth) == [] and true.unknown == (1, occluding, occluding)
     found = notes(truth)
     assert "1 overlapping pairs of unknown order" in found["order_accuracy"]
     assert ("unknown order" in found["order_coverage_occluding"]) == bool(occluding)
@@ -211,6 +212,16 @@ def test_pairs_that_hide_nothing_of_each_other_are_in_the_first_rows_only():
     found = measured(truth, saying(truth, [(1, 0)]))
     assert found["order_accuracy"] == (100, 1)
     assert found["order_accuracy_occluding"][1] == 0
+
+
+@pytest.mark.parametrize(("gap", "touching"), [(0, 1), (1, 0)])
+def test_pairs_whose_visible_masks_do_not_touch_are_not_in_the_touching_rows(gap, touching):
+    columns = np.tile(np.arange(WIDTH), (HEIGHT, 1))
+    front, back = columns < 6, columns >= 4
+    truth = truth_of([front, back], [front, columns >= 6 + gap], [(0, 1)])
+    found = measured(truth, saying(truth, [(0, 1)]))
+    assert found["order_accuracy_occluding"] == (100, 1)
+    assert found["order_accuracy_touching"][1] == touching
 
 
 def test_crowded_images_are_passed_over_and_noted(monkeypatch):
@@ -252,7 +263,7 @@ def test_a_damaged_order_is_refused(change, match):
 
 
 def plain(truth, found, prediction_row, instance_row):
-    """Right, decided, all: sets of pairs of rows; and those that occlude, from the pixels."""
+    """Right, decided, all, occluding and touching pairs of rows, as sets, from the pixels."""
     table, ids = truth.instances, found.predictions["prediction_id"].tolist()
     amodal, visible = (
         rle.decode(table[name].tolist(), (HEIGHT, WIDTH)).astype(bool)
@@ -266,7 +277,7 @@ def plain(truth, found, prediction_row, instance_row):
         said[front, back] = max(score, said.get((front, back), 0))
     match = dict(zip(instance_row.tolist(), prediction_row.tolist(), strict=True))
     image, instance = table["image_id"].tolist(), table["instance_id"].tolist()
-    pairs, decided, right, occluding = set(), set(), set(), set()
+    pairs, decided, right, occluding, touching = set(), set(), set(), set(), set()
     for pair in combinations(range(len(table)), 2):
         a, b = pair
         if image[a] != image[b] or table["ignore"].iloc[list(pair)].any():
@@ -283,6 +294,8 @@ def plain(truth, found, prediction_row, instance_row):
         pairs.add(pair)
         if a_hides or b_hides:
             occluding.add(pair)
+            if (binary_dilation(visible[a]) & visible[b]).any():
+                touching.add(pair)
         if a in match and b in match:
             p, q = ids[match[a]], ids[match[b]]
             ahead = said.get((p, q), -1) - said.get((q, p), -1)
@@ -290,7 +303,7 @@ def plain(truth, found, prediction_row, instance_row):
                 decided.add(pair)
             if (ahead > 0 and forth) or (ahead < 0 and back):
                 right.add(pair)
-    return right, decided, pairs, occluding
+    return right, decided, pairs, occluding, touching
 
 
 @settings(max_examples=60, deadline=None)
@@ -304,7 +317,8 @@ def test_as_a_plain_comparison_of_pixels(seed, objects, share):
         (y >= t) & (y < t + h) & (x >= s) & (x < s + w)
         for (t, s), (h, w) in zip(corners, sides, strict=True)
     ]
-    visible = [mask & (random.random((HEIGHT, WIDTH)) < 0.7) for mask in amodal]
+    seen = random.choice([0.05, 0.7])
+    visible = [mask & (random.random((HEIGHT, WIDTH)) < seen) for mask in amodal]
     image_ids = np.sort(random.integers(1, 4, objects))
     overlapping = [
         (a, b)
@@ -319,9 +333,9 @@ def test_as_a_plain_comparison_of_pixels(seed, objects, share):
     matched = np.flatnonzero(random.random(objects) < 0.8)
     shuffled = random.permutation(objects)[: len(matched)]
 
-    right, decided, pairs, occluding = plain(truth, found, shuffled, matched)
+    right, decided, pairs, occluding, touching = plain(truth, found, shuffled, matched)
     want = {}
-    for suffix, among in (("", pairs), ("_occluding", pairs & occluding)):
+    for suffix, among in (("", pairs), ("_occluding", occluding), ("_touching", touching)):
         for name, hits, of in (
             ("order_accuracy", right, among),
             ("order_coverage", decided, among),

@@ -1,6 +1,7 @@
 """Small cases by hand for what the protocols have of their own."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.metrics import protocols
 from amodal_pipeline.metrics.evidence import Evidence
+from amodal_pipeline.metrics.published import read_published
 
 
 def rows_of(protocol, truth, found, *arguments):
@@ -40,6 +42,14 @@ def detections(truth, amodal, visible=None, scores=None, **columns):
 
 
 # ORCNN ------------------------------------------------------------------------------------------
+
+
+def test_detections_that_say_nothing_is_visible_cost_no_protocol_its_visible_precision():
+    truth = annotations([[0, 0, 10, 8]])
+    found = detections(truth, [[0, 12, 10, 20], [0, 0, 10, 8]], [[0, 0, 0, 0], [0, 0, 10, 8]])
+    for protocol in (protocols.coco, protocols.orcnn):
+        assert value_of(rows_of(protocol, truth, found), "AP_visible")["value"] == 100
+    assert value_of(rows_of(protocols.orcnn, truth, found), "AP_both")["value"] == 50
 
 
 def test_both_masks_must_match():
@@ -213,6 +223,29 @@ def test_things_and_stuff_where_there_are_both():
     assert value_of(rows, "AR100")["value"] == 50
 
 
+def test_every_row_of_slns_first_table_is_measured():
+    """Bands of occlusion within things and within stuff, each with the objects of both kinds."""
+    truth = annotations([[0, 0, 20, 5], [0, 10, 20, 15], [22, 0, 30, 5]], [0, 10, 0])
+    mixed = truth.instances.assign(is_thing=pd.array([True, False, False], "bool[pyarrow]"))
+    truth = dataclasses.replace(truth, instances=mixed)
+    found = detections(truth, [[0, 0, 20, 5], [0, 10, 20, 15], [22, 0, 26, 5]])
+    rows = rows_of(protocols.amodalapi, truth, found)
+    counted = {
+        f"{band}_{kind}": value_of(rows, f"AR_{band}_{kind}")["n"]
+        for band in ("none", "partial", "heavy")
+        for kind in ("things", "stuff")
+    }
+    assert counted == {
+        **{"none_things": 1, "partial_things": 0, "heavy_things": 0},
+        **{"none_stuff": 1, "partial_stuff": 0, "heavy_stuff": 1},
+    }
+    assert value_of(rows, "AR_heavy_stuff")["value"] == 100
+    assert value_of(rows, "AR_none_stuff")["value"] == 10  # an IoU of one half
+    table = read_published(Path(__file__).parents[2] / "docs/published.csv")
+    wanted = table[(table["paper"] == "sln") & (table["protocol"] == "amodalapi")]["metric"]
+    assert len(wanted) > 50 and set(wanted) <= set(rows["metric"])
+
+
 @pytest.mark.parametrize(("place", "ten", "hundred"), [(9, 100, 100), (10, 0, 100), (100, 0, 0)])
 def test_more_detections_than_count(place, ten, hundred):
     """The right one is at rank ``place``, from 0."""
@@ -224,6 +257,11 @@ def test_more_detections_than_count(place, ten, hundred):
     assert value_of(rows, "AR100")["value"] == hundred
     assert value_of(rows, "AR1000")["value"] == 100
     assert value_of(rows, "AP")["value"] == pytest.approx(100 / (place + 1))
+    # SLN looks at 100 detections per image, Zhu et al. at 1,000.
+    top = 100 / (place + 1) if place < 100 else 0
+    assert value_of(rows, "AP_top100")["value"] == pytest.approx(top)
+    assert value_of(rows, "AR_none")["value"] == hundred
+    assert value_of(rows, "AR1000_none")["value"] == 100
 
 
 def test_equal_scores_are_taken_in_the_order_of_the_table():

@@ -155,7 +155,7 @@ def test_means_over_categories():
         ("orcnn", "1", "AmodalMRCNN-50", "cocoa", "AR1000_things", 50.4, True),
         ("sln", "1", "SLN (ours)", "cocoa", "AR_heavy_stuff", 18.6, True),
         ("sln", "3", "SLN (ours)", "d2sa", "AR_heavy", 57.2, True),
-        ("sln", "1", "ARCNN", "cocoa", "AP", 4.1, False),
+        ("sln", "1", "ARCNN", "cocoa", "AP_top100", 4.1, False),
         ("a3d", "2", "BCNet", "kins", "AP_amodal", 22.1, False),
         ("a3d", "2", "Ours (w/ pretrain)", "cocoa_cls", "mIoU_full", 67.4, False),
         ("c2f_seg", "1", "Mask R-CNN", "cocoa_cls", "AP_amodal", 28.0, False),

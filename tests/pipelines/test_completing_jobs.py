@@ -1,13 +1,18 @@
 """`evaluate` and `predict` with a completer as a user runs them; weights are as they were drawn."""
 
+import dataclasses
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from kedro.framework.session import KedroSession
 from PIL import Image
 
 from amodal_pipeline import methods
-from amodal_pipeline.annotations import Predictions, rle
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
+from amodal_pipeline.annotations.coco_results import read_coco_results
 from amodal_pipeline.datasets.scores_dataset import load_scores
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import C2FSegConfig, MethodConfig
@@ -109,7 +114,7 @@ def test_predict_completes_a_users_own_masks(project, tmp_path):
     run(project, "predict", **folders)
     found = newest(project, "user_predictions")
     assert rle.area(found.predictions["visible_rle"].tolist()).tolist() == [400, 100]
-    assert (project / "data/08_reporting/scenes/c2f_seg/user_images/mine.png.png").exists()
+    assert (project / "data/08_reporting/scenes/c2f_seg/user_images/mine.png").exists()
 
     # In Python: the same masks, where what is drawn for an object is the same.
     model = methods.load(project / "data/06_models/scenes/c2f_seg")
@@ -117,6 +122,79 @@ def test_predict_completes_a_users_own_masks(project, tmp_path):
     amodal = found.predictions["amodal_rle"].tolist()[:1]
     assert rle.pair_iou(rle.encode(once), amodal)[0] == 1
     assert rle.area(amodal)[0] > 0
+
+
+def test_a_damaged_image_ends_the_run_after_all_others_are_done(project, tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    labels = np.zeros((50, 70), np.uint8)
+    labels[10:30, 20:40], labels[35:45, 50:60] = 1, 2
+    for name in ("torn.png", "whole.png"):
+        Image.fromarray(pixels).save(images / name)
+        Image.fromarray(labels).save(masks / name)
+    torn = (images / "torn.png").read_bytes()
+    (images / "torn.png").write_bytes(torn[: len(torn) // 2])
+    with pytest.raises(ValueError, match=r"could not be read[\s\S]*\ntorn\.png: "):
+        run(project, "predict", images=str(images), masks=str(masks), png=True)
+    output = project / "data/07_model_output/scenes/c2f_seg"
+    records = json.loads((output / "user_predictions.json").read_text())
+    assert [record["file_name"] for record in records] == ["whole.png"] * 2
+    written = {p.relative_to(output).as_posix() for p in output.rglob("user_masks/**/*.png")}
+    assert written == {
+        f"user_masks/{kind}/whole/{i}_object.png" for kind in ("amodal", "visible") for i in (1, 2)
+    }
+    own, seen = (
+        np.asarray(Image.open(output / f"user_masks/{kind}/whole/1_object.png"))
+        for kind in ("amodal", "visible")
+    )
+    assert np.array_equal(seen, 255 * (labels == 1)) and (own[labels == 1] == 255).all()
+    overlays = project / "data/08_reporting/scenes/c2f_seg/user_images"
+    assert (overlays / "whole.png").exists() and not (overlays / "torn.png").exists()
+
+
+def test_predictions_of_a_split_are_exported_as_they_were_evaluated(project, monkeypatch):
+    run(project, "evaluate", method="orcnn")
+    run(project, "evaluate")
+    output = project / "data/07_model_output/scenes"
+    truth = AmodalAnnotations.load(
+        next((project / "data/03_primary/scenes/annotations_val").glob("*/annotations_val"))
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("amodal_pipeline.pipelines.predict.export.predict_or_read", None)
+        run(project, "export_predictions", method="orcnn")
+        run(project, "export_predictions")
+    for method, kind in (
+        *(("orcnn", "predictions"), ("c2f_seg", "predictions"), ("c2f_seg", "predictions_true")),
+    ):
+        back = read_coco_results(output / method / f"{kind}_train.json", truth).predictions
+        table = Predictions.load(sorted((output / method / kind).iterdir())[-1] / kind).predictions
+        for column in ("image_id", "category_id", "score"):
+            assert back[column].tolist() == table[column].tolist(), (method, kind, column)
+        for column in ("amodal_rle", "visible_rle"):
+            assert filled(back[column]) == filled(table[column]), (method, kind, column)
+    assert json.loads((output / "orcnn/truth_train.json").read_text())["annotations"]
+
+    # Of a split that was not evaluated the method predicts anew.
+    test = build_split(truth, "test")
+    folder = project / "data/03_primary/scenes/annotations_test/2026-01-01T00.00.00.000Z"
+    test.save(folder / "annotations_test")
+    run(project, "export_predictions", split="test")
+    for kind in ("predictions", "predictions_true"):
+        back = read_coco_results(output / f"c2f_seg/{kind}_test.json", test).predictions
+        assert set(back["image_id"]) == {1, 2}
+
+
+def filled(masks):
+    """Masks, None for an empty one: a key that is blank in a whole file is read as no mask."""
+    return [None if pd.isna(m) or rle.area([m])[0] == 0 else m for m in masks]
+
+
+def build_split(truth, split):
+    """The first two images of a split, as another."""
+    part = truth.subset([1, 2])
+    return dataclasses.replace(part, metadata=part.metadata.model_copy(update={"split": split}))
 
 
 def test_completion_of_a_method_has_its_detections_beside_its_checkpoint():

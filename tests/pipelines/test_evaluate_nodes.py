@@ -348,6 +348,17 @@ def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monke
     assert chosen(shapes, models, output, "mine")[0]["c2f_seg"].metadata.inputs == "again"
 
 
+def test_predictions_of_another_program_are_scored_without_images(shapes, tmp_path, caplog):
+    absent = shapes.metadata.model_copy(update={"image_root": str(tmp_path / "absent")})
+    truth = dataclasses.replace(shapes, metadata=absent)
+    write(truth, tmp_path / "results" / "theirs.json")
+    found = read(tmp_path / "results", truth, tmp_path / "models")
+    assert lines(dict(next(evaluate_each(truth, found, {}, {}, QUICK, tmp_path, {})))["theirs"])
+    assert draw_each(truth, found, {}, 2, {}) == {}
+    assert "pictures are left out: 2 of the 2 images to draw on" in caplog.text
+    assert set(draw_each(shapes, found, {}, 2, {})) == {"theirs"}
+
+
 def test_a_detector_is_given_nothing_to_complete(shapes, tmp_path):
     checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root).save(tmp_path / "orcnn")
     with pytest.raises(ValueError, match="orcnn finds objects itself"):

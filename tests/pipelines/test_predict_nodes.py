@@ -3,19 +3,31 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from amodal_pipeline.annotations import rle
-from amodal_pipeline.methods import pretrained
+from amodal_pipeline.annotations import Category, Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.methods import completer, pretrained
 from amodal_pipeline.methods.configs import MethodConfig
 from amodal_pipeline.pipelines.predict.masks import read_masks
-from amodal_pipeline.pipelines.predict.nodes import draw_folder, predict_folder
+from amodal_pipeline.pipelines.predict.nodes import (
+    draw_folder,
+    name_damaged,
+    picture_stems,
+    predict_folder,
+    write_results,
+)
 from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.inference import images_in
+from amodal_pipeline.visuals import grids
 from tests.pipelines.test_evaluate_nodes import checkpoint
 from tests.training.test_completing import Echo
 
+OBJECT = Category(id=1, name="object")
 CPU = InferenceConfig(device="cpu", workers=0)
 HEIGHT, WIDTH = 30, 40
 
@@ -53,7 +65,12 @@ def masks(tmp_path):
 
 
 def read(path, images):
-    return read_masks(path, images_in(images), images)
+    return read_masks(path, *reordered(images))
+
+
+def reordered(images):
+    table, damaged = images_in(images)
+    return table, images, damaged
 
 
 def test_masks_are_label_images_or_an_image_an_object(images, masks):
@@ -65,7 +82,7 @@ def test_masks_are_label_images_or_an_image_an_object(images, masks):
     lefts = rle.box(table["visible_rle"].tolist(), (HEIGHT, WIDTH))
     assert lefts[:, 0].tolist() == [0, 10, 20, 0, 10, 0, 20]
     assert lefts[:, 1:].tolist() == [[4, 8, 8]] * 7
-    assert set(table["score"]) == {1.0} and found.metadata.categories[0].name == "object"
+    assert table["score"].isna().all() and found.metadata.categories == (OBJECT,)
 
 
 def test_a_palette_image_counts_by_its_numbers(images, masks):
@@ -103,8 +120,109 @@ def test_masks_from_a_coco_file(images, tmp_path, form):
     path.write_text(json.dumps(document))
     table = read(path, images).predictions
     assert table["image_id"].tolist() == [1, 2, 3]
-    lefts = rle.box(table["visible_rle"].tolist(), (HEIGHT, WIDTH))[:, 0]
-    assert lefts.tolist() == [10, 4, 4]
+    assert lefts_of(table) == [10, 4, 4]
+
+
+def lefts_of(table):
+    return rle.box(table["visible_rle"].tolist(), (HEIGHT, WIDTH))[:, 0].tolist()
+
+
+def test_categories_and_scores_of_a_coco_file_are_kept(images, tmp_path):
+    """As CVAT and Label Studio name images: in folders of their own, under names of their own."""
+    listed = [
+        {"id": 0, "file_name": "images/3f2a9c1e-two.png", "height": HEIGHT, "width": WIDTH},
+        {"id": 1, "file_name": "upload\\000000000139.jpg"},
+        {"id": 2, "file_name": "/data/a/one.jpg"},
+    ]
+    square, small = [[4, 4, 12, 4, 12, 12, 4, 12]], [[20, 4, 24, 4, 24, 8, 20, 8]]
+    document = {
+        "images": listed,
+        "categories": [{"id": 7, "name": "cup"}, {"id": 3, "name": "door"}],
+        "annotations": [
+            {"image_id": 0, "category_id": 3, "segmentation": square, "iscrowd": 1, "score": 0.25},
+            {"image_id": 2, "category_id": 7, "segmentation": square, "visible_mask": small},
+            {"image_id": 1, "segmentation": square},
+        ],
+    }
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(document))
+    found = read(path, images)
+    names = {c.id: c.name for c in found.metadata.categories}
+    assert [names[i] for i in found.predictions["category_id"]] == ["object", "cup", "door"]
+    assert names == {3: "door", 7: "cup", 1: "object"}
+    assert found.predictions["score"].fillna(-1).tolist() == [-1, -1, 0.25]
+    assert lefts_of(found.predictions) == [4, 20, 4]  # what is visible, where a key says so
+
+    listed[0]["height"] = WIDTH
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"is of an image of \[40, 40\] .*two\.png is \[30, 40\]"):
+        read(path, images)
+    listed[0] = {"id": 0, "file_name": "elsewhere/one.jpg"}
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"may both be the image a/one\.jpg: write paths"):
+        read(path, images)
+
+
+def labelme(path, *shapes, **changes):
+    document = {"version": "5.5.0", "imagePath": "x.jpg", "shapes": [*shapes], "imageData": None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document | changes))
+
+
+SQUARE = {"label": "cup", "shape_type": "polygon", "points": [[4, 4], [12, 4], [12, 12], [4, 12]]}
+
+
+def test_a_folder_of_mixed_masks(images, masks, caplog):
+    """A label image, labelme's JSON and a COCO file; each has an image of its own."""
+    (masks / "000000000139.png").unlink()
+    labelme(masks / "000000000139.json", SQUARE, SQUARE | {"label": "door"})
+    labelme(masks / "of_another.json", SQUARE)
+    (masks / "two/left.png").unlink()
+    (masks / "two/right.png").unlink()
+    (masks / "export.json").write_text(json.dumps(records(images)[:1]))
+    found = read(masks, images)
+    names = {c.id: c.name for c in found.metadata.categories}
+    table = found.predictions
+    assert [
+        (i, names[c]) for i, c in zip(table["image_id"], table["category_id"], strict=True)
+    ] == [*((1, "cup"), (1, "door"), (2, "object"), (2, "object"), (3, "object"))]
+    assert lefts_of(table) == [4, 4, 0, 10, 4]
+    assert "1 files of labelme are of images not in" in caplog.text
+    labelme(masks / "deeper/any_name.json", SQUARE, imagePath="..\\a\\one.jpg")
+    with pytest.raises(
+        ValueError, match=r"a/one\.jpg has masks in .*any_name\.json and in .*one\.png"
+    ):
+        read(masks, images)
+
+
+def test_one_labelme_file(images, tmp_path):
+    labelme(tmp_path / "any.json", SQUARE, imagePath="two.png")
+    assert read(tmp_path / "any.json", images).predictions["image_id"].tolist() == [3]
+    labelme(tmp_path / "any.json", SQUARE)
+    with pytest.raises(ValueError, match=r"any\.json is of the image 'x\.jpg', which is not in"):
+        read(tmp_path / "any.json", images)
+
+
+def test_masks_may_lie_among_the_images(images):
+    """Where a PNG is an image itself, and a folder has the name of an image."""
+    for name in ("a/one.json", "000000000139.json", "two.json", "two/three.json"):
+        labelme(images / name, SQUARE)
+    save(images / "two/three.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    assert read(images, images).predictions["image_id"].tolist() == [1, 2, 3, 4]
+
+
+def test_many_labels_are_read_at_once(images, tmp_path, monkeypatch):
+    """A label image of noise: every value is an object, by ascending values."""
+    values = np.random.default_rng(0).integers(0, 600, (HEIGHT, WIDTH)).astype(np.uint16)
+    for name in ("a/one", "000000000139", "two"):
+        save(tmp_path / f"labels/{name}.png", values)
+    table = read(tmp_path / "labels", images).predictions
+    own = table["visible_rle"][(table["image_id"] == 3).to_numpy(dtype=bool)].tolist()
+    found = np.unique(values[values > 0])
+    assert own == rle.encode(values[None] == found[:, None, None])
+    monkeypatch.setattr("amodal_pipeline.pipelines.predict.masks._MOST_RUNS", 1000)
+    with pytest.raises(ValueError, match=r"139\.png changes its value .* this is no label image"):
+        read(tmp_path / "labels", images)
 
 
 @pytest.mark.parametrize(
@@ -168,14 +286,150 @@ def test_a_completer_is_given_the_masks(shapes, images, masks, tmp_path, monkeyp
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
-    found = predict_folder(made, images, str(masks), CPU, images.parent, "none", None)
-    assert (found.metadata.method, found.metadata.inputs) == ("c2f_seg", "user_masks")
+    found, damaged = predict_folder(made, images, str(masks), CPU, images.parent, "none", None)
+    assert damaged == {} and (found.metadata.method, found.metadata.inputs) == (
+        "c2f_seg",
+        "user_masks",
+    )
     table = found.predictions
     seen, whole = table["visible_rle"].tolist(), table["amodal_rle"].tolist()
     assert (rle.area(whole) > rle.area(seen)).all()
     assert rle.shared_area(whole, seen).tolist() == [64] * 7
     draw_folder(found, tmp_path / "drawn", 0.5)
-    assert (tmp_path / "drawn/a/one.jpg.png").exists()
+    drawn = {p.relative_to(tmp_path / "drawn").as_posix() for p in tmp_path.rglob("drawn/**/*.png")}
+    assert drawn == {"a/one.png", "000000000139.png", "two.png"}
+
+
+class Moved(Echo):
+    """Shifts what it is given to the right: some visible pixels are lost."""
+
+    def forward(self, images, targets):
+        return {"amodal_masks": torch.roll(super().forward(images, targets)["amodal_masks"], 20, 2)}
+
+
+def test_completion_keeps_what_the_user_marked(shapes, images, masks, monkeypatch):
+    made = checkpoint(shapes)
+    crop = made.card.method.root.crop
+    monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Moved(crop).eval())
+    given = (made, images, str(masks), CPU, images.parent, "none", None)
+    (raw, _), (kept, _) = predict_folder(*given, raw=True), predict_folder(*given)
+    own, whole = (found.predictions["amodal_rle"].tolist() for found in (raw, kept))
+    seen = kept.predictions["visible_rle"].tolist()
+    assert (rle.shared_area(own, seen) < 64).all() and (rle.area(own) > 0).all()
+    assert whole == rle.union(own, seen)
+    boxes = kept.predictions["amodal_box"].tolist()
+    assert np.array_equal(boxes, rle.box(whole, (HEIGHT, WIDTH)))
+    assert kept.metadata == raw.metadata
+
+
+def test_completion_in_python_keeps_the_given_mask():
+    image, mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8), labels(0, 1) > 0
+    model = Moved(CropConfig(side=32, image_side=32)).eval()
+    model.scale = torch.nn.Parameter(torch.ones(1))  # says which device the model is on
+    own = completer.complete(model, image, mask, raw=True)
+    assert own.any() and not own[mask].all()
+    assert np.array_equal(completer.complete(model, image, mask), own | mask)
+
+
+def damage(path):
+    """Cut a photograph short: its header stays whole."""
+    noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(noise).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:-600])
+
+
+def test_a_damaged_image_costs_itself_only(shapes, images, masks, monkeypatch, tmp_path):
+    damage(images / "a/one.jpg")
+    (images / "torn.png").write_bytes(b"no image")
+    made = checkpoint(shapes)
+    crop = made.card.method.root.crop
+    monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
+    given = (made, images, str(masks), CPU, images.parent, "none", None)
+    found, damaged = predict_folder(*given)
+    assert set(damaged) == {"a/one.jpg", "torn.png"}
+    assert found.predictions["image_id"].tolist() == [1, 1, 1, 4, 4]
+    assert found.images["file_name"].tolist() == ["000000000139.jpg", "two.png"]
+    with pytest.raises(
+        ValueError, match=r"could not be read[\s\S]*\na/one\.jpg: [\s\S]*torn\.png: "
+    ):
+        name_damaged(damaged, 0, 2)
+    name_damaged({}, 0, 2)
+    # Records of damaged images are passed over, those of unknown ones are not.
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps(records(images)))
+    assert read(path, images).predictions["image_id"].tolist() == [1, 4]
+    for name in ("000000000139.jpg", "two.png"):
+        (images / name).unlink()
+    with pytest.raises(ValueError, match=r"none of the 2 images in .* can be read"):
+        predict_folder(*given)
+
+
+@pytest.fixture
+def found(images):
+    """Two objects in one image; of the first nothing is seen."""
+    whole, seen, nothing = (rle.encode(labels(*v)[None])[0] for v in ((0, 1), (0, 0, 1), (0,)))
+    table = images_in(images)[0]
+    columns = {
+        "prediction_id": [1, 2, 3],
+        "image_id": [2, 2, 3],
+        "category_id": [4, 4, 9],
+        "score": [0.9, 0.3, None],
+        "amodal_rle": [whole] * 3,
+        "visible_rle": [nothing, seen, seen],
+        "amodal_box": rle.box([whole] * 3, (HEIGHT, WIDTH)),
+    }
+    categories = (Category(id=4, name="../tea cup"), Category(id=9, name="door"))
+    made = PredictionsMetadata(
+        dataset="d", split="user", method="m", categories=categories, image_root=str(images)
+    )
+    order = frame(PREDICTION_ORDER, {})
+    return Predictions(made, table, frame(PREDICTIONS, columns), order)
+
+
+def test_results_and_images_of_masks_come_back_as_masks(found, images, tmp_path, caplog):
+    results, folder = tmp_path / "found.json", tmp_path / "pngs"
+    assert write_results(found, results, folder, 0.5, False) == 0
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "of_an_earlier_run.png").touch()
+    assert write_results(found, results, folder, 0.5, True) == 3
+    written = {p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
+    assert written == {
+        *("amodal/a/one/1__tea_cup.png", "amodal/two/3_door.png", "visible/two/3_door.png")
+    }
+    pixels = np.asarray(Image.open(folder / "amodal/two/3_door.png"))
+    assert np.array_equal(pixels, 255 * (labels(0, 1) > 0))
+    listed = json.loads(results.read_text())
+    assert [r["file_name"] for r in listed] == ["a/one.jpg", "a/one.jpg", "two.png"]
+    assert [round(r["score"], 3) for r in listed] == [0.9, 0.3, 1.0]
+
+    # What a detector found is what a completer is given; of one detection nothing is seen.
+    table = read(results, images).predictions
+    assert table["image_id"].tolist() == [2, 3] and lefts_of(table) == [20, 20]
+    assert "1 detections of which nothing is seen are left out" in caplog.text
+    del listed[2]["visible_segm"]
+    results.write_text(json.dumps(listed[1:]))
+    with pytest.raises(ValueError, match="record at position 1 has an amodal mask only"):
+        read(results, images)
+
+
+def test_pictures_are_named_by_the_stems_of_images():
+    names = ["a.jpg", "a.png", "b/a.jpg", "c.JPG", "C.png", "d.jpg.png", "d.jpg"]
+    table = frame(PREDICTIONS, {})
+    found = Predictions(None, pd.DataFrame({"file_name": names}), table, table)
+    assert picture_stems(found) == [
+        *("a.jpg", "a.png", "b/a", "c.JPG", "C.png", "d.jpg.png", "d"),
+    ]
+
+
+def test_labels_have_a_score_where_there_is_one(found, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        grids, "draw_objects", lambda image, *_, labels, **__: said.extend(labels) or image
+    )
+    for image_id in (2, 3):
+        grids.overlay(found, image_id, 0.0)
+    assert said == ["../tea cup 0.90", "../tea cup 0.30", "door"]
 
 
 def test_a_completer_needs_masks_and_a_detector_none(shapes, images, masks):

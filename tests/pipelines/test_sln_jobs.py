@@ -57,7 +57,10 @@ def test_every_environment_has_a_training_in_stages_and_its_rows(env):
     assert sum(stage.iterations for stage in own.training.stages) < own.training.iterations
     assert own.model.root.classes is (env not in ("cocoa", "cocoa_bsds", "d2sa"))
     rows = resolve(AblationConfig.model_validate(values["ablate_sln"]), jobs)
-    assert len(rows) == (11 if own.model.root.hidden_unless_visible else 10)
+    assert len(rows) == (12 if own.model.root.hidden_unless_visible else 11)
+    assert own.model.root.global_input == "features" and not own.model.root.dilated
+    assert rows["global_image"].job.model.root.global_input == "image"
+    assert rows["dilated"].job.model.root.dilated
     models = [row.job.model.root for row in rows.values()]
     assert len(set(map(str, models))) == len(rows)  # no two are the same
     assert {m.layers for m in models if m.name == "sln"} == {2, 3, 4, 5}

@@ -1,14 +1,22 @@
 """Nodes of the training template, without a project around them."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.pipelines.ablate.nodes import Places, _inputs
 from amodal_pipeline.pipelines.ablate.rows import Row
-from amodal_pipeline.pipelines.train.nodes import Job, detect, on_true_objects, train_part
+from amodal_pipeline.pipelines.train.nodes import (
+    Job,
+    detect,
+    find_detector,
+    on_true_objects,
+    train_part,
+)
 from amodal_pipeline.pipelines.train.parts import Parts
 from amodal_pipeline.training.completing import true_objects
 from amodal_pipeline.training.configs import InferenceConfig
@@ -49,8 +57,41 @@ def test_a_detector_without_visible_masks_is_refused(shapes):
         on_true_objects(shapes, detections(shapes, [0, 1], visible_rle=[None, None]))
 
 
+def completer_job(**values):
+    return Job.model_validate({"model": {"name": "c2f_seg"}, **values})
+
+
+def test_a_completer_learns_from_another_programs_visible_masks(shapes, tmp_path):
+    """A results file per split; its one mask is the visible one, and matches objects too."""
+    truth = shapes.instances
+    records = [
+        {
+            "image_id": int(truth["image_id"].iloc[row]),
+            "category_id": int(truth["category_id"].iloc[row]),
+            "score": 0.9,
+            "segmentation": {"size": [64, 64], "counts": truth["visible_rle"].iloc[row]},
+        }
+        for row in (5, 0, 3)
+    ]
+    (tmp_path / "theirs_train.json").write_text(json.dumps(records))
+    job = completer_job(detector=str(tmp_path / "theirs_{split}.json"))
+    assert find_detector(shapes, job, None, None, None, tmp_path, False) == []
+    found = detect([], shapes, InferenceConfig(workers=0), job)
+    assert found.metadata.method == "theirs"
+    learnt = on_true_objects(shapes, found).predictions
+    masks = truth.set_index("instance_id")["visible_rle"]
+    assert sorted(learnt["instance_id"]) == sorted(truth["instance_id"].iloc[[5, 0, 3]])
+    assert learnt["visible_rle"].tolist() == masks[learnt["instance_id"]].tolist()
+
+    val = dataclasses.replace(shapes, metadata=shapes.metadata.model_copy(update={"split": "val"}))
+    with pytest.raises(ValueError, match=r"theirs_val\.json"):
+        detect([], val, InferenceConfig(workers=0), job)
+    with pytest.raises(ValidationError, match=r"\{split\}"):
+        completer_job(detector="theirs.json")
+
+
 def test_without_a_detector_nothing_is_found(shapes):
-    found = detect([], shapes, InferenceConfig(workers=0))
+    found = detect([], shapes, InferenceConfig(workers=0), completer_job())
     assert len(found.predictions) == 0 and len(found.images) == len(shapes.images)
     assert on_true_objects(shapes, found) is None
 
@@ -77,9 +118,9 @@ def test_restart_leaves_a_finished_part_that_is_unchanged(shapes, tmp_path):
 
 
 def test_a_row_that_completes_detections_needs_a_detector(shapes, tmp_path):
-    nothing = detect([], shapes, None)
+    nothing = detect([], shapes, None, completer_job())
     places = Places(*[tmp_path] * 4, Parts(), None, nothing, [], None, None)
-    row = Row("on_detections", Job.model_validate({"model": {"name": "c2f_seg"}}))
+    row = Row("on_detections", completer_job())
     assert _inputs(row, places) == "image"
     assert _inputs(dataclasses.replace(row, completes="true"), places) == "true"
     with pytest.raises(ValueError, match=r"rows\.on_detections"):

@@ -8,10 +8,17 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 
 from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.methods.configs import A3DConfig
 from amodal_pipeline.pipelines.prepare.sources import Source
+from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.scenes.view_config import SYNSETS
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from tests.scenes.test_nmr import objects
 
+PASCAL3D = {
+    *("aeroplane", "bicycle", "boat", "bottle", "bus", "car", "chair", "diningtable"),
+    *("motorbike", "sofa", "train", "tvmonitor"),
+}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -70,6 +77,52 @@ def test_shapenet(project, tmp_path):
         assert [c.name for c in found.metadata.categories] == ["car"]
         root = Path(found.metadata.image_root)
         assert all((root / name).is_file() for name in found.images["file_name"])
+
+
+def resolved(env, **parameters):
+    loader = OmegaConfigLoader(
+        str(ROOT / "conf"), env, runtime_params=parameters, **CONFIG_LOADER_ARGS
+    )
+    return loader["parameters"]
+
+
+def test_pascal3d(project, tmp_path):
+    corners, faces = "0 0 0\n2 0 0\n0 1 0\n0 0 1\n", "3 0 2 1\n3 0 1 3\n3 1 2 3\n3 0 3 2\n"
+    for class_ in ("aeroplane", "car", "sofa"):
+        (tmp_path / "CAD" / class_).mkdir(parents=True)
+        for number in ("01", "02"):
+            path = tmp_path / "CAD" / class_ / f"{number}.off"
+            path.write_text(f"OFF\n4 4 0\n{corners}{faces}")
+        (tmp_path / "CAD" / f"{class_}.mat").write_bytes(b"not read")
+    few = {"train": 3, "val": 3, "config": {"azimuths": 2, "image_size": 32}}
+    prepare(project, "pascal3d", raw_root=str(tmp_path), source={"views": few})
+    for split in ("train", "val"):
+        found = table(project, "pascal3d", split)
+        assert [c.name for c in found.metadata.categories] == ["aeroplane", "car", "sofa"]
+        assert len(found.images) == 3 * 2
+
+
+def test_views_are_learnt_without_viewpoints_and_from_all_around():
+    for env in ("shapenet", "pascal3d", "shapenet_pascal3d"):
+        model = Job.model_validate(resolved(env)["a3d"]).model.root
+        assert (model.camera, model.spread, model.fitted) == ("softras_estimated", True, False)
+        assert model == A3DConfig(camera="softras_estimated", spread=True)
+    for env in ("views", "views_unseen"):
+        assert Job.model_validate(resolved(env)["a3d"]).model.root.spread
+
+
+def test_pascal3d_goes_on_from_what_shapenet_has_taught():
+    alone, both = (resolved(env) for env in ("pascal3d", "shapenet_pascal3d"))
+    assert alone["source"] == both["source"] and both["dataset"] == "shapenet_pascal3d"
+    for method in ("a3d", "mask_rcnn", "orcnn", "vrsp"):
+        jobs = [Job.model_validate(values[method]) for values in (alone, both)]
+        assert jobs[0].pretrained is None
+        assert jobs[1].pretrained == f"data/06_models/shapenet/{method}"
+        assert jobs[0].model == jobs[1].model and jobs[0].training == jobs[1].training
+        names = jobs[1].pretrained_categories
+        assert set(names) <= PASCAL3D and set(names.values()) <= set(SYNSETS.values())
+        # The classes that both have: aeroplane, boat, car, chair, diningtable, sofa, tvmonitor.
+        assert len({names.get(name, name) for name in PASCAL3D} & set(SYNSETS.values())) == 7
 
 
 def test_missing_archives_are_named_with_their_origin(project, tmp_path):

@@ -4,13 +4,18 @@ import json
 
 import pandas as pd
 import pytest
+from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 from PIL import Image
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
+from amodal_pipeline.methods.configs import ShapePriorConfig
+from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
+from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from amodal_pipeline.training.state import ChangedTrainingError
-from tests.pipelines.conftest import METHOD
+from tests.pipelines.conftest import METHOD, ROOT
 
 VRSP = METHOD | {
     "model": METHOD["model"]
@@ -28,6 +33,39 @@ SMALL = {
     "pictures": 2,
     "tracking": False,
 }
+
+
+# λ, what reclassification does to scores, and α of the authors' configurations
+# "…_CtRef_VAR_SPRef_SPRet_FM", and whether "…_SPRet" turns the masks of the codebook.
+RELEASED = {
+    "d2sa": (0.1, "released", 2.0, True),
+    "cocoa_cls": (0.25, "released", 2.0, True),
+    "kins": (0.25, "none", 3.0, False),
+}
+
+
+@pytest.mark.parametrize("env", RELEASED)
+def test_the_released_row_has_every_difference_of_the_authors_code(env):
+    values = OmegaConfigLoader(str(ROOT / "conf"), env, **CONFIG_LOADER_ARGS)["parameters"]
+    jobs = {name: Job.model_validate(values[name]) for name in ("mask_rcnn", "orcnn", "vrsp")}
+    rows = resolve(AblationConfig.model_validate(values["ablate_vrsp"]), jobs)
+    own, paper = rows["released"].job.model.root, jobs["vrsp"].model.root
+    differences = {
+        name
+        for name, value in own.model_dump().items()
+        if value != paper.model_dump()[name] and name != "reclassification_weight"
+    }
+    assert differences == {
+        *("true_attention", "prior_input", "all_channel_weighting", "geometric_mean"),
+        *("reclassification_weighting", "reclassification_input"),
+        *("reclassification_true_weight", "reclassification_score"),
+    }
+    assert (own.prior_input, own.reclassification_input) == ("logits", "logits")
+    assert own.reclassification_true_weight == 0.1
+    prior = ShapePriorConfig.model_validate(values["shape_prior"])
+    found = (own.reclassification_weight, own.reclassification_score, own.alpha)
+    assert (*found, prior.turned) == RELEASED[env]
+    assert prior.clusters == 1024  # the paper's
 
 
 @pytest.fixture(scope="module")

@@ -332,6 +332,8 @@ def test_equal_inputs_give_equal_bytes(folder, material):
         *("AR1_box", "AP75_visible_occluded0", "AP_amodal_occluded12.5", "AR1000", "AR10_heavy"),
         *("AP_things", "AR100_stuff", "AP_none", "mIoU_full_per_category_post_matched"),
         *("IoU_dataset_post_common", "order_accuracy_decided", "order_coverage_occluding"),
+        *("IoU_dataset_occluded_matched", "order_coverage_touching", "AP_top100_heavy_things"),
+        *("AR_none_stuff", "AR1000_partial", "AP_top100"),
     ],
 )
 def test_every_known_metric_is_defined(metric):
@@ -345,9 +347,12 @@ def test_definitions_follow_the_name():
     assert "all compared methods detected" in definition("mIoU_full_common")
     assert "1000 detections" in definition("AR1000") and "things only" in definition("AP_things")
     assert "more than 25 %" in definition("AR10_heavy")
+    assert definition("AR_heavy_stuff").endswith("by more than 25 %; stuff only.")
+    assert definition("order_accuracy_touching").endswith("visible masks touch.")
     assert "different pasted occluders" in definition("occluder_consistency")
     assert definition("mIoU_occluded") != definition("mIoU_full")
     unknown = ("madness", "AP_nothing", "AR_amodal", "AP_matched", "IoU_dataset_per_category", "")
+    unknown += ("AR_top100", "AP_things_none", "AP_touching")
     assert {definition(name) for name in unknown} == {""}
 
 

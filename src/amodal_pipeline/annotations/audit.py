@@ -182,7 +182,8 @@ class CategoryCount:
 class Audit:
     """The outcome of :func:`audit`.
 
-    ``remarks`` say where the table contradicts its own accounting, or is a part of what was read.
+    ``remarks`` say where the table contradicts its own accounting or is a part of what was read,
+    and how many objects of the file another evaluator ignores.
     """
 
     dataset: str
@@ -456,6 +457,8 @@ def _remarks(annotations: AmodalAnnotations, reasons: Sequence[Reason]) -> tuple
                 "it is a part of what was read, or was made from it; the counts are those of the "
                 "table"
             )
+    for reason, count in annotations.metadata.ignored_elsewhere.items():
+        found.append(f"{count} objects that count here are ignored elsewhere. {reason}.")
     if not annotations.metadata.accounting:
         found.append("The table has no accounting: make it again to know what was left out.")
     return tuple(found)

@@ -6,6 +6,7 @@ the findings to :func:`amodal_pipeline.annotations.build`, which counts them.
 """
 
 import os
+import re
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,14 +29,20 @@ from amodal_pipeline.annotations.validation import (
     finding,
 )
 
-# A damaged or hostile file could fill the memory: image sides that a polygon may reach beyond its
-# image, and pixel columns that the sides of all polygons of a piece may cross, with so many more
-# for each mask and each coordinate. Many times what annotators draw.
+# A damaged or hostile file could fill the memory. MAX_OVERHANG: image sides that a polygon may
+# reach beyond its image. The others say how many pixel columns the sides of all polygons of a piece
+# may cross (what drawing takes of time and memory): so many, and for each mask
+# CROSSINGS_PER_CORNER for each of its corners, up to CROSSINGS_PER_MASK, which eight corners reach,
+# and CROSSINGS_PER_FURTHER_CORNER. A simple shape crosses each of its columns twice: thousands of
+# objects as wide as a picture of 8,000 columns are within, and so are outlines of many corners,
+# whose sides are short. Thousands of sides that each run from end to end are not.
 MAX_OVERHANG = 4
 MAX_CROSSINGS = 1 << 22
-MAX_CROSSINGS_PER_MASK = 1 << 12
-MAX_CROSSINGS_PER_COORDINATE = 1 << 7
+CROSSINGS_PER_MASK = 1 << 14
+CROSSINGS_PER_CORNER = 1 << 11
+CROSSINGS_PER_FURTHER_CORNER = 1 << 6
 
+_ONE_RUN = re.compile("[P-o]*[0-O]")  # of a compressed string: digits that go on, and the last
 _NUMBERS = frozenset((int, float))  # exactly: true is no coordinate
 
 
@@ -200,6 +207,16 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)[:40]
 
 
+def is_blank(segmentation: Any) -> bool:
+    """Tell whether a COCO segmentation of any form is an empty mask, without decoding it."""
+    if not isinstance(segmentation, dict):
+        return segmentation == []
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        return _ONE_RUN.fullmatch(counts) is not None
+    return isinstance(counts, list) and bool(counts) and not any(counts[1::2])
+
+
 def masks(segmentations: Sequence[Any], sizes: np.ndarray, leave_out: bool = False) -> Masks:
     """Compressed run-length strings from COCO segmentations of any form.
 
@@ -327,7 +344,8 @@ def _draw(parts, owner, sizes, counts, reasons) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths[good] // 2)])
     width = np.ascontiguousarray(sizes[owner[good], 1])
     crossings = kernels.crossings(points, offsets, width)
-    costly = _costly(np.bincount(owner[good], crossings, len(reasons)), points.size)
+    corners = np.bincount(owner[good], lengths[good] // 2, len(reasons))
+    costly = _costly(np.bincount(owner[good], crossings, len(reasons)), corners)
     if len(costly):
         for i in costly:
             reasons[i] = "its polygons cross too many columns of pixels"
@@ -339,15 +357,13 @@ def _draw(parts, owner, sizes, counts, reasons) -> None:
         counts[i] = text
 
 
-def _costly(crossings: np.ndarray, coordinates: int) -> np.ndarray:
-    """Which masks are too much work: those that remain when the cheapest were done first."""
-    allowed = (
-        MAX_CROSSINGS
-        + MAX_CROSSINGS_PER_MASK * np.count_nonzero(crossings)
-        + MAX_CROSSINGS_PER_COORDINATE * coordinates
+def _costly(crossings: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Return which masks are too much work: those left when the cheapest were done first."""
+    allowed = np.minimum(
+        CROSSINGS_PER_CORNER * corners, CROSSINGS_PER_MASK + CROSSINGS_PER_FURTHER_CORNER * corners
     )
     cheapest = np.argsort(crossings, kind="stable")
-    return cheapest[np.cumsum(crossings[cheapest]) > allowed]
+    return cheapest[np.cumsum(crossings[cheapest]) > MAX_CROSSINGS + allowed.sum()]
 
 
 def _united(owner: np.ndarray, texts: list[str]) -> tuple[list[int], list[str]]:

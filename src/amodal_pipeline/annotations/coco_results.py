@@ -6,10 +6,11 @@ change every score.
 """
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -20,6 +21,12 @@ import pandas as pd
 from amodal_pipeline.annotations import coco_json, json_records, rle
 from amodal_pipeline.annotations.coco_json import integer, shown
 from amodal_pipeline.annotations.flat import Progress
+from amodal_pipeline.annotations.formats import (
+    AMODAL_KEYS,
+    INVISIBLE_KEYS,
+    MASK_KEYS,
+    VISIBLE_KEYS,
+)
 from amodal_pipeline.annotations.json_records import RecordFile
 from amodal_pipeline.annotations.storage import is_relative_name
 from amodal_pipeline.annotations.tables import (
@@ -33,21 +40,13 @@ from amodal_pipeline.annotations.tables import (
 )
 from amodal_pipeline.annotations.validation import canvases
 
-AMODAL_KEYS = ("amodal_segmentation", "amodal_mask", "amodalMask", "amodal_segm", "a_segm")
-VISIBLE_KEYS = (
-    "visible_segmentation",
-    "visible_mask",
-    "visible_segm",
-    "inmodal_seg",
-    "inmodal_segm",
-    "i_segm",
-)
-INVISIBLE_KEYS = ("invisible_segmentation", "invisible_mask", "invisibleMask")
-
 Kind = Literal["amodal", "visible"]
 Problem = tuple[str, str]  # field, reason
 
+_log = logging.getLogger(__name__)
+
 _PAIR = ("image_id", "front_id", "back_id")
+_STEM_ENDING = re.compile(r"[._-](bbox|segm)$")
 _LARGEST = float(np.finfo(np.float32).max)
 _NO_BOX = (np.nan,) * 4
 _NAMED_PROBLEMS = 3
@@ -78,6 +77,12 @@ class _Form:
     invisible: tuple[str, ...] = INVISIBLE_KEYS
     box: Kind | None = None
 
+    def without(self, keys: frozenset[str]) -> "_Form":
+        """Return the form that does not look at ``keys``."""
+        kinds = ("amodal", "visible", "invisible")
+        left = {kind: tuple(k for k in getattr(self, kind) if k not in keys) for kind in kinds}
+        return replace(self, **left)
+
 
 _FORMS = {
     "amodal": _Form((*AMODAL_KEYS, "segmentation"), VISIBLE_KEYS, box="amodal"),
@@ -98,8 +103,10 @@ def read_coco_results(
 ) -> Predictions:
     """Read a COCO results file as predictions for the split of ``annotations``.
 
-    Amodal, visible and invisible mask are what a record has under the first of ``AMODAL_KEYS``,
-    ``VISIBLE_KEYS`` and ``INVISIBLE_KEYS``: run lengths (compressed or not) or polygons.
+    Amodal, visible and invisible mask are what a record has under the first of the keys of
+    :mod:`formats`: run lengths (compressed or not) or polygons. A key whose masks are all empty,
+    in records that have another mask, counts as absent, and the log says so: aistron writes every
+    key, empty where a method has no such mask.
     ``bbox`` is the box of the kind that ``masks`` names; boxes that are not given are computed
     from their masks. ``prediction_id`` is the record's position in the file, from 1. Without
     ``category_id`` a record is of the only category, where there is only one.
@@ -146,7 +153,9 @@ def read_results_folder(
     """Read every ``*.json`` of a folder, or one file: a method each, named as the file.
 
     Two files whose names differ in ``amodal`` and ``visible`` alone are one method, with the masks
-    of both and the name of the first. Sorted by name; hidden files are left out.
+    of both and the name of the first. A file of boxes alone is passed over, with a line in the log,
+    where a file of masks has the same name but for ``bbox`` and ``segm`` at the end, as mmdetection
+    writes them. Sorted by name; hidden files are left out.
 
     Args and errors: as :func:`read_coco_results`; a folder without JSON files and two files of one
     name are errors too.
@@ -171,6 +180,9 @@ def _methods_in(folder: Path) -> list[tuple[str, Path, Path | None]]:
         paths[path.stem] = path
     if not paths:
         raise ValueError(f"{folder} has no file *.json: put results there, one file a method")
+    for name in _boxes_beside_masks(paths):
+        _log.info("%s: passed over, it has boxes alone, and masks are in another file", paths[name])
+        del paths[name]
     visible = {}
     for name in paths:
         others = {n for n in _visible_names(name) if n in paths}
@@ -186,6 +198,32 @@ def _methods_in(folder: Path) -> list[tuple[str, Path, Path | None]]:
         for name, path in sorted(paths.items())
         if path not in visible.values()
     ]
+
+
+def _boxes_beside_masks(paths: dict[str, Path]) -> list[str]:
+    """Return the names of files of boxes alone, where one of masks has the same stem.
+
+    mmdetection writes ``<stem>.bbox.json`` and ``<stem>.segm.json``.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in paths:
+        by_stem.setdefault(_STEM_ENDING.sub("", name), []).append(name)
+    found = []
+    for names in by_stem.values():
+        boxes = [name for name in names if len(names) > 1 and _has_boxes_alone(paths[name])]
+        found += boxes if len(boxes) < len(names) else []
+    return found
+
+
+def _has_boxes_alone(path: Path) -> bool:
+    """Tell whether the first records of a results file (two megabytes) have boxes and no mask."""
+    first = [r for piece in _open(path).pieces[:1] for r in json_records.records(piece)]
+    return bool(first) and all(
+        isinstance(record, dict)
+        and record.get("bbox") is not None
+        and not any(record[key] is not None for key in MASK_KEYS & record.keys())
+        for record in first
+    )
 
 
 def _visible_names(name: str) -> Iterator[str]:
@@ -288,6 +326,15 @@ def _table(
         numbered=file.document.get("order") is not None,
     )
     done = json_records.in_pieces(file.pieces, convert, workers, on_progress)
+    filled = frozenset().union(*(part.filled for part in done))
+    blank = frozenset().union(*(part.blank for part in done)) - filled
+    if blank:
+        _log.warning(
+            "%s: %s blank in all records, which have other masks: taken as not given",
+            *(file.path, " and ".join(sorted(blank)) + (" are" if len(blank) > 1 else " is")),
+        )
+        convert = partial(convert, form=form.without(blank))
+        done = json_records.in_pieces(file.pieces, convert, workers)
     starts = np.cumsum([0, *(part.read for part in done)]).tolist()
     problems = [
         (start + at, problem)
@@ -305,12 +352,18 @@ def _table(
 
 @dataclass(frozen=True)
 class _Part:
-    """A converted piece: rows without a number, or by position what is wrong with its records."""
+    """A converted piece: rows without a number, or by position what is wrong with its records.
+
+    ``filled`` are the keys under which some record has a mask that is not empty, ``blank`` those
+    under which one has an empty mask beside another that is not.
+    """
 
     rows: pd.DataFrame
     ids: np.ndarray
     problems: tuple[tuple[int, Problem], ...]
     read: int
+    filled: frozenset[str]
+    blank: frozenset[str]
 
 
 def _convert(
@@ -340,9 +393,11 @@ def _convert(
     for i in good:
         if i not in problems and drawn["amodal"][i] is None and drawn["visible"][i] is None:
             problems[i] = ("segmentation", "is missing, and so is every other mask")
+    keys = _filled_and_blank(records)
     if problems:
         nothing = frame(PREDICTIONS, {})
-        return _Part(nothing, np.zeros(0, np.int64), tuple(sorted(problems.items())), len(ids))
+        found = tuple(sorted(problems.items()))
+        return _Part(nothing, np.zeros(0, np.int64), found, len(ids), *keys)
     columns = {
         "image_id": image_id,
         "category_id": category_id,
@@ -353,7 +408,20 @@ def _convert(
             for kind in ("amodal", "visible")
         },
     }
-    return _Part(frame(PREDICTIONS, columns), np.array(ids, np.int64), (), len(ids))
+    return _Part(frame(PREDICTIONS, columns), np.array(ids, np.int64), (), len(ids), *keys)
+
+
+def _filled_and_blank(records: Sequence[Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the two sets of keys of :class:`_Part`."""
+    filled: set[str] = set()
+    blank: set[str] = set()
+    for record in records:
+        if isinstance(record, dict):
+            given = {key for key in MASK_KEYS & record.keys() if record[key] is not None}
+            empty = {key for key in given if coco_json.is_blank(record[key])}
+            filled |= given - empty
+            blank |= empty if given > empty else set()
+    return frozenset(filled), frozenset(blank)
 
 
 def _values(
@@ -380,7 +448,7 @@ def _values(
     if not _is_finite(score):
         return nothing, ("score", _missing_or_not(score, "a finite number"))
     box = record.get("bbox")
-    if box is None or box == []:
+    if box in (None, [], [0, 0, 0, 0]):  # the last is what pycocotools has for an empty mask
         box = _NO_BOX
     elif not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
         return nothing, ("bbox", f"is not four finite numbers: {shown(box)}")

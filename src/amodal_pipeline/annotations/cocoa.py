@@ -38,7 +38,7 @@ OBJECT = Category(id=1, name="object")  # the data set has no categories
 FORM = flat.FlatFormat(
     amodal=("segmentation",),
     visible=("visible_mask",),
-    invisible="invisible_mask",
+    invisible=("invisible_mask",),
     always_visible=True,
     crowds=False,
 )

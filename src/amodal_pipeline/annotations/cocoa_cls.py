@@ -28,14 +28,7 @@ from amodal_pipeline.annotations.validation import (
     finding,
 )
 
-FORM = flat.FlatFormat(
-    amodal=("segmentation",),
-    visible=("visible_mask",),
-    invisible="invisible_mask",
-    always_visible=True,
-    rank="occl_depth",
-)
-REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL})
+REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL, Repair.DEGENERATE_POLYGON})
 THRESHOLD = 0.75  # of the paper: the IoU must be larger
 
 
@@ -63,7 +56,7 @@ def read_cocoa_cls(
         image_root,
         dataset,
         split,
-        {Format.FLAT: FORM},
+        dict.fromkeys((Format.FLAT, Format.AISTRON), flat.CLASSES),
         folder=folder,
         repairs=repairs,
         workers=workers,

@@ -11,14 +11,7 @@ from amodal_pipeline.annotations.formats import Format
 from amodal_pipeline.annotations.tables import AmodalAnnotations
 from amodal_pipeline.annotations.validation import Repair
 
-FORM = flat.FlatFormat(
-    amodal=("segmentation",),
-    visible=("visible_mask",),
-    invisible="invisible_mask",
-    always_visible=True,
-    rank="occl_depth",
-)
-REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL})
+REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL, Repair.DEGENERATE_POLYGON})
 
 
 def read_d2sa(
@@ -46,7 +39,7 @@ def read_d2sa(
         image_root,
         dataset,
         split,
-        {Format.FLAT: FORM},
+        dict.fromkeys((Format.FLAT, Format.AISTRON), flat.CLASSES),
         folder=folder,
         repairs=repairs,
         workers=workers,

@@ -1,13 +1,15 @@
-"""A table of annotations as a file that other programs read: flat COCO-style amodal JSON.
+"""Tables as JSON files that other programs read.
 
-The layout is that of COCOA-cls and D2SA: one record per object with amodal, visible and invisible
-run lengths.
+:func:`write_coco_amodal` writes annotations in the layout of COCOA-cls and D2SA: one record per
+object with amodal, visible and invisible run lengths. :func:`write_coco_results` writes predictions
+as a COCO results file.
 """
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 import orjson
@@ -17,7 +19,7 @@ from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.audit import largest_cycles
 from amodal_pipeline.annotations.order import overlapping
 from amodal_pipeline.annotations.storage import replacing
-from amodal_pipeline.annotations.tables import AmodalAnnotations, boxes
+from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions, boxes
 
 _ROWS = 4096  # written at once
 
@@ -29,9 +31,10 @@ def write_coco_amodal(
 ) -> None:
     """Write a table as flat COCO-style amodal JSON, as :func:`cocoa_cls.read_cocoa_cls` reads it.
 
-    A record has ``segmentation`` (amodal run lengths), ``bbox`` and ``area`` of it, and
-    ``occlude_rate``; where something is hidden also ``visible_mask`` and ``invisible_mask``;
-    ``iscrowd`` is 1 where the table says ``ignore``; ``isStuff`` is 1 for what is no thing.
+    A record has ``segmentation`` (amodal run lengths), ``bbox`` and ``area`` of it,
+    ``visible_mask``, which the loaders of VRSP, aistron and C2F-Seg want in every record, and
+    ``occlude_rate``; where something is hidden also ``invisible_mask``; ``iscrowd`` is 1 where the
+    table says ``ignore``; ``isStuff`` is 1 for what is no thing.
 
     Order becomes ``occl_depth`` (0: front) wherever such ranks say just what the pairs say, image
     by image: not in an image with a cycle (two objects each in front of the other are one), nor
@@ -65,10 +68,127 @@ def write_coco_amodal(
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(b'{"images": ' + orjson.dumps(images))
         file.write(b',\n"categories": ' + orjson.dumps(categories))
-        file.write(b',\n"annotations": [')
-        for i, record in enumerate(_records(annotations, rank)):
-            file.write((b",\n" if i else b"\n") + orjson.dumps(record))
-        file.write(b"\n]}\n")
+        file.write(b',\n"annotations": ')
+        _write_list(file, _records(annotations, rank))
+        file.write(b"}\n")
+
+
+def write_coco_results(
+    predictions: Predictions,
+    path: str | os.PathLike,
+    *,
+    visible_path: str | os.PathLike | None = None,
+    with_boxes: bool = True,
+    with_names: bool = False,
+) -> None:
+    """Write predictions as COCO results JSON: a list with one record per detection.
+
+    A record has ``image_id``, ``category_id``, ``score`` (1 where the table has none);
+    ``segmentation``, the amodal run lengths, which pycocotools scores; the same as ``amodal_segm``,
+    and ``visible_segm`` and ``occluded_segm`` where the method predicts these masks, which aistron
+    scores; ``bbox`` (x, y, width, height) of the mask in ``segmentation``; and where there are both
+    masks ``area``, the share of the amodal mask that is visible, which VRSP's evaluator takes for
+    it (pycocotools computes areas itself). A method without amodal masks has its visible ones in
+    ``segmentation``: read that file with ``masks="visible"``.
+
+    With ``visible_path`` two files are written as VRSP and AISFormer write and score them: the same
+    detections in the same order, ``segmentation`` amodal in ``path`` and visible in the other.
+
+    Records are in the order of ``prediction_id``, so that tables whose ids count from 1 have the
+    same ids when :func:`coco_results.read_coco_results` reads them back. The order of objects is
+    not written: evaluators read no file that has it.
+
+    Args:
+        predictions: any table.
+        path: the file, replaced as a whole or not at all.
+        visible_path: the file of the visible masks, likewise.
+        with_boxes: write ``bbox``. Where there is one, pycocotools takes the box's area for the
+            detection's when it tells small, medium and large ones (Detectron2 and aistron take
+            ``bbox`` out before they score masks).
+        with_names: write ``file_name``, for images whose numbers say nothing to others.
+
+    Raises:
+        ValueError: some detections have an amodal mask and others not; or with ``visible_path`` a
+            detection lacks one of the two.
+    """
+    table = predictions.predictions
+    lacks = {kind: int(table[f"{kind}_rle"].isna().sum()) for kind in ("amodal", "visible")}
+    if 0 < lacks["amodal"] < len(table):
+        raise ValueError(
+            f"{path}: {lacks['amodal']} of {len(table)} predictions of "
+            f"{predictions.metadata.method} have no amodal mask: `segmentation` has one kind of "
+            "mask in all records, so write those without in a file of their own"
+        )
+    if visible_path is not None and any(lacks.values()):
+        raise ValueError(
+            f"{path}: of {len(table)} predictions of {predictions.metadata.method}, "
+            f"{lacks['amodal']} have no amodal and {lacks['visible']} no visible mask: write one "
+            "file, without visible_path"
+        )
+    main = "visible" if lacks["amodal"] else "amodal"
+    masks = {"segmentation": main}
+    if visible_path is None:
+        masks |= {"amodal_segm": "amodal", "visible_segm": "visible", "occluded_segm": "invisible"}
+    files = [(path, main, masks)]
+    if visible_path is not None:
+        files.append((visible_path, "visible", {"segmentation": "visible"}))
+    for name, box, keys in files:
+        with replacing(name) as temporary, open(temporary, "wb") as file:
+            records = _detections(predictions, keys, box if with_boxes else None)
+            _write_list(file, _named(records, predictions.images) if with_names else records)
+            file.write(b"\n")
+
+
+def _write_list(file: BinaryIO, records: Iterable[dict]) -> None:
+    """Write records as a JSON list, one per line."""
+    file.write(b"[")
+    for i, record in enumerate(records):
+        file.write((b",\n" if i else b"\n") + orjson.dumps(record))
+    file.write(b"\n]")
+
+
+def _named(records: Iterable[dict], images: pd.DataFrame) -> Iterator[dict]:
+    names = dict(zip(images["image_id"].tolist(), images["file_name"].tolist(), strict=True))
+    for record in records:
+        yield {"file_name": names[record["image_id"]], **record}
+
+
+def _detections(predictions: Predictions, keys: dict[str, str], box: str | None) -> Iterator[dict]:
+    """Yield results records: ``keys`` says which kind of mask each key has, ``box`` whose box."""
+    table, sizes = predictions.predictions, predictions.sizes
+    by_id = np.argsort(table["prediction_id"].to_numpy(dtype=np.int64), kind="stable")
+    for start in range(0, len(table), _ROWS):
+        at = by_id[start : start + _ROWS]
+        rows = table.iloc[at]
+        texts = {
+            kind: rows[f"{kind}_rle"].to_numpy(dtype=object, na_value=None)
+            for kind in ("amodal", "visible", "invisible")
+        }
+        records = [
+            {"image_id": image, "category_id": category, "score": score}
+            for image, category, score in zip(
+                *(rows[name].tolist() for name in ("image_id", "category_id")),
+                rows["score"].fillna(1.0).tolist(),
+                strict=True,
+            )
+        ]
+        both = np.flatnonzero((rows["amodal_rle"].notna() & rows["visible_rle"].notna()).to_numpy())
+        amodal, visible = texts["amodal"][both], texts["visible"][both]
+        shares = rle.shared_area(amodal, visible) / np.maximum(rle.area(amodal), 1)
+        for i, share in zip(both, shares.tolist(), strict=True):
+            records[i]["area"] = share
+        if box is not None:
+            sides = boxes(rows[f"{box}_box"])
+            absent = np.isnan(sides[:, 0])
+            # An empty mask has the box that pycocotools gives it: nothing but zeros.
+            sides[absent] = np.nan_to_num(rle.box(texts[box][absent], sizes[at][absent]))
+            for record, four in zip(records, sides.tolist(), strict=True):
+                record["bbox"] = four
+        for key, kind in keys.items():
+            for record, size, text in zip(records, sizes[at].tolist(), texts[kind], strict=True):
+                if text is not None:
+                    record[key] = {"size": size, "counts": text}
+        yield from records
 
 
 def ranks(instances: pd.DataFrame, order: pd.DataFrame) -> np.ndarray:
@@ -131,10 +251,10 @@ def _records(annotations: AmodalAnnotations, rank: np.ndarray) -> Iterator[dict]
                 "area": area,
                 "bbox": box,
                 "segmentation": {"size": size, "counts": whole},
+                "visible_mask": {"size": size, "counts": seen},
                 "occlude_rate": 1 - visible_area / area,
             }
             if visible_area < area:
-                record["visible_mask"] = {"size": size, "counts": seen}
                 record["invisible_mask"] = {"size": size, "counts": hidden}
             if depth >= 0:
                 record["occl_depth"] = depth

@@ -1,6 +1,7 @@
 """Flat COCO-style files: one record per object. What their formats share, and where they differ."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,13 @@ import pandas as pd
 
 from amodal_pipeline.annotations import coco_json, json_records, rle
 from amodal_pipeline.annotations.coco_json import CocoFile, integer, integers
-from amodal_pipeline.annotations.formats import Format, require
+from amodal_pipeline.annotations.formats import (
+    AMODAL_KEYS,
+    INVISIBLE_KEYS,
+    VISIBLE_KEYS,
+    Format,
+    require,
+)
 from amodal_pipeline.annotations.order import by_rank
 from amodal_pipeline.annotations.tables import INSTANCES, AmodalAnnotations, concat
 from amodal_pipeline.annotations.validation import (
@@ -41,18 +48,28 @@ class FlatFormat:
     rule; otherwise that is a fault. ``crowds``: ``iscrowd`` marks objects to ignore. ``cluster``
     and ``rank`` say who is nearer: of two objects of an image and of a cluster, the smaller rank;
     one below ``first_rank`` says nothing, nor does one without the cluster it counts in.
+    ``ignored_elsewhere`` counts, by reason, records that another evaluator ignores.
     """
 
     amodal: tuple[str, ...]
     visible: tuple[str, ...]
-    invisible: str | None = None
+    invisible: tuple[str, ...] = ()
     always_visible: bool = False
     crowds: bool = True
     cluster: str | None = None
     rank: str | None = None
     first_rank: int = 0
+    ignored_elsewhere: Callable[[Sequence[dict]], Counter[str]] | None = None
 
 
+# COCOA-cls, D2SA and their copies: a record without a visible mask is not occluded.
+CLASSES = FlatFormat(
+    amodal=(*AMODAL_KEYS, "segmentation"),
+    visible=VISIBLE_KEYS,
+    invisible=INVISIBLE_KEYS,
+    always_visible=True,
+    rank="occl_depth",
+)
 # Plain COCO: what is visible is all there is.
 MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 
@@ -61,13 +78,15 @@ MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 class FlatRecords:
     """The records of a file: checked parts; ``cluster`` and ``rank`` of all their rows.
 
-    ``unranked`` are findings about ranks that are no integers.
+    ``unranked`` are findings about ranks that are no integers; ``ignored_elsewhere`` is what the
+    format counts of the rows.
     """
 
     parts: tuple[CheckedInstances, ...]
     cluster: np.ndarray
     rank: np.ndarray
     unranked: tuple[Finding, ...]
+    ignored_elsewhere: dict[str, int]
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -120,6 +139,7 @@ def read_records(
         np.concatenate([part.cluster for part in done] or none),
         np.concatenate([part.rank for part in done] or none),
         tuple(f for part in done for f in part.unranked),
+        dict(sum((part.ignored_elsewhere for part in done), Counter())),
     )
 
 
@@ -149,7 +169,7 @@ def read_table(
             records.rows, records.cluster, records.rank, form.rank, str(file.path)
         )
         rejected += crowded
-    return build(
+    table = build(
         dataset=dataset,
         split=split,
         categories=file.categories,
@@ -161,6 +181,8 @@ def read_table(
         file=str(file.path),
         rejected=rejected,
     )
+    noted = {"ignored_elsewhere": records.ignored_elsewhere}
+    return replace(table, metadata=table.metadata.model_copy(update=noted))
 
 
 def check_records(
@@ -224,6 +246,7 @@ class _Part:
     cluster: np.ndarray
     rank: np.ndarray
     unranked: tuple[Finding, ...]
+    ignored_elsewhere: Counter[str]
     read: int
 
 
@@ -273,7 +296,10 @@ def _convert(
         for i in checked.kept
         if records[i].get(key) is not None and integer(records[i][key]) is None
     ]
-    return _Part(checked, tuple(unnamed), cluster, rank, tuple(unranked), len(parsed))
+    ignored: Counter[str] = Counter()
+    if form.ignored_elsewhere is not None:
+        ignored = form.ignored_elsewhere([records[i] for i in checked.kept])
+    return _Part(checked, tuple(unnamed), cluster, rank, tuple(unranked), ignored, len(parsed))
 
 
 def _both_masks(
@@ -298,8 +324,7 @@ def _both_masks(
         return amodal, list(amodal), problems, left_out
 
     visible: list[str | None] = [None] * len(records)
-    keys = (*form.visible, form.invisible) if form.invisible else form.visible
-    key_of = [_key(record, keys) for record in records]
+    key_of = [_key(record, (*form.visible, *form.invisible)) for record in records]
     rows = [i for i, key in enumerate(key_of) if key is not None and problems[i] is None]
     drawn = coco_json.masks([records[i][key_of[i]] for i in rows], sizes[rows], leave_out)
     for i in np.flatnonzero(drawn.left_out):
@@ -309,7 +334,7 @@ def _both_masks(
         visible[i] = text
         if reason is not None:
             problems[i] = (key_of[i], reason)
-        elif key_of[i] == form.invisible and text is not None:
+        elif key_of[i] in form.invisible and text is not None:
             hidden.append(i)
     remains = rle.difference([amodal[i] for i in hidden], [visible[i] for i in hidden])
     for i, text in zip(hidden, remains, strict=True):

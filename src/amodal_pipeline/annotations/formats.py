@@ -1,10 +1,27 @@
-"""Which published format a file is in: seen from its records, never from its name."""
+"""Which keys of a record hold which mask, and which published format a file is in.
+
+Both are seen from the records of a file, never from its name.
+"""
 
 from enum import Enum
 
 from amodal_pipeline.annotations import json_records
 from amodal_pipeline.annotations.coco_json import CocoFile
 from amodal_pipeline.annotations.json_records import RecordFile
+
+# The keys of annotations and of results, in the order in which they are looked for.
+# ``segmentation`` comes after all of these: which mask it has depends on the others.
+AMODAL_KEYS = ("amodal_segmentation", "amodal_mask", "amodalMask", "amodal_segm", "a_segm")
+VISIBLE_KEYS = (
+    "visible_mask",
+    "visible_segmentation",
+    "visible_segm",
+    "inmodal_seg",
+    "inmodal_segm",
+    "i_segm",
+)
+INVISIBLE_KEYS = ("invisible_segmentation", "invisible_mask", "invisibleMask", "occluded_segm")
+MASK_KEYS = frozenset((*AMODAL_KEYS, *VISIBLE_KEYS, *INVISIBLE_KEYS, "segmentation"))
 
 
 class Format(Enum):
@@ -13,6 +30,7 @@ class Format(Enum):
     KINS_2019 = "KINS of 2019"
     KINS_2020 = "KINS of 2020"
     COCOA = "COCOA, regions within annotations"
+    AISTRON = "aistron's copy of a data set, with amodal_segm and visible_segm"
     FLAT = "flat COCO style with visible masks, as COCOA-cls and D2SA"
     MODAL = "plain COCO instances, without amodal masks"
     UNKNOWN = "no format known here"
@@ -22,17 +40,21 @@ _MARKS = (
     (Format.KINS_2020, {"a_segm", "i_segm"}),
     (Format.KINS_2019, {"inmodal_seg"}),
     (Format.COCOA, {"regions"}),
-    (Format.FLAT, {"visible_mask", "invisible_mask", "visible_segmentation", "occlude_rate"}),
+    (Format.AISTRON, {"amodal_segm", "visible_segm"}),
+    (Format.FLAT, {*AMODAL_KEYS, *VISIBLE_KEYS, *INVISIBLE_KEYS, "occlude_rate"}),
     (Format.MODAL, {"segmentation"}),
 )
 _REMEDY = {
     Format.KINS_2019: "read it with --env=kins",
     Format.KINS_2020: "read it with --env=kins",
     Format.COCOA: "read it with --env=cocoa",
+    Format.AISTRON: "read it with --env=kins, d2sa or cocoa_cls, whichever it was made from, or as "
+    "your own data (docs/own_data.md)",
     Format.FLAT: "read it with --env=d2sa or --env=cocoa_cls, or as your own data "
     "(docs/own_data.md)",
-    Format.MODAL: "make a data set with known amodal masks from it with --env=composed_coco, or, "
-    "where its outlines are those of whole objects, see docs/own_data.md",
+    Format.MODAL: "make a data set with known amodal masks from it with --env=composed_coco; train "
+    "a detector of visible masks on it with --env=coco_modal; or, where its outlines are those of "
+    "whole objects, see docs/own_data.md",
     Format.UNKNOWN: "docs/data_sets.md lists the files that are expected",
 }
 

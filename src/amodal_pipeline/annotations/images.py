@@ -1,9 +1,12 @@
 """The one way an image file is read: by the trainer, the metrics and the pictures alike."""
 
+import io
 import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -77,39 +80,67 @@ def read_labels(
                 f"(height x width), its image {size[0]}x{size[1]}: a mask lies on the pixels of "
                 "its image as they are stored"
             )
-        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        return _labels(image, inside(root, file_name))
+
+
+def labels_of(data: bytes, name: str, size: tuple[int, int]) -> np.ndarray:
+    """As :func:`read_labels`, of an image in memory, which ``name`` stands for in messages.
+
+    Args:
+        size: the largest (height, width) in pixels that it may have; checked before any pixel is
+            decoded.
+    """
+    with _decoding(io.BytesIO(data), name) as image:
+        if image.height > size[0] or image.width > size[1]:
             raise _NotThisImageError(
-                f"{inside(root, file_name)} has the channels {image.mode}: save masks as an image "
-                "of one channel of 8 or 16 bits"
+                f"{name} is {image.height}x{image.width} pixels (height x width), which is more "
+                f"than the {size[0]}x{size[1]} of its image"
             )
-        values = np.asarray(image)
-        if values.dtype != bool and (values.min() < 0 or values.max() > 65535):
-            raise _NotThisImageError(f"{inside(root, file_name)} has values beyond 16 bits")
-        return values.astype(np.uint16)
+        return _labels(image, name)
+
+
+def _labels(image: Image.Image, name: str | os.PathLike) -> np.ndarray:
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise _NotThisImageError(
+            f"{name} has the channels {image.mode}: save masks as an image of one channel of 8 or "
+            "16 bits"
+        )
+    values = np.asarray(image)
+    if values.dtype != bool and (values.min() < 0 or values.max() > 65535):
+        raise _NotThisImageError(f"{name} has values beyond 16 bits")
+    return values.astype(np.uint16)
 
 
 @contextmanager
 def _opened(root: str | os.PathLike, file_name: str) -> Iterator[Image.Image]:
-    """An open image within the pixel limit; whatever goes wrong names the file and the remedy."""
+    """An open image below ``root``."""
     path = inside(root, file_name)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            # Pillow refuses only twice the limit and warns between; one clear limit is easier.
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise _too_large(path)
+        with _decoding(path, path) as image:
             yield image
-    except _NotThisImageError:
-        raise
     except FileNotFoundError as error:
         raise ValueError(
             f"{path} is missing: check the image root {str(root)!r} of the data set"
         ) from error
+
+
+@contextmanager
+def _decoding(source: Path | BinaryIO, name: str | os.PathLike) -> Iterator[Image.Image]:
+    """An open image within the pixel limit; whatever goes wrong names it and the remedy."""
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            # Pillow refuses only twice the limit and warns between; one clear limit is easier.
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise _too_large(name)
+            yield image
+    except (_NotThisImageError, FileNotFoundError):
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path) from error
+        raise _too_large(name) from error
     except _DAMAGE as error:
         raise ValueError(
-            f"{path} cannot be read as an image ({error}): it is damaged or none of "
+            f"{name} cannot be read as an image ({error}): it is damaged or none of "
             f"{', '.join(FORMATS)}; fetch it again"
         ) from error
 

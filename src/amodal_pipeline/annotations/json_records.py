@@ -6,14 +6,12 @@ the bytes once, finds where records end, and leaves the list in pieces of a few 
 """
 
 import codecs
-import ctypes
 import gc
 import hashlib
 import json
 import multiprocessing
 import os
 import re
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,6 +24,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import orjson
+
+from amodal_pipeline.annotations.processes import end_with_parent
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -41,7 +41,6 @@ _STEP = np.zeros(256, np.int8)
 _STEP[[*b"{["]], _STEP[[*b"}]"]] = 1, -1
 _STRUCTURAL = _STEP != 0
 _STRUCTURAL[_QUOTE] = True
-_PR_SET_PDEATHSIG = 1  # Linux's prctl(2): a signal for this process when its parent ends
 _BARE, _IN_OBJECT = 1, 2  # depth within the list, by where it stands
 _NEXT_RECORD = re.compile(rb"\s*,\s*(?=\{)")
 
@@ -172,16 +171,8 @@ def _processes(count: int) -> ProcessPoolExecutor:
     """
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     return ProcessPoolExecutor(
-        count, mp_context=context, initializer=_end_with_parent, initargs=(os.getpid(),)
+        count, mp_context=context, initializer=end_with_parent, initargs=(os.getpid(),)
     )
-
-
-def _end_with_parent(parent: int) -> None:
-    if sys.platform == "linux":
-        # Its end, that is, of the thread that forked, which waits for the results.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _without_collection(function: Callable[[P], T], piece: P) -> T:

@@ -96,7 +96,8 @@ def draw(polygons: np.ndarray, offsets: np.ndarray, sizes: Sizes) -> list[str]:
     """
     polygons = np.ascontiguousarray(polygons, np.float64)
     offsets = np.asarray(offsets, np.int64)
-    height, width = np.ascontiguousarray(_sizes(sizes, len(offsets) - 1).T)
+    # Copies: loops are compiled anew for arrays that cannot be written, as broadcast ones.
+    height, width = np.array(_sizes(sizes, len(offsets) - 1).T, order="C")
     texts = []
     for batch in batches(kernels.crossings(polygons, offsets, width)):
         corners = offsets[batch.start : batch.stop + 1]
@@ -237,7 +238,7 @@ def box(counts: Masks, sizes: Sizes) -> np.ndarray:
     sizes = _sizes(sizes, len(counts))
     boxes = np.zeros((len(counts), 4), np.float32)
     for batch in batches(characters(counts)):
-        height, runs = np.ascontiguousarray(sizes[batch, 0]), unpack(counts[batch])
+        height, runs = sizes[batch, 0].copy(), unpack(counts[batch])
         boxes[batch] = kernels.box(runs.lengths, runs.offsets, height)
     return boxes
 
@@ -277,6 +278,26 @@ def union(a: Masks, b: Masks) -> list[str]:
 def difference(a: Masks, b: Masks) -> list[str]:
     """a without b, row by row."""
     return _merge(a, b, _DIFFERENCE)
+
+
+def dilate(counts: Masks, sizes: Sizes) -> list[str]:
+    """Add to each mask the pixels above, below, left and right of its own, within its canvas."""
+    n = len(counts)
+    owner, start, stop = intervals(counts)
+    height, width = _sizes(sizes, n)[owner].T
+    # Up and down within a column: not from its first pixel, nor past its last one.
+    starts = (start - (start % height > 0), np.maximum(start - height, 0), start + height)
+    stops = (stop + (stop % height > 0), stop - height, np.minimum(stop + height, height * width))
+    start, stop, owner = np.concatenate(starts), np.concatenate(stops), np.tile(owner, 3)
+    # On one axis for all masks, so that one running maximum joins what overlaps.
+    base = owner * (1 + stop.max(initial=0))
+    order = np.argsort(base + start, kind="stable")
+    order = order[stop[order] > start[order]]
+    start, stop, owner, base = start[order], stop[order], owner[order], base[order]
+    reach = np.maximum.accumulate(base + stop)
+    apart = (base + start)[1:] > reach[:-1]
+    first, last = np.append(True, apart)[: len(start)], np.append(apart, True)[: len(start)]
+    return from_intervals(owner[first], start[first], reach[last] - base[last], sizes, n)
 
 
 def shared_area(a: Masks, b: Masks) -> np.ndarray:

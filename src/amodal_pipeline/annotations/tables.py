@@ -119,8 +119,10 @@ class AnnotationsMetadata(BaseModel):
     """What a table of annotations is and where it comes from.
 
     ``image_root`` is the folder that ``file_name`` is relative to. ``sources`` maps each source
-    (a file, a renderer's configuration) to its SHA-256. ``fingerprint`` identifies the content,
-    wherever the images lie.
+    (a file, a renderer's configuration) to its SHA-256. ``ignored_elsewhere`` counts, by reason,
+    objects of the table that another evaluator ignores in the same file. ``fingerprint`` identifies
+    the content, wherever the images lie. ``modal``: masks of whole objects are not known, and the
+    amodal masks are the visible ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -130,7 +132,9 @@ class AnnotationsMetadata(BaseModel):
     image_root: str
     sources: dict[str, str] = {}
     accounting: dict[str, Accounting] = {}
+    ignored_elsewhere: dict[str, int] = {}
     fingerprint: str = ""
+    modal: bool = False
 
 
 FROM_TRUTH = ("true", "true_boxes")

@@ -1,6 +1,7 @@
 """From raw records to a checked table: everything read is kept, repaired or rejected."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -215,7 +216,15 @@ def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
         for kind in first.metadata.accounting
     }
     return _with_fingerprint(
-        first.metadata.model_copy(update={"sources": sources, "accounting": accounting}),
+        first.metadata.model_copy(
+            update={
+                "sources": sources,
+                "accounting": accounting,
+                "ignored_elsewhere": dict(
+                    sum((Counter(part.metadata.ignored_elsewhere) for part in parts), Counter())
+                ),
+            }
+        ),
         concat(IMAGES, images),
         table.iloc[by_image].reset_index(drop=True),
         concat(ORDER, order),

@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from amodal_pipeline.layers.configs import Seed, Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class ComposeConfig(BaseModel):
+class ComposeConfig(Strict):
     """Parameters of :func:`amodal_pipeline.compose.dataset.compose_split`.
 
     Ranges are (lowest, highest); what is drawn from them is drawn uniformly.
@@ -38,9 +40,7 @@ class ComposeConfig(BaseModel):
         image_format, jpeg_quality: how pictures are stored; PNG is lossless and larger.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     composites_per_image: int = Field(1, ge=1)
     occluders: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (2, 5)
     occlusion_rates: tuple[Share, Share] = (0.05, 0.5)
@@ -67,7 +67,7 @@ class ComposeConfig(BaseModel):
         return self
 
 
-class VariantsConfig(BaseModel):
+class VariantsConfig(Strict):
     """Parameters of :func:`amodal_pipeline.compose.variants.compose_variants`.
 
     Ranges are (lowest, highest); what is drawn from them is drawn uniformly.
@@ -87,9 +87,7 @@ class VariantsConfig(BaseModel):
         flip_probability, edge_softness, match_brightness: as in :class:`ComposeConfig`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     variants: int = Field(4, ge=2)
     images: int = Field(200, ge=1)
     targets_per_image: int = Field(1, ge=1)

@@ -7,6 +7,7 @@ fingerprint of the same configuration and source is not made again.
 
 import hashlib
 import json
+import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.processes import working
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.annotations.tables import AmodalAnnotations, Category
 from amodal_pipeline.annotations.validation import as_findings, build
@@ -31,6 +33,9 @@ from amodal_pipeline.compose.source import (
 
 OBJECT = Category(id=1, name="object")
 CANDIDATES = 4  # objects of other photographs that are drawn for each paste
+FEW = 200  # distinct cut-outs, or originals that count: with fewer the log warns
+
+_log = logging.getLogger(__name__)
 
 
 def compose_split(
@@ -79,20 +84,48 @@ def compose_split(
     composites = _composites(source, objects, bank, config, split, fingerprint)
     total = len(source.images) * config.composites_per_image
     records = []
-    run = Parallel(n_jobs=workers, return_as="generator")
-    for record in run(
-        delayed(compose)(composite, config, str(image_root), folder / split)
-        for composite in composites
-    ):
-        records.append(record)
-        if on_progress is not None:
-            on_progress(len(records), total)
+    with working(workers):
+        for record in Parallel(return_as="generator")(
+            delayed(compose)(composite, config, str(image_root), folder / split)
+            for composite in composites
+        ):
+            records.append(record)
+            if on_progress is not None:
+                on_progress(len(records), total)
 
     annotations = _table(records, source, config, dataset, split, folder / split)
     pasted = np.array([i["pasted"] for r in records for i in r["instances"]], bool)
+    variety = source_variety(records)
     with replacing(folder / split / "statistics.json") as path:
-        path.write_text(json.dumps(occlusion_statistics(annotations, pasted), indent=2))
+        statistics = occlusion_statistics(annotations, pasted) | variety
+        path.write_text(json.dumps(statistics, indent=2))
+    few = min(variety.values()) < FEW
+    _log.log(
+        logging.WARNING if few else logging.INFO,
+        "%s %s: %d distinct cut-outs are pasted, %d distinct originals count%s",
+        *(dataset, split, *variety.values()),
+        f": with fewer than {FEW}, results may be about these objects only; take more photographs, "
+        "or lower min_source_area"
+        if few
+        else "",
+    )
     return annotations
+
+
+def source_variety(records: list[dict]) -> dict[str, int]:
+    """Count the objects of the source that a split is made of, however often each is in it.
+
+    Args:
+        records: of its pictures, as :func:`composite.compose` returns them.
+
+    Returns:
+        ``distinct_cutouts``, the objects that are pasted, and ``distinct_originals``, those of the
+        photographs themselves that count (are not ``ignore``).
+    """
+    instances = [instance for record in records for instance in record["instances"]]
+    pasted = {i["source_id"] for i in instances if i["pasted"]}
+    originals = {i["source_id"] for i in instances if not (i["pasted"] or i["ignore"])}
+    return {"distinct_cutouts": len(pasted), "distinct_originals": len(originals)}
 
 
 def occlusion_statistics(annotations: AmodalAnnotations, pasted: np.ndarray) -> dict:
@@ -139,10 +172,11 @@ def _source_objects(
     sizes = images[["height", "width"]].to_numpy(dtype=np.int64).tolist()
     tables = [source.of_image(i) for i in images["image_id"].to_numpy(dtype=np.int64)]
     counts = [table["amodal_rle"].tolist() for table in tables]
-    flags = Parallel(n_jobs=workers)(
-        delayed(possibly_incomplete)(c, tuple(s), config.touching_is_incomplete)
-        for c, s in zip(counts, sizes, strict=True)
-    )
+    with working(workers):
+        flags = Parallel()(
+            delayed(possibly_incomplete)(c, tuple(s), config.touching_is_incomplete)
+            for c, s in zip(counts, sizes, strict=True)
+        )
     return [
         tuple(
             SourceObject(instance, category, name, (size[0], size[1]), text, bool(flag), ignore)

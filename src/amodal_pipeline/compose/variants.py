@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations.processes import working
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.annotations.tables import AmodalAnnotations
 from amodal_pipeline.annotations.validation import build
@@ -89,13 +90,14 @@ def compose_variants(
     }
     targets = _targets(annotations, config, digest(described))
     records = []
-    run = Parallel(n_jobs=workers, return_as="generator")
-    for record in run(
-        delayed(_compose)(target, config, truth.image_root, folder) for target in targets.values()
-    ):
-        records.append(record)
-        if on_progress is not None:
-            on_progress(len(records), len(targets))
+    with working(workers):
+        for record in Parallel(return_as="generator")(
+            delayed(_compose)(target, config, truth.image_root, folder)
+            for target in targets.values()
+        ):
+            records.append(record)
+            if on_progress is not None:
+                on_progress(len(records), len(targets))
     made = {i: r["variants"] for i, r in zip(targets, records, strict=True) if r["variants"]}
     if not made:
         raise ValueError(

@@ -10,7 +10,7 @@ from kedro_datasets._typing import ImagePreview
 from PIL import Image
 
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.storage import replacing
+from amodal_pipeline.annotations.storage import check_local, replacing
 
 _PREVIEW_SIDE = 1400
 
@@ -19,7 +19,7 @@ class PictureDataset(AbstractDataset[Any, Image.Image]):
     """A PNG, saved from a Pillow image or a matplotlib figure and loaded as a Pillow image."""
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
-        self._filepath = Path(filepath)
+        self._filepath = Path(check_local(filepath))
         self.metadata = metadata
 
     def load(self) -> Image.Image:
@@ -54,7 +54,7 @@ class PageDataset(AbstractDataset[Path, str]):
     """An HTML page that its node writes itself; saved is its path, loaded its text."""
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
-        self._filepath = Path(filepath)
+        self._filepath = Path(check_local(filepath))
         self.metadata = metadata
 
     def load(self) -> str:
@@ -75,7 +75,7 @@ class FolderDataset(AbstractDataset[None, Path]):
     """The path of a folder, for nodes that fill it or walk it."""
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
-        self._filepath = Path(filepath)
+        self._filepath = Path(check_local(filepath))
         self.metadata = metadata
 
     def load(self) -> Path:

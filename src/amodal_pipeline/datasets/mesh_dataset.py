@@ -9,6 +9,8 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import TablePreview
 
+from amodal_pipeline.annotations.storage import check_local, recover
+
 if TYPE_CHECKING:
     from amodal_pipeline.visuals.meshes import MeshTable
 
@@ -18,10 +20,11 @@ class MeshDataset(AbstractDataset["MeshTable", pd.DataFrame]):
     whose column ``file`` names them."""
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
-        self._filepath = Path(filepath)
+        self._filepath = Path(check_local(filepath))
         self.metadata = metadata
 
     def load(self) -> pd.DataFrame:
+        recover(self._filepath)
         path = self._filepath / "index.csv"
         try:
             return pd.read_csv(path)

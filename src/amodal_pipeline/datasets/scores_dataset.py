@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import TablePreview
 
-from amodal_pipeline.annotations.storage import replacing
+from amodal_pipeline.annotations.storage import check_local, replacing
 
 if TYPE_CHECKING:
     from amodal_pipeline.metrics.scores import Scores
@@ -27,7 +27,7 @@ class ScoresDataset(AbstractDataset["Scores", "Scores"]):
     files for the rest. ``filepath`` is that of the results."""
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
-        self._filepath = Path(filepath)
+        self._filepath = Path(check_local(filepath))
         self.metadata = metadata
 
     def load(self) -> Scores:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
+from amodal_pipeline.annotations.storage import check_local
+
 if TYPE_CHECKING:
     from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 
@@ -19,7 +21,7 @@ class ShapePriorDataset(AbstractDataset["StoredShapePrior", "StoredShapePrior"])
     """
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
-        self._filepath = Path(filepath)
+        self._filepath = Path(check_local(filepath))
         self.metadata = metadata
 
     def load(self) -> StoredShapePrior:

@@ -1,6 +1,8 @@
 """The annotation and prediction tables in the catalog, versioned."""
 
 import shutil
+from contextlib import suppress
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,6 +11,7 @@ from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations.storage import check_local, sweep
 
 Table = AmodalAnnotations | Predictions
 
@@ -44,7 +47,12 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
         keep_versions: int | None = 3,
         metadata: dict | None = None,
     ) -> None:
-        super().__init__(PurePosixPath(filepath), version)
+        path = PurePosixPath(check_local(filepath))
+        # Kedro's own pattern takes brackets in the project's path for a set of characters.
+        self._pattern = f"*/{escape(path.name)}"
+        super().__init__(
+            path, version, glob_function=lambda _: map(str, Path(path).glob(self._pattern))
+        )
         if keep_versions is not None and (type(keep_versions) is not int or keep_versions < 0):
             raise DatasetError(
                 f"keep_versions of {filepath} is {keep_versions!r}: give how many versions are "
@@ -66,12 +74,21 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
     def save(self, data: Table) -> None:
         folder = Path(str(self._get_save_path()))
         data.save(folder)
+        self._sweep()
         if self._version and self._keep_versions:
             self._prune(folder)
 
+    def _sweep(self) -> None:
+        """Remove what killed writes have left: of versions that are never written again."""
+        folder = Path(str(self._filepath))
+        for version in folder.iterdir():
+            if sweep(version / folder.name):
+                with suppress(OSError):  # not empty: it is a version all the same
+                    version.rmdir()
+
     def _prune(self, saved: Path) -> None:
         """Remove the versions before the newest ones, and what killed runs left between them."""
-        versions = sorted(Path(str(self._filepath)).glob(f"*/{self._filepath.name}"), reverse=True)
+        versions = sorted(Path(str(self._filepath)).glob(self._pattern), reverse=True)
         complete = [path for path in versions if (path / "metadata.json").exists()]
         kept = {*complete[: self._keep_versions], *self._used, saved}
         if self._version.load:

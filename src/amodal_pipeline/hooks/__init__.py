@@ -1,9 +1,10 @@
-"""What happens around a run: tracking, interrupts, the check that nothing stale is skipped, the
-summary."""
+"""Around a run: the checks before it, tracking, interrupts, the check that nothing stale is skipped,
+and the summary."""
 
 from amodal_pipeline.hooks.freshness import FreshnessHook
 from amodal_pipeline.hooks.interrupts import InterruptHook
+from amodal_pipeline.hooks.start import StartHook
 from amodal_pipeline.hooks.summary import SummaryHook
 from amodal_pipeline.hooks.tracking import TrackingHook
 
-__all__ = ["FreshnessHook", "InterruptHook", "SummaryHook", "TrackingHook"]
+__all__ = ["FreshnessHook", "InterruptHook", "StartHook", "SummaryHook", "TrackingHook"]

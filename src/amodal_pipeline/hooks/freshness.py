@@ -76,7 +76,7 @@ class FreshnessHook:
             wanted["pretrained"] = _card(catalog, job.pretrained).fingerprint.digest
             self._check_start(job.pretrained, catalog)
         elif (start := Path(job.pretrained).expanduser() / "method.json").exists():
-            wanted["pretrained"] = _read_card(start).fingerprint.digest
+            wanted["pretrained"] = _read_card(start.parent).fingerprint.digest
         check_unchanged(card.fingerprint, Fingerprint(parts=wanted), folder)
         for kind in ("predictions", "predictions_true", "predictions_true_boxes"):
             predictions = f"{method}.{kind}"
@@ -134,10 +134,10 @@ class FreshnessHook:
 
 def _card(catalog: DataCatalog, method: str) -> MethodCard:
     folder = Path(catalog.get(f"{method}.checkpoint")._describe()["filepath"])
-    return _read_card(folder / "method.json")
+    return _read_card(folder)
 
 
-def _read_card(path: Path) -> MethodCard:
+def _read_card(folder: Path) -> MethodCard:
     from amodal_pipeline.methods.checkpoints import MethodCard
 
-    return MethodCard.model_validate_json(path.read_bytes())
+    return MethodCard.load(folder)

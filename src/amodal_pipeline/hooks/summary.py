@@ -16,14 +16,14 @@ class SummaryHook:
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         if "results" not in pipeline.all_outputs() or not catalog.exists("results"):
             return
-        from rich.console import Console
         from rich.table import Column, Table
 
         from amodal_pipeline.metrics.results import summary_table
+        from amodal_pipeline.pipelines.progress import plain_console
         from amodal_pipeline.visuals.comparisons import in_words, kinds
         from amodal_pipeline.visuals.definitions import MAIN_METRICS
 
-        console = Console()
+        console = plain_console()
         results = catalog.load("results")
         for protocol in PRINTED:
             part = results[results["protocol"] == protocol]
@@ -46,7 +46,7 @@ class SummaryHook:
                 console.print(table)
         folder = Path(catalog.get("report_folder")._describe()["filepath"])
         console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
-        console.print("Lineage: [bold]make viz[/]")
+        console.print("Lineage: make viz")
 
 
 def _text(value: float) -> str:

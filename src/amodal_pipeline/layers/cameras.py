@@ -35,8 +35,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         # Hu et al., CVPR 2021.
         "smr": Preset(math.degrees(2 * math.atan(1 / 2.5)), (2.0, 6.0), (0.0, 30.0), 1.0),
-        # Liu et al., ICCV 2019, and the pictures of ShapeNet it uses.
+        # Liu et al., ICCV 2019, and the pictures of ShapeNet it uses: distance and elevation are
+        # those of these pictures, known and not estimated.
         "softras": Preset(30.0, (2.732, 2.732), (30.0, 30.0), 0.5),
+        # The same lens and sphere where neither is known.
+        "softras_estimated": Preset(30.0, (2.0, 4.0), (0.0, 60.0), 0.5),
     }
 )
 

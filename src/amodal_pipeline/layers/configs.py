@@ -5,47 +5,77 @@ Defaults of detectors are those of ORCNN's appendix A, of completers those of C2
 This module imports no torch: Kedro checks parameters against these classes before a run starts.
 """
 
-from typing import Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, model_validator
+
+from amodal_pipeline.annotations.storage import check_local
+
+# A path of this machine; remote ones ("s3://bucket/images") are refused.
+LocalPath = Annotated[StrictStr, AfterValidator(check_local)]
+# What torch takes as a seed, without its negative values.
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class Strict(BaseModel):
-    """A configuration that refuses keys it does not know."""
+    """A configuration that refuses names it does not know, infinity and NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_are_known(cls, values: Any) -> Any:
+        """As ``extra="forbid"`` alone, and says which name was meant."""
+        known = sorted(field.alias or name for name, field in cls.model_fields.items())
+        for name in values if isinstance(values, dict) else ():
+            if name not in known:
+                near = get_close_matches(str(name), known, n=1, cutoff=0.0)
+                raise ValueError(f"{name} is unknown; the nearest name is {near[0]}")
+        return values
 
 
 class BackboneConfig(Strict):
     """A timm image encoder under a feature pyramid.
 
     ``weights``: "embedded" (the ImageNet weights of tf_efficientnet_lite0 from the Python package
-    of the extra ``weights``), "imagenet" (timm's default, downloaded), another pretrained tag of
-    timm ("a1_in1k", downloaded), a path to a state dict, or None.
+    of the extra ``weights``), a pretrained tag of timm (downloaded), "imagenet" (the tag that timm
+    prefers), a path to a state dict, or None. "tv_in1k" are torchvision's first weights of a
+    residual network, which the published recipes are made for; timm prefers "a1_in1k".
     ``frozen_stages``: how many stages from the image on are not trained (2 = stem and the stage at
     stride 4, as "FREEZE_AT 2" of the Detectron family); batch normalisation is always frozen.
+    ``stride_in_1x1``: the first convolution of a bottleneck shrinks the map, as in MSRA's ResNets
+    ("STRIDE_IN_1X1", the networks of Detectron's files), and not the second.
     """
 
     name: str = "resnet101"
-    weights: str | None = "imagenet"
+    weights: LocalPath | None = "tv_in1k"
     frozen_stages: int = Field(2, ge=0, le=5)
     pyramid_channels: int = Field(256, gt=0)
+    stride_in_1x1: bool = False
 
 
 class EncoderConfig(Strict):
-    """A timm image encoder whose last stages are dilated, so that none is coarser than stride 16.
+    """A timm image encoder; completers dilate its last stage, which keeps stride 16 that way.
 
-    ``weights``: as of :class:`BackboneConfig`. ``frozen_batch_norm``: batch normalisation keeps its
-    pretrained statistics and scale.
+    ``weights``, ``stride_in_1x1``: as of :class:`BackboneConfig`. ``frozen_batch_norm``: batch
+    normalisation keeps its pretrained statistics and scale.
     """
 
     name: str = "resnet50"
-    weights: str | None = "imagenet"
+    weights: LocalPath | None = "tv_in1k"
     frozen_batch_norm: bool = False
+    stride_in_1x1: bool = False
 
 
 class ProposalConfig(Strict):
-    """Region proposal network; one anchor size a pyramid level (strides 4, 8, 16, 32, 64)."""
+    """Region proposal network; one anchor size a pyramid level (strides 4, 8, 16, 32, 64).
+
+    ``convolutions`` of 3x3 before the two outputs. ``exact_anchors``: sides of anchors are not
+    rounded to whole pixels, and those of the coarsest level are 64 pixels apart whatever the size
+    of the image, as in detectron2; otherwise as in torchvision. ``box_loss_beta``: where the loss
+    of boxes turns from quadratic to linear; 1/9 in Detectron and torchvision, 0 (L1) in detectron2.
+    """
 
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -56,13 +86,20 @@ class ProposalConfig(Strict):
     after_nms_train: int = Field(1000, gt=0)
     after_nms_test: int = Field(1000, gt=0)
     nms_threshold: float = Field(0.7, gt=0, lt=1)
+    convolutions: int = Field(1, gt=0)
+    exact_anchors: bool = False
+    box_loss_beta: float = Field(1 / 9, ge=0)
 
 
 class BoxHeadConfig(Strict):
     """Two fully connected layers that classify each RoI and refine its box.
 
+    ``convolutions`` above 0: so many of 3x3, and one fully connected layer, in their place.
     ``samples_per_image`` RoIs, of which at most ``positive_fraction`` overlap an object
-    (IoU >= 0.5), enter the losses.
+    (IoU >= 0.5), enter the losses. ``box_loss_beta``: as of :class:`ProposalConfig`; 1 in
+    Detectron, 1/9 in torchvision, 0 in detectron2. ``initialisation`` of the fully connected
+    layers: "detectron" (Xavier; the outputs from N(0, 0.01) and N(0, 0.001), so that boxes start as
+    the proposals are; detectron2's is the same), or "torchvision" (PyTorch's of linear layers).
     """
 
     channels: int = Field(1024, gt=0)
@@ -71,6 +108,9 @@ class BoxHeadConfig(Strict):
     score_threshold: float = Field(0.05, ge=0, lt=1)
     nms_threshold: float = Field(0.5, gt=0, lt=1)
     detections_per_image: int = Field(100, gt=0)
+    convolutions: int = Field(0, ge=0)
+    box_loss_beta: float = Field(1.0, ge=0)
+    initialisation: Literal["detectron", "torchvision"] = "detectron"
 
 
 class DetectorConfig(Strict):
@@ -78,11 +118,18 @@ class DetectorConfig(Strict):
 
     Images are scaled in evaluation so that the shorter side is ``min_size`` pixels and the longer
     at most ``max_size``. RoIs of about ``canonical_size`` pixels come from the map of stride 16.
-    ``mean`` and ``std`` (0–1) default to those the backbone was trained with.
+    ``mean`` and ``std`` (0–1) default to those the backbone was trained with. ``aligned``: RoIs are
+    cut out exact to the half pixel; torchvision's detectors were trained half a cell off.
+    ``sampling_ratio``: points a cell of a RoI has in each direction; 0: one for each cell of the
+    map, as in detectron2. ``batch_norm``: the pyramid and the box head's convolutions have batch
+    normalisation (torchvision's v2), which is frozen.
     """
 
     backbone: BackboneConfig = BackboneConfig()
     canonical_size: int = Field(224, gt=0)
+    aligned: bool = True
+    sampling_ratio: int = Field(2, ge=0)
+    batch_norm: bool = False
     proposals: ProposalConfig = ProposalConfig()
     box_head: BoxHeadConfig = BoxHeadConfig()
     min_size: int = Field(800, gt=0)
@@ -92,12 +139,16 @@ class DetectorConfig(Strict):
 
 
 class MaskHeadConfig(Strict):
-    """``convolutions`` 3x3 convolutions on a RoI of 14x14 (8: "C8"), one deconvolution, one 1x1."""
+    """``convolutions`` 3x3 convolutions on a RoI of 14x14 (8: "C8"), one deconvolution, one 1x1.
+
+    ``batch_norm``: frozen, after each of the convolutions (torchvision's v2).
+    """
 
     convolutions: int = Field(4, gt=0)
     channels: int = Field(256, gt=0)
     roi_size: int = Field(14, gt=0)
     class_agnostic: bool = False
+    batch_norm: bool = False
 
 
 class CropConfig(Strict):

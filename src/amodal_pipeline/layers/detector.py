@@ -12,22 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import (
     RegionProposalNetwork,
     RPNHead,
     concat_box_prediction_layers,
 )
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import (
+    FrozenBatchNorm2d,
+    batched_nms,
+    box_iou,
+    clip_boxes_to_image,
+    remove_small_boxes,
+)
 
-from amodal_pipeline.layers.backbone import PyramidBackbone
+from amodal_pipeline.layers.backbone import STRIDES, PyramidBackbone
 from amodal_pipeline.layers.configs import BoxHeadConfig, DetectorConfig, ProposalConfig
-from amodal_pipeline.layers.pooling import LEVELS, PyramidRoIAlign
+from amodal_pipeline.layers.pooling import PyramidRoIAlign
 
 BACKGROUND_IOU = 0.3  # an anchor that overlaps every object less is background
 BOX_SIZE = 7  # of the RoIs that the box head sees
+ANCHOR_STRIDES = (*STRIDES, 64)
 _DIVISIBLE = 32  # the coarsest stride of the pyramid that images are padded to
 
 
@@ -64,11 +75,34 @@ class FullPrecisionHead(RPNHead):
         return [v.float() for v in logits], [v.float() for v in deltas]
 
 
+class ExactAnchors(AnchorGenerator):
+    """Anchors as detectron2 has them: ``ANCHOR_STRIDES`` apart, and with sides as they come.
+
+    torchvision rounds sides to whole pixels, and spreads the anchors of the coarsest level over the
+    padded image: a map of 13 cells of 800 pixels has them 61 pixels apart.
+    """
+
+    def generate_anchors(self, scales: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+        scales, ratios = torch.tensor(scales), torch.tensor(aspect_ratios)
+        widths = (scales[None] / ratios[:, None].sqrt()).flatten()
+        heights = (scales[None] * ratios[:, None].sqrt()).flatten()
+        return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        sizes = [tuple(m.shape[-2:]) for m in feature_maps]
+        self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
+        anchors = torch.cat(self.grid_anchors(sizes, [(s, s) for s in ANCHOR_STRIDES]))
+        return [anchors] * len(image_list.image_sizes)
+
+
 class ProposalNetwork(RegionProposalNetwork):
     """torchvision's, except that anchors on an ignored object (label -1) are no background.
 
     The box head needs no such care: its sampler passes over proposals whose label is -1.
+    ``box_loss_beta``: as of :class:`~amodal_pipeline.layers.configs.ProposalConfig`.
     """
+
+    box_loss_beta = 1 / 9
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
@@ -81,6 +115,29 @@ class ProposalNetwork(RegionProposalNetwork):
                 near = box_iou(anchor, ignored).amax(dim=1) >= BACKGROUND_IOU
                 label[near & (label == 0)] = -1
         return labels, matched
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """torchvision's losses of objectness and of boxes, with ``box_loss_beta``."""
+        positive, negative = (
+            torch.where(torch.cat(chosen))[0] for chosen in self.fg_bg_sampler(labels)
+        )
+        sampled = torch.cat([positive, negative])
+        box_loss = F.smooth_l1_loss(
+            pred_bbox_deltas[positive],
+            torch.cat(regression_targets)[positive],
+            beta=self.box_loss_beta,
+            reduction="sum",
+        )
+        loss = F.binary_cross_entropy_with_logits(
+            objectness.flatten()[sampled], torch.cat(labels)[sampled]
+        )
+        return loss, box_loss / sampled.numel()
 
     def scored(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """Proposals [N, 4] of each image with their objectness [N] (0–1), best first."""
@@ -103,6 +160,7 @@ class BoxDetector(nn.Module):
         mean, std: of RGB images in 0–1.
         rpn, roi_heads: as :func:`proposal_network` and :func:`box_heads` make them. Without a box
             head detections are proposals, of one class, and their scores objectness.
+        box_loss_beta: as of :class:`~amodal_pipeline.layers.configs.BoxHeadConfig`.
     """
 
     def __init__(
@@ -114,12 +172,14 @@ class BoxDetector(nn.Module):
         max_size: int,
         mean: Sequence[float],
         std: Sequence[float],
+        box_loss_beta: float,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.rpn = rpn
         self.roi_heads = roi_heads
         self.min_size, self.max_size = min_size, max_size
+        self.box_loss_beta = box_loss_beta
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -179,8 +239,9 @@ class BoxDetector(nn.Module):
         )
         if self.classifies:
             logits, deltas = self._box_head(batch, boxes)
-            loss_classifier, loss_box = fastrcnn_loss(logits, deltas, labels, regression)
-            losses |= {"loss_classifier": loss_classifier, "loss_box_reg": loss_box}
+            losses |= box_head_losses(
+                logits, deltas, torch.cat(labels), torch.cat(regression), self.box_loss_beta
+            )
         positive = [torch.where(label > 0)[0] for label in labels]
         rois = Sample(
             [b[p] for b, p in zip(boxes, positive, strict=True)],
@@ -195,7 +256,12 @@ class BoxDetector(nn.Module):
         return self.roi_heads.box_head is not None
 
     def detect(self, batch: Batch) -> list[dict[str, Tensor]]:
-        """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression."""
+        """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression.
+
+        Proposals, where there is no box head, have been suppressed as such: the best of them.
+        """
+        if not self.classifies:
+            return self.candidates(batch, self.roi_heads.detections_per_img)
         return [self.suppress(found) for found in self.candidates(batch)]
 
     def candidates(self, batch: Batch, most: int | None = None) -> list[dict[str, Tensor]]:
@@ -290,15 +356,15 @@ class BoxDetector(nn.Module):
 def build(config: DetectorConfig, classes: int) -> BoxDetector:
     """A detector of ``classes`` categories (background not counted)."""
     b, p, h = config.backbone, config.proposals, config.box_head
-    backbone = PyramidBackbone(b.name, b.weights, b.frozen_stages, b.pyramid_channels)
-    anchors = AnchorGenerator(
+    backbone = PyramidBackbone(**b.model_dump(), batch_norm=config.batch_norm)
+    anchors = (ExactAnchors if p.exact_anchors else AnchorGenerator)(
         tuple((size,) for size in p.anchor_sizes), (p.aspect_ratios,) * len(p.anchor_sizes)
     )
-    if len(p.anchor_sizes) != len(LEVELS) + 1:
-        raise ValueError(f"anchor_sizes needs {len(LEVELS) + 1} values, one a pyramid level")
+    if len(p.anchor_sizes) != len(ANCHOR_STRIDES):
+        raise ValueError(f"anchor_sizes needs {len(ANCHOR_STRIDES)} values, one a pyramid level")
     rpn = proposal_network(backbone.out_channels, anchors, p)
     roi_heads = box_heads(
-        PyramidRoIAlign(BOX_SIZE, config.canonical_size), backbone.out_channels, h, classes
+        roi_align(config, BOX_SIZE), backbone.out_channels, h, classes, config.batch_norm
     )
     return BoxDetector(
         backbone,
@@ -308,16 +374,22 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
         config.max_size,
         config.mean or backbone.mean,
         config.std or backbone.std,
+        h.box_loss_beta,
     )
+
+
+def roi_align(config: DetectorConfig, size: int) -> PyramidRoIAlign:
+    """RoIs of ``size`` x ``size`` cells from the pyramid of a detector."""
+    return PyramidRoIAlign(size, config.canonical_size, config.sampling_ratio, config.aligned)
 
 
 def proposal_network(
     channels: int, anchors: AnchorGenerator, config: ProposalConfig
 ) -> ProposalNetwork:
     """Proposals from maps of ``channels`` channels."""
-    return ProposalNetwork(
+    network = ProposalNetwork(
         anchors,
-        FullPrecisionHead(channels, anchors.num_anchors_per_location()[0]),
+        FullPrecisionHead(channels, anchors.num_anchors_per_location()[0], config.convolutions),
         fg_iou_thresh=0.7,
         bg_iou_thresh=BACKGROUND_IOU,
         batch_size_per_image=config.samples_per_image,
@@ -326,16 +398,32 @@ def proposal_network(
         post_nms_top_n={"training": config.after_nms_train, "testing": config.after_nms_test},
         nms_thresh=config.nms_threshold,
     )
+    network.box_loss_beta = config.box_loss_beta
+    return network
 
 
 def box_heads(
-    pool: nn.Module, channels: int, config: BoxHeadConfig, classes: int | None
+    pool: nn.Module,
+    channels: int,
+    config: BoxHeadConfig,
+    classes: int | None,
+    batch_norm: bool = False,
 ) -> RoIHeads:
     """Sampling of RoIs, and a box head of ``classes`` categories on ``pool``; None for no head."""
     head = predictor = None
     if classes is not None:
-        head = TwoMLPHead(channels * BOX_SIZE**2, config.channels)
+        if config.convolutions:
+            head = FastRCNNConvFCHead(
+                (channels, BOX_SIZE, BOX_SIZE),
+                [channels] * config.convolutions,
+                [config.channels],
+                FrozenBatchNorm2d if batch_norm else None,
+            )
+        else:
+            head = TwoMLPHead(channels * BOX_SIZE**2, config.channels)
         predictor = FastRCNNPredictor(config.channels, classes + 1)
+        if config.initialisation == "detectron":
+            _initialise_as_detectron(head, predictor)
     return RoIHeads(
         pool,
         head,
@@ -349,6 +437,38 @@ def box_heads(
         nms_thresh=config.nms_threshold,
         detections_per_img=config.detections_per_image,
     )
+
+
+def _initialise_as_detectron(head: nn.Module, predictor: FastRCNNPredictor) -> None:
+    for layer in head.modules():
+        if isinstance(layer, nn.Linear):
+            # What Caffe2 calls Xavier: bounds of sqrt(3 / inputs).
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+    for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+
+
+def box_head_losses(
+    logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor, beta: float
+) -> dict[str, Tensor]:
+    """loss_classifier and loss_box_reg of RoIs: torchvision's, with another ``beta``.
+
+    Args:
+        logits: [N, classes + 1], background first.
+        deltas: [N, 4 (classes + 1)].
+        labels: int64 [N], 0 for background.
+        targets: [N, 4], of the object of each.
+        beta: as of :class:`~amodal_pipeline.layers.configs.BoxHeadConfig`.
+    """
+    positive = torch.where(labels > 0)[0]
+    own = deltas.reshape(len(deltas), -1, 4)[positive, labels[positive]]
+    box_loss = F.smooth_l1_loss(own, targets[positive], beta=beta, reduction="sum")
+    return {
+        "loss_classifier": F.cross_entropy(logits, labels),
+        "loss_box_reg": box_loss / labels.numel(),
+    }
 
 
 def _as_detections(boxes: Tensor, scores: Tensor, threshold: float) -> dict[str, Tensor]:

@@ -1,11 +1,11 @@
-"""timm encoders of crops: dilated, so that the last map keeps its resolution."""
+"""timm encoders of crops and images; dilated where the last map is to keep its resolution."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from amodal_pipeline.layers.backbone import normalisation, timm_body
+from amodal_pipeline.layers.backbone import move_strides, normalisation, timm_body
 from amodal_pipeline.layers.configs import EncoderConfig
 
 STRIDES = (4, 8, 16, 16)
@@ -14,7 +14,8 @@ STRIDES = (4, 8, 16, 16)
 class Encoder(nn.Module):
     """Crops [N, 3, H, W], in 0–1 or uint8, to four maps [N, C, H/s, W/s], s = 4, 8, 16 and 16.
 
-    The last stage has dilated convolutions in place of its stride. ``channels``: C of each map.
+    A stage that would be coarser than the last of ``strides`` has dilated convolutions in place of
+    its stride. ``channels``: C of each map.
 
     Args:
         config: of the network.
@@ -31,6 +32,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.body = timm_body(config.name, config.weights, strides, output_stride=strides[-1])
+        if config.stride_in_1x1:
+            move_strides(self.body, config.name)
         if beside:
             _widen(self.body, beside)
         self.channels: list[int] = self.body.feature_info.channels()

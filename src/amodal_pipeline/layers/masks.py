@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import roi_align
+from torchvision.ops import FrozenBatchNorm2d, roi_align
 
 from amodal_pipeline.annotations import rle
+from amodal_pipeline.layers.configs import MaskHeadConfig
 
 
 class MaskHead(nn.Module):
@@ -19,10 +20,18 @@ class MaskHead(nn.Module):
     torchvision's parameter names, so that its COCO weights fit.
     """
 
-    def __init__(self, in_channels: int, channels: int, convolutions: int, classes: int) -> None:
+    def __init__(self, in_channels: int, config: MaskHeadConfig, classes: int) -> None:
         super().__init__()
-        self.layers = MaskRCNNHeads(in_channels, (channels,) * convolutions, dilation=1)
-        self.predictor = MaskRCNNPredictor(channels, channels, classes)
+        channels = config.channels
+        self.layers = MaskRCNNHeads(
+            in_channels,
+            (channels,) * config.convolutions,
+            dilation=1,
+            norm_layer=FrozenBatchNorm2d if config.batch_norm else None,
+        )
+        self.predictor = MaskRCNNPredictor(
+            channels, channels, 1 if config.class_agnostic else classes
+        )
         # As the Detectron family does: masks start undecided.
         nn.init.normal_(self.predictor.mask_fcn_logits.weight, std=0.001)
 

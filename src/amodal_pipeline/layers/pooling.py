@@ -15,13 +15,16 @@ class PyramidRoIAlign(nn.Module):
     A RoI is cut from the map of stride 16 when the square root of its area is ``canonical_size``,
     from the next finer map at half of that, and so on (Lin et al., CVPR 2017, eq. 1). torchvision's
     MultiScaleRoIAlign does the same with features half a cell off: two pixels at stride 4, which is
-    much of a small object.
+    much of a small object; without ``aligned`` it is done here too, for weights that were trained
+    so. ``sampling_ratio``: points of a cell in each direction, 0 for one a cell of the map.
     """
 
-    def __init__(self, size: int, canonical_size: int, sampling_ratio: int = 2) -> None:
+    def __init__(
+        self, size: int, canonical_size: int, sampling_ratio: int = 2, aligned: bool = True
+    ) -> None:
         super().__init__()
         self.size, self.canonical_size = size, canonical_size
-        self.sampling_ratio = sampling_ratio
+        self.sampling_ratio, self.aligned = sampling_ratio, aligned
 
     def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         rois = _numbered(boxes)
@@ -39,7 +42,7 @@ class PyramidRoIAlign(nn.Module):
                     self.size,
                     1 / stride,
                     self.sampling_ratio,
-                    aligned=True,
+                    aligned=self.aligned,
                 )
             )
         return torch.cat(pooled)[torch.cat(rows).argsort()]

@@ -24,8 +24,10 @@ def complete(
     image: np.ndarray | Tensor,
     visible_mask: np.ndarray | Tensor,
     amodal_boxes: np.ndarray | Tensor | None = None,
+    *,
+    raw: bool = False,
 ) -> np.ndarray:
-    """Amodal masks of objects of one image.
+    """Amodal masks of objects of one image, each united with its visible mask.
 
     Args:
         model: a completer in evaluation mode; ``model.config.crop`` says what it sees of an object.
@@ -35,6 +37,7 @@ def complete(
         amodal_boxes: [4], or [N, 4] for several objects, (x, y, width, height) in pixels; of a
             model that crops around amodal boxes only. Each is united with the visible mask's own;
             that of an object of which nothing is seen is not looked at.
+        raw: the model's masks as they are; they may lack pixels of the visible mask.
 
     Returns:
         bool array of the shape of ``visible_mask``; an object of which nothing is seen stays empty.
@@ -74,7 +77,7 @@ def complete(
         tight = rle.box(counts, size)
         around = tight if boxes is None else _united(boxes, tight, own, size)
         result[own] = _completed(model, pixels, counts, around, own + 1)
-    return result.reshape(given.shape)
+    return (result if raw else result | masks).reshape(given.shape)
 
 
 def _boxes(

@@ -14,8 +14,10 @@ from amodal_pipeline.layers.configs import (
     CropConfig,
     DetectorConfig,
     EncoderConfig,
+    LocalPath,
     MaskHeadConfig,
     ProposalConfig,
+    Seed,
     Strict,
 )
 
@@ -34,8 +36,11 @@ class ORCNNConfig(Strict):
     """ORCNN (Follmann et al., WACV 2019) and the variants of its Table 6.
 
     ``independent``: the gradients of the visible and the invisible loss stop before the amodal head
-    and the RoI features.
+    and the RoI features. ``visible``: what the visible mask is after training, that of the visible
+    "head", or the amodal mask without the invisible one ("amodal_minus_invisible").
     """
+
+    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"visible"})
 
     name: Literal["orcnn"] = "orcnn"
     detector: DetectorConfig = DetectorConfig()
@@ -43,6 +48,7 @@ class ORCNNConfig(Strict):
     visible_loss: bool = True
     invisible_loss: bool = True
     independent: bool = False
+    visible: Literal["head", "amodal_minus_invisible"] = "head"
 
     @model_validator(mode="after")
     def _has_a_second_loss(self) -> "ORCNNConfig":
@@ -76,7 +82,7 @@ class ShapePriorConfig(Strict):
     batch_size: int = Field(256, gt=0)
     learning_rate: float = Field(0.01, gt=0)
     device: Literal["auto", "cpu", "cuda"] = Field("auto", exclude=True)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class VRSPConfig(Strict):
@@ -103,7 +109,11 @@ class VRSPConfig(Strict):
     for attention, and matches features with that pass; ``prior_input`` "logits" gives the encoder
     those of the coarse mask; ``all_channel_weighting`` weighs by the IoU of a head's masks of all
     classes, taken together, with the true one; ``reclassification_weighting`` weighs by the IoU of
-    the refined visible mask; ``geometric_mean`` of the scores instead of their product.
+    the refined visible mask; ``reclassification_input`` "logits" looks through the logits of that
+    mask instead of its probabilities, and stops their gradient; ``reclassification_true_weight``
+    (released: 0.1) is that of each RoI seen through its true visible mask, in the mean over both;
+    ``reclassification_weight`` is 0.1 on D2SA; ``geometric_mean`` of the scores instead of their
+    product. The row ``released`` of ``ablate_vrsp`` has all of them.
     """
 
     name: Literal["vrsp"] = "vrsp"
@@ -131,6 +141,8 @@ class VRSPConfig(Strict):
     prior_input: Literal["mask", "probability", "logits"] = "mask"
     all_channel_weighting: bool = False
     reclassification_weighting: bool = False
+    reclassification_input: Literal["probability", "logits"] = "probability"
+    reclassification_true_weight: float = Field(0.0, ge=0)
     reclassification_score: Literal["product", "released", "none"] = "product"
     geometric_mean: bool = False
 
@@ -183,7 +195,7 @@ class MaskTokenizerConfig(Strict):
     adversarial_start: int = Field(0, ge=0)
     adaptive_epsilon: float = Field(1e-6, gt=0)
     perceptual: float = Field(1.0, ge=0)
-    perceptual_weights: str | None = None
+    perceptual_weights: LocalPath | None = None
     revive_after: int = Field(0, ge=0)
     poor_below: float = Field(90.0, ge=0, le=100, exclude=True)
 
@@ -219,7 +231,9 @@ class C2FSegConfig(Strict):
 
     Where the released code differs: ``cosine_mask_ratio`` draws max(cos(pi u / 2), lower end);
     ``loss_on_all_tokens``; ``label_smoothing`` (0.1); ``attention_map``: the attention's map is
-    joined to the features instead of multiplied with them (eq. 8).
+    joined to the features instead of multiplied with them (eq. 8); ``refinement_adapter``: the last
+    features pass a 1x1 convolution of their own width before the refinement attends to them and
+    narrows them, without norm or ReLU.
     """
 
     name: Literal["c2f_seg"] = "c2f_seg"
@@ -245,7 +259,8 @@ class C2FSegConfig(Strict):
     visible_branch: bool = True
     attention: bool = True
     attention_map: bool = False
-    seed: int = Field(0, ge=0)
+    refinement_adapter: bool = False
+    seed: Seed = 0
 
     # As VRSP's. ``top_k`` is none of them: training draws coarse masks with it.
     AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"steps", "temperature", "seed"})
@@ -261,6 +276,8 @@ class C2FSegConfig(Strict):
             raise ValueError(f"mask_ratio {self.mask_ratio} is no range of shares, 0 to 1")
         if self.attention_map and not self.attention:
             raise ValueError("attention_map=true has no effect without attention")
+        if self.refinement_adapter and not self.refinement:
+            raise ValueError("refinement_adapter=true has no effect without refinement")
         return self
 
 
@@ -278,27 +295,34 @@ class SLNConfig(Strict):
     ``hidden_unless_visible``: a pixel of an object is visible where the first layer has more than
     c, and in the likeliest of the deeper ones elsewhere, even if the first is likelier than that.
 
+    The encoder's maps have strides 4, 8, 16 and 32, each half the size of the one before (sec. 4.2:
+    256, 128, 64 and 32 cells). The same section calls the network dilated, and a dilated stage
+    keeps the size of its input: ``dilated`` gives that reading, with strides 4, 8, 16 and 16.
+    The global module takes the encoder's features. The text has it take the image (sec. 4.1), of
+    which its three 3x3 convolutions see 7x7 pixels, too few to tell how many objects lie behind one
+    another; ``global_input`` "image" is that literal form.
+
     The paper leaves open: ``layers``; ``stride`` of the one map that the encoder's are scaled to;
     ``width`` that a convolution brings it to; ``global_channels`` and ``instance_channels`` of the
     convolutions; ``roi_size`` (six of them see 13 cells, by which they can tell whose RoI it is).
-    The global module takes the image, as its text says; three 3x3 convolutions see 7 pixels of it.
-    ``global_input`` "features" gives it the encoder's map.
     ``classes``: a box head classifies and refines proposals, as in the methods it is compared with.
     The paper's method has none: every detection is of the first category, a proposal whose score is
-    its objectness. Batch normalisation is trained in the modules, and frozen in the encoder, which
-    sees a few images at once.
+    its objectness, and proposals are suppressed once, as such (``proposals.nms_threshold``, while
+    ``box_head.nms_threshold`` has no effect). Batch normalisation is trained in the modules, and
+    frozen in the encoder, which sees a few images at once.
     """
 
     AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"hidden_unless_visible"})
 
     name: Literal["sln"] = "sln"
     encoder: EncoderConfig = EncoderConfig(frozen_batch_norm=True)
+    dilated: bool = False
     stride: Literal[4, 8, 16] = 8
     width: int = Field(256, gt=0)
     layers: int = Field(4, ge=1, le=8)
     layer_activation: Literal["softmax", "sigmoid"] = "softmax"
     global_module: bool = True
-    global_input: Literal["image", "features"] = "image"
+    global_input: Literal["features", "image"] = "features"
     global_channels: int = Field(64, gt=0)
     instance_channels: int = Field(256, gt=0)
     roi_size: int = Field(14, gt=0)
@@ -314,8 +338,8 @@ class SLNConfig(Strict):
 
     @model_validator(mode="after")
     def _has_the_parts_it_changes(self) -> "SLNConfig":
-        if self.global_input == "features" and not self.global_module:
-            raise ValueError('global_input="features" has no effect without global_module')
+        if self.global_input == "image" and not self.global_module:
+            raise ValueError('global_input="image" has no effect without global_module')
         if self.expected_level and not self.refinement:
             raise ValueError("expected_level=true has no effect without refinement")
         if self.hidden_unless_visible and (self.confidence == "max" or self.layers == 1):
@@ -365,9 +389,10 @@ class A3DConfig(Strict):
 
     An object is seen within its amodal box (``crop``), whatever the aspect of that; the mesh behind
     it is a sphere of 4^``subdivisions`` x 20 faces that is bent by signed offsets. ``camera``: one
-    of the two presets of :data:`~..layers.cameras.PRESETS`, "smr" (elevation and distance are
-    estimated too) or "softras" (only the azimuth is). ``fitted``: the projected mesh is shifted and
-    scaled so that it fills the window as its amodal box does; the paper leaves that to the network.
+    of the presets of :data:`~..layers.cameras.PRESETS`, "smr" and "softras_estimated" (elevation
+    and distance are estimated too) or "softras" (only the azimuth is: it knows the others, which
+    the paper never does, sec. 3.7). ``fitted``: the projected mesh is shifted and scaled so that it
+    fills the window as its amodal box does; the paper leaves that to the network.
     ``spread``: (a_x, a_y) are standardised over a batch (batch normalisation without a scale), so
     that objects are not all seen from one side, to which a short training without it falls; in
     training it needs batches of two objects at least.
@@ -382,8 +407,11 @@ class A3DConfig(Strict):
     which a box is shifted and scaled in training, are no part of the paper.
 
     The paper leaves open: the size of crops, ``channels`` of the five convolutions of an encoder,
-    ``hidden`` widths of its fully connected layers before the ``code``, ``decoder`` widths,
-    ``refinement_channels``. Image and masks are of one size: ``crop.image_side`` is ``crop.side``.
+    ``pooled`` (their last map is averaged over its positions, as SMR's; false: it is flattened),
+    ``hidden`` widths of its fully connected layers before the ``code``, ``decoder`` widths before
+    the last layer, ``refinement_channels``. The defaults have 15.0 million parameters, the paper's
+    modules 13.1 (its Table 2: 57.2 less Mask R-CNN's 44.1). Image and masks are of one size:
+    ``crop.image_side`` is ``crop.side``.
     """
 
     name: Literal["a3d"] = "a3d"
@@ -393,11 +421,12 @@ class A3DConfig(Strict):
     corruption: CorruptionConfig | None = None
     box_noise: float = Field(0.0, ge=0, lt=0.5)
     channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256, 512), min_length=1)
+    pooled: bool = True
     hidden: tuple[PositiveInt, ...] = (1024, 1024)
     code: int = Field(512, gt=0)
-    decoder: tuple[PositiveInt, ...] = (1024, 2048)
+    decoder: tuple[PositiveInt, ...] = (1024,)
     subdivisions: int = Field(3, ge=1, le=5)
-    camera: Literal["smr", "softras"] = "smr"
+    camera: Literal["smr", "softras", "softras_estimated"] = "smr"
     fitted: bool = False
     spread: bool = False
     sigma: float = Field(1e-4, gt=0)

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from amodal_pipeline.layers import detector
 from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_class
-from amodal_pipeline.layers.pooling import PyramidRoIAlign
 from amodal_pipeline.methods.configs import MaskRCNNConfig
 
 
@@ -27,13 +26,8 @@ class MaskRCNN(nn.Module):
         self.box_kind = config.boxes
         self.detector = detector.build(config.detector, classes)
         head = config.mask_head
-        self.mask_pool = PyramidRoIAlign(head.roi_size, config.detector.canonical_size)
-        self.mask_head = MaskHead(
-            config.detector.backbone.pyramid_channels,
-            head.channels,
-            head.convolutions,
-            1 if head.class_agnostic else classes,
-        )
+        self.mask_pool = detector.roi_align(config.detector, head.roi_size)
+        self.mask_head = MaskHead(config.detector.backbone.pyramid_channels, head, classes)
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None

@@ -1,11 +1,11 @@
 """ORCNN: "Learning to See the Invisible", Follmann et al., WACV 2019."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal_pipeline.layers import detector
 from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_class
-from amodal_pipeline.layers.pooling import PyramidRoIAlign
 from amodal_pipeline.methods.configs import ORCNNConfig
 
 
@@ -27,15 +27,10 @@ class ORCNN(nn.Module):
         self.config = config
         self.detector = detector.build(config.detector, classes)
         head = config.mask_head
-        self.mask_pool = PyramidRoIAlign(head.roi_size, config.detector.canonical_size)
-        channels = (
-            config.detector.backbone.pyramid_channels,
-            head.channels,
-            head.convolutions,
-            1 if head.class_agnostic else classes,
-        )
-        self.amodal_head = MaskHead(*channels)
-        self.visible_head = MaskHead(*channels)
+        self.mask_pool = detector.roi_align(config.detector, head.roi_size)
+        width = config.detector.backbone.pyramid_channels
+        self.amodal_head = MaskHead(width, head, classes)
+        self.visible_head = MaskHead(width, head, classes)
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -54,7 +49,11 @@ class ORCNN(nn.Module):
         independent = self.config.independent
         visible = of_class(self.visible_head(pooled.detach() if independent else pooled), labels)
         minuend = amodal.detach() if independent else amodal
-        return {"amodal": amodal, "visible": visible, "invisible": minuend - F.relu(visible)}
+        invisible = minuend - F.relu(visible)
+        if not self.training and self.config.visible == "amodal_minus_invisible":
+            # σ(−x) = 1 − σ(x): a pixel is visible where the amodal mask has it, the invisible not.
+            visible = torch.minimum(amodal, -invisible)
+        return {"amodal": amodal, "visible": visible, "invisible": invisible}
 
     def _mask_losses(
         self, logits: dict[str, Tensor], rois: detector.Sample, targets: list[dict]

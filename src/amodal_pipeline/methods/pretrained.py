@@ -10,16 +10,21 @@ from torch import Tensor, nn
 
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods import build
-from amodal_pipeline.methods.checkpoints import Checkpoint, Reuse
-from amodal_pipeline.methods.configs import A3DConfig
+from amodal_pipeline.methods.checkpoints import Checkpoint, Reuse, check_fits
+from amodal_pipeline.methods.configs import A3DConfig, job_name
 
 logger = logging.getLogger(__name__)
 
 
 def restore(checkpoint: Checkpoint) -> nn.Module:
-    """The method with the weights of the checkpoint, in evaluation mode, on the CPU."""
+    """The method with the weights of the checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: the weights are of another method than the card's.
+    """
     config = without_download(checkpoint.card.method.root)
     model = build(config, len(checkpoint.card.categories))
+    check_fits(model, checkpoint.weights, f"the checkpoint of {config.name}")
     model.load_state_dict(checkpoint.weights)
     model.categories = checkpoint.card.categories
     return model.eval()
@@ -57,13 +62,15 @@ def start_from(
 
     Raises:
         ValueError: the two have nothing in common; both bend meshes, but see them with other
-            cameras; or ``category_names`` names a category that the data set does not have.
+            cameras; their backbones shrink maps at other places; or ``category_names`` names a
+            category that the data set does not have.
     """
     if geometry := _other_geometry(getattr(model, "config", None), checkpoint.card.method.root):
         raise ValueError(
             "the pretrained checkpoint's shapes and viewpoints are of another geometry: set "
             f"{geometry}, as it was pretrained with, or set pretrained to null"
         )
+    _check_network(getattr(model, "config", None), checkpoint.card.method.root)
     names: Mapping[str, str] = getattr(model, "pretrained_names", {})
     own_names = [c.name for c in categories]
     source_names = [c.name for c in checkpoint.card.categories]
@@ -125,6 +132,43 @@ def _other_geometry(own: BaseModel | None, source: BaseModel) -> str:
     ]
     values = source.model_dump(mode="json")
     return ", ".join(f"a3d.model.{name}={str(values[name]).lower()}" for name in differing)
+
+
+def _check_network(own: BaseModel | None, source: BaseModel) -> None:
+    """Compare what tensors do not tell of a backbone (an error) and of a detector (a warning)."""
+    places = [
+        next((f"{p}." for p in ("detector.backbone", "encoder") if _value(c, p)), None)
+        for c in (own, source)
+    ]
+    if None not in places:
+        place, other = places
+        same = _value(own, f"{place}name") == _value(source, f"{other}name")
+        stride = _value(source, f"{other}stride_in_1x1")
+        if same and _value(own, f"{place}stride_in_1x1") != stride:
+            raise ValueError(
+                "the pretrained checkpoint's backbone shrinks maps in other convolutions: set "
+                f"{job_name(own)}.model.{place}stride_in_1x1={str(stride).lower()}, or pretrained "
+                "to null"
+            )
+    differing = [
+        f"{job_name(own)}.model.detector.{name}={str(value).lower()}"
+        for name in ("aligned", "sampling_ratio", "batch_norm", "proposals.exact_anchors")
+        if (value := _value(source, f"detector.{name}")) is not None
+        and _value(own, f"detector.{name}") not in (value, None)
+    ]
+    if differing:
+        logger.warning(
+            "the pretrained checkpoint is of a detector with %s: training has to make up for the "
+            "difference, or set the same here",
+            ", ".join(differing),
+        )
+
+
+def _value(config: BaseModel | None, path: str) -> object:
+    """The value at a dotted path of a configuration; None where it has none."""
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config
 
 
 def _by_category(name: str) -> bool:

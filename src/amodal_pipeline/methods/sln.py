@@ -50,12 +50,13 @@ class LayerMaps:
 class ConcatenatedEncoder(nn.Module):
     """ENC (section 4.2): normalised images [B, 3, H, W] to one map [B, width, H/s, W/s], "0".
 
-    The maps of all stages, scaled to one size and concatenated, go through one 1x1 convolution.
+    The maps of all stages, at strides 4, 8, 16 and 32, are scaled to one size and concatenated,
+    and go through one 1x1 convolution.
     """
 
     def __init__(self, config: SLNConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(config.encoder)
+        self.encoder = Encoder(config.encoder, strides=(4, 8, 16, 16 if config.dilated else 32))
         self.stride, self.out_channels = config.stride, config.width
         # A convolution of concatenated maps is the sum of one of each; one of 1x1 may come before
         # the scaling, where it is cheaper, for the same result.
@@ -137,6 +138,7 @@ class SLN(nn.Module):
             config.min_size,
             config.max_size,
             *normalisation(config.encoder.name),
+            config.box_head.box_loss_beta,
         )
         if config.global_module:
             of_image = config.global_input == "image"

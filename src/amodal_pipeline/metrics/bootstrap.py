@@ -6,7 +6,6 @@ one would make intervals too narrow. Nor are images of the same individuals: the
 together (the cluster bootstrap).
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from amodal_pipeline.annotations.tables import AmodalAnnotations
+from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.metrics.tallies import Tally
 
 _CHUNK = 50  # resamples at once: bounds the memory
@@ -82,8 +82,7 @@ def draw(
     values: list[list[np.ndarray]] = [[np.zeros((0, len(t.rows)))] for t in tallies]
     most = max(counts, default=0)
     total = -(-most // _CHUNK)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for chunk, weights in enumerate(resamples(images, most, seed, groups)):
             done = chunk * _CHUNK
             wanted = [i for i, count in enumerate(counts) if count > done]

@@ -164,7 +164,8 @@ def tallies(
 
     mIoU_full: mean IoU of P and A* over objects. mIoU_occluded: mean IoU of P \\ V* and A* \\ V*
     over objects with a hidden pixel (Gao et al.). ``…_per_category``: mean over categories of these
-    means (Li et al.). IoU_dataset: sum of intersections over sum of unions (Zhan et al.).
+    means (Li et al.). IoU_dataset: sum of intersections over sum of unions (Zhan et al.), and
+    IoU_dataset_occluded the same of P \\ V* and A* \\ V* over objects with a hidden pixel.
     ``_post``: with the visible mask that was completed added. An object that nothing is paired with
     has 0; ``_matched`` leaves such objects out, ``_common`` is over the objects of ``common``.
     Ignored objects are in none of them.
@@ -206,9 +207,13 @@ def tallies(
                     for k in np.unique(where.truth_category[rows]):
                         own = rows[where.truth_category[rows] == k]
                         yield ratio(Row(name, len(own), names[k]), own, iou, one, together)
-            rows = np.flatnonzero(found.counted & chosen)
-            row = Row(f"IoU_dataset{post}{population}", len(rows), note=note)
-            yield ratio(row, rows, full[:, 0], full[:, 1], together)
+            for name, sums, counted in (
+                ("IoU_dataset", full, found.counted & chosen),
+                ("IoU_dataset_occluded", hidden, found.occluded & chosen),
+            ):
+                rows = np.flatnonzero(counted)
+                row = Row(f"{name}{post}{population}", len(rows), note=note)
+                yield ratio(row, rows, sums[:, 0], sums[:, 1], together)
 
 
 def objects(evidence: Evidence, found: Completions) -> dict[str, object]:

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from amodal_pipeline.layers.configs import Seed, Strict
 
 Protocol = Literal["coco", "coco_agnostic", "vrsp", "orcnn", "amodalapi", "completion", "order"]
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(Strict):
     """Choices of the evaluation.
 
     ``protocols``: those wanted; each gives what the predictions allow.
@@ -21,7 +23,6 @@ class EvaluationConfig(BaseModel):
     intervals. All methods must share ``seed`` to be compared.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     protocols: tuple[Protocol, ...] = get_args(Protocol)
     occlusion_thresholds: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.15,)
     vrsp_released: bool = False
@@ -30,7 +31,7 @@ class EvaluationConfig(BaseModel):
     headline: tuple[str, ...] = ("AP_amodal", "AP_amodal_occluded15", "mIoU_full", "mIoU_occluded")
     headline_resamples: int = Field(1000, ge=0)
     resamples: int = Field(200, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _names_differ(self) -> "EvaluationConfig":

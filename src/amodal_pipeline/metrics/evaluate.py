@@ -23,6 +23,8 @@ from amodal_pipeline.metrics.order import order_tallies
 from amodal_pipeline.metrics.scores import CURVES, DRAWS, OBJECTS, WHOSE, Scores
 from amodal_pipeline.metrics.tallies import Tally
 
+MODAL = "truth: visible masks, whole objects are not known"
+
 
 def evaluate(
     annotations: AmodalAnnotations,
@@ -71,6 +73,9 @@ def evaluate(
         on_progress,
         bootstrap.groups_of(annotations),
     )
+    if annotations.metadata.modal:
+        notes = [f"{MODAL}; {note}" if note else MODAL for note in table["note"]]
+        table = frame(results.RESULTS, table.assign(note=notes))
     return Scores(
         results=table,
         draws=draws,

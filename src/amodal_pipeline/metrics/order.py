@@ -2,9 +2,9 @@
 
 Pairs are those of Zhang et al., "Learning Semantics-aware Distance Map with Semantics Layering
 Network" (SLN), ACM MM 2019, section 5.1: objects of an image that overlap. Rows that end in
-``_occluding`` have those of which one hides pixels of the other, as Zhan et al., "Self-Supervised
-Scene De-occlusion" (PCNet), CVPR 2020; their released code knows only those of them whose visible
-masks touch.
+``_occluding`` have those of which one hides pixels of the other; rows that end in ``_touching``
+those of them whose visible masks touch, the pairs that the released code of Zhan et al.,
+"Self-Supervised Scene De-occlusion" (PCNet), CVPR 2020, counts.
 """
 
 import dataclasses
@@ -36,14 +36,17 @@ class TrueOrder:
     """Pairs of true objects whose amodal masks overlap, the nearer one first.
 
     ``front``, ``back`` are rows of the instances, int64 [P]; ``occluding`` bool [P]: one hides
-    pixels of the other. ``unknown`` counts the overlapping pairs on which nothing decides, all and
-    occluding ones; ``crowded`` the images that were passed over.
+    pixels of the other; ``touching`` bool [P]: that, and a visible pixel of the one is a visible
+    pixel of the other or next to one, above, below, left or right. ``unknown`` counts the
+    overlapping pairs on which nothing decides: all, occluding, touching ones; ``crowded`` the
+    images that were passed over.
     """
 
     front: np.ndarray
     back: np.ndarray
     occluding: np.ndarray
-    unknown: tuple[int, int]
+    touching: np.ndarray
+    unknown: tuple[int, int, int]
     crowded: int
 
 
@@ -79,11 +82,14 @@ def true_order(annotations: AmodalAnnotations) -> TrueOrder:
     i_first = np.where(disputed, i_hides > j_hides, i_first)
     j_first = np.where(disputed, j_hides > i_hides, j_first)
     known, occluding = i_first | j_first, (i_hides > 0) | (j_hides > 0)
+    grown = rle.dilate(seen, annotations.sizes[involved])
+    touching = occluding & (rle.shared_area_of_pairs(grown, at_i, seen, at_j) > 0)
     return TrueOrder(
         front=np.where(i_first, i, j)[known],
         back=np.where(i_first, j, i)[known],
         occluding=occluding[known],
-        unknown=(int((~known).sum()), int((occluding & ~known).sum())),
+        touching=touching[known],
+        unknown=tuple(int((of & ~known).sum()) for of in (~known, occluding, touching)),
         crowded=len(crowded),
     )
 
@@ -97,10 +103,11 @@ def order_tallies(
     """The protocol "order" over the pairs of :func:`true_order`.
 
     order_accuracy: share of pairs told apart rightly; order_coverage: share told apart at all;
-    order_accuracy_decided: share of the latter that are right. Each also with ``_occluding``, over
-    occluding pairs only. Who is in front is what ``predictions.order`` says about the predictions
-    that the two objects are matched to; of both directions the one with the higher score, and
-    equal scores decide nothing. A pair with an object that is not matched is not told apart.
+    order_accuracy_decided: share of the latter that are right. Each also with ``_occluding`` and
+    ``_touching``, over such pairs only. Who is in front is what ``predictions.order`` says about
+    the predictions that the two objects are matched to; of both directions the one with the higher
+    score, and equal scores decide nothing. A pair with an object that is not matched is not told
+    apart.
 
     Args:
         prediction_row, instance_row: int64 [M], rows of ``predictions.predictions`` and of
@@ -120,7 +127,11 @@ def order_tallies(
     ids = np.unique(annotations.images["image_id"].to_numpy(dtype=np.int64))
     image_id = annotations.instances["image_id"].to_numpy(dtype=np.int64)
     image = np.searchsorted(ids, image_id[true.front])
-    populations = (("", np.ones(len(front), bool)), ("_occluding", true.occluding))
+    populations = (
+        ("", np.ones(len(front), bool)),
+        ("_occluding", true.occluding),
+        ("_touching", true.touching),
+    )
     tallies = []
     for (suffix, among), unknown in zip(populations, true.unknown, strict=True):
         note = _note(unknown, true.crowded)

@@ -4,6 +4,7 @@ They differ in what is compared (amodal, visible, both, hidden masks, boxes), in
 ignored, and in what becomes of a detection that matches none.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -111,7 +112,8 @@ def orcnn(evidence: Evidence) -> Iterator[Precision]:
     For AP_V and AP_IV the paper leaves out proposals whose amodal mask has an IoU of at least 0.5
     with an ignored object. Here that holds for detections of its category that match no other
     object, so that two objects on one place do not cost a detection; and, for AP_AV, of objects
-    that are marked or of which nothing is visible.
+    that are marked or of which nothing is visible. AP_visible drops detections with an empty
+    visible mask, as :func:`coco` does: it is one figure under one name.
     """
     lacks = evidence.substituted
     note = f"{lacks} masks: the method's {'visible' if lacks == 'amodal' else 'amodal'} ones"
@@ -132,6 +134,7 @@ def orcnn(evidence: Evidence) -> Iterator[Precision]:
                 pairs,
                 ignored,
                 measures(f"{target}{suffix}", int((~ignored).sum()), note=concerns),
+                ranking=_ranking(evidence, target),
                 excused=None if target == "amodal" else _overlaps_ignored(evidence, not_sought),
             )
     if evidence.invisible is not None:
@@ -152,46 +155,47 @@ def orcnn(evidence: Evidence) -> Iterator[Precision]:
 
 
 def amodalapi(evidence: Evidence) -> Iterator[Precision]:
-    """Class-agnostic AP, AR10, AR100 and AR1000 of amodal masks, as Zhu et al. (CVPR 2017) and SLN
-    score COCOA.
+    """Class-agnostic AP and AR of amodal masks, as Zhu et al. (CVPR 2017) and SLN score COCOA.
 
-    ``_none``, ``_partial`` and ``_heavy``: objects with a rate up to 0.00001, up to 0.25, and
-    above; AR alone is at 100 detections. ``_things`` and ``_stuff`` where a data set has both. All
-    other objects are ignored. (Their code counts an object on a limit to both sides.)
+    Zhu et al. take up to 1,000 detections per image: AP, AR10, AR100, AR1000, and AR1000 of each
+    band. SLN takes up to 100: AP_top100, AR10, AR100, and AR (at 100) of each band. Bands:
+    ``_none``, ``_partial`` and ``_heavy`` are objects with a rate up to 0.00001, up to 0.25, and
+    above. ``_things`` and ``_stuff``, also of each band, where a data set has both. All other
+    objects are ignored. (Their code counts an object on a limit to both sides.)
     """
     if not evidence.has("amodal_rle"):
         return
     thing = evidence.annotations.instances["is_thing"].to_numpy(dtype=bool)
-
-    def tally(ignored: np.ndarray, rows: tuple[Measure, ...]) -> Precision:
-        return _precision(
+    kinds = {"": np.ones_like(thing)}
+    if thing.any() and not thing.all():
+        kinds |= {"_things": thing, "_stuff": ~thing}
+    bands = {"": np.ones_like(thing)} | {
+        f"_{name}": (evidence.rate > np.float32(above)) & (evidence.rate <= np.float32(most))
+        for name, (above, most) in OCCLUSION.items()
+    }
+    for (band, within), (kind, wanted) in itertools.product(bands.items(), kinds.items()):
+        ignored = evidence.marked | ~within | ~wanted
+        n = int((~ignored).sum())
+        of = f"{band}{kind}"
+        # The recall of a band has no number in its name where it is SLN's.
+        recall = {10: "AR10", 100: "AR" if band else "AR100", 1000: "AR1000"}
+        yield _precision(
             evidence,
             evidence.amodal,
             ignored,
-            rows,
+            (
+                Measure(Row(f"AP{of}", n)),
+                *(Measure(Row(f"{name}{of}", n), limit=at) for at, name in recall.items()),
+            ),
             ranking=evidence.proposals,
             limits=AMODALAPI_LIMITS,
         )
-
-    subsets = {"": np.ones_like(thing)}
-    if thing.any() and not thing.all():
-        subsets |= {"_things": thing, "_stuff": ~thing}
-    for suffix, wanted in subsets.items():
-        ignored = evidence.marked | ~wanted
-        n = int((~ignored).sum())
-        recalls = (Measure(Row(f"AR{limit}{suffix}", n), limit=limit) for limit in AMODALAPI_LIMITS)
-        yield tally(ignored, (Measure(Row(f"AP{suffix}", n)), *recalls))
-    for name, (above, most) in OCCLUSION.items():
-        ignored = evidence.marked | (evidence.rate <= np.float32(above))
-        ignored = ignored | (evidence.rate > np.float32(most))
-        n = int((~ignored).sum())
-        yield tally(
+        yield _precision(
+            evidence,
+            evidence.amodal,
             ignored,
-            (
-                Measure(Row(f"AP_{name}", n)),
-                Measure(Row(f"AR10_{name}", n), limit=10),
-                Measure(Row(f"AR_{name}", n), limit=100),
-            ),
+            (Measure(Row(f"AP_top100{of}", n)),),
+            ranking=evidence.pooled,
         )
 
 

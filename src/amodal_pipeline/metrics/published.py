@@ -50,10 +50,10 @@ BESIDE = pa.schema(
 )
 
 _METRIC = (
-    r"^(AP(50|75)?|AR(1|10|100|1000)?)(_(amodal|visible|invisible|both|box))?"
+    r"^(AP(50|75)?|AR(1|10|100|1000)?)(_(amodal|visible|invisible|both|box|top100))?"
     r"(_(none|partial|heavy))?(_(things|stuff))?(_occluded\d+(\.\d+)?)?$"
-    r"|^(mIoU_(full|occluded)|IoU_dataset)(_(post|matched|common|per_category))*$"
-    r"|^order_(accuracy|coverage)(_occluding)?$"
+    r"|^(mIoU_(full|occluded)|IoU_dataset(_occluded)?)(_(post|matched|common|per_category))*$"
+    r"|^order_(accuracy|coverage)(_occluding|_touching)?$"
     r"|^occluder_consistency$"
 )
 _KEY = [name for name in PUBLISHED.names if name not in ("value", "note", "comparable")]

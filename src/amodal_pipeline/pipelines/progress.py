@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from amodal_pipeline.training.loop import Step
 
 
+def plain_console() -> Console:
+    """Return a console that prints brackets as they are: names and paths may have them."""
+    return Console(markup=False)
+
+
 @contextmanager
 def progress(title: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
     """A callback ``(done, total)`` that drives one bar, with the time left."""
@@ -47,6 +52,7 @@ def training_progress(
                 bar.console.print(
                     f"{title} {step.iteration}/{step.iterations}: {note}, {minutes:.1f} min left",
                     highlight=False,
+                    markup=False,
                     soft_wrap=True,
                 )
 
@@ -55,11 +61,11 @@ def training_progress(
 
 def _bar(console: Console | None) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=console,
     )

@@ -2,17 +2,17 @@
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from amodal_pipeline.layers.configs import LocalPath, Seed, Strict
 
 MAX_OBJECTS = 99  # instance ids leave two decimal places to the object
 
 
-class ScenesConfig(BaseModel):
+class ScenesConfig(Strict):
     """Parameters of the embedded data set; the caller gives the sizes of its splits."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     image_size: int = Field(320, ge=32, le=4096)
     """Side of the square pictures, pixels."""
     minimum_objects: int = Field(4, ge=1, le=MAX_OBJECTS)
@@ -21,7 +21,7 @@ class ScenesConfig(BaseModel):
     """Names to use, in the order of their ids; None takes all there are."""
     families: bool = True
     """Use the parametric mesh families."""
-    meshes: str | None = None
+    meshes: LocalPath | None = None
     """Folder of OBJ files, ``<category>/<name>.obj`` with +Y up; joins the families, or replaces
     them with ``families: false``."""
     crowding: float = Field(0.7, ge=0, le=1)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
+from amodal_pipeline.annotations.processes import working
 from amodal_pipeline.annotations.storage import checksum, is_relative_name, replacing
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.models import Models
@@ -189,7 +190,7 @@ def _render_all(
         for index in indices:
             yield render_image(config, models, split, index, target, fingerprint)
         return
-    with parallel_config("loky", n_jobs=min(workers, len(indices)), inner_max_num_threads=1):
+    with working(min(workers, len(indices))):
         yield from Parallel(return_as="generator_unordered")(
             delayed(render_image)(config, models, split, index, target, fingerprint)
             for index in indices

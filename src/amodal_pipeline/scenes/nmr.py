@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed
 from numpy.lib import format as npy
 
 from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.annotations.processes import working
 from amodal_pipeline.scenes.render import Cutout
 from amodal_pipeline.scenes.scene import generator
 from amodal_pipeline.scenes.view_config import RenderedArchiveConfig
@@ -159,7 +160,7 @@ def _run(tasks: Iterator[tuple], workers: int) -> Iterator[ObjectViews]:
         for task in tasks:
             yield write_views(*task)
         return
-    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+    with working(workers):
         parallel = Parallel(return_as="generator")
         # In batches: an error in the stream must not be raised in a thread of the pool.
         while batch := list(islice(tasks, 32 * workers)):

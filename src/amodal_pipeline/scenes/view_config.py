@@ -3,7 +3,9 @@
 from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from amodal_pipeline.layers.configs import LocalPath, Seed, Strict
 
 SYNSETS = {
     "02691156": "airplane",
@@ -23,12 +25,10 @@ SYNSETS = {
 """ShapeNet's thirteen classes of the published comparisons, by their WordNet ids."""
 
 
-class OcclusionConfig(BaseModel):
+class OcclusionConfig(Strict):
     """Which views get an object of another individual pasted in front, and how much that hides."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     occluded: float = Field(0.7, ge=0, le=1)
     """Share of the views that get an occluder."""
     occlusion: tuple[float, float] = (0.1, 0.6)
@@ -64,7 +64,7 @@ class ViewsConfig(OcclusionConfig):
     """Names to use, in the order of their ids; None takes all there are."""
     families: bool = True
     """Use the parametric mesh families."""
-    meshes: str | None = None
+    meshes: LocalPath | None = None
     """Folder of mesh files (docs/data_sets.md has the layouts); they join the families, or replace
     them with ``families: false``."""
     up: Literal["y", "z"] = "y"

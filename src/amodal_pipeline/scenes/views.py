@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed
 
 from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.annotations.processes import working
 from amodal_pipeline.annotations.storage import is_relative_name
 from amodal_pipeline.annotations.validation import Finding
 from amodal_pipeline.scenes.camera import Camera
@@ -239,7 +240,7 @@ def _run(tasks: Iterator[tuple], workers: int) -> Iterator[ObjectViews | Finding
         for task in tasks:
             yield render_object(*task)
         return
-    with parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
+    with working(workers):
         yield from Parallel(return_as="generator")(delayed(render_object)(*task) for task in tasks)
 
 

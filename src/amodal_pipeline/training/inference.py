@@ -1,6 +1,7 @@
 """Running a trained detector over the images of a data set or a folder."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
-from amodal_pipeline.annotations.images import read_image, read_size
+from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import (
     IMAGES,
     PREDICTION_ORDER,
@@ -24,6 +25,8 @@ from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 
 KINDS = ("amodal", "visible", "invisible")
+
+_DECODERS = 4  # threads, each with an image in memory
 
 
 class Images(Dataset):
@@ -143,11 +146,14 @@ def _order_rows(
     return concat(PREDICTION_ORDER, tables)
 
 
-def images_in(folder: Path) -> pd.DataFrame:
-    """A table of all images below a folder, in the order of their names.
+def images_in(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return a table of the images below a folder, and the damaged ones: name → reason.
+
+    Each is decoded once to know. They are numbered from 1 in the order of their names, whether or
+    not they can be read.
 
     Raises:
-        ValueError: the folder is missing or holds no image; or one cannot be read (named).
+        ValueError: the folder is missing, holds no image, or none that can be read.
     """
     suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
     folder = Path(folder)
@@ -160,13 +166,24 @@ def images_in(folder: Path) -> pd.DataFrame:
     )
     if not names:
         raise ValueError(f"{folder} holds no image ({', '.join(sorted(suffixes))})")
-    sizes = [read_size(folder, name) for name in names]
-    return frame(
-        IMAGES,
-        {
-            "image_id": range(1, len(names) + 1),
-            "file_name": names,
-            "height": [h for h, _ in sizes],
-            "width": [w for _, w in sizes],
-        },
-    )
+
+    def look(name: str) -> tuple[int, int] | str:
+        try:
+            return read_image(folder, name).shape[:2]
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_DECODERS) as threads:
+        found = list(threads.map(look, names))
+    damaged = {
+        name: reason for name, reason in zip(names, found, strict=True) if isinstance(reason, str)
+    }
+    if len(damaged) == len(names):
+        first = next(iter(damaged.values()))
+        raise ValueError(f"none of the {len(names)} images in {folder} can be read: {first}")
+    rows = [
+        {"image_id": i, "file_name": name, "height": size[0], "width": size[1]}
+        for i, (name, size) in enumerate(zip(names, found, strict=True), start=1)
+        if name not in damaged
+    ]
+    return frame(IMAGES, rows), damaged

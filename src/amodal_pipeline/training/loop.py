@@ -1,12 +1,14 @@
 """The one training loop of every method."""
 
 import json
+import logging
 import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
@@ -17,11 +19,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations.processes import HeldError, lock
+from amodal_pipeline.annotations.storage import naming_full_disk
 from amodal_pipeline.methods import build
 from amodal_pipeline.methods.checkpoints import (
     Checkpoint,
+    DivergedError,
     Fingerprint,
     MethodCard,
+    check_fits,
     git_revision,
     versions,
 )
@@ -44,13 +50,13 @@ from amodal_pipeline.training.objects import ObjectBatches
 from amodal_pipeline.training.ordering import true_objects_with_order
 from amodal_pipeline.training.pair_batches import PairBatches
 from amodal_pipeline.training.state import (
-    check_unchanged,
-    load_state,
-    read_card,
+    read_state,
     remove_states,
     save_state,
     truncate_history,
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,6 @@ class Step:
     learning_rate: float
     images_per_second: float
     seconds_left: float
-
-
-class DivergedError(ArithmeticError):
-    """A loss, or its gradient, is not a finite number."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,32 @@ def fingerprint(
     )
 
 
+def _alone(run: Callable[..., Checkpoint]) -> Callable[..., Checkpoint]:
+    """Let one training at a time work in a folder."""
+
+    @wraps(run)
+    def alone(
+        method: AnyMethod,
+        config: TrainingConfig,
+        annotations: AmodalAnnotations,
+        folder: Path,
+        **options,
+    ) -> Checkpoint:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock(folder / ".training.lock"):
+                return run(method, config, annotations, folder, **options)
+        except HeldError as error:
+            raise ValueError(
+                f"{folder} is being trained by {error}: wait for that training or end it, then run "
+                "the same command again"
+            ) from error
+
+    return alone
+
+
+@_alone
 def train(
     method: AnyMethod,
     config: TrainingConfig,
@@ -143,7 +171,9 @@ def train(
 
     Raises:
         ChangedTrainingError: the state in ``folder`` is of another training.
-        DivergedError: a loss became NaN or infinite; names the images of the batch.
+        DivergedError: a loss became NaN or infinite (names the images of the batch), or a tensor
+            of the model or the optimiser did; neither is ever saved.
+        ValueError: another process trains in ``folder``; names it.
         ValueError: ``config.frozen`` or a stage names no parameter, or leaves none to train.
         OSError: the disk is full; the state before is intact.
         ValueError: the method uses a shape prior, and ``components`` has none; or there is nothing
@@ -152,7 +182,6 @@ def train(
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    folder = Path(folder)
     history = folder / "history.jsonl"
     _check_prior(method, components)
     mark = fingerprint(
@@ -161,10 +190,8 @@ def train(
     if restart:
         remove_states(folder)
         history.unlink(missing_ok=True)
-    card = read_card(folder)
-    if card:
-        check_unchanged(card.fingerprint, mark, folder)
-    done = card.iteration if card else 0
+    saved = read_state(folder, mark)
+    done = saved.card.iteration if saved else 0
 
     device = resolve_device(config.device)
     # Accelerate keeps the first precision and device of a process; trainings may differ in both.
@@ -173,34 +200,36 @@ def train(
     accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
     torch.manual_seed(config.seed)
     categories = annotations.metadata.categories
-    model = build(without_download(method) if card else method, len(categories))
+    model = build(without_download(method) if saved else method, len(categories))
     # Again where a training goes on: its weights are loaded over these, but the card says it.
     reuse = start_from(model, categories, pretrained, pretrained_categories) if pretrained else None
-    for name, component in components.items() if not card else ():
-        model.get_submodule(name).load_state_dict(component.weights)
+    for name, component in components.items() if not saved else ():
+        part = model.get_submodule(name)
+        check_fits(part, component.weights, name)
+        part.load_state_dict(component.weights)
     model.train()
     _freeze(model, config.frozen)
     stages = _Stages(model, config)
     optimizer = _optimizer(model, config)
     truncate_history(history, done)
-    folder.mkdir(parents=True, exist_ok=True)
 
     batches = batches_of(method, config, annotations, detected)
     plain, plain_optimizer = model, optimizer
     model, optimizer = accelerator.prepare(model, optimizer)
     if config.compiled:
         model = torch.compile(model)
-    if card:
+    if saved:
         # Into the plain optimiser, on the device already: torch knows which of its state stays on
         # the CPU.
-        load_state(folder, card.iteration, plain, plain_optimizer)
+        saved.restore(plain, plain_optimizer)
+        del saved
 
     if isinstance(method, C2FSegConfig) and done < config.iterations:
         from amodal_pipeline.methods.c2f_seg.method import tokenize_all
 
         batches.keep_tokens(lambda masks: tokenize_all(plain.tokenizer, masks, accelerator.device))
     meter = _Meter(config, done)
-    iteration = done
+    iteration, warned = done, False
     with _deterministic(accelerator.device):
         for batch in _loader(batches, done, config):
             stages.enter(iteration)
@@ -209,10 +238,13 @@ def train(
             step = meter.add(iteration, losses, _rate(config, iteration - 1))
             last = iteration == config.iterations
             if step:
-                with history.open("a") as file:
+                with naming_full_disk(history), history.open("a") as file:
                     file.write(json.dumps(_row(step)) + "\n")
                 if on_step:
                     on_step(step)
+                if not warned and hasattr(plain, "trouble") and (trouble := plain.trouble()):
+                    _log.warning("iteration %d: %s", iteration, trouble)
+                    warned = True
             if last or iteration % config.checkpoint_every == 0:
                 save_state(folder, plain, plain_optimizer, iteration, mark)
     if done == config.iterations and on_step:
@@ -360,7 +392,8 @@ def _diverged(
         f"the {what} of iteration {iteration + 1} is not finite ({named}); images of the batch: "
         f"{', '.join(batch.names)}. Lower the learning rate ({config.learning_rate}), lengthen "
         f"the warm-up ({config.warmup_iterations} iterations) or clip gradients "
-        "(gradient_clip: 10); the last saved state is intact"
+        "(gradient_clip: 10), and begin anew with --params restart=true; the states saved before "
+        "are intact"
     )
 
 

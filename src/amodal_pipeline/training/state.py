@@ -1,31 +1,75 @@
 """The state of a training on disk: safetensors and JSON, replaced as a whole or not at all."""
 
-import errno
 import json
+import logging
+import re
 import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from amodal_pipeline.annotations.storage import replacing
-from amodal_pipeline.methods.checkpoints import Fingerprint
+from amodal_pipeline.methods.checkpoints import (
+    DamagedError,
+    DivergedError,
+    Fingerprint,
+    check_fits,
+    not_finite,
+    read_weights,
+    write_card,
+)
+from amodal_pipeline.methods.checkpoints import read_card as _read_card
 from amodal_pipeline.methods.pretrained import weights_of
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2  # states: where the last one is damaged, the training goes on from the one before
+_NAME = re.compile(r"state-(\d{9,})")
 
 
 class StateCard(BaseModel):
-    """How far a training has come and what it is a training of."""
+    """How far a training has come and what it is a training of.
+
+    ``sha256``: see :func:`~..methods.checkpoints.write_card`; empty in memory.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     iteration: int
     fingerprint: Fingerprint
+    sha256: dict[str, str] = {}
 
 
 class ChangedTrainingError(ValueError):
     """What is on disk was trained from something else."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A saved state: its card, the model's tensors and the optimiser's, on the CPU."""
+
+    card: StateCard
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put the tensors back.
+
+        Raises:
+            ValueError: they are of another model.
+        """
+        check_fits(model, self.model, f"the training state of iteration {self.card.iteration}")
+        model.load_state_dict(self.model)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in self.optimizer.items():
+            parameter, key = name.split(".", 1)
+            state.setdefault(int(parameter), {})[key] = tensor
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def save_state(
@@ -35,38 +79,42 @@ def save_state(
     iteration: int,
     fingerprint: Fingerprint,
 ) -> None:
-    """Write ``folder/state-<iteration>``, then remove the states before.
+    """Write ``folder/state-<iteration>``, then remove the states before the one before.
 
     Whatever happens, and whenever, a complete state is there afterwards.
 
     Raises:
-        OSError: with the remedy, when the disk is full.
+        DivergedError: a tensor is not finite; nothing was written, the states before are intact.
+        OSError: the disk is full; the states before are intact.
     """
     place = _place(folder, iteration)
-    try:
-        with replacing(place) as temporary:
-            temporary.mkdir()
-            save_file(weights_of(model), temporary / "model.safetensors")
-            save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
-            card = StateCard(iteration=iteration, fingerprint=fingerprint)
-            (temporary / "state.json").write_text(card.model_dump_json(indent=2))
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if full:
-            raise OSError(
-                errno.ENOSPC,
-                f"the disk is full: the state of iteration {iteration} was not written to "
-                f"{folder}; the state before is intact. Free space and run the same command again",
-            ) from error
-        raise
-    remove_states(folder, but=place)
+    weights, moments = weights_of(model), _optimizer_tensors(optimizer)
+    if found := not_finite(weights) or not_finite(moments):
+        raise DivergedError(
+            f"after iteration {iteration}, {found}: the state was not saved. Lower the learning "
+            "rate, lengthen the warm-up or clip gradients, and begin anew with --params "
+            "restart=true; the states saved before are intact"
+        )
+    with replacing(place) as temporary:
+        temporary.mkdir()
+        files = temporary / "model.safetensors", temporary / "optimizer.safetensors"
+        save_file(weights, files[0])
+        save_file(moments, files[1])
+        card = StateCard(iteration=iteration, fingerprint=fingerprint)
+        write_card(temporary / "state.json", card, *files)
+    # Those of later iterations are of a future that a damaged state has undone.
+    kept = [i for i in _iterations(folder) if i <= iteration][:KEPT]
+    remove_states(folder, kept)
 
 
-def remove_states(folder: Path, but: Path | None = None) -> None:
-    """Remove all states in ``folder`` except one, and what a killed run left of unfinished ones."""
-    for path in [*folder.glob("state-*"), *folder.glob(".state-*")]:
-        if path != but:
-            shutil.rmtree(path, ignore_errors=True)
+def remove_states(folder: Path, kept: Collection[int] = ()) -> None:
+    """Remove all states in ``folder`` but those of the iterations ``kept``, and what killed runs
+    left of unfinished ones."""
+    for iteration in _iterations(folder):
+        if iteration not in kept:
+            shutil.rmtree(_place(folder, iteration), ignore_errors=True)
+    for path in folder.glob(".state-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def read_card(folder: Path) -> StateCard | None:
@@ -75,41 +123,52 @@ def read_card(folder: Path) -> StateCard | None:
     Raises:
         ValueError: it is damaged.
     """
-    iterations = [int(p.name.removeprefix("state-")) for p in Path(folder).glob("state-*")]
-    if not iterations:
-        return None
-    path = _place(folder, max(iterations)) / "state.json"
-    try:
-        return StateCard.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): start again with --params restart=true"
-        ) from error
+    iterations = _iterations(folder)
+    return _card(_place(folder, iterations[0]))[0] if iterations else None
 
 
-def load_state(
-    folder: Path, iteration: int, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Put a saved state back into model and optimiser.
+def read_state(folder: Path, wanted: Fingerprint) -> State | None:
+    """The last intact state in ``folder``; None where there is no state.
+
+    Args:
+        folder: of the checkpoint.
+        wanted: what the state must be of.
 
     Raises:
-        ValueError: a file is missing, damaged or of another model.
+        ChangedTrainingError: it is of another training.
+        ValueError: there are states, and each is damaged; names the last, and the remedy.
     """
-    place = _place(folder, iteration)
+    damage = ""
+    for iteration in _iterations(folder):
+        place = _place(folder, iteration)
+        try:
+            card, sums = _card(place)
+            check_unchanged(card.fingerprint, wanted, folder)
+            model, optimizer = (
+                read_weights(place / f"{name}.safetensors", sums) for name in ("model", "optimizer")
+            )
+        except (FileNotFoundError, DamagedError) as error:
+            damage = damage or f"the training state in {place} is damaged ({error})"
+            continue
+        if damage:
+            logger.warning("%s: going on from the one before, iteration %d", damage, iteration)
+        return State(card, model, optimizer)
+    if damage:
+        raise ValueError(f"{damage}: start again with --params restart=true")
+    return None
+
+
+def _card(place: Path) -> tuple[StateCard, dict[str, str]]:
     try:
-        model.load_state_dict(load_file(place / "model.safetensors"))
-        tensors = load_file(place / "optimizer.safetensors")
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"the training state in {place} is damaged ({error}): "
-            "start again with --params restart=true"
-        ) from error
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        parameter, key = name.split(".", 1)
-        state.setdefault(int(parameter), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return _read_card(place / "state.json", StateCard)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{error.filename} is missing") from error
+
+
+def _iterations(folder: Path) -> list[int]:
+    """Of all states in ``folder``, the last first. Names of another form are no states."""
+    names = (_NAME.fullmatch(path.name) for path in Path(folder).glob("state-*"))
+    return sorted((int(name[1]) for name in names if name), reverse=True)
 
 
 def _place(folder: Path, iteration: int) -> Path:

@@ -13,6 +13,7 @@ _BASES = {
     "AP": "Average precision over IoU thresholds 0.50–0.95",
     "AP50": "Average precision at IoU 0.50",
     "AP75": "Average precision at IoU 0.75",
+    "AP_top100": "Average precision of the 100 best detections per image, IoU 0.50–0.95",
     "AR": "Average recall with 100 detections per image, IoU 0.50–0.95",
     "AR1": "Average recall with 1 detection per image, IoU 0.50–0.95",
     "AR10": "Average recall with 10 detections per image, IoU 0.50–0.95",
@@ -20,19 +21,23 @@ _BASES = {
     "AR1000": "Average recall with 1000 detections per image, IoU 0.50–0.95",
 }
 _SUBSETS = {
-    "": "",
     "none": "objects that are not occluded",
     "partial": "objects occluded by at most 25 %",
     "heavy": "objects occluded by more than 25 %",
     "things": "things only",
     "stuff": "stuff only",
 }
+_AGNOSTIC = re.compile(
+    r"(?P<base>AP|AP_top100|AR(?:1|10|100|1000)?)(?:_(none|partial|heavy))?(?:_(things|stuff))?"
+)
 _OBJECTS = {
     "mIoU_full": "IoU of predicted and true amodal mask, mean over objects",
     "mIoU_occluded": "IoU of predicted and true mask outside the true visible part, mean over "
     "occluded objects",
     "IoU_dataset": "Intersections over unions of predicted and true amodal masks, each summed over "
     "the data set",
+    "IoU_dataset_occluded": "Intersections over unions of predicted and true masks outside the "
+    "true visible part, each summed over the occluded objects of the data set",
 }
 _ORDER = {
     "order_accuracy": "Share of overlapping pairs whose front and back are told apart rightly; an "
@@ -40,6 +45,13 @@ _ORDER = {
     "order_accuracy_decided": "Share of rightly ordered pairs among those overlapping pairs for "
     "which an order is given",
     "order_coverage": "Share of overlapping pairs for which an order is given at all",
+}
+_PAIRS = {
+    "_occluding": ("only pairs of which one hides a part of the other",),
+    "_touching": (
+        "only pairs of which one hides a part of the other and whose visible masks touch",
+    ),
+    "": (),
 }
 _CONSISTENCY = (
     "Mean IoU between a method's predictions for the same object under different pasted occluders"
@@ -103,6 +115,7 @@ MAIN_METRICS = (
     "order_accuracy",
     "order_coverage",
     "order_accuracy_occluding",
+    "order_accuracy_touching",
     "occluder_consistency",
     "occluder_consistency_all",
 )
@@ -117,16 +130,15 @@ def definition(metric: str) -> str:
     name, remarks = metric, []
     if name in _REST:
         return f"{_REST[name]}."
-    if name.removesuffix("_occluding") in _ORDER:
-        text = _ORDER[name.removesuffix("_occluding")]
-        occluding = "only pairs of which one hides a part of the other"
-        return "; ".join([text, *[occluding] * name.endswith("_occluding")]) + "."
+    for ending, pairs in _PAIRS.items():
+        if name.endswith(ending) and name.removesuffix(ending) in _ORDER:
+            return "; ".join([_ORDER[name.removesuffix(ending)], *pairs]) + "."
     for ending in ("_matched", "_common", "_post", "_per_category"):
         if name.endswith(ending):
             name = name.removesuffix(ending)
             remarks.insert(0, _REMARKS[ending])
     if name in _OBJECTS:
-        if "_per_category" in metric and name == "IoU_dataset":
+        if "_per_category" in metric and name.startswith("IoU_dataset"):
             return ""
         return "; ".join([_OBJECTS[name], *remarks]) + "."
     if remarks:
@@ -140,9 +152,9 @@ def definition(metric: str) -> str:
     base, _, rest = name.partition("_")
     if base in _BASES and rest in _MASKS and base != "AR":
         text = f"{_BASES[base]}, mean over categories, of {_MASKS[rest]}"
-    elif base in _BASES and rest in _SUBSETS and not remarks:
-        agnostic = f"{_BASES[base]}, of amodal masks, categories disregarded"
-        text = "; ".join([agnostic, *[_SUBSETS[rest]] * bool(rest)])
+    elif (agnostic := _AGNOSTIC.fullmatch(name)) and not remarks:
+        text = f"{_BASES[agnostic['base']]}, of amodal masks, categories disregarded"
+        text = "; ".join([text, *(_SUBSETS[part] for part in agnostic.groups()[1:] if part)])
     else:
         return ""
     return "; ".join([text, *remarks]) + "."

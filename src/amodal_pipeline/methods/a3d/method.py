@@ -19,6 +19,8 @@ from amodal_pipeline.layers.soft_rasterizer import silhouettes
 from amodal_pipeline.methods import completer
 from amodal_pipeline.methods.configs import A3DConfig
 
+COVERED = 0.95  # share of the windows of a batch above which meshes fill them
+
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -84,6 +86,12 @@ class A3D(nn.Module):
                     nn.init.zeros_(module.bias)
         # The first mesh is nearly the sphere, the first mask of a decoder without one undecided.
         nn.init.normal_(self.decoder[-1].weight, std=1e-3)
+        if config.mesh:
+            # With He's weights the first steps of Adam take the camera so close that meshes cover
+            # their windows, where masks have no gradient. From these it starts amid its ranges.
+            nn.init.normal_(self.viewpoint[-1][-1].weight, std=1e-3)
+        # Of the last batch in training: shares of the windows that coarse and true masks cover.
+        self.coverage: Tensor | None = None
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.training:
@@ -104,10 +112,12 @@ class A3D(nn.Module):
         image: np.ndarray | Tensor,
         visible_mask: np.ndarray | Tensor,
         amodal_boxes: np.ndarray | Tensor | None = None,
+        *,
+        raw: bool = False,
     ) -> np.ndarray:
         """Amodal masks of objects of one image, in evaluation mode: see
         :func:`~amodal_pipeline.methods.completer.complete`."""
-        return completer.complete(self, image, visible_mask, amodal_boxes)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
     def screen(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
         """Where the vertices [N, V, 3] of meshes are seen in windows of ``aspect`` [N, 2]: as
@@ -117,11 +127,27 @@ class A3D(nn.Module):
             screen = fit(screen, 1 / self.config.crop.enlarge, least=2 / self.side)
         return screen
 
+    def trouble(self) -> str | None:
+        """Say what is wrong with the last batch of a training, and the remedy; None if nothing."""
+        if not self.config.mesh or self.coverage is None:
+            return None
+        coarse, truth = self.coverage.tolist()
+        if coarse <= COVERED or truth > COVERED - 0.1:
+            return None
+        return (
+            f"coarse masks cover {coarse:.0%} of their windows, objects {truth:.0%}: the estimated "
+            "camera is so close that meshes fill their windows, where masks have no gradient. If "
+            "loss_coarse_mask does not fall in later reports the mesh is lost: train anew "
+            "(--params restart=true) with another training.seed, a lower training.learning_rate, "
+            "a longer training.warmup_iterations, or model.fitted=true"
+        )
+
     def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         config = self.config
         seen, truth = self._seen(images, targets), targets["amodal"].float()
         code = self.encoder(seen)
         vertices, viewpoints, coarse = self._coarse(code, seen, targets)
+        self.coverage = torch.stack([coarse.detach().mean(), truth.mean()])
         overlaps = [soft_iou(coarse, truth)]
         own = (targets["partner"] >= 0).nonzero().squeeze(1)
         if config.mesh and config.cross_view and len(own):
@@ -207,6 +233,9 @@ def _encoder(config: A3DConfig, outputs: int) -> nn.Sequential:
     side = config.crop.side
     for _ in config.channels:
         side = -(-side // 2)
+    if config.pooled:
+        blocks.append(nn.AdaptiveAvgPool2d(1))
+        side = 1
     widths = [config.channels[-1] * side**2, *config.hidden, outputs]
     return nn.Sequential(*blocks, nn.Flatten(), _fully_connected(widths))
 

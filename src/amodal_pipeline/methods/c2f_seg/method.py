@@ -100,10 +100,12 @@ class C2FSeg(nn.Module):
         image: np.ndarray | Tensor,
         visible_mask: np.ndarray | Tensor,
         amodal_boxes: np.ndarray | Tensor | None = None,
+        *,
+        raw: bool = False,
     ) -> np.ndarray:
         """Amodal masks of objects of one image, in evaluation mode: see
         :func:`~amodal_pipeline.methods.completer.complete`."""
-        return completer.complete(self, image, visible_mask, amodal_boxes)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
     def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         config = self.config

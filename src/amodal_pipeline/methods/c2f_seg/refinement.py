@@ -24,8 +24,8 @@ class Refinement(nn.Module):
     predicted.
 
     Args:
-        config: refinement_channels (at strides 16, 16, 8, 4 and 2), attention, attention_map,
-            visible_branch.
+        config: refinement_channels (at strides 16, 16, 8, 4 and 2), refinement_adapter, attention,
+            attention_map, visible_branch.
         channels: of the encoder's maps, at strides 4, 8, 16 and 16.
     """
 
@@ -34,7 +34,12 @@ class Refinement(nn.Module):
         first, second, third, *rest = config.refinement_channels
         fine, middle, coarse, last = channels
         self.attention, self.joins_map = config.attention, config.attention_map
-        self.features = _convolution(last, first)
+        if config.refinement_adapter:
+            self.adapter = nn.Conv2d(last, last, 1)
+            self.features = nn.Conv2d(last, first, 3, padding=1)
+        else:
+            self.adapter = nn.Identity()
+            self.features = _convolution(last, first)
         joined = first + 1
         if self.attention and self.joins_map:
             joined += 1
@@ -50,6 +55,7 @@ class Refinement(nn.Module):
     def forward(self, maps: list[Tensor], mask: Tensor, side: int) -> Refined:
         """Logits of ``side`` pixels from the encoder's maps and a coarse mask [N, S, S] of 0–1."""
         fine, middle, coarse, last = maps
+        last = self.adapter(last)
         mask = F.interpolate(mask[:, None], size=last.shape[-2:], mode="area")
         parts = [self.features(last), mask.to(last.dtype)]
         if self.attention:

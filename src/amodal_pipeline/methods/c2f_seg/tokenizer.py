@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from amodal_pipeline.layers.weight_files import read_tensors
 from amodal_pipeline.methods.configs import MaskTokenizerConfig
 
 _HIGHEST_WEIGHT = 1e4  # of the adversarial loss, as released
@@ -187,7 +188,13 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        state = _read(path)
+        try:
+            state = read_tensors(path)
+        except ValueError as error:
+            raise ValueError(
+                f"perceptual_weights {error}: give a state dict of torchvision's vgg16, or null "
+                "for no perceptual loss"
+            ) from None
         position, width = 0, 3
         self.weighted = any(name.startswith("lin") for name in state)
         for block, channels in enumerate(_VGG):
@@ -231,22 +238,6 @@ class PerceptualDistance(nn.Module):
                 difference = difference * getattr(self, f"linear_{block}")
             total = total + difference.sum(1).mean()
         return total
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from pickle import UnpicklingError
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError) as error:
-        raise ValueError(
-            f"perceptual_weights {path} cannot be read ({error}): give a state dict of "
-            "torchvision's vgg16, or null for no perceptual loss"
-        ) from error
 
 
 class _Residual(nn.Module):

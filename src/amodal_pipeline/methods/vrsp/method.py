@@ -9,7 +9,6 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from amodal_pipeline.layers import detector
 from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_class
-from amodal_pipeline.layers.pooling import PyramidRoIAlign
 from amodal_pipeline.methods.configs import VRSPConfig
 from amodal_pipeline.methods.vrsp.codebook import ShapePrior
 
@@ -64,10 +63,9 @@ class VRSP(nn.Module):
         self.detector = detector.build(config.detector, classes)
         head = config.mask_head
         width = config.detector.backbone.pyramid_channels
-        self.mask_pool = PyramidRoIAlign(head.roi_size, config.detector.canonical_size)
-        outputs = 1 if head.class_agnostic else classes
-        self.amodal_head = MaskHead(width, head.channels, head.convolutions, outputs)
-        self.visible_head = MaskHead(width, head.channels, head.convolutions, outputs)
+        self.mask_pool = detector.roi_align(config.detector, head.roi_size)
+        self.amodal_head = MaskHead(width, head, classes)
+        self.visible_head = MaskHead(width, head, classes)
         self.without_prior = 0
         if config.uses_prior:
             if config.prior is None:
@@ -100,7 +98,11 @@ class VRSP(nn.Module):
             for kind in ("amodal", "visible")
         )
         found = self.segment(features, rois.labels)
-        losses |= self._mask_losses(found, amodal, visible, rois.labels)
+        losses |= self._mask_losses(found, amodal, visible)
+        if found.classes is not None:
+            losses["loss_reclassification"] = self._reclassification_loss(
+                found, features, visible, rois.labels
+            )
         teachers = None
         if self.config.true_attention:
             teachers = self._true_attention(features, rois.labels, amodal, visible, found.prior)
@@ -123,7 +125,10 @@ class VRSP(nn.Module):
         visible = _apply(self.visible_head, features * _attention(seen_through), labels)
         classes = None
         if config.reclassification:
-            classes = self.reclassifier(features * _attention(visible)).float()
+            seen = _attention(visible)
+            if config.reclassification_input == "logits":
+                seen = F.avg_pool2d(visible.logits.detach()[:, None], 2)
+            classes = self.reclassifier(features * seen).float()
 
         # Section "The Amodal Mask Segmentation Module", eq. 4.
         region = features
@@ -160,7 +165,7 @@ class VRSP(nn.Module):
         return self.segment(self.mask_pool(batch.features, [boxes * scale]), labels)
 
     def _mask_losses(
-        self, found: Segmentation, amodal: Tensor, visible: Tensor, labels: Tensor
+        self, found: Segmentation, amodal: Tensor, visible: Tensor
     ) -> dict[str, Tensor]:
         config = self.config
         # An attention that is far from the truth tells the heads nothing: such RoIs weigh less.
@@ -172,20 +177,33 @@ class VRSP(nn.Module):
         attended = "amodal" if config.attention == "self" else "visible"
         of_visible = weights[seen_through] if config.weighting else None
         of_amodal = weights[attended] if config.weighting and config.visible_attention else None
-        losses = {
+        return {
             "loss_amodal_mask_coarse": mask_loss(found.coarse_amodal.logits, amodal),
             "loss_visible_mask_coarse": mask_loss(found.coarse_visible.logits, visible),
             "loss_visible_mask": mask_loss(found.visible.logits, visible, of_visible),
             "loss_amodal_mask": mask_loss(found.amodal.logits, amodal, of_amodal),
         }
-        if found.classes is not None:  # eq. 2
-            loss = F.cross_entropy(found.classes, labels - 1, reduction="none")
-            if config.reclassification_weighting:
-                loss = loss * _weight(found.visible, visible)
-            losses["loss_reclassification"] = config.reclassification_weight * (
-                loss.sum() / max(len(loss), 1)
-            )
-        return losses
+
+    def _reclassification_loss(
+        self, found: Segmentation, features: Tensor, visible: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Return λ times the mean cross-entropy of eq. 2, a scalar; 0 without RoIs.
+
+        Args:
+            found: of the RoIs, with classes.
+            features: of the RoIs, [N, C, 14, 14].
+            visible: true visible masks, [N, 28, 28] of 0–1.
+            labels: 1-based classes [N].
+        """
+        config = self.config
+        loss = F.cross_entropy(found.classes, labels - 1, reduction="none")
+        if config.reclassification_weighting:
+            loss = loss * _weight(found.visible, visible)
+        if config.reclassification_true_weight:
+            classes = self.reclassifier(features * F.avg_pool2d(visible[:, None], 2)).float()
+            true = F.cross_entropy(classes, labels - 1, reduction="none")
+            loss = torch.cat([loss, config.reclassification_true_weight * true])
+        return config.reclassification_weight * loss.sum() / max(len(loss), 1)
 
     def _true_attention(
         self,

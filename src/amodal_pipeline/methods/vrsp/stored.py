@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict
 
 from amodal_pipeline.annotations import AmodalAnnotations, Category
-from amodal_pipeline.annotations.storage import replacing
-from amodal_pipeline.methods.checkpoints import Fingerprint
+from amodal_pipeline.annotations.storage import recover, replacing
+from amodal_pipeline.methods.checkpoints import (
+    DamagedError,
+    DivergedError,
+    Fingerprint,
+    check_fits,
+    not_finite,
+    read_card,
+    read_together,
+    write_card,
+)
 from amodal_pipeline.methods.configs import ShapePriorConfig
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ class ShapePriorCard(BaseModel):
     """What a shape prior is and was made from.
 
     Category i has the first ``entries[i]`` of ``codes[i]`` in the codebook. ``masks``: how many it
-    was learnt from.
+    was learnt from. ``sha256``: see :func:`~..checkpoints.write_card`; empty in memory.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +60,7 @@ class ShapePriorCard(BaseModel):
     fingerprint: Fingerprint
     git_revision: str = "unknown"
     versions: dict[str, str] = {}
+    sha256: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -66,48 +75,58 @@ class StoredShapePrior:
         from amodal_pipeline.methods.vrsp.codebook import ShapePrior
 
         prior = ShapePrior(self.card.config, len(self.card.categories))
+        check_fits(prior, self.weights, "the shape prior")
         prior.load_state_dict(self.weights)
         return prior.eval()
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write ``folder``, which is replaced as a whole or not at all."""
+        """Write ``folder``, which is replaced as a whole or not at all.
+
+        Raises:
+            DivergedError: a value is not a finite number; nothing was written.
+            OSError: the disk is full; what was there before is intact.
+        """
         from safetensors.torch import save_file
 
+        if found := not_finite(self.weights):
+            raise DivergedError(
+                f"the shape prior was not saved to {folder}: {found}. The auto-encoder has "
+                "diverged: lower shape_prior.learning_rate and make it again"
+            )
         with replacing(folder) as temporary:
             temporary.mkdir()
-            weights = {k: v.contiguous() for k, v in self.weights.items()}
-            save_file(weights, temporary / "shape_prior.safetensors")
-            card = self.card.model_dump_json(indent=2)
-            (temporary / "shape_prior.json").write_text(card)
+            weights = temporary / "shape_prior.safetensors"
+            save_file({k: v.contiguous() for k, v in self.weights.items()}, weights)
+            write_card(temporary / "shape_prior.json", self.card, weights)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> StoredShapePrior:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote, also while another process replaces it.
 
         Raises:
             ValueError: a file is missing, damaged, or not of the other; names it and the remedy.
         """
-        from safetensors.torch import load_file
-
-        weights_file = Path(folder) / "shape_prior.safetensors"
+        recover(folder)
+        card_file, weights_file = (
+            Path(folder) / f"shape_prior.{s}" for s in ("json", "safetensors")
+        )
         try:
-            card = load_card(folder)
-            weights = load_file(weights_file)
+            stored = cls(*read_together(card_file, weights_file, ShapePriorCard))
         except FileNotFoundError as error:
             raise ValueError(
-                f"{folder} holds no shape prior ({Path(error.filename or weights_file).name} is "
-                "missing): make one with `kedro run --pipeline=shape_prior`"
+                f"{folder} holds no shape prior ({Path(error.filename).name} is missing): make one "
+                "with `kedro run --pipeline=shape_prior`"
             ) from error
-        except SafetensorError as error:
-            raise ValueError(_damaged(weights_file, error)) from error
-        stored = cls(card, weights)
-        try:
-            counted = tuple(stored.restore().count.tolist())
-        except RuntimeError as error:
-            raise ValueError(_damaged(weights_file, error)) from error
-        if counted != card.entries:
-            reason = f"it has {counted} entries by category, its card {card.entries}"
-            raise ValueError(_damaged(weights_file, reason))
+        except DamagedError as error:
+            raise ValueError(_damaged(error)) from error
+        counted = tuple(stored.restore().count.tolist())
+        if counted != stored.card.entries:
+            raise ValueError(
+                _damaged(
+                    f"{weights_file} has {counted} entries by category, its card "
+                    f"{stored.card.entries}"
+                )
+            )
         return stored
 
 
@@ -118,15 +137,15 @@ def load_card(folder: str | os.PathLike) -> ShapePriorCard:
         FileNotFoundError: there is none.
         ValueError: it is damaged.
     """
-    path = Path(folder) / "shape_prior.json"
+    recover(folder)
     try:
-        return ShapePriorCard.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(_damaged(path, error)) from error
+        return read_card(Path(folder) / "shape_prior.json", ShapePriorCard)[0]
+    except DamagedError as error:
+        raise ValueError(_damaged(error)) from error
 
 
-def _damaged(path: Path, reason: object) -> str:
+def _damaged(reason: object) -> str:
     return (
-        f"{path} is damaged or of another version ({reason}): make the shape prior again with "
+        f"the shape prior is damaged or of another version: {reason}. Make it again with "
         "`kedro run --pipeline=shape_prior --params restart=true`"
     )

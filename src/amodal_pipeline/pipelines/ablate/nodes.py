@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
-import os
 import shutil
 from pathlib import Path
 
 import pandas as pd
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import MethodConfig
@@ -320,7 +320,7 @@ def _compose(
 
     with progress(f"compose {row.name}") as on_progress:
         return compose_modal(
-            annotations, row.composed, folder, workers or os.cpu_count() or 1, on_progress
+            annotations, row.composed, folder, workers or usable_cores(), on_progress
         )
 
 
@@ -475,7 +475,7 @@ def _changes(
     if not run_id.endswith(val.fingerprint[:12]):
         return "scored on other validation data"
     try:
-        card = MethodCard.model_validate_json((folder / "method.json").read_bytes())
+        card = MethodCard.load(folder)
     except (OSError, ValueError):
         return f"{folder} has no checkpoint"
     if not run_id.startswith(card.fingerprint.digest[:12]):
@@ -503,11 +503,7 @@ def _trained_otherwise(row: Row, rows_folder: Path, models: Path, card: MethodCa
             folders = [Path(row.job.pretrained).expanduser()]
         case _:
             return [] if card.fingerprint.parts[part] == "none" else ["pretrained: null"]
-    cards = [
-        MethodCard.model_validate_json((folder / "method.json").read_bytes())
-        for folder in folders
-        if (folder / "method.json").exists()
-    ]
+    cards = [MethodCard.load(folder) for folder in folders if (folder / "method.json").exists()]
     digest = card.fingerprint.parts.get(part)
     start = next((each for each in cards if each.fingerprint.digest == digest), None)
     if cards and start is None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from amodal_pipeline.compose.config import ComposeConfig
-from amodal_pipeline.layers.configs import Strict
+from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.pipelines.prepare.sources import Source
 from amodal_pipeline.pipelines.train.nodes import Job, Pretraining
 
@@ -42,7 +42,7 @@ class RowConfig(Strict):
     job: str
     model: dict[str, Any] = Field({})
     training: dict[str, Any] = Field({})
-    pretrained: str | None = None
+    pretrained: LocalPath | None = None
     trunk: bool = True
     composed: ComposeConfig | None = None
     weights_of: RowName | None = None
@@ -84,7 +84,7 @@ class AblationConfig(Strict):
     reference: str
     metrics: tuple[Annotated[str, Field(pattern=r"^\w+/\w+$")], ...] = Field(min_length=1)
     trunk: TrunkConfig | None = None
-    pretrained: str | None = None
+    pretrained: LocalPath | None = None
     training: dict[str, Any] = Field({})
     rows: dict[RowName, RowConfig | None]
     row: str | None = None

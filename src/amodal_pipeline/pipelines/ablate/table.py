@@ -11,6 +11,7 @@ from rich.table import Table
 from amodal_pipeline.metrics.bootstrap import compare
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig
+from amodal_pipeline.pipelines.progress import plain_console
 
 _CELL = 12  # characters that a column of the printed table takes
 COLUMNS = (
@@ -86,7 +87,7 @@ def print_table(
     A difference is bold where its interval leaves out 0. Metrics that do not fit beside one another
     stand in a table below.
     """
-    console = console or Console()
+    console = console or plain_console()
     cells = table.set_index(["row", "protocol", "metric"])
     names = list(table["row"].drop_duplicates())
     across = max(1, (console.width - max(map(len, names), default=0) - 4) // _CELL)

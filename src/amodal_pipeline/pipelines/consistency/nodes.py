@@ -1,7 +1,6 @@
 """Nodes that show a trained method the same objects under several occluders, and score it."""
 
 import logging
-import os
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.compose.config import VariantsConfig
+from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
@@ -34,9 +34,7 @@ def make_variants(
     from amodal_pipeline.compose.variants import compose_variants
 
     with progress("occluders") as on_progress:
-        return compose_variants(
-            annotations, config, folder, workers or os.cpu_count() or 1, on_progress
-        )
+        return compose_variants(annotations, config, folder, workers or usable_cores(), on_progress)
 
 
 def predict_variants(

@@ -517,7 +517,7 @@ def _detector_of(checkpoint: Checkpoint, models: Path, otherwise: str | None) ->
     """
     digest = checkpoint.card.fingerprint.parts.get("detected")
     for path in sorted(models.glob("*/method.json")) if digest else ():
-        if MethodCard.model_validate_json(path.read_bytes()).fingerprint.digest == digest:
+        if MethodCard.load(path.parent).fingerprint.digest == digest:
             return path.parent.name
     if digest:
         name = checkpoint.card.method.root.name
@@ -526,6 +526,22 @@ def _detector_of(checkpoint: Checkpoint, models: Path, otherwise: str | None) ->
             "whose detections are to be completed, --params inputs=<method>"
         )
     return otherwise
+
+
+def read_visible_masks(
+    path: Path, annotations: AmodalAnnotations, method: str | None = None
+) -> Predictions:
+    """Read another program's detections, whose ``segmentation`` is the visible mask.
+
+    ``method`` is what they are called, by default as the file. Errors are those of
+    :func:`~amodal_pipeline.annotations.coco_results.read_coco_results`.
+    """
+    from amodal_pipeline.annotations.coco_results import read_coco_results
+
+    with progress(f"read {path.name}") as on_progress:
+        return read_coco_results(
+            path, annotations, method=method, masks="visible", on_progress=on_progress
+        )
 
 
 def _detections(
@@ -537,11 +553,7 @@ def _detections(
 ) -> Predictions:
     """What a detector found, from a file, from an earlier evaluation, or by running it."""
     if chosen.endswith(".json"):
-        from amodal_pipeline.annotations.coco_results import read_coco_results
-
-        path = Path(chosen).expanduser()
-        with progress(f"read {path.name}") as on_progress:
-            return read_coco_results(path, annotations, masks="visible", on_progress=on_progress)
+        return read_visible_masks(Path(chosen).expanduser(), annotations)
     if not (models / chosen / "method.json").exists():
         raise ValueError(
             f"{chosen!r} is no detector that is trained here ({models / chosen} holds none), nor a "
@@ -550,7 +562,7 @@ def _detections(
         )
     detector = Checkpoint.load(models / chosen)
     if any((model_output / chosen / "predictions").glob("*/predictions")):
-        found = _newest(chosen, model_output)
+        found = newest(chosen, model_output)
         made = (found.metadata.checkpoint, found.metadata.annotations)
         if made == (detector.card.fingerprint.digest, annotations.fingerprint):
             return found
@@ -599,7 +611,7 @@ def evaluate(
             return run(predictions, evaluation)
         detector = predictions
         if len(table) and table["source_id"].notna().all():
-            detector = detections or _newest(predictions.metadata.inputs, model_output)
+            detector = detections or newest(predictions.metadata.inputs, model_output)
         matches = match_detections(annotations, detector)
         parts = [run(predictions, evaluation, matches)]
         # They rest on visible masks, whoever else completed them within whatever boxes.
@@ -679,7 +691,7 @@ def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder
 
     matches = []
     for method in methods:
-        found = _newest(method, folder)
+        found = newest(method, folder)
         masks = found.predictions[["amodal_rle", "visible_rle"]]
         if len(masks) and not masks.notna().any(axis=None):
             raise ValueError(
@@ -690,8 +702,13 @@ def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder
     return in_all(matches) if matches else None
 
 
-def _newest(method: str, folder: Path) -> Predictions:
-    versions = sorted((folder / method / "predictions").glob("*/predictions"))
+def newest(method: str, folder: Path, kind: str = "predictions") -> Predictions:
+    """Return the newest table of a kind that a method has in the folder of all methods.
+
+    Raises:
+        ValueError: it has none.
+    """
+    versions = sorted((folder / method / kind).glob(f"*/{kind}"))
     if not versions:
         raise ValueError(
             f"{method!r} has no predictions in {folder}: evaluate it first, "
@@ -746,7 +763,23 @@ def draw_each(
     count: int,
     predictions_true_boxes: dict[str, Predictions],
 ) -> dict[str, Image.Image]:
-    """As :func:`draw` and :func:`draw_completions`, for several methods."""
+    """As :func:`draw` and :func:`draw_completions`, for several methods.
+
+    Nothing where an image to be drawn on is missing or not that of the annotations: what another
+    program predicted is scored without images. The log says so.
+    """
+    from amodal_pipeline.annotations.on_disk import image_problems
+    from amodal_pipeline.visuals.selection import most_occluded
+
+    images, root = annotations.images, annotations.metadata.image_root
+    drawn = images[images["image_id"].isin(most_occluded(annotations, count))]
+    problems = [found for found in image_problems(drawn, root) if found is not None]
+    if problems:
+        _log.warning(
+            "pictures are left out: %d of the %d images to draw on in %s cannot be (the first %s)",
+            *(len(problems), len(drawn), root, " ".join(problems[0])),
+        )
+        return {}
     return {
         name: draw_completions(
             annotations,

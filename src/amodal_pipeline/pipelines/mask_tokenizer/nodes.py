@@ -7,7 +7,7 @@ from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.pipelines.progress import progress
+from amodal_pipeline.pipelines.progress import plain_console, progress
 from amodal_pipeline.pipelines.train.nodes import Job
 from amodal_pipeline.training.configs import InferenceConfig
 
@@ -59,7 +59,6 @@ def _warn(overall: pd.Series, poor_below: float, dataset: str) -> None:
 
 
 def _print(table: pd.DataFrame, dataset: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=f"{dataset}: mask tokenizer (mean IoU of masks, 0–100)")
@@ -77,10 +76,12 @@ def _print(table: pd.DataFrame, dataset: str) -> None:
             _number(other.iou),
             str(other.used_codes),
         )
-    Console().print(shown)
+    plain_console().print(shown)
     dead = train.iloc[0]["dead_codes"]
     if dead:
-        Console().print(f"{dead} codes are dead: no mask of {train.iloc[0]['split']} uses them")
+        plain_console().print(
+            f"{dead} codes are dead: no mask of {train.iloc[0]['split']} uses them"
+        )
 
 
 def _number(value: float) -> str:

@@ -17,14 +17,14 @@ from pydantic import Field
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
-from amodal_pipeline.layers.configs import Strict
+from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import MethodConfig, OrderNetConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.ablate.rows import Row
 from amodal_pipeline.pipelines.evaluate.nodes import predict, scored
-from amodal_pipeline.pipelines.progress import progress, training_progress
+from amodal_pipeline.pipelines.progress import plain_console, progress, training_progress
 from amodal_pipeline.pipelines.train.nodes import Job, choose_start
 from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
 
@@ -50,7 +50,7 @@ class OrderNetJob(Strict):
 
     model: OrderNetConfig = OrderNetConfig()
     training: TrainingConfig = TrainingConfig()
-    pretrained: str | None = None
+    pretrained: LocalPath | None = None
     inputs: tuple[Literal["amodal", "visible", "maps"], ...] = Field(("amodal", "maps"))
     source: str | None = None
 
@@ -260,7 +260,6 @@ def _line(source: str, method: str, variant: str, values: pd.DataFrame) -> dict[
 
 
 def _print(table: pd.DataFrame, dataset: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     pairs, occluding = table[["pairs", "pairs_occluding"]].iloc[0]
@@ -279,7 +278,7 @@ def _print(table: pd.DataFrame, dataset: str) -> None:
             *(f"{row.accuracy:.1f}", interval, f"{row.coverage:.1f}"),
             f"{row.accuracy_occluding:.1f}",
         )
-    Console().print(shown)
+    plain_console().print(shown)
 
 
 def draw(

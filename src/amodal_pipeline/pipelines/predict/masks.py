@@ -1,8 +1,12 @@
 """A user's own masks of what is visible of objects, as predictions for a completer to complete."""
 
+import itertools
+import logging
+import math
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,169 +20,393 @@ from amodal_pipeline.annotations import (
     rle,
 )
 from amodal_pipeline.annotations.coco_json import integer, shown
+from amodal_pipeline.annotations.formats import AMODAL_KEYS, VISIBLE_KEYS
 from amodal_pipeline.annotations.images import read_labels
+from amodal_pipeline.annotations.json_records import RecordFile
+from amodal_pipeline.annotations.labelme import is_labelme, read_labelme
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 
-# What kind of object it is, nobody has said.
-_OBJECT = Category(id=1, name="object")
-
+_OBJECT = "object"  # the category of objects that no file names
+_NO_BOX = (math.nan,) * 4
+_MOST_RUNS = 1 << 21  # of one value in a column of a label image; noise would fill the memory
 _FARTHEST = 1e9  # pixels; an integer of JSON may be larger than any float
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts this in front of a file's name
+
+_log = logging.getLogger(__name__)
 
 
-def read_masks(path: Path, images: pd.DataFrame, folder: Path) -> Predictions:
-    """Visible masks of objects in the images of a folder; score 1, of one category "object".
+class _Marked(NamedTuple):
+    """An object that somebody marked: its image, visible mask, category and where it was read."""
+
+    image_id: int
+    counts: str
+    source: Path
+    category: str = _OBJECT
+    category_id: int | None = None
+    score: float | None = None
+    box: Sequence[float] = _NO_BOX
+
+
+def read_masks(
+    path: Path, images: pd.DataFrame, folder: Path, damaged: Collection[str] = ()
+) -> Predictions:
+    """Return the visible masks of objects in a folder's images, with their categories and scores.
 
     Args:
-        path: a folder of PNG files, or a COCO file *.json. For the image ``a/b.jpg`` the folder has
-            ``a/b.png``, a label image (0 is background, each other value an object), or a folder
-            ``a/b`` with a PNG for each object (0 is background). The file is a list of records with
-            ``segmentation`` and ``file_name`` or ``image_id``, or an object with ``images`` and
-            ``annotations``; ``amodal_bbox`` is the box of the whole object, where it is known.
+        path: a JSON file, or a folder with any of the following, mixed as you like but each image
+            in one of them:
+
+            - label images: for the image ``a/b.jpg`` the file ``a/b.png``, where 0 is background
+              and each other value an object;
+            - a PNG for each object: for ``a/b.jpg`` the folder ``a/b``, where 0 is background;
+            - labelme's JSON (:func:`~..annotations.labelme.read_labelme`);
+            - COCO's JSON, for any number of images: a list of records with ``file_name`` or
+              ``image_id`` and a mask under the first of the visible keys of a results file that it
+              has, or ``segmentation``; or an object with ``images`` and ``annotations``.
+              ``amodal_bbox`` is the box of the whole object, where it is known.
         images: the table of images.
         folder: the one they are in.
+        damaged: names of images there that cannot be read; masks of these are passed over.
 
     Raises:
-        ValueError: an image has no mask, or one that is empty or of another size; a record names no
-            image or has no readable mask or box. Names file, record and remedy.
+        ValueError: an image has no mask and no COCO file is there, or masks in two places; a mask
+            is empty or of another size; a record names no image or has no readable mask or box.
+            Names file, record and remedy.
     """
-    boxes = None
+    known = _Images(images, damaged)
     if path.suffix.lower() == ".json":
-        image_ids, masks, boxes = _from_file(path, images)
+        file = json_records.scan(path, "annotations", bare=True)
+        if is_labelme(file.document):
+            marked = _of_labelme(file, PurePosixPath(path.name), known)
+            if marked is None:
+                raise ValueError(
+                    f"{path} is of the image {shown(file.document.get('imagePath'))}, which is not "
+                    "in the folder of images: name its folder with --params images=<folder>"
+                )
+        else:
+            marked = _of_coco(file, known)
     elif path.is_dir():
-        image_ids, masks = [], []
-        for record in images.itertuples():
-            size = (int(record.height), int(record.width))
-            for mask in _of_image(path, record.file_name, size):
-                image_ids.append(record.image_id)
-                masks += rle.encode(mask[None])
+        marked = _of_folder(path, folder, known)
     else:
         raise ValueError(
             f"{path} is neither a folder of masks nor a file *.json: name one with "
             "--params masks=<folder>"
         )
+    if not marked:
+        raise ValueError(f"{path} marks no object in an image of {folder} that can be read")
+    marked.sort(key=lambda each: each.image_id)
+    categories, category_ids = _categories(marked)
     metadata = PredictionsMetadata(
         dataset=folder.name,
         split="user",
         method="user_masks",
-        categories=(_OBJECT,),
+        categories=categories,
         image_root=str(folder),
     )
     columns = {
-        "prediction_id": np.arange(1, len(masks) + 1),
-        "image_id": image_ids,
-        "category_id": np.full(len(masks), _OBJECT.id),
-        "score": np.ones(len(masks)),
-        "visible_rle": masks,
+        "prediction_id": np.arange(1, len(marked) + 1),
+        "image_id": [each.image_id for each in marked],
+        "category_id": category_ids,
+        "score": [each.score for each in marked],
+        "visible_rle": [each.counts for each in marked],
+        "amodal_box": np.array([each.box for each in marked], np.float32),
     }
-    if boxes is not None:
-        columns["amodal_box"] = boxes
     order = frame(PREDICTION_ORDER, {})
     return Predictions(metadata, images, frame(PREDICTIONS, columns), order)
 
 
-def _of_image(root: Path, file_name: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The masks of one image, bool [H, W]."""
-    stem = Path(file_name).with_suffix("")
-    labels, single = stem.with_suffix(".png"), root / stem
-    if (root / labels).is_file():
-        values = read_labels(root, labels.as_posix(), size)
-        found = np.unique(values[values > 0])
-        if not len(found):
-            raise ValueError(
-                f"{root / labels} is 0 everywhere: give each object of {file_name} a value, or "
-                "take the image away"
-            )
-        yield from (values == value for value in found)
-        return
-    files = sorted(single.glob("*.png")) if single.is_dir() else []
-    if not files:
-        raise ValueError(
-            f"{file_name} has no mask: put a label image at {root / labels}, or a PNG for each of "
-            f"its objects into {single}/"
+class _Images:
+    """The images of a folder, and which of them a name in somebody's file means.
+
+    ``ids`` has the number of each by its name, None for one that cannot be read.
+    """
+
+    def __init__(self, images: pd.DataFrame, damaged: Collection[str]) -> None:
+        names, numbers = images["file_name"].tolist(), images["image_id"].tolist()
+        sizes = zip(images["height"].tolist(), images["width"].tolist(), strict=True)
+        self.ids = dict.fromkeys(damaged) | dict(zip(names, numbers, strict=True))
+        self.sizes = dict(zip(numbers, sizes, strict=True))
+        self.names = dict(zip(numbers, names, strict=True))
+        self.stems = {PurePosixPath(name).with_suffix("").as_posix() for name in self.ids}
+        self.by_stem = self._unique(lambda name: name.with_suffix("").as_posix())
+        self.by_number = self._unique(lambda name: _number(name.stem))
+        self._by_end = self._unique(lambda name: name.name)
+
+    def named(self, name: object) -> str | None:
+        """Return the image that a name means: its path below the folder, or else the end of it."""
+        if not isinstance(name, str):
+            return None
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.as_posix() in self.ids:
+            return path.as_posix()
+        return self._by_end.get(path.name) or self._by_end.get(_UPLOADED.sub("", path.name, 1))
+
+    def _unique(self, key: Callable[[PurePosixPath], object]) -> dict[object, str]:
+        """Return names by what ``key`` says of them, where it says that of one only."""
+        found: dict[object, list[str]] = {}
+        for name in self.ids:
+            found.setdefault(key(PurePosixPath(name)), []).append(name)
+        return {value: names[0] for value, names in found.items() if len(names) == 1}
+
+
+def _of_folder(root: Path, folder: Path, known: _Images) -> list[_Marked]:
+    """Return all objects that are marked in the files of a folder."""
+    marked, coco, others = [], False, 0
+    for path in sorted(root.rglob("*")):
+        place = PurePosixPath(path.relative_to(root).as_posix())
+        hidden = any(part.startswith(".") for part in place.parts)
+        if path.suffix.lower() != ".json" or hidden or not path.is_file():
+            continue
+        file = json_records.scan(path, "annotations", bare=True)
+        found = (
+            _of_labelme(file, place, known) if is_labelme(file.document) else _of_coco(file, known)
         )
-    for file in files:
-        mask = read_labels(root, file.relative_to(root).as_posix(), size) > 0
+        coco |= not is_labelme(file.document)
+        others += found is None
+        marked += found or []
+    if others:
+        _log.warning("%s: %d files of labelme are of images not in %s", root, others, folder)
+    for name, image_id in known.ids.items():
+        if image_id is not None:
+            marked += _of_pngs(root, folder, name, image_id, known)
+    sources: dict[int, Path] = {}
+    for each in marked:
+        if sources.setdefault(each.image_id, each.source) != each.source:
+            raise ValueError(
+                f"{known.names[each.image_id]} has masks in {sources[each.image_id]} and in "
+                f"{each.source}: keep one of them"
+            )
+    for name, image_id in known.ids.items():
+        if image_id is not None and image_id not in sources and not coco:
+            labels = root / PurePosixPath(name).with_suffix(".png")
+            raise ValueError(
+                f"{name} has no mask: put a label image at {labels}, a PNG for each of its objects "
+                f"into {labels.with_suffix('')}/, or labelme's JSON at "
+                f"{labels.with_suffix('.json')}"
+            )
+    return marked
+
+
+def _of_pngs(
+    root: Path, folder: Path, name: str, image_id: int, known: _Images
+) -> Iterator[_Marked]:
+    """Yield the objects of one image: of its label image, and of its folder of a PNG for each."""
+    stem, size = PurePosixPath(name).with_suffix(""), known.sizes[image_id]
+    labels = stem.with_suffix(".png")
+    path = root / labels
+    # Masks may lie among the images, some of which are PNG files themselves.
+    if path.is_file() and not path.samefile(folder / name):
+        counts = _label_masks(path, read_labels(root, labels.as_posix(), size))
+        if not counts:
+            raise ValueError(
+                f"{path} is 0 everywhere: give each object of {name} a value, or take the image "
+                "away"
+            )
+        yield from (_Marked(image_id, each, path) for each in counts)
+    for file in sorted((root / stem).glob("*.png")):
+        place = file.relative_to(root)
+        if place.with_suffix("").as_posix() in known.stems:
+            continue  # of an image in a folder that is named as this image
+        mask = read_labels(root, place.as_posix(), size) > 0
         if not mask.any():
             raise ValueError(f"{file} is 0 everywhere: mark its object, or take the file away")
-        yield mask
+        yield _Marked(image_id, rle.encode(mask[None])[0], root / stem)
 
 
-def _from_file(path: Path, images: pd.DataFrame) -> tuple[list[int], list[str], np.ndarray]:
-    """Image, mask and amodal box (NaN where none is given) of each record, sorted by image."""
-    file = json_records.scan(path, "annotations", bare=True)
+def _label_masks(path: Path, values: np.ndarray) -> list[str]:
+    """Return run lengths of the pixels [H, W] of each value above 0, by ascending values."""
+    flat = values.ravel(order="F")
+    start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    if len(start) > _MOST_RUNS:
+        raise ValueError(
+            f"{path} changes its value from one pixel to the next {len(start)} times: this is no "
+            "label image, but a photograph or a depth map"
+        )
+    stop = np.append(start[1:], flat.size)
+    marked = flat[start] > 0
+    start, stop = start[marked], stop[marked]
+    found, owner = np.unique(flat[start], return_inverse=True)
+    order = np.argsort(owner, kind="stable")
+    return rle.from_intervals(owner[order], start[order], stop[order], values.shape, len(found))
+
+
+def _of_labelme(file: RecordFile, place: PurePosixPath, known: _Images) -> list[_Marked] | None:
+    """Return the objects in a file of labelme; None where its image is not in the folder.
+
+    The image is that of the same name in the same place, or else the one that ``imagePath`` names.
+    """
+    named = str(file.document.get("imagePath"))
+    name = known.by_stem.get(place.with_suffix("").as_posix()) or known.named(
+        (place.parent / named.replace("\\", "/")).as_posix()
+    )
+    if name is None:
+        return None
+    image_id = known.ids[name]
+    if image_id is None:
+        return []
+    objects = read_labelme(file.document, file.path, known.sizes[image_id])
+    return [_Marked(image_id, counts, file.path, label) for label, counts in objects]
+
+
+def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
+    """Return the objects in a COCO file, annotations or results."""
+    path = file.path
     records = [record for piece in file.pieces for record in json_records.records(piece)]
     if not records:
         raise ValueError(f"{path} has no records: write one for each object")
-    listed = file.document.get("images") or []
-    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-        raise ValueError(f"{path}: 'images' is no list of objects with 'id' and 'file_name'")
-    names = {integer(each.get("id")): each.get("file_name") for each in listed}
-    known = dict(zip(images["file_name"], images["image_id"], strict=True))
-    numbered = {int(n): i for name, i in known.items() if (n := _number(name)) is not None}
-    of = [_image_of(path, at, record, names, known, numbered) for at, record in enumerate(records)]
-    rows = {image_id: row for row, image_id in enumerate(images["image_id"])}
-    sizes = images[["height", "width"]].to_numpy(dtype=np.int64)[[rows[i] for i in of]]
-    drawn = coco_json.masks([record.get("segmentation") for record in records], sizes)
-    reasons = list(drawn.reasons)
-    if not any(reasons):
-        empty = rle.area(drawn.counts) == 0
-        reasons = np.where(empty, "is empty: mark the object, or leave the record out", None)
-    for at, reason in enumerate(reasons):
+    images = _images_of(file, records, known)
+    read = [at for at, name in enumerate(images) if known.ids[name] is not None]
+    of = [known.ids[images[at]] for at in read]
+    records = [records[at] for at in read]
+    sizes = np.array([known.sizes[image_id] for image_id in of], np.int64).reshape(-1, 2)
+    given = [
+        _mask_of(f"{path}: record at position {at}", each)
+        for at, each in zip(read, records, strict=True)
+    ]
+    drawn = coco_json.masks(given, sizes)
+    for at, reason in zip(read, drawn.reasons, strict=True):
         if reason is not None:
             raise ValueError(f"{path}: record at position {at}: segmentation {reason}")
-    boxes = _boxes(path, records, rle.box(drawn.counts, sizes), sizes)
-    order = np.argsort(of, kind="stable")
-    return [of[i] for i in order], [drawn.counts[i] for i in order], boxes[order]
+    scores = [_score(record) for record in records]
+    empty = rle.area(drawn.counts) == 0
+    for at, score, is_empty in zip(read, scores, empty, strict=True):
+        if is_empty and score is None:
+            raise ValueError(
+                f"{path}: record at position {at}: segmentation is empty: mark the object, or "
+                "leave the record out"
+            )
+    if empty.any():
+        _log.warning("%s: %d detections of which nothing is seen are left out", path, empty.sum())
+    boxes = _boxes(path, read, records, rle.box(drawn.counts, sizes), sizes)
+    listed = coco_json.categories(_list(file, "categories", "'id' and 'name'"), path)
+    names = {category.id: category.name for category in listed}
+    marked = []
+    for row in np.flatnonzero(~empty):
+        number = integer(records[row].get("category_id"))
+        category = _OBJECT if number is None else names.get(number, f"category {number}")
+        marked.append(
+            _Marked(of[row], drawn.counts[row], path, category, number, scores[row], boxes[row])
+        )
+    return marked
 
 
-def _boxes(path: Path, records: list[dict], visible: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Amodal boxes, float32 [N, 4]; NaN where a record has none."""
+def _score(record: dict) -> float | None:
+    """Return the score of a record; None where it has no number for one."""
+    score = record.get("score")
+    return score if type(score) in (int, float) and abs(score) < _FARTHEST else None
+
+
+def _mask_of(place: str, record: dict) -> object:
+    """Return the visible mask of a record: under a key that says so, or else ``segmentation``.
+
+    Raises:
+        ValueError: that is the amodal one, as :func:`~..annotations.export.write_coco_results`
+            writes it of a method without visible masks.
+    """
+    visible = next((record[key] for key in VISIBLE_KEYS if record.get(key) is not None), None)
+    found = record.get("segmentation")
+    if visible is None and found is not None and found in [record.get(k) for k in AMODAL_KEYS]:
+        raise ValueError(
+            f"{place} has an amodal mask only: a completer needs what is visible, under "
+            f"{VISIBLE_KEYS[0]!r} or in 'segmentation'"
+        )
+    return found if visible is None else visible
+
+
+def _list(file: RecordFile, key: str, has: str) -> list[dict]:
+    """Return a list beside the records of a file; empty where the file has none."""
+    found = file.document.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ValueError(f"{file.path}: {key!r} is no list of objects with {has}")
+    return found
+
+
+def _images_of(file: RecordFile, records: list, known: _Images) -> list[str]:
+    """Return the image of each record: it names the file, or the number that is its name.
+
+    Raises:
+        ValueError: a record names no image of the folder, an image of another size, or one that
+            another name in the file means too.
+    """
+    listed = {
+        integer(each.get("id")): each for each in _list(file, "images", "'id' and 'file_name'")
+    }
+    found, meant = [], {}
+    for at, record in enumerate(records):
+        place = f"{file.path}: record at position {at}"
+        if not isinstance(record, dict):
+            raise ValueError(f"{place} is {shown(record)}, not an object")
+        number = integer(record.get("image_id"))
+        entry = listed.get(number, {})
+        written = record.get("file_name") or entry.get("file_name")
+        name = known.named(written)
+        if written is None and not listed:
+            name = known.by_number.get(number)
+        if name is None:
+            raise ValueError(
+                f"{place} is of the image {shown(written or number)}, which is not in the folder "
+                "of images: name its file in 'file_name'"
+            )
+        if meant.setdefault(name, written) != written:
+            raise ValueError(
+                f"{file.path}: {shown(meant[name])} and {shown(written)} may both be the image "
+                f"{name}: write paths below the folder of images in 'file_name'"
+            )
+        sides, size = (entry.get("height"), entry.get("width")), known.sizes.get(known.ids[name])
+        if size is not None and None not in sides and sides != size:
+            raise ValueError(
+                f"{place} is of an image of {shown(list(sides))} (height, width), {name} is "
+                f"{list(size)} as it is stored: masks lie on these pixels"
+            )
+        found.append(name)
+    return found
+
+
+def _boxes(
+    path: Path, at: list[int], records: list[dict], visible: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """Return amodal boxes, float32 [N, 4]; NaN where a record has none."""
     from amodal_pipeline.layers.crops import FITTING, around_amodal
 
     given = [record.get("amodal_bbox") for record in records]
-    boxes = np.array([_numbers(each) for each in given], np.float32)
+    boxes = np.array([_numbers(each) for each in given], np.float32).reshape(-1, 4)
     fitting = ~np.isnan(around_amodal(boxes, visible, sizes)[:, 0])
-    for at, each in enumerate(given):
-        if each is not None and not fitting[at]:
+    for position, each, fits in zip(at, given, fitting, strict=True):
+        if each is not None and not fits:
             raise ValueError(
-                f"{path}: record at position {at}: amodal_bbox is {shown(each)}: write {FITTING}, "
-                "or leave it out"
+                f"{path}: record at position {position}: amodal_bbox is {shown(each)}: write "
+                f"{FITTING}, or leave it out"
             )
     return boxes
 
 
-def _numbers(given: object) -> list[float]:
-    """Four numbers; NaN where they are no such."""
+def _numbers(given: object) -> Sequence[float]:
+    """Return four numbers; NaN where ``given`` is not four numbers."""
     numbers = isinstance(given, list) and len(given) == 4
     if numbers and all(type(each) in (int, float) and abs(each) < _FARTHEST for each in given):
         return given
-    return [np.nan] * 4
+    return _NO_BOX
 
 
-def _image_of(
-    path: Path,
-    at: int,
-    record: object,
-    names: dict[int | None, object],
-    known: dict[str, int],
-    numbered: dict[int, int],
-) -> int:
-    """The image that a record is of: by its file's name, or by the number that this is."""
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: record at position {at} is {shown(record)}, not an object")
-    number = integer(record.get("image_id"))
-    name = record.get("file_name") or names.get(number)
-    if name is None and not names and number in numbered:
-        return numbered[number]
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(
-            f"{path}: record at position {at} is of the image {shown(name or number)}, which is "
-            "not in the folder of images: name its file in 'file_name'"
-        )
-    return known[name]
+def _categories(marked: Sequence[_Marked]) -> tuple[tuple[Category, ...], list[int]]:
+    """Return the categories of objects, and the number of each object's.
+
+    Numbers are those of the files, as far as they agree; where two give one number to different
+    categories, or different numbers to one, all are counted from 1.
+    """
+    numbers = dict.fromkeys(each.category for each in marked)
+    given = {(each.category, each.category_id) for each in marked if each.category_id is not None}
+    if len(given) == len({name for name, _ in given}) == len({number for _, number in given}):
+        numbers |= given
+    taken = set(numbers.values())
+    free = (number for number in itertools.count(1) if number not in taken)
+    for name, number in numbers.items():
+        numbers[name] = next(free) if number is None else number
+    categories = tuple(Category(id=number, name=name) for name, number in numbers.items())
+    return categories, [numbers[each.category] for each in marked]
 
 
-def _number(file_name: str) -> str | None:
-    """The number that is a file's name, as COCO's are: "000000000139.jpg"."""
-    found = re.fullmatch(r"0*(\d{1,18})", Path(file_name).stem)
-    return found[1] if found else None
+def _number(stem: str) -> int | None:
+    """Return the number that is a file's name, as COCO's are: "000000000139.jpg"."""
+    found = re.fullmatch(r"0*(\d{1,18})", stem)
+    return int(found[1]) if found else None

@@ -1,11 +1,18 @@
-"""Wiring of `predict`."""
+"""Wiring of `predict` and `export_predictions`."""
 
 from kedro.pipeline import Pipeline, node
 
-from amodal_pipeline.pipelines.predict.nodes import draw_folder, predict_folder
+from amodal_pipeline.pipelines.predict.export import export_predictions
+from amodal_pipeline.pipelines.predict.nodes import (
+    draw_folder,
+    name_damaged,
+    predict_folder,
+    write_results,
+)
 
 
 def create_pipeline() -> Pipeline:
+    """The user's images, with the method that a parameter names."""
     return Pipeline(
         [
             node(
@@ -18,15 +25,55 @@ def create_pipeline() -> Pipeline:
                     "models",
                     "params:stage_one",
                     "params:a3d.detector",
+                    "params:raw",
                 ],
-                outputs="user_predictions",
+                outputs=["user_predictions", "damaged_images"],
                 name="predict_folder",
+            ),
+            node(
+                write_results,
+                inputs=[
+                    "user_predictions",
+                    "user_results",
+                    "user_masks",
+                    "params:score_threshold",
+                    "params:png",
+                ],
+                outputs="masks_written",
+                name="write_results",
             ),
             node(
                 draw_folder,
                 inputs=["user_predictions", "user_overlays", "params:score_threshold"],
-                outputs=None,
+                outputs="overlays_drawn",
                 name="draw_folder",
             ),
+            node(
+                name_damaged,
+                inputs=["damaged_images", "masks_written", "overlays_drawn"],
+                outputs=None,
+                name="name_damaged",
+            ),
+        ]
+    )
+
+
+def create_export_pipeline() -> Pipeline:
+    """The predictions of the method that a parameter names for an evaluation split, as JSON."""
+    return Pipeline(
+        [
+            node(
+                export_predictions,
+                inputs=[
+                    "chosen.folder",
+                    "chosen.annotations",
+                    "params:inference",
+                    "model_output",
+                    "params:stage_one",
+                    "params:a3d.detector",
+                ],
+                outputs=None,
+                name="export_predictions",
+            )
         ]
     )

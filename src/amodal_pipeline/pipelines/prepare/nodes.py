@@ -1,13 +1,13 @@
 """Nodes that make the annotations of a data set, account for them, and draw them."""
 
 import logging
-import os
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.pipelines.prepare.published import find, read_archives_of, read_split
 from amodal_pipeline.pipelines.prepare.sources import (
     AnnotatedFile,
@@ -59,7 +59,7 @@ def prepare_split(
     workers: int,
 ) -> AmodalAnnotations:
     """One split of the data set."""
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     with progress(f"{dataset} {split}") as on_progress:
         match source.chosen:
             case RenderedScenes() as rendered:

@@ -77,6 +77,12 @@ def read_split(
         check_on_disk(table)
     elif section.absent_images == "reject":
         table = reject_images(table, image_problems(table.images, raw_folder))
+    if table.metadata.modal:
+        _log.warning(
+            "%s %s: masks are of visible parts only, and stand for those of whole objects: nothing "
+            "amodal is learnt or measured on it",
+            *(dataset, split),
+        )
     return table
 
 
@@ -131,6 +137,10 @@ def _reader(source: Source) -> Reader:
             from amodal_pipeline.annotations.coco_amodal import read_coco_amodal
 
             return read_coco_amodal
+        case "coco_modal":
+            from amodal_pipeline.annotations.coco_amodal import read_coco_modal
+
+            return read_coco_modal
     raise ValueError(f"source.kind {source.kind!r} is not read from files")
 
 

@@ -118,13 +118,15 @@ class Source(Strict):
     """``kind`` names the section that counts; an environment need not clear the others."""
 
     kind: Literal[
-        "scenes", "views", "nmr", "composed", "coco_amodal", "kins", "cocoa", "cocoa_cls", "d2sa"
+        *("scenes", "views", "nmr", "composed"),
+        *("coco_amodal", "coco_modal", "kins", "cocoa", "cocoa_cls", "d2sa"),
     ]
     scenes: RenderedScenes | None = None
     views: RenderedViews | None = None
     nmr: RenderedArchives | None = None
     composed: ComposedPhotographs | None = None
     coco_amodal: AnnotatedImages | None = None
+    coco_modal: AnnotatedImages | None = None
     kins: AnnotatedImages | None = None
     cocoa: Cocoa | None = None
     cocoa_cls: CocoaCls | None = None

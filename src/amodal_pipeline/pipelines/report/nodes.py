@@ -170,7 +170,7 @@ def _starts(models: Path, results: pd.DataFrame) -> dict[str, str]:
     found = {}
     for method in results["method"].unique():
         path = models / method / "method.json"
-        card = MethodCard.model_validate_json(path.read_bytes()) if path.exists() else None
+        card = MethodCard.load(path.parent) if path.exists() else None
         if card is None or (reuse := card.reuse) is None:
             continue
         names = [a if a == b else f"{a} ({b})" for a, b in sorted(reuse.categories.items())]

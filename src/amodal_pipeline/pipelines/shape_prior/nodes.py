@@ -11,7 +11,7 @@ from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import ShapePriorConfig
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior, fingerprint, load_card
 from amodal_pipeline.pipelines.evaluate.nodes import predict
-from amodal_pipeline.pipelines.progress import progress
+from amodal_pipeline.pipelines.progress import plain_console, progress
 from amodal_pipeline.training.configs import InferenceConfig
 
 _log = logging.getLogger(__name__)
@@ -99,7 +99,6 @@ def draw_shape_prior(stored: StoredShapePrior) -> tuple[Image.Image, Image.Image
 
 
 def _print(table: pd.DataFrame, dataset: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=f"{dataset}: shape prior (mean IoU of masks, 0–100)")
@@ -117,4 +116,4 @@ def _print(table: pd.DataFrame, dataset: str) -> None:
             sizes,
             *("–" if value != value else f"{value:.1f}" for value in ious),
         )
-    Console().print(shown)
+    plain_console().print(shown)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
-from amodal_pipeline.layers.configs import Strict
+from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import MethodConfig, job_name
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.prepare.nodes import prepare, prepare_split
 from amodal_pipeline.pipelines.prepare.sources import Source
-from amodal_pipeline.pipelines.progress import training_progress
+from amodal_pipeline.pipelines.progress import plain_console, training_progress
 from amodal_pipeline.pipelines.train.parts import Parts
 from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
 
@@ -30,14 +30,30 @@ class Job(Strict):
     set, trained first where it is not there), or None. ``pretrained_categories``: what the
     checkpoint calls categories that have another name here. ``detector``, of a completer: the
     method of this data set whose detections it completes, and whose visible masks C2F-Seg learns
-    from; None for true visible masks only (A3D: within true boxes only).
+    from; or another program's results, COCO files of both splits ("theirs_{split}.json": train and
+    val take the place of {split}); None for true visible masks only (A3D: within true boxes only).
     """
 
     model: MethodConfig
     training: TrainingConfig = TrainingConfig()
-    pretrained: str | None = None
+    pretrained: LocalPath | None = None
     pretrained_categories: dict[str, str] = Field({})
     detector: str | None = None
+
+    @field_validator("detector")
+    @classmethod
+    def _names_a_file_per_split(cls, detector: str | None) -> str | None:
+        if detector and detector.endswith(".json") and "{split}" not in detector:
+            raise ValueError(
+                f"{detector} is one file, and both splits are needed: write {{split}} where their "
+                "names have train and val, as in results/theirs_{split}.json"
+            )
+        return detector
+
+    @property
+    def detector_file(self) -> str | None:
+        """The results of another program that ``detector`` names, with {split} in it."""
+        return self.detector if self.detector and self.detector.endswith(".json") else None
 
     @property
     def name(self) -> str:
@@ -247,7 +263,7 @@ def find_detector(
     models: Path,
     restart: bool,
 ) -> list[Checkpoint]:
-    """The detector that a completer works with: ``job.detector``, if any.
+    """The detector that a completer works with: ``job.detector``, if it is one of this project.
 
     One that is trained on these annotations is taken as it is, however it was configured; ORCNN
     and both of Mask R-CNN are trained first where they are not there.
@@ -262,7 +278,7 @@ def find_detector(
     Raises:
         ValueError: another detector is not trained, or was trained on other annotations.
     """
-    if job.detector is None:
+    if job.detector is None or job.detector_file:
         return []
     folder = models / job.detector
     remedy = (
@@ -290,13 +306,26 @@ def find_detector(
 
 
 def detect(
-    detector: list[Checkpoint], annotations: AmodalAnnotations, inference: InferenceConfig
+    detector: list[Checkpoint],
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    job: Job,
 ) -> Predictions:
-    """What a detector finds in a split; nothing where there is no detector."""
-    from amodal_pipeline.pipelines.evaluate.nodes import nothing, predict
+    """Find, or read, the detections of a split that a completer works with; an empty table where
+    it has no detector.
+
+    Raises:
+        ValueError: the results of another program are missing or damaged; names the file.
+    """
+    from amodal_pipeline.pipelines.evaluate.nodes import nothing, predict, read_visible_masks
 
     if detector:
         return predict(detector[0], annotations, inference)
+    if job.detector_file:
+        split = annotations.metadata.split
+        name = Path(job.detector_file.replace("{split}", "")).stem.strip("_-. ")
+        path = Path(job.detector_file.replace("{split}", split)).expanduser()
+        return read_visible_masks(path, annotations, method=name or None)
     return nothing(annotations)
 
 
@@ -306,7 +335,7 @@ def on_true_objects(
     """The detections that are matched to a true object, with its id; None without any detection.
 
     Raises:
-        ValueError: the detector predicts no visible masks, or no amodal ones to match objects by.
+        ValueError: the detector predicts no visible masks.
     """
     import numpy as np
 
@@ -315,10 +344,10 @@ def on_true_objects(
     if detections is None or len(detections.predictions) == 0:
         return None
     table, method = detections.predictions, detections.metadata.method
-    if table[["amodal_rle", "visible_rle"]].isna().any(axis=None):
+    if table["visible_rle"].isna().any():
         raise ValueError(
-            f"{method!r} does not predict both amodal and visible masks, which a completer needs "
-            "of its detector: name one that does (orcnn, vrsp), or set detector to null"
+            f"{method!r} does not predict visible masks, which a completer needs of its detector: "
+            "name one that does (orcnn, vrsp), or set detector to null"
         )
     matches = match_detections(annotations, detections)
     ids = table["prediction_id"].to_numpy(dtype=np.int64)
@@ -357,7 +386,6 @@ def draw_reconstructions(
 
 def show_pretraining(scores: Scores) -> None:
     """Print how well whole masks of views are found, category by category."""
-    from rich.console import Console
     from rich.table import Table
 
     rows = scores.results
@@ -375,7 +403,7 @@ def show_pretraining(scores: Scores) -> None:
         values = [of["value"].get(metric) for metric in metrics]
         cells = ["–" if pd.isna(value) else f"{value:.1f}" for value in values]
         shown.add_row(category, str(int(of["n"][metrics[0]])), *cells)
-    Console().print(shown)
+    plain_console().print(shown)
 
 
 def plot_losses(job: Job, history: pd.DataFrame) -> object:

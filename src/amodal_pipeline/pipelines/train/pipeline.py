@@ -251,7 +251,7 @@ def create_detection_pipeline(method: str, *, training: bool = True) -> Pipeline
             *(
                 node(
                     detect,
-                    inputs=["detector", annotations, "params:inference"],
+                    inputs=["detector", annotations, "params:inference", own],
                     outputs=found,
                     name=f"detect_{annotations.removeprefix('annotations_')}",
                 )

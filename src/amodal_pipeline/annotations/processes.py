@@ -1,0 +1,131 @@
+"""Processes beside one another: locks that die with who holds them, workers that die with who
+started them."""
+
+import errno
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+_UNLOCKABLE_FOR = 24 * 3600  # seconds, where the file system has no locks
+_TEXT = 300  # bytes: what a longer name left is written over
+_held: set[int] = set()
+
+
+class HeldError(RuntimeError):
+    """Another process, or another thread of this one, holds a lock; the message names it."""
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which says who holds it and is removed at the end.
+
+    The kernel frees the lock of a process that was killed, so that a file that one left is no
+    obstacle. On a file system without locks a file that is younger than a day counts as held.
+
+    Raises:
+        HeldError: somebody else has it; says who ("process 123 on host").
+        FileNotFoundError: the folder is not there (any more).
+    """
+    descriptor = _acquire(path)
+    try:
+        with suppress(OSError):  # a full disk: only the message of others suffers
+            holder = f"process {os.getpid()} on {socket.gethostname()}".ljust(_TEXT)
+            os.write(descriptor, holder.encode())
+        yield
+    finally:
+        _held.discard(descriptor)
+        if fcntl is None:  # Windows, which removes no file that is open
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+        else:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closed in a program it starts
+        try:
+            if not _flock(descriptor):
+                holder = os.read(descriptor, _TEXT).decode(errors="replace").strip()
+                raise HeldError(holder or "another process")
+            # Whoever held it before may have removed the file between the two lines above.
+            if _is_file(path, descriptor):
+                _held.add(descriptor)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _flock(descriptor: int) -> bool:
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+    found = os.fstat(descriptor)
+    return found.st_size == 0 or time.time() - found.st_mtime > _UNLOCKABLE_FOR
+
+
+def _is_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _close_in_child() -> None:
+    """Locks stay with the process that took them: a worker that outlives it for a moment would
+    hold them on."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
+
+
+def working(workers: int) -> AbstractContextManager:
+    """Let ``joblib.Parallel()`` in the block use so many processes, of one thread each, that end
+    when this one does."""
+    from joblib import parallel_config
+
+    return parallel_config(
+        "loky",
+        n_jobs=workers,
+        inner_max_num_threads=1,
+        initializer=end_with_parent,
+        initargs=(os.getpid(),),
+    )
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process within a second after the one that started it, ``parent``, has ended.
+
+    Linux's prctl(PR_SET_PDEATHSIG) would do so when the *thread* that started it ends, and the
+    processes of joblib outlive that one.
+    """
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,187 @@
+"""All parameters of a run, checked before anything runs."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from glob import glob
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from click import ClickException
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
+
+from amodal_pipeline.compose.config import VariantsConfig
+from amodal_pipeline.layers.configs import LocalPath, Strict
+from amodal_pipeline.methods.configs import AnyMethod, ShapePriorConfig
+from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.pipelines.ablate.rows import AblationConfig, RowName
+from amodal_pipeline.pipelines.order_net.nodes import OrderNetJob
+from amodal_pipeline.pipelines.prepare.sources import AuditConfig, Source
+from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.training.configs import InferenceConfig
+
+# The command line makes a truth value of "true".
+_Inputs = Annotated[LocalPath, BeforeValidator(lambda value: "true" if value is True else value)]
+
+
+class Parameters(Strict):
+    """Every parameter that conf/ and ``--params`` may have, by its top-level name.
+
+    Those with a default here are in no file: ``--params`` gives them, and a ``${runtime_params:…}``
+    in conf/ reads them.
+    """
+
+    dataset: StrictStr
+    restart: StrictBool
+    tracking: StrictBool
+    workers: StrictInt = Field(ge=0)
+    pictures: StrictInt = Field(gt=0)
+    score_threshold: float = Field(strict=True, ge=0, le=1)
+    predictions: LocalPath | None
+    prediction_masks: Literal["amodal", "visible"]
+    inputs: _Inputs | None
+    stage_one: StrictStr | None
+    masks: LocalPath | None
+    library: Literal["torchvision", "detectron2"] | None = Field(alias="from")
+    file: LocalPath | None
+    raw: StrictBool
+    png: StrictBool
+    split: Literal["val", "test"]
+
+    to: LocalPath | None = None
+    method: StrictStr = "orcnn"
+    images: LocalPath | None = None
+    meshes: LocalPath | None = None
+    raw_root: LocalPath | None = None
+    views_root: LocalPath | None = None
+    row: RowName | None = None
+
+    source: Source
+    audit: AuditConfig
+    inference: InferenceConfig
+    evaluation: EvaluationConfig
+    occluder_consistency: VariantsConfig
+
+    mask_rcnn: Job
+    mask_rcnn_visible: Job
+    orcnn: Job
+    vrsp: Job
+    sln: Job
+    c2f_seg: Job
+    a3d: Job
+    pretrain_a3d: Job
+    pretraining_views: Source
+    mask_tokenizer: Job
+    order_net: OrderNetJob
+    shape_prior: ShapePriorConfig
+
+    ablate_orcnn: AblationConfig
+    ablate_vrsp: AblationConfig
+    ablate_sln: AblationConfig
+    ablate_c2f_seg: AblationConfig
+    ablate_a3d: AblationConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _row_is_of_one_ablation(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """``row`` stands in every ablation; the one that runs is checked by Kedro."""
+        row = values.get("row")
+        tables = {
+            name: value
+            for name, value in values.items()
+            if name.startswith("ablate_") and isinstance(value, dict) and value.get("rows")
+        }
+        if row is not None and not any(row in table["rows"] for table in tables.values()):
+            known = sorted({name for table in tables.values() for name in table["rows"]})
+            near = get_close_matches(str(row), known, n=1, cutoff=0.0)
+            raise ValueError(f"row: no ablation has a row {row!r}; the nearest name is {near[0]}")
+        return values | {k: {**table, "row": None} for k, table in tables.items()}
+
+
+class ParameterError(ClickException, ValueError):
+    """A parameter that no run can have; the command line prints it without a traceback."""
+
+
+def check(parameters: Mapping[str, Any]) -> None:
+    """Check all parameters of a run; names that begin with "_" are left to YAML anchors.
+
+    Raises:
+        ParameterError: names are unknown, or values are impossible; names each, with the nearest
+            known name, or with what was expected.
+    """
+    try:
+        Parameters.model_validate({k: v for k, v in parameters.items() if not k.startswith("_")})
+    except ValidationError as error:
+        lines = [_sentence(each) for each in error.errors()]
+        raise ParameterError("\n".join(["wrong parameters, nothing was run:", *lines])) from None
+
+
+def check_single_process(environment: Mapping[str, str]) -> None:
+    """Check that no launcher has started this run several times (torchrun, ``torch.distributed``).
+
+    Raises:
+        ParameterError: it has; names the variable that says so.
+    """
+    for name, alone in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        if (value := environment.get(name) or alone) != alone:
+            raise ParameterError(
+                f"{name}={value} in the environment says that torchrun has started this run "
+                "several times, and a run is one process on one device: start it without torchrun"
+            )
+
+
+def check_place(project: Path) -> None:
+    """Check that Kedro finds the configuration of a project, which it looks for by a pattern.
+
+    Raises:
+        ParameterError: a folder's name has brackets, which the pattern takes for a choice.
+    """
+    if not glob(str(project)):  # noqa: PTH207 - as Kedro does, on the whole path
+        raise ParameterError(
+            f"Kedro takes [ ] in {project} for a pattern and finds no configuration there: rename "
+            "the folder"
+        )
+
+
+def check_method(folder: Path) -> None:
+    """Check that there is a method of the name of ``folder``, the one of its checkpoint.
+
+    Raises:
+        ParameterError: it is none of ours, and no checkpoint lies there either.
+    """
+    jobs = {name for name, field in Parameters.model_fields.items() if field.annotation is Job}
+    if folder.name in jobs or (folder / "method.json").exists():
+        return
+    known = sorted(jobs | {card.parent.name for card in folder.parent.glob("*/method.json")})
+    near = get_close_matches(folder.name, known, n=1, cutoff=0.0)
+    raise ParameterError(
+        f"method={folder.name} is no method, and {folder} holds no checkpoint; the nearest name is "
+        f"{near[0]}, and all are {', '.join(known)}"
+    )
+
+
+_METHODS = {method.model_fields["name"].default for method in get_args(AnyMethod)}
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """One line of a pydantic error: where, what, and the value if that says something."""
+    location = [str(part) for part in error["loc"]]
+    # Pydantic puts the name of the method that it chose beneath "model".
+    names = [
+        part
+        for above, part in zip(["", *location], location, strict=False)
+        if not (above == "model" and part in _METHODS)
+    ]
+    where = f"{'.'.join(names)}: " if names else ""
+    what = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    own = error["type"] == "value_error"  # our messages say already what the value is
+    found = "" if own or isinstance(value, Mapping) else f", but it is {value!r}"
+    return f"- {where}{what[:1].lower()}{what[1:]}{found}"

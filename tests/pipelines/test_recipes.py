@@ -1,0 +1,39 @@
+"""Losses and initialisation of box heads are those of the code that each recipe was run with."""
+
+import pytest
+from kedro.config import OmegaConfigLoader
+
+from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.settings import CONFIG_LOADER_ARGS
+from tests.pipelines.conftest import ROOT
+
+DETECTRON2 = (0.0, 0.0, "detectron")
+DETECTRON = (pytest.approx(1 / 9), 1.0, "detectron")
+MASK_RCNN_OF_SLN = (1.0, 1.0, "detectron")
+TORCHVISION = (1 / 9, 1 / 9, "torchvision")  # to the bit: results of the embedded run stand on it
+
+
+@pytest.mark.parametrize(
+    ("env", "vrsp", "orcnn", "sln"),
+    [
+        ("base", TORCHVISION, TORCHVISION, TORCHVISION),
+        # KINS' figures of ORCNN are VRSP's.
+        ("kins", DETECTRON2, DETECTRON2, MASK_RCNN_OF_SLN),
+        ("d2sa", DETECTRON2, DETECTRON, MASK_RCNN_OF_SLN),
+        ("cocoa", DETECTRON2, DETECTRON, MASK_RCNN_OF_SLN),
+        ("cocoa_bsds", DETECTRON2, DETECTRON, MASK_RCNN_OF_SLN),
+        ("cocoa_cls", DETECTRON2, DETECTRON, MASK_RCNN_OF_SLN),
+    ],
+)
+def test_recipes(env, vrsp, orcnn, sln):
+    options = {**CONFIG_LOADER_ARGS, "default_run_env": env}  # none of the user's own
+    parameters = OmegaConfigLoader(str(ROOT / "conf"), env=env, **options)["parameters"]
+    for method, wanted in (("vrsp", vrsp), ("mask_rcnn", vrsp), ("orcnn", orcnn), ("sln", sln)):
+        model = Job.model_validate(parameters[method]).model.root
+        heads = getattr(model, "detector", model)
+        found = (
+            heads.proposals.box_loss_beta,
+            heads.box_head.box_loss_beta,
+            heads.box_head.initialisation,
+        )
+        assert found == wanted, method
