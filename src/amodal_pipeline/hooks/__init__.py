@@ -1,5 +1,4 @@
-"""Around a run: the checks before it, tracking, interrupts, the check that nothing stale is skipped,
-and the summary."""
+"""What happens around a run: checks before it, tracking, interrupts, freshness, the summary."""
 
 from amodal_pipeline.hooks.freshness import FreshnessHook
 from amodal_pipeline.hooks.interrupts import InterruptHook
