@@ -28,7 +28,7 @@ def measure(size: int, batch: int, repeats: int) -> None:
     import torch
 
     from amodal_pipeline import methods
-    from amodal_pipeline.methods.configs import MethodConfig
+    from amodal_pipeline.methods.registry import MethodConfig
 
     torch.manual_seed(0)
     # The sizes of conf/base/globals.yml.

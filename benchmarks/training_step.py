@@ -21,7 +21,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import box_iou
 
 from amodal_pipeline import methods
-from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.methods.registry import MethodConfig
 from record import write
 
 CLASSES, OBJECTS, POSITIVE, ROIS = 90, 16, 128, 512

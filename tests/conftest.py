@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
-from amodal_pipeline.methods.configs import MethodConfig
-from amodal_pipeline.training.configs import TrainingConfig
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import TrainingConfig
 
 SIZE = 64
 COLOURS = {1: (220, 40, 40), 2: (40, 80, 220)}

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods import checkpoints
 from amodal_pipeline.methods.checkpoints import Checkpoint, DivergedError, Fingerprint, MethodCard
-from amodal_pipeline.methods.configs import MethodConfig
 from amodal_pipeline.methods.pretrained import restore
+from amodal_pipeline.methods.registry import MethodConfig
 from tests.conftest import tiny_method
 
 

@@ -26,9 +26,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods import build, importing
-from amodal_pipeline.methods.configs import MethodConfig, ORCNNConfig
+from amodal_pipeline.methods.configs import ORCNNConfig
 from amodal_pipeline.methods.importing import COCO, import_detector
 from amodal_pipeline.methods.pretrained import restore, start_from
+from amodal_pipeline.methods.registry import MethodConfig
 
 IMAGE = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(3))
 

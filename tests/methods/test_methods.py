@@ -6,13 +6,14 @@ import torch
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Category, PredictionsMetadata
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
-from amodal_pipeline.methods.configs import MethodConfig, ORCNNConfig
+from amodal_pipeline.methods.configs import ORCNNConfig
 from amodal_pipeline.methods.pretrained import restore, start_from, weights_of
-from amodal_pipeline.training.configs import InferenceConfig
-from amodal_pipeline.training.data import sample
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.samples.images import sample
+from amodal_pipeline.samples.objects import ObjectBatches
 from amodal_pipeline.training.inference import predict
 from amodal_pipeline.training.loop import train
-from amodal_pipeline.training.objects import ObjectBatches
 from tests.conftest import TINY_COMPLETERS, TINY_METHODS, tiny_method, tiny_training
 
 CATEGORIES = (Category(id=1, name="red"), Category(id=2, name="blue"))

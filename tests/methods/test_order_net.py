@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 from amodal_pipeline import methods
+from amodal_pipeline.annotations.known_objects import true_objects_with_order
 from amodal_pipeline.layers.configs import EncoderConfig
 from amodal_pipeline.layers.encoder import Encoder
 from amodal_pipeline.methods.configs import OrderNetConfig
 from amodal_pipeline.methods.pretrained import restore
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
 from amodal_pipeline.training import ordering
-from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.loop import train
 from amodal_pipeline.training.state import ChangedTrainingError
 from tests.conftest import tiny_training
@@ -104,7 +105,7 @@ def test_overfits_the_order_of_a_few_pairs_and_comes_back_from_its_checkpoint(sh
     form = config(inputs="maps", image=False)
     train(form, training, shapes, tmp_path).save(tmp_path)
     model = methods.load(tmp_path)
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     cpu = InferenceConfig(workers=0, device="cpu")
     found = ordering.order(model, objects, cpu)
     only = EvaluationConfig(protocols=("order",), resamples=0, headline_resamples=0)

@@ -21,8 +21,8 @@ from amodal_pipeline.annotations.levels import levels_of_image
 from amodal_pipeline.methods import sln
 from amodal_pipeline.methods.configs import SLNConfig
 from amodal_pipeline.methods.pretrained import restore, start_from
-from amodal_pipeline.training.configs import InferenceConfig
-from amodal_pipeline.training.data import TrainingBatches, sample
+from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.samples.images import TrainingBatches, sample
 from amodal_pipeline.training.inference import predict
 from amodal_pipeline.training.loop import _freeze, train
 from tests.conftest import SIZE, tiny_method, tiny_training

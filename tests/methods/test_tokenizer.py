@@ -18,8 +18,9 @@ from amodal_pipeline.methods.c2f_seg.tokenizer import (
     nearest,
 )
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
-from amodal_pipeline.methods.configs import MaskTokenizerConfig, MethodConfig
+from amodal_pipeline.methods.configs import MaskTokenizerConfig
 from amodal_pipeline.methods.pretrained import weights_of
+from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.training.loop import train
 from tests.conftest import tiny_training
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from amodal_pipeline import methods
 from amodal_pipeline.methods.configs import VRSPConfig
 from amodal_pipeline.methods.vrsp import method as vrsp
-from amodal_pipeline.training.data import sample
+from amodal_pipeline.samples.images import sample
 from amodal_pipeline.training.loop import train
 from tests.conftest import tiny_method, tiny_training
 
@@ -543,7 +543,7 @@ def test_what_matters_after_training_changes_no_loss(shapes):
         "reclassification_score": "none",
         "geometric_mean": True,
     }
-    assert after.keys() == VRSPConfig.AFTER_TRAINING
+    assert after.keys() == VRSPConfig.DESCRIPTION.after_training
     image, target, _ = sample(shapes, 0)
     losses = []
     for changes in ({}, after):

@@ -15,8 +15,9 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.coco_results import read_coco_results
 from amodal_pipeline.datasets.scores_dataset import load_scores
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
-from amodal_pipeline.methods.configs import C2FSegConfig, MethodConfig
+from amodal_pipeline.methods.configs import C2FSegConfig
 from amodal_pipeline.methods.pretrained import weights_of
+from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.pipelines.evaluate import create_completer_pipeline
 from tests.conftest import make_shapes, tiny_method
 

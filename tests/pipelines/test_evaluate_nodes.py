@@ -14,7 +14,9 @@ from amodal_pipeline.datasets import PerMethodDataset
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
 from amodal_pipeline.methods import pretrained
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
-from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig, MethodConfig
+from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.pipelines.evaluate import nodes
 from amodal_pipeline.pipelines.evaluate.nodes import (
@@ -28,7 +30,6 @@ from amodal_pipeline.pipelines.evaluate.nodes import (
     predict,
     predict_or_read,
 )
-from amodal_pipeline.training.configs import InferenceConfig
 from tests.training.test_completing import Echo
 
 QUICK = EvaluationConfig(headline_resamples=60, resamples=60)
@@ -298,7 +299,7 @@ def test_what_a_completer_is_given_must_fit(shapes, completer, caplog):
     assert "1 of 16 objects of 'detector' have no visible pixel" in caplog.text
     with pytest.raises(ValueError, match="c2f_seg completes objects that it is given"):
         predict(completer, shapes, CPU)
-    with pytest.raises(ValueError, match="mask_tokenizer is a part of c2f_seg"):
+    with pytest.raises(ValueError, match="mask_tokenizer is a part of a method"):
         predict(checkpoint(shapes, MaskTokenizerConfig()), shapes, CPU)
 
 

@@ -12,7 +12,8 @@ from amodal_pipeline.annotations import Category, Predictions, PredictionsMetada
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.methods import completer, pretrained
-from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.pipelines.predict.masks import read_masks
 from amodal_pipeline.pipelines.predict.nodes import (
     draw_folder,
@@ -21,7 +22,6 @@ from amodal_pipeline.pipelines.predict.nodes import (
     predict_folder,
     write_results,
 )
-from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.inference import images_in
 from amodal_pipeline.visuals import grids
 from tests.pipelines.test_evaluate_nodes import checkpoint

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.pipelines.ablate.nodes import Places, _inputs
 from amodal_pipeline.pipelines.ablate.rows import Row
 from amodal_pipeline.pipelines.train.nodes import (
@@ -18,8 +20,6 @@ from amodal_pipeline.pipelines.train.nodes import (
     train_part,
 )
 from amodal_pipeline.pipelines.train.parts import Parts
-from amodal_pipeline.training.completing import true_objects
-from amodal_pipeline.training.configs import InferenceConfig
 from tests.conftest import tiny_training
 
 

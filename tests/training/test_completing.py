@@ -14,15 +14,16 @@ from torch import nn
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Category, build, rle
+from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import convex_hull, visible_mask
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
 from amodal_pipeline.training import completing
-from amodal_pipeline.training.completing import complete, estimate_boxes, true_objects
-from amodal_pipeline.training.configs import InferenceConfig
+from amodal_pipeline.training.completing import complete, estimate_boxes
 from tests.conftest import tiny_method
 
 CPU = InferenceConfig(workers=0, device="cpu")

@@ -1,4 +1,4 @@
-from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
+from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
 from amodal_pipeline.training.device import wants_bfloat16
 
 

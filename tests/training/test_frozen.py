@@ -37,7 +37,7 @@ def test_nothing_below_a_frozen_part_asks_for_a_gradient(shapes):
 
     model = methods.build(tiny_method("orcnn"), 2).train()
     loop._freeze(model, ("detector.",))
-    batch = loop.TrainingBatches(shapes, tiny_training().augmentation, 2, 0)[0]
+    batch = methods.make_batches(model.config, tiny_training(batch_size=2), shapes)[0]
     losses = model(batch.images, batch.targets)
     asking = {name for name, loss in losses.items() if loss.requires_grad}
     assert asking == {"loss_amodal_mask", "loss_visible_mask", "loss_invisible_mask"}

@@ -6,9 +6,9 @@ import torch
 from amodal_pipeline.annotations import PredictionsMetadata
 from amodal_pipeline.methods.configs import VRSPConfig
 from amodal_pipeline.methods.pretrained import restore
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.methods.vrsp.learning import learn
 from amodal_pipeline.training import loop
-from amodal_pipeline.training.configs import InferenceConfig
 from amodal_pipeline.training.inference import predict
 from tests.conftest import TINY_METHODS, tiny_method, tiny_training
 

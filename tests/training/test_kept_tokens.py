@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from amodal_pipeline.annotations import Predictions
+from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.layers.configs import CropConfig
-from amodal_pipeline.training.completing import true_objects
-from amodal_pipeline.training.objects import ObjectBatches
+from amodal_pipeline.samples.objects import ObjectBatches
 
 CROP = CropConfig(side=16, image_side=16)
 

@@ -7,8 +7,9 @@ from torch import nn
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
-from amodal_pipeline.methods.configs import A3DConfig, MethodConfig
+from amodal_pipeline.methods.configs import A3DConfig
 from amodal_pipeline.methods.pretrained import start_from, weights_of
+from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.training.loop import fingerprint, train
 from tests.conftest import tiny_method, tiny_training
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.training_config import TrainingConfig
+from amodal_pipeline.samples.images import TrainingBatches, batch_indices, sample, scale_and_flip
 from amodal_pipeline.training import loop, state
-from amodal_pipeline.training.configs import TrainingConfig
-from amodal_pipeline.training.data import TrainingBatches, batch_indices, sample, scale_and_flip
 from amodal_pipeline.training.familiarity import familiarity, unfamiliar
 from tests.conftest import SIZE, make_shapes, tiny_method, tiny_training
 
@@ -249,7 +249,7 @@ def test_nothing_to_train_on(shapes, tmp_path):
 def test_strange_images_are_noticed(shapes, tmp_path):
     model = loop.train(tiny_method("mask_rcnn"), tiny_training(), shapes, tmp_path / "model")
     from amodal_pipeline.methods.pretrained import restore
-    from amodal_pipeline.training.configs import InferenceConfig
+    from amodal_pipeline.methods.training_config import InferenceConfig
 
     assert isinstance(model, Checkpoint) and model.card.familiarity is not None
     restored = restore(model)

@@ -7,18 +7,20 @@ import pandas as pd
 import pytest
 import torch
 
+from amodal_pipeline import methods
 from amodal_pipeline.annotations import AnnotationsMetadata
+from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import INSTANCES, frame
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.methods import build
 from amodal_pipeline.methods.a3d.method import soft_iou
 from amodal_pipeline.methods.configs import A3DConfig
 from amodal_pipeline.methods.pretrained import restore
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.scenes.view_config import ViewsConfig
 from amodal_pipeline.scenes.views import render_views
 from amodal_pipeline.training import loop
-from amodal_pipeline.training.completing import complete, true_objects
-from amodal_pipeline.training.configs import InferenceConfig
+from amodal_pipeline.training.completing import complete
 from tests.conftest import tiny_training
 
 TINY = A3DConfig(
@@ -61,7 +63,7 @@ def views(shapes):
 def test_pairs_are_for_meshes_that_are_rendered_from_two_viewpoints(views, shapes):
     def partners(annotations, **changes):
         method = TINY.model_copy(update=changes)
-        batches = loop.batches_of(method, tiny_training(batch_size=4), annotations)
+        batches = methods.make_batches(method, tiny_training(batch_size=4), annotations)
         assert batches[0].targets["aspect"].shape == (4, 2)
         return batches[0].targets["partner"].tolist()
 
@@ -73,7 +75,7 @@ def test_pairs_are_for_meshes_that_are_rendered_from_two_viewpoints(views, shape
 def test_noise_and_corruption_are_those_of_the_method(views):
     def batch(**changes):
         method = TINY.model_copy(update=changes)
-        return loop.batches_of(method, tiny_training(batch_size=16), views)[0].targets
+        return methods.make_batches(method, tiny_training(batch_size=16), views)[0].targets
 
     noisy, plain = batch(), batch(box_noise=0.0, corruption=None)
     assert torch.equal(plain["input"], plain["visible"])

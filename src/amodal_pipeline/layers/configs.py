@@ -8,7 +8,15 @@ This module imports no torch: Kedro checks parameters against these classes befo
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StrictStr,
+    model_validator,
+)
 
 from amodal_pipeline.annotations.storage import check_local
 
@@ -195,3 +203,14 @@ class CorruptionConfig(Strict):
             if not 1 <= low <= high:
                 raise ValueError(f"{name} is a range: from at least 1, up to no less than that")
         return self
+
+
+class AugmentationConfig(Strict):
+    """Flip and scale jitter, applied to image, boxes and both masks together.
+
+    The shorter side becomes one of ``min_sizes`` (drawn), the longer at most ``max_size`` pixels.
+    """
+
+    flip: float = Field(0.5, ge=0, le=1)
+    min_sizes: tuple[PositiveInt, ...] = Field((800,), min_length=1)
+    max_size: int = Field(1111, gt=0)

@@ -6,60 +6,37 @@ Configurations live in :mod:`amodal_pipeline.methods.configs`, which needs no to
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from amodal_pipeline.methods.configs import (
-    A3DConfig,
-    AnyMethod,
-    C2FSegConfig,
-    MaskRCNNConfig,
-    MaskTokenizerConfig,
-    ORCNNConfig,
-    OrderNetConfig,
-    SLNConfig,
-    VRSPConfig,
-)
+from amodal_pipeline.methods import contract
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.data import Dataset
+
+    from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+    from amodal_pipeline.methods.training_config import TrainingConfig
 
 
-def build(config: AnyMethod, classes: int) -> nn.Module:
-    """A method with fresh weights for ``classes`` categories (background not counted)."""
-    match config:
-        case MaskRCNNConfig():
-            from amodal_pipeline.methods.mask_rcnn import MaskRCNN
+def build(config: Any, classes: int) -> nn.Module:
+    """Make a method with fresh weights for ``classes`` categories (background not counted).
 
-            return MaskRCNN(config, classes)
-        case ORCNNConfig():
-            from amodal_pipeline.methods.orcnn import ORCNN
+    ``config`` is the configuration of a method of :data:`~.registry.METHODS`.
+    """
+    return contract.load(config.DESCRIPTION.network)(config, classes)
 
-            return ORCNN(config, classes)
-        case VRSPConfig():
-            from amodal_pipeline.methods.vrsp.method import VRSP
 
-            return VRSP(config, classes)
-        case MaskTokenizerConfig():
-            from amodal_pipeline.methods.c2f_seg.tokenizer import MaskTokenizer
+def make_batches(
+    config: Any,
+    training: TrainingConfig,
+    annotations: AmodalAnnotations,
+    detected: Predictions | None = None,
+) -> Dataset:
+    """Make the batches that a method learns from: item i is the batch of iteration i.
 
-            return MaskTokenizer(config)
-        case C2FSegConfig():
-            from amodal_pipeline.methods.c2f_seg.method import C2FSeg
-
-            return C2FSeg(config)
-        case SLNConfig():
-            from amodal_pipeline.methods.sln import SLN
-
-            return SLN(config, classes)
-        case OrderNetConfig():
-            from amodal_pipeline.methods.order_net import OrderNet
-
-            return OrderNet(config)
-        case A3DConfig():
-            from amodal_pipeline.methods.a3d.method import A3D
-
-            return A3D(config, classes)
-    raise TypeError(f"{type(config).__name__} is not the configuration of a method")
+    ``detected`` is what a detector has found of the true objects, for a method that learns from it.
+    """
+    return contract.load(config.DESCRIPTION.batches)(config, training, annotations, detected)
 
 
 def load(folder: str | os.PathLike) -> nn.Module:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.annotations.storage import checksum, replacing
-from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.methods.registry import MethodConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -3,9 +3,9 @@
 This module imports no torch: Kedro checks parameters against these classes before a run starts.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, RootModel, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from amodal_pipeline.layers.configs import (
     BackboneConfig,
@@ -20,16 +20,29 @@ from amodal_pipeline.layers.configs import (
     Seed,
     Strict,
 )
+from amodal_pipeline.methods.contract import Description, Part
 
 
 class MaskRCNNConfig(Strict):
     """Mask R-CNN trained on amodal or visible boxes and masks: the baselines of every paper."""
+
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="detect",
+        network="amodal_pipeline.methods.mask_rcnn:MaskRCNN",
+        regresses_boxes=True,
+    )
 
     name: Literal["mask_rcnn"] = "mask_rcnn"
     detector: DetectorConfig = DetectorConfig()
     mask_head: MaskHeadConfig = MaskHeadConfig()
     boxes: Literal["amodal", "visible"] = "amodal"
     masks: Literal["amodal", "visible"] = "amodal"
+
+    @property
+    def job(self) -> str:
+        """The job that trains it: with visible masks in amodal boxes it is A3D's stage one."""
+        stage_one = self.boxes == "amodal" and self.masks == "visible"
+        return "mask_rcnn_visible" if stage_one else self.name
 
 
 class ORCNNConfig(Strict):
@@ -40,7 +53,13 @@ class ORCNNConfig(Strict):
     "head", or the amodal mask without the invisible one ("amodal_minus_invisible").
     """
 
-    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"visible"})
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="detect",
+        network="amodal_pipeline.methods.orcnn:ORCNN",
+        starts_from="mask_rcnn",
+        regresses_boxes=True,
+        after_training=frozenset({"visible"}),
+    )
 
     name: Literal["orcnn"] = "orcnn"
     detector: DetectorConfig = DetectorConfig()
@@ -116,6 +135,23 @@ class VRSPConfig(Strict):
     product. The row ``released`` of ``ablate_vrsp`` has all of them.
     """
 
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="detect",
+        network="amodal_pipeline.methods.vrsp.method:VRSP",
+        starts_from="mask_rcnn",
+        regresses_boxes=True,
+        parts={"prior": Part("shape_prior", used=lambda config: config.uses_prior)},
+        after_training=frozenset(
+            {
+                "prior_post_process",
+                "alpha",
+                "candidates_per_image",
+                "reclassification_score",
+                "geometric_mean",
+            }
+        ),
+    )
+
     name: Literal["vrsp"] = "vrsp"
     detector: DetectorConfig = DetectorConfig(
         backbone=BackboneConfig(name="resnet50"),
@@ -146,17 +182,6 @@ class VRSPConfig(Strict):
     reclassification_score: Literal["product", "released", "none"] = "product"
     geometric_mean: bool = False
 
-    # Fields that change no weight: what is trained once can be used with several values of them.
-    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset(
-        {
-            "prior_post_process",
-            "alpha",
-            "candidates_per_image",
-            "reclassification_score",
-            "geometric_mean",
-        }
-    )
-
     @property
     def uses_prior(self) -> bool:
         return self.prior_refinement or self.prior_post_process
@@ -181,6 +206,13 @@ class MaskTokenizerConfig(Strict):
     never. ``poor_below``: a reconstruction IoU (0-100) of the validation split that is warned of;
     no part of what is learnt.
     """
+
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="part",
+        network="amodal_pipeline.methods.c2f_seg.tokenizer:MaskTokenizer",
+        batches="amodal_pipeline.methods.c2f_seg.tokenizer:batches",
+        learns_from="objects",
+    )
 
     name: Literal["mask_tokenizer"] = "mask_tokenizer"
     crop: CropConfig = CropConfig()
@@ -236,6 +268,16 @@ class C2FSegConfig(Strict):
     narrows them, without norm or ReLU.
     """
 
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="complete",
+        network="amodal_pipeline.methods.c2f_seg.method:C2FSeg",
+        batches="amodal_pipeline.methods.c2f_seg.method:batches",
+        learns_from="objects",
+        parts={"tokenizer": Part("mask_tokenizer")},
+        # ``top_k`` is none of them: training draws coarse masks with it.
+        after_training=frozenset({"steps", "temperature", "seed"}),
+    )
+
     name: Literal["c2f_seg"] = "c2f_seg"
     encoder: EncoderConfig = EncoderConfig()
     crop: CropConfig = CropConfig()
@@ -261,9 +303,6 @@ class C2FSegConfig(Strict):
     attention_map: bool = False
     refinement_adapter: bool = False
     seed: Seed = 0
-
-    # As VRSP's. ``top_k`` is none of them: training draws coarse masks with it.
-    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"steps", "temperature", "seed"})
 
     @model_validator(mode="after")
     def _fits(self) -> "C2FSegConfig":
@@ -312,7 +351,13 @@ class SLNConfig(Strict):
     frozen in the encoder, which sees a few images at once.
     """
 
-    AFTER_TRAINING: ClassVar[frozenset[str]] = frozenset({"hidden_unless_visible"})
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="detect",
+        network="amodal_pipeline.methods.sln:SLN",
+        batches="amodal_pipeline.methods.sln:batches",
+        starts_from="mask_rcnn",
+        after_training=frozenset({"hidden_unless_visible"}),
+    )
 
     name: Literal["sln"] = "sln"
     encoder: EncoderConfig = EncoderConfig(frozen_batch_norm=True)
@@ -361,6 +406,13 @@ class OrderNetConfig(Strict):
 
     The papers leave open: ``enlarge``, ``side``, ``layers`` and ``flip``.
     """
+
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="order",
+        network="amodal_pipeline.methods.order_net:OrderNet",
+        batches="amodal_pipeline.methods.order_net:batches",
+        learns_from="pairs",
+    )
 
     name: Literal["order_net"] = "order_net"
     encoder: EncoderConfig = EncoderConfig()
@@ -414,6 +466,13 @@ class A3DConfig(Strict):
     ``crop.image_side`` is ``crop.side``.
     """
 
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="complete",
+        network="amodal_pipeline.methods.a3d.method:A3D",
+        batches="amodal_pipeline.methods.a3d.method:batches",
+        learns_from="objects",
+    )
+
     name: Literal["a3d"] = "a3d"
     crop: CropConfig = CropConfig(
         around="amodal", enlarge=1.0, clipped=False, side=64, image_side=64
@@ -462,36 +521,3 @@ class A3DConfig(Strict):
                 "fitted=true takes boxes to be exact: box_noise=0 with it, or fitted=false"
             )
         return self
-
-
-AnyMethod = (
-    MaskRCNNConfig
-    | ORCNNConfig
-    | VRSPConfig
-    | MaskTokenizerConfig
-    | C2FSegConfig
-    | SLNConfig
-    | OrderNetConfig
-    | A3DConfig
-)
-
-# Methods that complete objects whose visible masks are known, in place of finding objects.
-COMPLETERS: tuple[type[Strict], ...] = (C2FSegConfig, A3DConfig)
-
-
-def job_name(method: AnyMethod) -> str:
-    """The job that trains a method, which is the name of its folder and of its results.
-
-    It is the method's, but for Mask R-CNN on visible masks within amodal boxes: that is no baseline
-    but A3D's stage one.
-    """
-    match method:
-        case MaskRCNNConfig(boxes="amodal", masks="visible"):
-            return "mask_rcnn_visible"
-    return method.name
-
-
-class MethodConfig(RootModel[Annotated[AnyMethod, Field(discriminator="name")]]):
-    """The configuration of one method, told apart by its ``name``."""
-
-    model_config = ConfigDict(frozen=True)

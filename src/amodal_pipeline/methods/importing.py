@@ -25,8 +25,9 @@ from amodal_pipeline.methods.checkpoints import (
     git_revision,
     versions,
 )
-from amodal_pipeline.methods.configs import MaskRCNNConfig, MethodConfig
+from amodal_pipeline.methods.configs import MaskRCNNConfig
 from amodal_pipeline.methods.pretrained import weights_of
+from amodal_pipeline.methods.registry import MethodConfig
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations.known_objects import true_objects_with_order
 from amodal_pipeline.layers.encoder import Encoder
 from amodal_pipeline.methods.configs import OrderNetConfig
+from amodal_pipeline.methods.training_config import TrainingConfig
+from amodal_pipeline.samples.pairs import PairBatches
 
 _STRIDE = 32  # of the map that is averaged: nothing is dilated
 
@@ -28,7 +32,7 @@ class OrderNet(nn.Module):
     in front, 0 where B is, one half where neither.
     """
 
-    def __init__(self, config: OrderNetConfig) -> None:
+    def __init__(self, config: OrderNetConfig, classes: int = 1) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder, strides=(_STRIDE,), beside=2)
@@ -52,3 +56,14 @@ class OrderNet(nn.Module):
         """What the network says of (A, B), float [N]; (B, A) may get another size."""
         (features,) = self.encoder(images, objects)
         return self.classifier(torch.mean(features, dim=(2, 3))).squeeze(1)
+
+
+def batches(
+    config: OrderNetConfig,
+    training: TrainingConfig,
+    annotations: AmodalAnnotations,
+    detected: Predictions | None = None,
+) -> PairBatches:
+    """Return pairs of the true objects, or of what was predicted for them (``detected``)."""
+    objects = true_objects_with_order(annotations) if detected is None else detected
+    return PairBatches(annotations, objects, config, training.batch_size, training.seed)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods import build
 from amodal_pipeline.methods.checkpoints import Checkpoint, Reuse, check_fits
-from amodal_pipeline.methods.configs import A3DConfig, job_name
+from amodal_pipeline.methods.configs import A3DConfig
+from amodal_pipeline.methods.contract import job_name
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.distance_maps import (
     CONFIDENCE,
     TRUE_CONFIDENCE,
@@ -23,6 +24,8 @@ from amodal_pipeline.layers.encoder import Encoder
 from amodal_pipeline.layers.masks import mask_targets
 from amodal_pipeline.layers.pooling import MapRoIAlign
 from amodal_pipeline.methods.configs import SLNConfig
+from amodal_pipeline.methods.training_config import TrainingConfig
+from amodal_pipeline.samples.images import TrainingBatches
 
 _AT_ONCE = 256  # RoIs whose maps are predicted at once in evaluation: bounds the memory
 _ORDER_SIDE = 160  # of the longer side of the canvas that overlaps are looked at on, in pixels
@@ -112,7 +115,7 @@ class SLN(nn.Module):
     pixels. How binary cross-entropy applies to a distance map, whose values go below 0, the paper
     does not say: here the refinement gives the layers of the refined map, which eq. 1 turns into
     it, and the loss is that of the layers. A module that is not trained (see
-    :class:`~amodal_pipeline.training.configs.StageConfig`) has no loss.
+    :class:`~amodal_pipeline.methods.training_config.StageConfig`) has no loss.
     """
 
     # Of another detector with the same encoder.
@@ -389,3 +392,15 @@ def _scaled(maps: Tensor, size: list[int]) -> Tensor:
 
 def _trains(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def batches(
+    config: SLNConfig,
+    training: TrainingConfig,
+    annotations: AmodalAnnotations,
+    detected: Predictions | None = None,
+) -> TrainingBatches:
+    """Return augmented images whose objects have their levels of visibility."""
+    return TrainingBatches(
+        annotations, training.augmentation, training.batch_size, training.seed, levels=True
+    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from click import ClickException
 from pydantic import (
@@ -19,13 +19,14 @@ from pydantic import (
 
 from amodal_pipeline.compose.config import VariantsConfig
 from amodal_pipeline.layers.configs import LocalPath, Strict
-from amodal_pipeline.methods.configs import AnyMethod, ShapePriorConfig
+from amodal_pipeline.methods.configs import ShapePriorConfig
+from amodal_pipeline.methods.registry import METHODS
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, RowName
 from amodal_pipeline.pipelines.order_net.nodes import OrderNetJob
 from amodal_pipeline.pipelines.prepare.sources import AuditConfig, Source
 from amodal_pipeline.pipelines.train.nodes import Job
-from amodal_pipeline.training.configs import InferenceConfig
 
 # The command line makes a truth value of "true".
 _Inputs = Annotated[LocalPath, BeforeValidator(lambda value: "true" if value is True else value)]
@@ -167,7 +168,7 @@ def check_method(folder: Path) -> None:
     )
 
 
-_METHODS = {method.model_fields["name"].default for method in get_args(AnyMethod)}
+_METHODS = METHODS.keys()
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

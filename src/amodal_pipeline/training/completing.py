@@ -12,52 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
+from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import visible_masks, with_amodal
-from amodal_pipeline.methods.configs import SLNConfig
-from amodal_pipeline.training.configs import InferenceConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.samples.objects import boxes_around
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 from amodal_pipeline.training.inference import Images
-from amodal_pipeline.training.objects import boxes_around
-
-
-def true_objects(annotations: AmodalAnnotations, boxes: bool = False) -> Predictions:
-    """The true objects with their visible masks, for a completer to complete.
-
-    Those that are to be ignored are left out. ``prediction_id`` and ``instance_id`` are the true
-    object's, the score is 1; method "truth", inputs "true". With ``boxes`` their amodal boxes are
-    known too: inputs "true_boxes".
-    """
-    counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
-    table = annotations.instances[counted]
-    same = ["image_id", "category_id", "instance_id", "visible_rle", "visible_box"]
-    if boxes:
-        same.append("amodal_box")
-    described = annotations.metadata.model_dump(
-        include={"dataset", "split", "categories", "image_root"}
-    )
-    return Predictions(
-        PredictionsMetadata(
-            **described,
-            method="truth",
-            inputs="true_boxes" if boxes else "true",
-            annotations=annotations.fingerprint,
-        ),
-        annotations.images,
-        frame(
-            PREDICTIONS,
-            {
-                "prediction_id": table["instance_id"],
-                "score": np.ones(len(table)),
-                **{name: table[name] for name in same},
-            },
-        ),
-        frame(PREDICTION_ORDER, {}),
-    )
 
 
 def complete(
@@ -150,8 +114,8 @@ def estimate_boxes(
         ValueError: a prediction has no visible mask, or is of a category that the detector does not
             know; the detector has no such boxes; or an image cannot be read.
     """
-    has_head = not isinstance(stage_one.config, SLNConfig)
-    if not has_head or getattr(stage_one, "box_kind", None) != "amodal":
+    regresses = stage_one.config.DESCRIPTION.regresses_boxes
+    if not regresses or getattr(stage_one, "box_kind", None) != "amodal":
         raise ValueError(
             f"{stage_one.config.name} cannot estimate amodal boxes of known objects: take a "
             "detector with a box head that regresses amodal ones (mask_rcnn, orcnn, vrsp)"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.methods.checkpoints import Familiarity
-from amodal_pipeline.training.configs import InferenceConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.device import resolve_device
 
 _IMAGES = 128

@@ -21,7 +21,7 @@ from amodal_pipeline.annotations.tables import (
     frame,
 )
 from amodal_pipeline.layers.masks import paste
-from amodal_pipeline.training.configs import InferenceConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 
 KINDS = ("amodal", "visible", "invisible")

@@ -12,6 +12,7 @@ from functools import wraps
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.processes import HeldError, lock
 from amodal_pipeline.annotations.storage import naming_full_disk
-from amodal_pipeline.methods import build
+from amodal_pipeline.methods import build, contract, make_batches
 from amodal_pipeline.methods.checkpoints import (
     Checkpoint,
     DivergedError,
@@ -31,24 +32,12 @@ from amodal_pipeline.methods.checkpoints import (
     git_revision,
     versions,
 )
-from amodal_pipeline.methods.configs import (
-    A3DConfig,
-    AnyMethod,
-    C2FSegConfig,
-    MaskTokenizerConfig,
-    MethodConfig,
-    OrderNetConfig,
-    SLNConfig,
-    VRSPConfig,
-)
 from amodal_pipeline.methods.pretrained import start_from, weights_of, without_download
-from amodal_pipeline.training.configs import WITHOUT_EFFECT, TrainingConfig
-from amodal_pipeline.training.data import TrainingBatch, TrainingBatches
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import WITHOUT_EFFECT, TrainingConfig
+from amodal_pipeline.samples.images import TrainingBatch
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 from amodal_pipeline.training.familiarity import familiarity
-from amodal_pipeline.training.objects import ObjectBatches
-from amodal_pipeline.training.ordering import true_objects_with_order
-from amodal_pipeline.training.pair_batches import PairBatches
 from amodal_pipeline.training.state import (
     read_state,
     remove_states,
@@ -83,7 +72,7 @@ class Component:
 
 
 def fingerprint(
-    method: AnyMethod,
+    method: Any,
     config: TrainingConfig,
     annotations: AmodalAnnotations,
     pretrained: Checkpoint | None = None,
@@ -116,7 +105,7 @@ def _alone(run: Callable[..., Checkpoint]) -> Callable[..., Checkpoint]:
 
     @wraps(run)
     def alone(
-        method: AnyMethod,
+        method: Any,
         config: TrainingConfig,
         annotations: AmodalAnnotations,
         folder: Path,
@@ -138,7 +127,7 @@ def _alone(run: Callable[..., Checkpoint]) -> Callable[..., Checkpoint]:
 
 @_alone
 def train(
-    method: AnyMethod,
+    method: Any,
     config: TrainingConfig,
     annotations: AmodalAnnotations,
     folder: Path,
@@ -183,7 +172,7 @@ def train(
     from accelerate.state import AcceleratorState
 
     history = folder / "history.jsonl"
-    _check_prior(method, components)
+    _check_parts(method, components)
     mark = fingerprint(
         method, config, annotations, pretrained, components, detected, pretrained_categories
     )
@@ -213,7 +202,7 @@ def train(
     optimizer = _optimizer(model, config)
     truncate_history(history, done)
 
-    batches = batches_of(method, config, annotations, detected)
+    batches = make_batches(method, config, annotations, detected)
     plain, plain_optimizer = model, optimizer
     model, optimizer = accelerator.prepare(model, optimizer)
     if config.compiled:
@@ -224,10 +213,8 @@ def train(
         saved.restore(plain, plain_optimizer)
         del saved
 
-    if isinstance(method, C2FSegConfig) and done < config.iterations:
-        from amodal_pipeline.methods.c2f_seg.method import tokenize_all
-
-        batches.keep_tokens(lambda masks: tokenize_all(plain.tokenizer, masks, accelerator.device))
+    if hasattr(plain, "prepare") and done < config.iterations:
+        plain.prepare(batches)
     meter = _Meter(config, done)
     iteration, warned = done, False
     with _deterministic(accelerator.device):
@@ -266,18 +253,13 @@ def train(
     )
 
 
-def _check_prior(method: AnyMethod, components: Mapping[str, Component]) -> None:
-    if isinstance(method, VRSPConfig) and method.uses_prior and "prior" not in components:
-        raise ValueError(
-            "vrsp looks shapes up in a shape prior, and components has no 'prior': learn one with "
-            "`kedro run --pipeline=shape_prior` (methods.vrsp.learning.learn), or set "
-            "prior_refinement and prior_post_process to false"
-        )
-    if isinstance(method, C2FSegConfig) and "tokenizer" not in components:
-        raise ValueError(
-            "c2f_seg predicts tokens of masks, and components has no 'tokenizer': learn one with "
-            "`kedro run --pipeline=mask_tokenizer`"
-        )
+def _check_parts(method: Any, components: Mapping[str, Component]) -> None:
+    for part, job in contract.parts_of(method).items():
+        if part not in components:
+            raise ValueError(
+                f"{method.name} is trained with a finished part, and components has no {part!r}: "
+                f"make one with `kedro run --pipeline={job}`, or configure the method without it"
+            )
 
 
 def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
@@ -435,57 +417,6 @@ def _row(step: Step) -> dict:
         "learning_rate": step.learning_rate,
         "images_per_second": step.images_per_second,
     }
-
-
-def batches_of(
-    method: AnyMethod,
-    config: TrainingConfig,
-    annotations: AmodalAnnotations,
-    detected: Predictions | None = None,
-) -> Dataset:
-    """The batches that a method learns from, by iteration: images for a detector, crops of objects
-    for a completer and for the mask tokenizer, of pairs for OrderNet."""
-    match method:
-        case MaskTokenizerConfig():
-            return ObjectBatches(
-                annotations,
-                method.crop,
-                config.batch_size,
-                config.seed,
-                enlargement=method.enlargement,
-                with_images=False,
-            )
-        case C2FSegConfig():
-            return ObjectBatches(
-                annotations,
-                method.crop,
-                config.batch_size,
-                config.seed,
-                corruption=method.corruption,
-                detected=detected,
-                predicted_share=method.predicted_share,
-            )
-        case A3DConfig():
-            return ObjectBatches(
-                annotations,
-                method.crop,
-                config.batch_size,
-                config.seed,
-                corruption=method.corruption,
-                box_noise=method.box_noise,
-                # Nothing is rendered without a mesh: pairs would only show fewer objects.
-                paired=method.cross_view and method.mesh,
-            )
-        case OrderNetConfig():
-            objects = true_objects_with_order(annotations) if detected is None else detected
-            return PairBatches(annotations, objects, method, config.batch_size, config.seed)
-    return TrainingBatches(
-        annotations,
-        config.augmentation,
-        config.batch_size,
-        config.seed,
-        levels=isinstance(method, SLNConfig),
-    )
 
 
 def _loader(batches: Dataset, done: int, config: TrainingConfig) -> Iterator[TrainingBatch]:

@@ -23,38 +23,11 @@ from amodal_pipeline.annotations.tables import (
     frame,
     strings,
 )
-from amodal_pipeline.training.completing import true_objects
-from amodal_pipeline.training.configs import InferenceConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.samples.pairs import PairCrops, levels_of_predictions
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
-from amodal_pipeline.training.pair_batches import PairCrops, levels_of_predictions
 
 _ANY_OVERLAP = 1e-9  # intersection over union
-
-
-def true_objects_with_order(annotations: AmodalAnnotations) -> Predictions:
-    """The true objects that are not ignored, with both masks, and the order of the annotations
-    between them (score 1, source "truth"); method "truth", inputs "true"."""
-    objects = true_objects(annotations)
-    table, truth, order = objects.predictions, annotations.instances, annotations.order
-    counted = ~truth["ignore"].to_numpy(dtype=bool)
-    ids = table["prediction_id"].to_numpy(dtype=np.int64)
-    ends = [order[c].to_numpy(dtype=np.int64) for c in ("occluder_id", "occludee_id")]
-    kept = np.isin(ends[0], ids) & np.isin(ends[1], ids)
-    both = {name: truth[name][counted].array for name in ("amodal_rle", "amodal_box")}
-    return dataclasses.replace(
-        objects,
-        predictions=frame(PREDICTIONS, table.assign(**both)),
-        order=frame(
-            PREDICTION_ORDER,
-            {
-                "image_id": order["image_id"][kept],
-                "front_id": ends[0][kept],
-                "back_id": ends[1][kept],
-                "score": np.ones(kept.sum()),
-                "source": ["truth"] * int(kept.sum()),
-            },
-        ),
-    )
 
 
 def best_matches(annotations: AmodalAnnotations, predictions: Predictions) -> Predictions:

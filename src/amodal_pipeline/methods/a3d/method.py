@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.layers.cameras import PRESETS, Viewpoints, fit, project, viewpoints_of
 from amodal_pipeline.layers.meshes import MeshLosses, icosphere
 from amodal_pipeline.layers.soft_rasterizer import silhouettes
 from amodal_pipeline.methods import completer
 from amodal_pipeline.methods.configs import A3DConfig
+from amodal_pipeline.methods.training_config import TrainingConfig
+from amodal_pipeline.samples.objects import ObjectBatches
 
 COVERED = 0.95  # share of the windows of a batch above which meshes fill them
 
@@ -259,3 +262,22 @@ def _refinement(channels: int) -> nn.Sequential:
         for before in (5, channels, channels)
     ]
     return nn.Sequential(*blocks, nn.Conv2d(channels, 1, 1))
+
+
+def batches(
+    config: A3DConfig,
+    training: TrainingConfig,
+    annotations: AmodalAnnotations,
+    detected: Predictions | None = None,
+) -> ObjectBatches:
+    """Return objects within their amodal boxes, views of the same one in pairs."""
+    return ObjectBatches(
+        annotations,
+        config.crop,
+        training.batch_size,
+        training.seed,
+        corruption=config.corruption,
+        box_noise=config.box_noise,
+        # Nothing is rendered without a mesh: pairs would only show fewer objects.
+        paired=config.cross_view and config.mesh,
+    )

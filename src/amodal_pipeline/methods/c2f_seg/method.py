@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.layers.encoder import Encoder
 from amodal_pipeline.layers.masks import mask_loss
 from amodal_pipeline.methods import completer
@@ -16,6 +17,8 @@ from amodal_pipeline.methods.c2f_seg.refinement import Refined, Refinement
 from amodal_pipeline.methods.c2f_seg.tokenizer import Tokenizer
 from amodal_pipeline.methods.c2f_seg.transformer import MaskTransformer
 from amodal_pipeline.methods.configs import C2FSegConfig
+from amodal_pipeline.methods.training_config import TrainingConfig
+from amodal_pipeline.samples.objects import ObjectBatches
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class C2FSeg(nn.Module):
         ValueError: ``config.tokenizer`` is None, or made for masks of another size.
     """
 
-    def __init__(self, config: C2FSegConfig) -> None:
+    def __init__(self, config: C2FSegConfig, classes: int = 1) -> None:
         super().__init__()
         self.config = config
         form = config.tokenizer
@@ -77,6 +80,11 @@ class C2FSeg(nn.Module):
         super().train(mode)
         self.tokenizer.eval()
         return self
+
+    def prepare(self, batches: ObjectBatches) -> None:
+        """Find the tokens of all true masks once, before training: the tokenizer is frozen."""
+        device = self.tokenizer.codes.device
+        batches.keep_tokens(lambda masks: tokenize_all(self.tokenizer, masks, device))
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.training:
@@ -187,3 +195,21 @@ def tokenize_all(
     side = tokenizer.config.tokens
     found = [tokenizer.encode(masks.to(device).float()).short().cpu() for masks in batches]
     return torch.cat([torch.zeros(0, side, side, dtype=torch.int16), *found])
+
+
+def batches(
+    config: C2FSegConfig,
+    training: TrainingConfig,
+    annotations: AmodalAnnotations,
+    detected: Predictions | None = None,
+) -> ObjectBatches:
+    """Return objects with corrupted visible masks, some of them what a detector has predicted."""
+    return ObjectBatches(
+        annotations,
+        config.crop,
+        training.batch_size,
+        training.seed,
+        corruption=config.corruption,
+        detected=detected,
+        predicted_share=config.predicted_share,
+    )

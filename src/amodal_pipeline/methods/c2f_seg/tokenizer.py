@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.layers.weight_files import read_tensors
 from amodal_pipeline.methods.configs import MaskTokenizerConfig
+from amodal_pipeline.methods.training_config import TrainingConfig
+from amodal_pipeline.samples.objects import ObjectBatches
 
 _HIGHEST_WEIGHT = 1e4  # of the adversarial loss, as released
 # ImageNet's, which VGG-16 was trained with.
@@ -73,7 +76,7 @@ class MaskTokenizer(nn.Module):
     of the two only, so that their sum trains both.
     """
 
-    def __init__(self, config: MaskTokenizerConfig) -> None:
+    def __init__(self, config: MaskTokenizerConfig, classes: int = 1) -> None:
         super().__init__()
         self.config = config
         self.network = Tokenizer(config)
@@ -324,3 +327,20 @@ def _discriminator() -> nn.Sequential:
 def _norm(channels: int) -> nn.GroupNorm:
     """32 groups as in VQ-GAN; fewer where a group would have less than four channels."""
     return nn.GroupNorm(max(1, math.gcd(128, channels) // 4), channels, eps=1e-6)
+
+
+def batches(
+    config: MaskTokenizerConfig,
+    training: TrainingConfig,
+    annotations: AmodalAnnotations,
+    detected: Predictions | None = None,
+) -> ObjectBatches:
+    """Return the amodal masks of objects in windows of drawn enlargement, without images."""
+    return ObjectBatches(
+        annotations,
+        config.crop,
+        training.batch_size,
+        training.seed,
+        enlargement=config.enlargement,
+        with_images=False,
+    )

@@ -11,7 +11,8 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
-from amodal_pipeline.methods.configs import MethodConfig
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import WITHOUT_EFFECT, InferenceConfig
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
@@ -35,7 +36,6 @@ from amodal_pipeline.pipelines.train.nodes import (
     pretrain,
 )
 from amodal_pipeline.pipelines.train.parts import Parts
-from amodal_pipeline.training.configs import WITHOUT_EFFECT, InferenceConfig
 
 _log = logging.getLogger(__name__)
 

@@ -232,8 +232,7 @@ def _used_otherwise(
         job = Job.model_validate(values)
     except ValidationError as error:
         raise ValueError(f"rows.{name}: {error}") from error
-    # Methods without such fields name none.
-    usable = getattr(type(job.model.root), "AFTER_TRAINING", frozenset())
+    usable = job.model.root.DESCRIPTION.after_training
     if learnt := sorted(row.model.keys() - usable):
         raise ValueError(
             f"rows.{name}: {', '.join(learnt)} matters in training, and weights_of has none: "

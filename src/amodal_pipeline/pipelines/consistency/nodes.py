@@ -11,11 +11,11 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.compose.config import VariantsConfig
 from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.evaluate.nodes import predict
 from amodal_pipeline.pipelines.progress import progress
-from amodal_pipeline.training.configs import InferenceConfig
 
 _log = logging.getLogger(__name__)
 

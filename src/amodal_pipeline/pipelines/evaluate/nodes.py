@@ -18,16 +18,11 @@ from PIL import Image
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
 from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
-from amodal_pipeline.methods.configs import (
-    COMPLETERS,
-    MaskTokenizerConfig,
-    OrderNetConfig,
-    job_name,
-)
+from amodal_pipeline.methods.contract import job_name
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.progress import progress
-from amodal_pipeline.training.configs import InferenceConfig
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +85,7 @@ def predict_at_cost(
 
 def is_completer(card: MethodCard) -> bool:
     """Whether a method completes objects that it is given; a detector finds them itself."""
-    return isinstance(card.method.root, COMPLETERS)
+    return card.method.root.DESCRIPTION.task == "complete"
 
 
 def within_amodal_boxes(card: MethodCard) -> bool:
@@ -105,18 +100,19 @@ def check_detector(card: MethodCard) -> None:
         ValueError: it completes or orders known objects, or is a part of one that does.
     """
     name = card.method.root.name
-    if is_completer(card):
-        raise ValueError(
-            f"{name} completes objects that it is given and finds none itself: name a detector "
-            "here, or see docs/completing.md"
-        )
-    if isinstance(card.method.root, MaskTokenizerConfig):
-        raise ValueError(f"{name} is a part of c2f_seg and predicts nothing: name a method")
-    if isinstance(card.method.root, OrderNetConfig):
-        raise ValueError(
-            f"{name} orders objects that it is given and finds none itself: name a detector here, "
-            "and set order_net.source to it in `kedro run --pipeline=train_order_net`"
-        )
+    match card.method.root.DESCRIPTION.task:
+        case "complete":
+            raise ValueError(
+                f"{name} completes objects that it is given and finds none itself: name a detector "
+                "here, or see docs/completing.md"
+            )
+        case "part":
+            raise ValueError(f"{name} is a part of a method and predicts nothing: name a method")
+        case "order":
+            raise ValueError(
+                f"{name} orders objects that it is given and finds none itself: name a detector "
+                "here, and see docs/methods/order_net.md"
+            )
 
 
 def _check_categories(card: MethodCard, annotations: AmodalAnnotations) -> None:
@@ -143,7 +139,7 @@ def complete_true(
     Raises:
         ValueError: it needs boxes, and there is no stage one.
     """
-    from amodal_pipeline.training.completing import true_objects
+    from amodal_pipeline.annotations.known_objects import true_objects
 
     card = checkpoint.card
     _check_categories(card, annotations)
@@ -178,7 +174,7 @@ def complete_true_boxes(
 
     It knows how far each object reaches: ``inputs`` is "true_boxes".
     """
-    from amodal_pipeline.training.completing import true_objects
+    from amodal_pipeline.annotations.known_objects import true_objects
 
     _check_categories(checkpoint.card, annotations)
     return complete(checkpoint, true_objects(annotations, boxes=True), inference)

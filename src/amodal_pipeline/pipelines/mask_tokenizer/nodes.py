@@ -7,9 +7,9 @@ from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.pipelines.progress import plain_console, progress
 from amodal_pipeline.pipelines.train.nodes import Job
-from amodal_pipeline.training.configs import InferenceConfig
 
 _log = logging.getLogger(__name__)
 _MOST = 2000  # objects of a split that are looked at

@@ -19,14 +19,15 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
 from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.configs import MethodConfig, OrderNetConfig
+from amodal_pipeline.methods.configs import OrderNetConfig
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.ablate.rows import Row
 from amodal_pipeline.pipelines.evaluate.nodes import predict, scored
 from amodal_pipeline.pipelines.progress import plain_console, progress, training_progress
 from amodal_pipeline.pipelines.train.nodes import Job, choose_start
-from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +163,8 @@ def _objects(
     inference: InferenceConfig,
 ) -> Predictions:
     """The true objects of a split, or what the source predicted for them, run where it has not."""
-    from amodal_pipeline.training.ordering import best_matches, true_objects_with_order
+    from amodal_pipeline.annotations.known_objects import true_objects_with_order
+    from amodal_pipeline.training.ordering import best_matches
 
     if source is None:
         return true_objects_with_order(annotations)
@@ -200,7 +202,7 @@ def _by_rules(objects: Predictions, pairs: np.ndarray) -> Iterator[Predictions]:
 
 
 def _count_mutual(annotations: AmodalAnnotations, objects: Predictions, learnt: bool) -> None:
-    from amodal_pipeline.training.pair_batches import true_pairs
+    from amodal_pipeline.samples.pairs import true_pairs
 
     found = true_pairs(annotations, objects)
     mutual = int(found.mutual.sum())

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.pipelines.evaluate.nodes import newest, predict_or_read
-from amodal_pipeline.training.configs import InferenceConfig
 
 logger = logging.getLogger(__name__)
 

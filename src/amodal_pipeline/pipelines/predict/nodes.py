@@ -12,7 +12,8 @@ from PIL import Image
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.storage import inside, replacing
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.configs import job_name
+from amodal_pipeline.methods.contract import job_name
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.pipelines.evaluate.nodes import (
     check_detector,
     complete,
@@ -22,7 +23,6 @@ from amodal_pipeline.pipelines.evaluate.nodes import (
     within_amodal_boxes,
 )
 from amodal_pipeline.pipelines.progress import progress
-from amodal_pipeline.training.configs import InferenceConfig
 
 logger = logging.getLogger(__name__)
 

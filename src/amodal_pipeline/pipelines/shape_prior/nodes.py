@@ -9,10 +9,10 @@ from PIL import Image
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import ShapePriorConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior, fingerprint, load_card
 from amodal_pipeline.pipelines.evaluate.nodes import predict
 from amodal_pipeline.pipelines.progress import plain_console, progress
-from amodal_pipeline.training.configs import InferenceConfig
 
 _log = logging.getLogger(__name__)
 

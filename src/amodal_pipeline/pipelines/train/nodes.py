@@ -13,14 +13,15 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.configs import MethodConfig, job_name
+from amodal_pipeline.methods.contract import job_name
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.metrics.scores import Scores
 from amodal_pipeline.pipelines.prepare.nodes import prepare, prepare_split
 from amodal_pipeline.pipelines.prepare.sources import Source
 from amodal_pipeline.pipelines.progress import plain_console, training_progress
 from amodal_pipeline.pipelines.train.parts import Parts
-from amodal_pipeline.training.configs import InferenceConfig, TrainingConfig
 
 
 class Job(Strict):
@@ -57,7 +58,7 @@ class Job(Strict):
 
     @property
     def name(self) -> str:
-        """What is trained: see :func:`~..methods.configs.job_name`."""
+        """What is trained: see :func:`~..methods.contract.job_name`."""
         return job_name(self.model.root)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
-from amodal_pipeline.methods.configs import AnyMethod, C2FSegConfig, VRSPConfig
+from amodal_pipeline.methods.contract import parts_of
 from amodal_pipeline.methods.vrsp.stored import ShapePriorCard, StoredShapePrior
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Parts:
     shape_prior: StoredShapePrior | None = None
     tokenizer: Checkpoint | None = None
 
-    def complete(self, method: AnyMethod) -> AnyMethod:
+    def complete(self, method: Any) -> Any:
         """As :func:`with_forms`, with the forms of these parts."""
         return with_forms(
             method,
@@ -30,40 +30,42 @@ class Parts:
             self.tokenizer.card if self.tokenizer else None,
         )
 
-    def components(self, method: AnyMethod) -> dict[str, Component]:
+    def components(self, method: Any) -> dict[str, Component]:
         """The weights that ``method`` is given of these parts."""
         from amodal_pipeline.training.loop import Component
 
-        if self.shape_prior and isinstance(method, VRSPConfig) and method.uses_prior:
-            prior = self.shape_prior
-            return {"prior": Component(prior.weights, prior.card.fingerprint.digest)}
-        if self.tokenizer and isinstance(method, C2FSegConfig):
+        made: dict[str, Component] = {}
+        if prior := self.shape_prior:
+            made["shape_prior"] = Component(prior.weights, prior.card.fingerprint.digest)
+        if tokenizer := self.tokenizer:
             weights = {
                 name.removeprefix("network."): tensor
-                for name, tensor in self.tokenizer.weights.items()
+                for name, tensor in tokenizer.weights.items()
                 if name.startswith("network.")
             }
-            return {"tokenizer": Component(weights, self.tokenizer.card.fingerprint.digest)}
-        return {}
+            made["mask_tokenizer"] = Component(weights, tokenizer.card.fingerprint.digest)
+        wanted = parts_of(method)
+        return {part: made[job] for part, job in wanted.items() if job in made}
 
 
-def with_forms(
-    method: AnyMethod, prior: ShapePriorCard | None, tokenizer: MethodCard | None
-) -> AnyMethod:
+def with_forms(method: Any, prior: ShapePriorCard | None, tokenizer: MethodCard | None) -> Any:
     """The method with the forms of its parts, where it uses them and names none.
 
     Raises:
         ValueError: it names a form, and that of the data set is another.
     """
-    match method:
-        case VRSPConfig() if prior and method.uses_prior:
-            return _with(method, "prior", prior.config, "shape_prior")
-        case C2FSegConfig() if tokenizer:
-            return _with(method, "tokenizer", tokenizer.method.root, "mask_tokenizer")
+    forms: dict[str, BaseModel] = {}
+    if prior:
+        forms["shape_prior"] = prior.config
+    if tokenizer:
+        forms["mask_tokenizer"] = tokenizer.method.root
+    for part, job in parts_of(method).items():
+        if job in forms:
+            method = _with(method, part, forms[job], job)
     return method
 
 
-def _with(method: AnyMethod, name: str, form: BaseModel, job: str) -> AnyMethod:
+def _with(method: Any, name: str, form: BaseModel, job: str) -> Any:
     if getattr(method, name) not in (None, form):
         raise ValueError(
             f"{method.name}.model.{name} is not that of this data set ({form}): leave it null, or "

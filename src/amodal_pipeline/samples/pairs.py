@@ -5,6 +5,7 @@ Pure functions of (seed, iteration), and what is drawn for a pair of (seed, iter
 """
 
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,24 @@ from amodal_pipeline.annotations.distance_maps import true_distance_maps
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.levels import VisibilityLevels, visibility_levels
 from amodal_pipeline.annotations.tables import strings
+from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
-from amodal_pipeline.methods.configs import OrderNetConfig
-from amodal_pipeline.training.data import TrainingBatch, batch_indices
+from amodal_pipeline.samples.images import TrainingBatch, batch_indices
+
+
+class PairView(Protocol):
+    """What a network is shown of pairs; OrderNet's configuration has these fields and says what
+    they mean."""
+
+    inputs: Literal["amodal", "visible", "maps"]
+    image: bool
+    layers: int
+    side: int
+    mutual: bool
+    flip: float
+
+    @property
+    def crop(self) -> CropConfig: ...
 
 
 class PairCrops:
@@ -39,7 +55,7 @@ class PairCrops:
         ValueError: an object lacks a mask that is needed.
     """
 
-    def __init__(self, objects: Predictions, config: OrderNetConfig) -> None:
+    def __init__(self, objects: Predictions, config: PairView) -> None:
         self.objects, self.config, self.sizes = objects, config, objects.sizes
         table = objects.predictions
         amodal, visible = (strings(table[f"{kind}_rle"]) for kind in ("amodal", "visible"))
@@ -171,8 +187,8 @@ class PairBatches(Dataset):
 
     Args:
         annotations: the training split, which states the order.
-        objects: the true objects (:func:`~.ordering.true_objects_with_order`) or what was predicted
-            for them (:func:`~.ordering.best_matches`).
+        objects: the true objects (annotations.known_objects.true_objects_with_order) or what was
+            predicted for them (training.ordering.best_matches).
         config: of the network. ``mutual_pairs`` counts the pairs that stand in both directions;
             they are left out unless ``config.mutual``.
         batch_size: pairs an iteration.
@@ -186,7 +202,7 @@ class PairBatches(Dataset):
         self,
         annotations: AmodalAnnotations,
         objects: Predictions,
-        config: OrderNetConfig,
+        config: PairView,
         batch_size: int,
         seed: int,
     ) -> None:

@@ -9,14 +9,15 @@ from PIL import Image
 
 from amodal_pipeline.annotations import Category, Predictions, PredictionsMetadata, build, rle
 from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.known_objects import true_objects_with_order
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
 from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
 from amodal_pipeline.methods.configs import OrderNetConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
+from amodal_pipeline.samples.pairs import PairBatches, PairCrops, true_pairs
 from amodal_pipeline.training import loop, ordering
-from amodal_pipeline.training.configs import InferenceConfig
-from amodal_pipeline.training.pair_batches import PairBatches, PairCrops, true_pairs
 from tests.conftest import tiny_training
 
 CPU = InferenceConfig(workers=0, device="cpu", objects_per_batch=3)
@@ -81,7 +82,7 @@ class Larger(torch.nn.Module):
 
 @pytest.mark.parametrize("inputs", ["amodal", "visible"])
 def test_both_objects_are_seen_in_the_square_around_them(shapes, inputs):
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     batch = PairBatches(shapes, objects, config(inputs=inputs), 4, seed=1)[0]
     assert batch.images.shape == (4, 3, 32, 32) and batch.images.dtype == torch.uint8
     table = objects.predictions
@@ -104,7 +105,7 @@ def test_both_objects_are_seen_in_the_square_around_them(shapes, inputs):
 
 
 def test_who_is_in_front_is_what_the_annotations_state_in_either_direction(shapes):
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     batches = PairBatches(shapes, objects, config(flip=0.5), 4, seed=0)
     directions = set()
     for i in range(4):
@@ -118,7 +119,7 @@ def test_who_is_in_front_is_what_the_annotations_state_in_either_direction(shape
 
 
 def test_mirroring_moves_image_and_masks_together(shapes):
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     plain = PairBatches(shapes, objects, config(), 8, seed=0)[0]
     mirrored = PairBatches(shapes, objects, config(flip=1.0), 8, seed=0)[0]
     assert torch.equal(plain.images.flip(-1), mirrored.images)
@@ -127,7 +128,7 @@ def test_mirroring_moves_image_and_masks_together(shapes):
 
 
 def test_a_batch_is_a_function_of_seed_and_iteration(shapes):
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     form = config(flip=0.5, inputs="maps")
     loaded = list(
         loop._loader(PairBatches(shapes, objects, form, 3, 5), 2, tiny_training(workers=2))
@@ -141,7 +142,7 @@ def test_a_batch_is_a_function_of_seed_and_iteration(shapes):
 
 
 def test_maps_have_the_levels_of_the_truth_and_nothing_in_between(shapes):
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     targets = PairBatches(shapes, objects, config(inputs="maps", layers=2), 8, seed=0)[0].targets
     c = 1 - 2**-10
     assert set(targets["objects"].unique().tolist()) == {c - 1, 0.0, c}
@@ -152,7 +153,7 @@ def test_maps_have_the_levels_of_the_truth_and_nothing_in_between(shapes):
 
 
 def test_without_image_no_file_is_opened(shapes):
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     gone = objects.metadata.model_copy(update={"image_root": "/nowhere"})
     objects = dataclasses.replace(objects, metadata=gone)
     assert PairBatches(shapes, objects, config(image=False), 2, 0)[0].images.shape == (2, 3, 0, 0)
@@ -161,7 +162,7 @@ def test_without_image_no_file_is_opened(shapes):
 
 
 def test_mutual_pairs_are_counted_and_left_out_or_learnt_as_undecided(three):
-    objects = ordering.true_objects_with_order(three)
+    objects = true_objects_with_order(three)
     found = true_pairs(three, objects)
     assert found.pairs.tolist() == [[0, 1], [1, 2], [0, 2]]
     assert found.mutual.tolist() == [False, False, True]
@@ -174,7 +175,7 @@ def test_mutual_pairs_are_counted_and_left_out_or_learnt_as_undecided(three):
 
 
 def test_what_cannot_be_learnt_from_is_said(three, shapes):
-    objects = ordering.true_objects_with_order(three)
+    objects = true_objects_with_order(three)
     without = dataclasses.replace(three, order=three.order.iloc[2:])
     with pytest.raises(ValueError, match=r"three/train states .* \(1 pairs in both directions\)"):
         PairBatches(without, objects, config(), 2, 0)
@@ -191,20 +192,20 @@ def test_ignored_objects_are_in_no_pair(shapes):
     table = shapes.instances.copy()
     table["ignore"] = [i == 3 for i in range(len(table))]
     some = dataclasses.replace(shapes, instances=table)
-    objects = ordering.true_objects_with_order(some)
+    objects = true_objects_with_order(some)
     assert len(objects.predictions) == len(objects.order) + 8 == 15
     assert len(true_pairs(some, objects).pairs) == 7
     assert len(ordering.pairs_of_truth(some, objects)) == 7
 
 
 def test_the_order_of_the_truth_is_right_and_its_maps_say_the_same(shapes, three):
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     assert scores(shapes, objects)["order_accuracy"] == 100
     found = ordering.by_relative_map(objects)
     assert scores(shapes, found)["order_accuracy"] == 100
     assert found.order["source"].unique().tolist() == ["relative map"]
     # What stands in both directions states nothing; of the maps the larger region decides.
-    mutual = ordering.true_objects_with_order(three)
+    mutual = true_objects_with_order(three)
     assert scores(three, mutual)["order_coverage"] == pytest.approx(200 / 3)
     found = ordering.by_relative_map(mutual)
     assert set(zip(*_ends(found), strict=True)) == {(10, 20), (20, 30), (10, 30)}
@@ -212,7 +213,7 @@ def test_the_order_of_the_truth_is_right_and_its_maps_say_the_same(shapes, three
 
 
 def test_networks_order_all_pairs_of_any_batch_size(shapes):
-    objects = ordering.true_objects_with_order(shapes)
+    objects = true_objects_with_order(shapes)
     pairs = ordering.pairs_of_truth(shapes, objects)
     assert {tuple(p) for p in pairs} == {tuple(p) for p in ordering.overlapping_pairs(objects)}
     turned = np.where(np.arange(len(pairs))[:, None] % 2, pairs, pairs[:, ::-1])

@@ -1,24 +1,13 @@
-"""Configuration of training and inference. Imports no torch (see methods.configs)."""
+"""Configuration of training and of running a trained method. Imports no torch."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from amodal_pipeline.layers.configs import Seed, Strict
+from amodal_pipeline.layers.configs import AugmentationConfig, Seed, Strict
 
 # Of running means of gradients and of their squares: 1 would never learn.
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class AugmentationConfig(Strict):
-    """Flip and scale jitter, applied to image, boxes and both masks together.
-
-    The shorter side becomes one of ``min_sizes`` (drawn), the longer at most ``max_size`` pixels.
-    """
-
-    flip: float = Field(0.5, ge=0, le=1)
-    min_sizes: tuple[PositiveInt, ...] = Field((800,), min_length=1)
-    max_size: int = Field(1111, gt=0)
 
 
 class StageConfig(Strict):

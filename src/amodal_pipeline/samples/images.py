@@ -18,8 +18,8 @@ from amodal_pipeline.annotations import AmodalAnnotations, rle
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.levels import levels_of_image
 from amodal_pipeline.annotations.tables import boxes as box_array
+from amodal_pipeline.layers.configs import AugmentationConfig
 from amodal_pipeline.layers.detector import resize, scaled_size
-from amodal_pipeline.training.configs import AugmentationConfig
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainingBatch:
     """What a method is given in an iteration, and the names of the image files.
 
     Of a detector: images [3, H, W] uint8 with a target each. Of a completer: crops of objects, see
-    :class:`~amodal_pipeline.training.objects.ObjectBatches`.
+    :class:`~amodal_pipeline.samples.objects.ObjectBatches`.
     """
 
     images: list[Tensor] | Tensor

@@ -28,7 +28,7 @@ from amodal_pipeline.layers.crops import (
     crop_masks,
     windows,
 )
-from amodal_pipeline.training.data import TrainingBatch, permutation
+from amodal_pipeline.samples.images import TrainingBatch, permutation
 
 _AT_ONCE = 16  # masks whose tokens are found at once: each has 75 MB at the size of the paper
 

@@ -10,8 +10,9 @@ from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import INSTANCES, PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
-from amodal_pipeline.training import loop, objects
-from amodal_pipeline.training.objects import ObjectBatches
+from amodal_pipeline.samples import objects
+from amodal_pipeline.samples.objects import ObjectBatches
+from amodal_pipeline.training import loop
 from tests.conftest import COLOURS, make_shapes, tiny_training
 
 CROP = CropConfig(side=32, image_side=48)

@@ -1,0 +1,37 @@
+"""Every method, by name: a line each. Imports no torch."""
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, GetCoreSchemaHandler, RootModel
+from pydantic_core import CoreSchema, core_schema
+
+from amodal_pipeline.methods import contract
+
+METHODS = {
+    "mask_rcnn": "amodal_pipeline.methods.configs:MaskRCNNConfig",
+    "orcnn": "amodal_pipeline.methods.configs:ORCNNConfig",
+    "vrsp": "amodal_pipeline.methods.configs:VRSPConfig",
+    "mask_tokenizer": "amodal_pipeline.methods.configs:MaskTokenizerConfig",
+    "c2f_seg": "amodal_pipeline.methods.configs:C2FSegConfig",
+    "sln": "amodal_pipeline.methods.configs:SLNConfig",
+    "order_net": "amodal_pipeline.methods.configs:OrderNetConfig",
+    "a3d": "amodal_pipeline.methods.configs:A3DConfig",
+}
+"""Configuration classes as "module:class"; each has its ``name`` and a ``DESCRIPTION``."""
+
+
+class _Registered:
+    """Told apart by ``name``, among the methods that are registered when the schema is made."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {
+            name: handler.generate_schema(contract.load(place)) for name, place in METHODS.items()
+        }
+        return core_schema.tagged_union_schema(choices, discriminator="name")
+
+
+class MethodConfig(RootModel[Annotated[Any, _Registered]]):
+    """The configuration of one method, told apart by its ``name``."""
+
+    model_config = ConfigDict(frozen=True)
