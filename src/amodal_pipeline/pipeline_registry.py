@@ -1,9 +1,12 @@
 """The jobs that ``kedro run --pipeline=<name>`` knows."""
 
 import warnings
+from functools import partial
 
 from kedro.pipeline import Pipeline
 
+from amodal_pipeline.methods.contract import Description
+from amodal_pipeline.methods.registry import describe, jobs
 from amodal_pipeline.pipelines import (
     ablate,
     consistency,
@@ -18,59 +21,27 @@ from amodal_pipeline.pipelines import (
     train,
 )
 
+# What a method is trained with is made by a pipeline of its own before it.
+_PARTS = {
+    "shape_prior": shape_prior.create_pipeline,
+    "mask_tokenizer": partial(mask_tokenizer.create_pipeline, part=True),
+}
+
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Every job by its name; ``__default__`` is the main job."""
+    """Return every job by its name; ``__default__`` is the main job."""
     # Kedro advises against "orcnn.results" outside the namespace orcnn, but that is the only name
     # by which a report can ask for it.
     warnings.filterwarnings("ignore", message="One or more dataset names contain '.'")
-    methods = ("mask_rcnn", "orcnn")
-    return {
+    main = ("mask_rcnn", "orcnn")
+    pipelines = {
         "__default__": prepare.create_pipeline()
         + train.create_pipeline("mask_rcnn")
-        + train.create_pipeline("orcnn", starts_from="mask_rcnn", in_same_run=True)
-        + report.create_pipeline(methods),
+        + train.create_pipeline("orcnn", start_in_same_run=True)
+        + report.create_pipeline(main),
         "prepare": prepare.create_pipeline(),
         "prepare_test": prepare.create_test_pipeline(),
-        "train_mask_rcnn": prepare.create_pipeline()
-        + train.create_pipeline("mask_rcnn")
-        + report.create_pipeline(("mask_rcnn",)),
-        "train_mask_rcnn_visible": prepare.create_pipeline()
-        + train.create_pipeline("mask_rcnn_visible", starts_from="mask_rcnn")
-        + report.create_pipeline(("mask_rcnn_visible",)),
-        "train_orcnn": prepare.create_pipeline()
-        + train.create_pipeline("orcnn", starts_from="mask_rcnn")
-        + report.create_pipeline(("orcnn",)),
-        "train_vrsp": prepare.create_pipeline()
-        + shape_prior.create_pipeline()
-        + train.create_pipeline("vrsp", starts_from="mask_rcnn", shape_prior=True)
-        + report.create_pipeline(("vrsp",)),
-        "train_c2f_seg": prepare.create_pipeline()
-        + mask_tokenizer.create_pipeline(part=True)
-        + train.create_completer_pipeline("c2f_seg")
-        + report.create_pipeline(("c2f_seg",)),
-        "pretrain_a3d": train.create_pretraining_pipeline("a3d"),
-        "train_a3d": prepare.create_pipeline()
-        + train.create_boxed_completer_pipeline("a3d")
-        + report.create_pipeline(("a3d",)),
-        "train_sln": prepare.create_pipeline()
-        + train.create_pipeline("sln", starts_from="mask_rcnn")
-        + report.create_pipeline(("sln",)),
         "train_order_net": prepare.create_pipeline() + order_net.create_pipeline(),
-        "ablate_orcnn": prepare.create_pipeline()
-        + ablate.create_pipeline("orcnn", jobs=("mask_rcnn", "orcnn")),
-        "ablate_vrsp": prepare.create_pipeline()
-        + shape_prior.create_pipeline()
-        + ablate.create_pipeline("vrsp", jobs=("mask_rcnn", "orcnn", "vrsp"), shape_prior=True),
-        "ablate_c2f_seg": prepare.create_pipeline()
-        + mask_tokenizer.create_pipeline(part=True)
-        + train.create_detection_pipeline("c2f_seg")
-        + ablate.create_pipeline("c2f_seg", jobs=("c2f_seg",), completer=True, tokenizer=True),
-        "ablate_a3d": prepare.create_pipeline()
-        + train.create_detection_pipeline("a3d", training=False)
-        + ablate.create_pipeline("a3d", jobs=("a3d",), completer=True, pretraining=True),
-        "ablate_sln": prepare.create_pipeline()
-        + ablate.create_pipeline("sln", jobs=("mask_rcnn", "sln")),
         "evaluate": evaluate.create_chosen_pipeline(),
         "export_predictions": predict.create_export_pipeline(),
         "import_detector": import_detector.create_pipeline(),
@@ -80,3 +51,30 @@ def register_pipelines() -> dict[str, Pipeline]:
         "report": report.create_pipeline(),
         "shape_prior": prepare.create_pipeline() + shape_prior.create_pipeline(),
     }
+    for job, name in jobs().items():
+        method = describe(job)
+        if method.task not in ("detect", "complete"):
+            continue
+        pipelines[f"train_{job}"] = (
+            _before(method) + train.create_pipeline(job) + report.create_pipeline((job,))
+        )
+        if method.pretrained_on_views:
+            pipelines[f"pretrain_{job}"] = train.create_pretraining_pipeline(job)
+        if job == name:
+            pipelines[f"ablate_{job}"] = (
+                _before(method) + _detections(job, method) + ablate.create_pipeline(job)
+            )
+    return pipelines
+
+
+def _before(method: Description) -> Pipeline:
+    """Return what makes the data, and the parts that a method is trained with."""
+    parts = (_PARTS[part.job]() for part in method.parts.values())
+    return sum(parts, prepare.create_pipeline())
+
+
+def _detections(job: str, method: Description) -> Pipeline:
+    """Return what finds the objects that rows of a completer's ablation complete."""
+    if method.task != "complete":
+        return Pipeline([])
+    return train.create_detection_pipeline(job, training=method.learns_from_detections)

@@ -33,7 +33,8 @@ class StartHook:
         loader = context.config_loader
         # pretrain_a3d.model is a copy of a3d.model, which must have its values by then.
         loader.runtime_params = dict(sorted((loader.runtime_params or {}).items()))
-        loader["parameters"] = loader["parameters"]  # or Kedro would read all files once more
+        # Set, or Kedro would read all files once more.
+        loader["parameters"] = parameters.with_defaults(loader["parameters"])
         parameters.check(loader["parameters"])
 
     @hook_impl

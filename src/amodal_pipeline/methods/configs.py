@@ -29,6 +29,8 @@ class MaskRCNNConfig(Strict):
     DESCRIPTION: ClassVar[Description] = Description(
         task="detect",
         network="amodal_pipeline.methods.mask_rcnn:MaskRCNN",
+        jobs=("mask_rcnn", "mask_rcnn_visible"),
+        starts_from="mask_rcnn",
         regresses_boxes=True,
     )
 
@@ -57,6 +59,7 @@ class ORCNNConfig(Strict):
         task="detect",
         network="amodal_pipeline.methods.orcnn:ORCNN",
         starts_from="mask_rcnn",
+        compared_with=("mask_rcnn",),
         regresses_boxes=True,
         after_training=frozenset({"visible"}),
     )
@@ -139,6 +142,8 @@ class VRSPConfig(Strict):
         task="detect",
         network="amodal_pipeline.methods.vrsp.method:VRSP",
         starts_from="mask_rcnn",
+        compared_with=("mask_rcnn", "orcnn"),
+        picture=("amodal_pipeline.visuals.retrieval:retrieval_sheet", ("retrieval",)),
         regresses_boxes=True,
         parts={"prior": Part("shape_prior", used=lambda config: config.uses_prior)},
         after_training=frozenset(
@@ -274,6 +279,8 @@ class C2FSegConfig(Strict):
         batches="amodal_pipeline.methods.c2f_seg.method:batches",
         learns_from="objects",
         parts={"tokenizer": Part("mask_tokenizer")},
+        picture=("amodal_pipeline.visuals.decoding:decoding_sheet", ("decoding",)),
+        learns_from_detections=True,
         # ``top_k`` is none of them: training draws coarse masks with it.
         after_training=frozenset({"steps", "temperature", "seed"}),
     )
@@ -356,6 +363,7 @@ class SLNConfig(Strict):
         network="amodal_pipeline.methods.sln:SLN",
         batches="amodal_pipeline.methods.sln:batches",
         starts_from="mask_rcnn",
+        compared_with=("mask_rcnn",),
         after_training=frozenset({"hidden_unless_visible"}),
     )
 
@@ -471,6 +479,12 @@ class A3DConfig(Strict):
         network="amodal_pipeline.methods.a3d.method:A3D",
         batches="amodal_pipeline.methods.a3d.method:batches",
         learns_from="objects",
+        picture=(
+            "amodal_pipeline.visuals.meshes:reconstructions",
+            ("reconstructions", "meshes"),
+        ),
+        needs_boxes=True,
+        pretrained_on_views=True,
     )
 
     name: Literal["a3d"] = "a3d"

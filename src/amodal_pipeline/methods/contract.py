@@ -38,9 +38,17 @@ class Description:
             annotations and what a detector has found of the true objects (or None); returns a
             data set whose item i is the batch of iteration i.
         learns_from: what one place of a batch is.
-        starts_from: the job whose checkpoint a training starts from, trained first if need be.
+        starts_from: the job whose checkpoint a training may start from, trained first if need be.
         parts: finished parts, by the module of the network that they become, which is also the
             field of the configuration that has their form.
+        jobs: its trainings, each with parameters, results and a pipeline ``train_<job>``; by
+            default one, of the method's name.
+        compared_with: jobs whose parameters rows of its ablation may begin with, beside its own.
+        picture: what is drawn of it after training: "module:function", called with the checkpoint,
+            the validation split and how many objects to show, and the data sets that it returns.
+        needs_boxes: of a completer, that it looks within amodal boxes.
+        learns_from_detections: of a completer, that it is trained on what its detector finds, too.
+        pretrained_on_views: it may start from ``pretrain_<job>``, a training on single objects.
         regresses_boxes: of a detector, that its box head can be given boxes of known objects: it
             can be stage one of a completer that needs amodal boxes.
         after_training: fields of the configuration that change no weight.
@@ -51,6 +59,12 @@ class Description:
     batches: str = "amodal_pipeline.methods.batches:image_batches"
     learns_from: LearnsFrom = "images"
     starts_from: str | None = None
+    jobs: tuple[str, ...] = ()
+    compared_with: tuple[str, ...] = ()
+    picture: tuple[str, tuple[str, ...]] | None = None
+    needs_boxes: bool = False
+    learns_from_detections: bool = False
+    pretrained_on_views: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)
     regresses_boxes: bool = False
     after_training: frozenset[str] = frozenset()

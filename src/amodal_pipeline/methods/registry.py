@@ -20,6 +20,20 @@ METHODS = {
 """Configuration classes as "module:class"; each has its ``name`` and a ``DESCRIPTION``."""
 
 
+def describe(job: str) -> contract.Description:
+    """Return the description of the method that a job trains."""
+    return contract.load(METHODS[jobs()[job]]).DESCRIPTION
+
+
+def jobs() -> dict[str, str]:
+    """Return the method of each job, in the order of :data:`METHODS`."""
+    return {
+        job: name
+        for name, place in METHODS.items()
+        for job in contract.load(place).DESCRIPTION.jobs or (name,)
+    }
+
+
 class _Registered:
     """Told apart by ``name``, among the methods that are registered when the schema is made."""
 

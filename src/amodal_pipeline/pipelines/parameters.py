@@ -14,13 +14,14 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    create_model,
     model_validator,
 )
 
 from amodal_pipeline.compose.config import VariantsConfig
 from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods.configs import ShapePriorConfig
-from amodal_pipeline.methods.registry import METHODS
+from amodal_pipeline.methods.registry import METHODS, describe, jobs
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.pipelines.ablate.rows import AblationConfig, RowName
@@ -36,7 +37,7 @@ class Parameters(Strict):
     """Every parameter that conf/ and ``--params`` may have, by its top-level name.
 
     Those with a default here are in no file: ``--params`` gives them, and a ``${runtime_params:…}``
-    in conf/ reads them.
+    in conf/ reads them. :func:`_schema` adds the jobs of all methods.
     """
 
     dataset: StrictStr
@@ -49,6 +50,7 @@ class Parameters(Strict):
     prediction_masks: Literal["amodal", "visible"]
     inputs: _Inputs | None
     stage_one: StrictStr | None
+    detector: StrictStr | None
     masks: LocalPath | None
     library: Literal["torchvision", "detectron2"] | None = Field(alias="from")
     file: LocalPath | None
@@ -70,24 +72,9 @@ class Parameters(Strict):
     evaluation: EvaluationConfig
     occluder_consistency: VariantsConfig
 
-    mask_rcnn: Job
-    mask_rcnn_visible: Job
-    orcnn: Job
-    vrsp: Job
-    sln: Job
-    c2f_seg: Job
-    a3d: Job
-    pretrain_a3d: Job
     pretraining_views: Source
-    mask_tokenizer: Job
     order_net: OrderNetJob
     shape_prior: ShapePriorConfig
-
-    ablate_orcnn: AblationConfig
-    ablate_vrsp: AblationConfig
-    ablate_sln: AblationConfig
-    ablate_c2f_seg: AblationConfig
-    ablate_a3d: AblationConfig
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +93,46 @@ class Parameters(Strict):
         return values | {k: {**table, "row": None} for k, table in tables.items()}
 
 
+def _jobs() -> dict[str, type[Strict]]:
+    """Return the models of the parameters that methods have, by top-level name."""
+    found: dict[str, type[Strict]] = {}
+    for job, name in jobs().items():
+        method = describe(job)
+        if method.task == "order":
+            continue  # its job chooses what it orders, too
+        found[job] = Job
+        if method.pretrained_on_views:
+            found[f"pretrain_{job}"] = Job
+        if method.task != "part" and job == name:
+            found[f"ablate_{job}"] = AblationConfig
+    return found
+
+
+def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the parameters of registered methods that conf/ says nothing of.
+
+    A job has its method's own values, and an ablation one row: the method as it is.
+    """
+    added: dict[str, Any] = {}
+    for job, name in jobs().items():
+        method = describe(job)
+        if job in parameters or method.task not in ("detect", "complete"):
+            continue
+        added[job] = {"model": {"name": name}}
+    for key in _jobs().keys() - parameters.keys():
+        if not key.startswith("ablate_"):
+            continue
+        job = key.removeprefix("ablate_")
+        completes = {"completes": "true"} if describe(job).task == "complete" else {}
+        added[key] = {
+            "reference": job,
+            "metrics": ["completion/mIoU_full", "completion/mIoU_occluded"],
+            "rows": {job: {"job": job, **completes}},
+            "row": parameters.get("row"),
+        }
+    return {**parameters, **added}
+
+
 class ParameterError(ClickException, ValueError):
     """A parameter that no run can have; the command line prints it without a traceback."""
 
@@ -117,11 +144,17 @@ def check(parameters: Mapping[str, Any]) -> None:
         ParameterError: names are unknown, or values are impossible; names each, with the nearest
             known name, or with what was expected.
     """
+    given = {k: v for k, v in with_defaults(parameters).items() if not k.startswith("_")}
     try:
-        Parameters.model_validate({k: v for k, v in parameters.items() if not k.startswith("_")})
+        _schema().model_validate(given)
     except ValidationError as error:
         lines = [_sentence(each) for each in error.errors()]
         raise ParameterError("\n".join(["wrong parameters, nothing was run:", *lines])) from None
+
+
+def _schema() -> type[Parameters]:
+    fields = {name: (model, ...) for name, model in _jobs().items()}
+    return create_model("AllParameters", __base__=Parameters, **fields)
 
 
 def check_single_process(environment: Mapping[str, str]) -> None:
@@ -157,10 +190,10 @@ def check_method(folder: Path) -> None:
     Raises:
         ParameterError: it is none of ours, and no checkpoint lies there either.
     """
-    jobs = {name for name, field in Parameters.model_fields.items() if field.annotation is Job}
-    if folder.name in jobs or (folder / "method.json").exists():
+    trained = jobs().keys()
+    if folder.name in trained or (folder / "method.json").exists():
         return
-    known = sorted(jobs | {card.parent.name for card in folder.parent.glob("*/method.json")})
+    known = sorted(trained | {card.parent.name for card in folder.parent.glob("*/method.json")})
     near = get_close_matches(folder.name, known, n=1, cutoff=0.0)
     raise ParameterError(
         f"method={folder.name} is no method, and {folder} holds no checkpoint; the nearest name is "

@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Pipeline, node
 
+from amodal_pipeline.methods.registry import describe
 from amodal_pipeline.pipelines.ablate.nodes import (
     ablate,
     choose_rows,
@@ -11,39 +12,28 @@ from amodal_pipeline.pipelines.ablate.nodes import (
     show,
     summarise,
 )
+from amodal_pipeline.pipelines.train import PARTS
+
+_CHOICES = {"shape_prior": choose_rows_with_prior, "tokenizer": choose_rows_with_tokenizer}
 
 
-def create_pipeline(
-    method: str,
-    jobs: tuple[str, ...],
-    *,
-    shape_prior: bool = False,
-    completer: bool = False,
-    tokenizer: bool = False,
-    pretraining: bool = False,
-) -> Pipeline:
-    """Training and comparison of the rows in ``params:ablate_<method>``.
+def create_pipeline(method: str) -> Pipeline:
+    """Return training and comparison of the rows in ``params:ablate_<method>``.
 
-    Args:
-        method: whose ablation it is.
-        jobs: the methods whose parameters rows may begin with, and start from.
-        shape_prior: some of them are trained with the shape prior of the data set.
-        completer: they complete objects, those that a detector finds too.
-        tokenizer: they are trained with the mask tokenizer of the data set, and on what their
-            detector finds in the training split.
-        pretraining: they may start from a pretraining on views.
+    What rows may begin with and need is what the description of the method says.
     """
+    described = describe(method)
+    jobs = (*described.compared_with, method)
     choose, part, detections, folders = choose_rows, {}, {}, {}
-    if shape_prior:
-        choose, part = choose_rows_with_prior, {"shape_prior": "shape_prior"}
-    if tokenizer:
-        choose, part = choose_rows_with_tokenizer, {"tokenizer": "mask_tokenizer.checkpoint"}
-    if pretraining:
+    for made, argument in (PARTS[needed.job] for needed in described.parts.values()):
+        choose, part = _CHOICES[argument], {argument: made}
+    if described.pretrained_on_views:
         choose = choose_rows_with_pretraining
         part = {"pretraining": f"params:pretrain_{method}", "views": "params:pretraining_views"}
         folders = {"views_images": "views_images", "views_raw": "views_raw"}
-    if completer:
-        wanted = ("detections", "detector", *(("detections_train",) if tokenizer else ()))
+    if described.task == "complete":
+        wanted = ["detections", "detector"]
+        wanted += ["detections_train"] if described.learns_from_detections else []
         detections = {name: f"{method}.{name}" for name in wanted}
     name = f"ablate_{method}"
     shared = {f"params:{key}" for key in ("inference", "evaluation")}

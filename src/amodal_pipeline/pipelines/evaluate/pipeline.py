@@ -112,7 +112,7 @@ def create_chosen_pipeline() -> Pipeline:
     """The same for ``--params method=<name>``, or for predictions from elsewhere:
     ``--params predictions=<file or folder>``."""
     outside = ["params:predictions", "params:prediction_masks", "params:inputs"]
-    stage_one = ["params:stage_one", "params:a3d.detector"]
+    stage_one = ["params:stage_one", "params:detector"]
     steps = Pipeline(
         [
             node(

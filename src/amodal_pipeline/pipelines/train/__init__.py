@@ -1,16 +1,14 @@
 """From annotations to a trained, evaluated method: one template for all of them."""
 
 from amodal_pipeline.pipelines.train.pipeline import (
-    create_boxed_completer_pipeline,
-    create_completer_pipeline,
+    PARTS,
     create_detection_pipeline,
     create_pipeline,
     create_pretraining_pipeline,
 )
 
 __all__ = [
-    "create_boxed_completer_pipeline",
-    "create_completer_pipeline",
+    "PARTS",
     "create_detection_pipeline",
     "create_pipeline",
     "create_pretraining_pipeline",

@@ -12,8 +12,8 @@ from pydantic import Field, field_validator
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.layers.configs import LocalPath, Strict
+from amodal_pipeline.methods import contract
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.contract import job_name
 from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
@@ -59,7 +59,7 @@ class Job(Strict):
     @property
     def name(self) -> str:
         """What is trained: see :func:`~..methods.contract.job_name`."""
-        return job_name(self.model.root)
+        return contract.job_name(self.model.root)
 
 
 @dataclass(frozen=True)
@@ -256,25 +256,19 @@ def pretrain(
 
 
 def find_detector(
-    annotations: AmodalAnnotations,
-    job: Job,
-    orcnn: Job,
-    mask_rcnn: Job,
-    mask_rcnn_visible: Job,
-    models: Path,
-    restart: bool,
+    annotations: AmodalAnnotations, job: Job, models: Path, restart: bool, **detectors: Job
 ) -> list[Checkpoint]:
     """The detector that a completer works with: ``job.detector``, if it is one of this project.
 
-    One that is trained on these annotations is taken as it is, however it was configured; ORCNN
-    and both of Mask R-CNN are trained first where they are not there.
+    One that is trained on these annotations is taken as it is, however it was configured; those
+    that need no part made before them are trained first where they are not there.
 
     Args:
         annotations: the training split.
         job: the completer's parameters.
-        orcnn, mask_rcnn, mask_rcnn_visible: those of the detectors that can be trained here.
         models: folder of all checkpoints.
         restart: for what a detector that is to be trained starts from.
+        detectors: parameters of the detectors that can be trained here, by job.
 
     Raises:
         ValueError: another detector is not trained, or was trained on other annotations.
@@ -294,13 +288,18 @@ def find_detector(
                 "--params restart=true"
             )
         return [found]
-    trainable = {each.name: each for each in (orcnn, mask_rcnn, mask_rcnn_visible)}
-    if job.detector not in trainable:
+    if job.detector not in detectors:
         raise ValueError(f"{folder} holds no detector: {remedy}")
+    # Kedro checks parameters of named arguments only.
+    trainable = {name: Job.model_validate(each) for name, each in detectors.items()}
     detector = trainable[job.detector]
-    start = choose_start_or_train_upstream(
-        annotations, detector, mask_rcnn, models / mask_rcnn.name, restart
-    )
+    upstream = trainable.get(detector.model.root.DESCRIPTION.starts_from or "")
+    if upstream:
+        start = choose_start_or_train_upstream(
+            annotations, detector, upstream, models / upstream.name, restart
+        )
+    else:
+        start = choose_start(detector)
     checkpoint, _ = train(annotations, detector, folder, restart, start)
     checkpoint.save(folder)
     return [checkpoint]
@@ -359,30 +358,12 @@ def on_true_objects(
     return dataclasses.replace(detections, predictions=frame(PREDICTIONS, columns))
 
 
-def draw_retrieval(checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int) -> object:
-    """What known shapes do for the most occluded objects, as a picture."""
+def draw_particulars(checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int) -> object:
+    """Draw what is particular to a method, for a few objects, as its description names it."""
     from amodal_pipeline.methods.pretrained import restore
-    from amodal_pipeline.visuals.retrieval import retrieval_sheet
 
-    return retrieval_sheet(restore(checkpoint), annotations, count)
-
-
-def draw_decoding(checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int) -> object:
-    """From the visible mask over each decoding step to the refined mask, as a picture."""
-    from amodal_pipeline.methods.pretrained import restore
-    from amodal_pipeline.visuals.decoding import decoding_sheet
-
-    return decoding_sheet(restore(checkpoint), annotations, count)
-
-
-def draw_reconstructions(
-    checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int
-) -> tuple[object, object]:
-    """Meshes that A3D finds behind masks from two viewpoints, as a picture and by themselves."""
-    from amodal_pipeline.methods.pretrained import restore
-    from amodal_pipeline.visuals.meshes import reconstructions
-
-    return reconstructions(restore(checkpoint), annotations, count)
+    function, _ = checkpoint.card.method.root.DESCRIPTION.picture
+    return contract.load(function)(restore(checkpoint), annotations, count)
 
 
 def show_pretraining(scores: Scores) -> None:

@@ -3,6 +3,8 @@
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
+from amodal_pipeline.methods.contract import Description
+from amodal_pipeline.methods.registry import describe, jobs
 from amodal_pipeline.pipelines import evaluate
 from amodal_pipeline.pipelines.evaluate.nodes import complete_true_boxes_at_cost, draw
 from amodal_pipeline.pipelines.evaluate.nodes import evaluate as score
@@ -12,9 +14,7 @@ from amodal_pipeline.pipelines.train.nodes import (
     choose_start_or_train_upstream,
     choose_start_or_upstream,
     detect,
-    draw_decoding,
-    draw_reconstructions,
-    draw_retrieval,
+    draw_particulars,
     find_detector,
     plot_losses,
     prepare_views,
@@ -22,136 +22,37 @@ from amodal_pipeline.pipelines.train.nodes import (
     train,
 )
 
+# What makes a part, as the data set that it leaves and the argument of `train` that takes it.
+PARTS = {
+    "shape_prior": ("shape_prior", "shape_prior"),
+    "mask_tokenizer": ("mask_tokenizer.checkpoint", "tokenizer"),
+}
 
-def create_pipeline(
-    method: str,
-    *,
-    starts_from: str | None = None,
-    in_same_run: bool = False,
-    shape_prior: bool = False,
-) -> Pipeline:
-    """Training, prediction and evaluation of one method.
+
+def create_pipeline(job: str, *, start_in_same_run: bool = False) -> Pipeline:
+    """Return training, prediction and evaluation of a job, wired as its method's description says.
 
     Args:
-        method: the namespace of its parameters and data sets.
-        starts_from: the method whose checkpoint it may start from.
-        in_same_run: that method is trained by another part of the same pipeline.
-        shape_prior: it is trained with the shape prior of the data set.
+        job: the namespace of its parameters and data sets.
+        start_in_same_run: what it starts from is trained by another part of the same pipeline.
     """
-    own, upstream = f"params:{method}", f"params:{starts_from}"
-    checkpoint, folder = f"{starts_from}.checkpoint", f"{starts_from}.folder"
-    parameters, shared = {"params:restart", own}, {"annotations_train"}
-    if starts_from is None:
-        start = node(choose_start, own, "start", name="start")
-    elif in_same_run:
-        inputs = [own, upstream, checkpoint]
-        start = node(choose_start_or_upstream, inputs, "start", name="start")
-        parameters, shared = parameters | {upstream}, shared | {checkpoint}
-    else:
-        inputs = ["annotations_train", own, upstream, folder, "params:restart"]
-        start = node(choose_start_or_train_upstream, inputs, "start", name="start")
-        parameters, shared = parameters | {upstream}, shared | {folder}
-    parts = ["shape_prior"] if shape_prior else []
-    shared = shared | {*parts}
-    steps = Pipeline([start, *_training("annotations_train", own, *parts)])
-    if shape_prior:
-        steps += Pipeline(
-            [
-                node(
-                    draw_retrieval,
-                    inputs=["checkpoint", "annotations_val", "params:pictures"],
-                    outputs="retrieval",
-                    name="draw_retrieval",
-                )
-            ]
-        )
-        shared, parameters = shared | {"annotations_val"}, parameters | {"params:pictures"}
-    training = Pipeline(steps, namespace=method, inputs=shared, parameters=parameters)
-    return training + evaluate.create_pipeline(method)
-
-
-def create_completer_pipeline(method: str) -> Pipeline:
-    """Training and evaluation of a completer, with the detections that it completes.
-
-    Its mask tokenizer is that of the data set; its detector is the one that its parameters name.
-    """
-    own = f"params:{method}"
-    training = Pipeline(
-        [
-            node(choose_start, own, "start", name="start"),
-            node(
-                train,
-                inputs={
-                    "annotations": "annotations_train",
-                    "job": own,
-                    "folder": "folder",
-                    "restart": "params:restart",
-                    "start": "start",
-                    "tokenizer": "mask_tokenizer.checkpoint",
-                    "detections": "detections_train",
-                },
-                outputs=["checkpoint", "history"],
-                name="train",
-                tags="training",
-            ),
-            node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
-            node(
-                draw_decoding,
-                inputs=["checkpoint", "annotations_val", "params:pictures"],
-                outputs="decoding",
-                name="draw_decoding",
-            ),
-        ],
-        namespace=method,
-        inputs={"annotations_train", "annotations_val", "mask_tokenizer.checkpoint"},
-        parameters={"params:restart", "params:pictures", own},
-    )
-    return create_detection_pipeline(method) + training + evaluate.create_completer_pipeline(method)
-
-
-def create_boxed_completer_pipeline(method: str) -> Pipeline:
-    """Training and evaluation of a completer that looks within amodal boxes, and may start from a
-    pretraining on views.
-
-    It learns from true boxes and visible masks; its detector is stage one of what it is used for.
-    """
-    own, before = f"params:{method}", f"pretrain_{method}"
-    training = Pipeline(
-        [
-            node(
-                choose_start_or_pretrain,
-                inputs={
-                    "job": own,
-                    "pretraining": f"params:{before}",
-                    "views": "params:pretraining_views",
-                    "dataset": "params:dataset",
-                    "images": "views_images",
-                    "raw": "views_raw",
-                    "folder": f"{before}.folder",
-                    "workers": "params:workers",
-                    "restart": "params:restart",
-                },
-                outputs="start",
-                name="start",
-            ),
-            *_training("annotations_train", own),
-            _draw_reconstructions("annotations_val"),
-        ],
-        namespace=method,
-        inputs={
-            *("annotations_train", "annotations_val"),
-            *("views_images", "views_raw", f"{before}.folder"),
-        },
-        parameters={
-            *(own, f"params:{before}", "params:pretraining_views", "params:dataset"),
-            *("params:workers", "params:restart", "params:pictures"),
-        },
-    )
-    return (
-        create_detection_pipeline(method, training=False)
-        + training
-        + evaluate.create_completer_pipeline(method, boxed=True)
-    )
+    method = describe(job)
+    data = {"annotations": "annotations_train", "job": f"params:{job}", "restart": "params:restart"}
+    data |= {"folder": "folder", "start": "start"}
+    for part in method.parts.values():
+        made, argument = PARTS[part.job]
+        data[argument] = made
+    if method.learns_from_detections:
+        data["detections"] = "detections_train"
+    steps = [_start(job, method, start_in_same_run), *_training(data)]
+    if method.picture:
+        steps.append(_picture(method, "annotations_val"))
+    training = _within(job, steps)
+    if method.task == "detect":
+        return training + evaluate.create_pipeline(job)
+    detection = create_detection_pipeline(job, training=method.learns_from_detections)
+    scores = evaluate.create_completer_pipeline(job, boxed=method.needs_boxes)
+    return detection + training + scores
 
 
 def create_pretraining_pipeline(method: str) -> Pipeline:
@@ -176,8 +77,16 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
                 name="prepare_views",
             ),
             node(choose_start, own, "start", name="start"),
-            *_training("views_train", own),
-            _draw_reconstructions("views_val"),
+            *_training(
+                {
+                    "annotations": "views_train",
+                    "job": own,
+                    "restart": "params:restart",
+                    "folder": "folder",
+                    "start": "start",
+                }
+            ),
+            _picture(describe(method), "views_val"),
             node(
                 complete_true_boxes_at_cost,
                 inputs=["checkpoint", "views_val", "params:inference"],
@@ -213,15 +122,6 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
     )
 
 
-def _draw_reconstructions(annotations: str) -> Node:
-    return node(
-        draw_reconstructions,
-        inputs=["checkpoint", annotations, "params:pictures"],
-        outputs=["reconstructions", "meshes"],
-        name="draw_reconstructions",
-    )
-
-
 def create_detection_pipeline(method: str, *, training: bool = True) -> Pipeline:
     """What the detector that a completer names finds in both splits; trained where it is not.
 
@@ -229,8 +129,11 @@ def create_detection_pipeline(method: str, *, training: bool = True) -> Pipeline
         training: what it finds in the training split is wanted too.
     """
     own = f"params:{method}"
-    detectors = ("orcnn", "mask_rcnn", "mask_rcnn_visible")
-    jobs = {name: f"params:{name}" for name in detectors}
+    # Those that need no part made before them are trained where they are missing.
+    detectors = [
+        job for job in jobs() if describe(job).task == "detect" and not describe(job).parts
+    ]
+    parameters = {job: f"params:{job}" for job in detectors}
     splits = {"annotations_val": "detections"}
     if training:
         splits["annotations_train"] = "detections_train"
@@ -241,9 +144,9 @@ def create_detection_pipeline(method: str, *, training: bool = True) -> Pipeline
                 inputs={
                     "annotations": "annotations_train",
                     "job": own,
-                    **jobs,
                     "models": "models",
                     "restart": "params:restart",
+                    **parameters,
                 },
                 outputs="detector",
                 name="find_detector",
@@ -263,18 +166,64 @@ def create_detection_pipeline(method: str, *, training: bool = True) -> Pipeline
         steps,
         namespace=method,
         inputs={"annotations_train", "annotations_val", "models"},
-        parameters={own, *jobs.values(), "params:restart", "params:inference"},
+        parameters={own, *parameters.values(), "params:restart", "params:inference"},
     )
 
 
-def _training(data: str, own: str, *parts: str) -> list[Node]:
+def _start(job: str, method: Description, in_same_run: bool) -> Node:
+    """The node that finds what a training starts from."""
+    own, upstream = f"params:{job}", method.starts_from
+    if upstream == job:
+        upstream = None
+    if method.pretrained_on_views:
+        before = f"pretrain_{job}"
+        inputs = {
+            "job": own,
+            "pretraining": f"params:{before}",
+            "views": "params:pretraining_views",
+            "dataset": "params:dataset",
+            "images": "views_images",
+            "raw": "views_raw",
+            "folder": f"{before}.folder",
+            "workers": "params:workers",
+            "restart": "params:restart",
+        }
+        return node(choose_start_or_pretrain, inputs, "start", name="start")
+    if upstream is None:
+        return node(choose_start, own, "start", name="start")
+    if in_same_run:
+        inputs = [own, f"params:{upstream}", f"{upstream}.checkpoint"]
+        return node(choose_start_or_upstream, inputs, "start", name="start")
+    inputs = ["annotations_train", own, f"params:{upstream}", f"{upstream}.folder"]
+    inputs.append("params:restart")
+    return node(choose_start_or_train_upstream, inputs, "start", name="start")
+
+
+def _training(data: dict[str, str]) -> list[Node]:
     return [
-        node(
-            train,
-            inputs=[data, own, "folder", "params:restart", "start", *parts],
-            outputs=["checkpoint", "history"],
-            name="train",
-            tags="training",
-        ),
-        node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
+        node(train, data, ["checkpoint", "history"], name="train", tags="training"),
+        node(plot_losses, [data["job"], "history"], "loss_curves", name="plot_losses"),
     ]
+
+
+def _picture(method: Description, annotations: str) -> Node:
+    _, outputs = method.picture
+    return node(
+        draw_particulars,
+        inputs=["checkpoint", annotations, "params:pictures"],
+        outputs=list(outputs) if len(outputs) > 1 else outputs[0],
+        name=f"draw_{outputs[0]}",
+    )
+
+
+def _within(namespace: str, steps: list[Node]) -> Pipeline:
+    """Put nodes into a namespace; what others make keeps its name."""
+    pipeline = Pipeline(steps)
+    inputs = pipeline.inputs()
+    own = {"folder", "detections_train"}
+    return Pipeline(
+        pipeline,
+        namespace=namespace,
+        inputs={name for name in inputs if not name.startswith("params:")} - own,
+        parameters={name for name in inputs if name.startswith("params:")},
+    )
