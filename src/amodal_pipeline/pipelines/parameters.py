@@ -115,10 +115,10 @@ def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """
     added: dict[str, Any] = {}
     for job, name in jobs().items():
-        method = describe(job)
-        if job in parameters or method.task not in ("detect", "complete"):
+        if describe(job).task not in ("detect", "complete"):
             continue
-        added[job] = {"model": {"name": name}}
+        given = parameters.get(job) or {}
+        added[job] = {**given, "model": {"name": name, **given.get("model", {})}}
     for key in _jobs().keys() - parameters.keys():
         if not key.startswith("ablate_"):
             continue
