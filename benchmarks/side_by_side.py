@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from amodal_pipeline.datasets.scores_dataset import load_scores
 from amodal_pipeline.metrics.bootstrap import compare
+from amodal_pipeline.metrics.score_files import load_scores
 from amodal_pipeline.metrics.scores import join
 from record import write
 

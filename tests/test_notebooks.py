@@ -13,9 +13,9 @@ from nbclient import NotebookClient
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
-from amodal_pipeline.datasets.scores_dataset import save_scores
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
+from amodal_pipeline.metrics.score_files import save_scores
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.dataset import render_split
 

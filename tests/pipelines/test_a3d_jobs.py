@@ -13,11 +13,11 @@ from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.tables import boxes
-from amodal_pipeline.datasets.scores_dataset import load_scores
+from amodal_pipeline.jobs.rows import AblationConfig, resolve
+from amodal_pipeline.jobs.sources import Source
+from amodal_pipeline.jobs.train import Job, Pretraining
 from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
-from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
-from amodal_pipeline.pipelines.prepare.sources import Source
-from amodal_pipeline.pipelines.train.nodes import Job, Pretraining
+from amodal_pipeline.metrics.score_files import load_scores
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from amodal_pipeline.training.state import ChangedTrainingError
 from tests.pipelines.conftest import METHOD, ROOT

@@ -15,15 +15,15 @@ from rich.console import Console
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.compose import ComposeConfig
 from amodal_pipeline.compose.source import read_source
+from amodal_pipeline.jobs.ablate import Places, _score, _trained_otherwise
+from amodal_pipeline.jobs.ablation_table import compare_rows, print_table
+from amodal_pipeline.jobs.modal import compose_modal, write_modal
+from amodal_pipeline.jobs.rows import AblationConfig, Row, resolve
+from amodal_pipeline.jobs.sources import Source
+from amodal_pipeline.jobs.train import Job, Pretraining
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint
 from amodal_pipeline.methods.training_config import WITHOUT_EFFECT
 from amodal_pipeline.metrics.results import validate
-from amodal_pipeline.pipelines.ablate.modal import compose_modal, write_modal
-from amodal_pipeline.pipelines.ablate.nodes import Places, _score, _trained_otherwise
-from amodal_pipeline.pipelines.ablate.rows import AblationConfig, Row, resolve
-from amodal_pipeline.pipelines.ablate.table import compare_rows, print_table
-from amodal_pipeline.pipelines.prepare.sources import Source
-from amodal_pipeline.pipelines.train.nodes import Job, Pretraining
 from amodal_pipeline.training.state import ChangedTrainingError, read_history
 from tests.pipelines.conftest import DETECTOR, ROOT
 from tests.pipelines.test_evaluate_nodes import QUICK

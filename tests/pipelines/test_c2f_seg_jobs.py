@@ -12,9 +12,9 @@ from PIL import Image
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
+from amodal_pipeline.jobs.rows import AblationConfig, resolve
+from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
-from amodal_pipeline.pipelines.train.nodes import Job
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from amodal_pipeline.training.state import ChangedTrainingError
 from tests.pipelines.conftest import METHOD, ROOT

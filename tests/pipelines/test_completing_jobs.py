@@ -13,11 +13,11 @@ from PIL import Image
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.coco_results import read_coco_results
-from amodal_pipeline.datasets.scores_dataset import load_scores
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import C2FSegConfig
 from amodal_pipeline.methods.pretrained import weights_of
 from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.metrics.score_files import load_scores
 from amodal_pipeline.pipelines.evaluate import create_completer_pipeline
 from tests.conftest import make_shapes, tiny_method
 
@@ -163,7 +163,7 @@ def test_predictions_of_a_split_are_exported_as_they_were_evaluated(project, mon
         next((project / "data/03_primary/scenes/annotations_val").glob("*/annotations_val"))
     )
     with monkeypatch.context() as patch:
-        patch.setattr("amodal_pipeline.pipelines.predict.export.predict_or_read", None)
+        patch.setattr("amodal_pipeline.jobs.export.predict_or_read", None)
         run(project, "export_predictions", method="orcnn")
         run(project, "export_predictions")
     for method, kind in (

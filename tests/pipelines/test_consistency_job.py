@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
-from amodal_pipeline.datasets.scores_dataset import load_scores
+from amodal_pipeline.metrics.score_files import load_scores
 from amodal_pipeline.visuals.definitions import PROTOCOLS, definition
 from tests.pipelines.conftest import DETECTOR
 

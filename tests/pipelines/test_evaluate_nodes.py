@@ -11,15 +11,7 @@ from kedro.io import DatasetError
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.datasets import PerMethodDataset
-from amodal_pipeline.datasets.scores_dataset import load_scores, save_scores
-from amodal_pipeline.methods import pretrained
-from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
-from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig
-from amodal_pipeline.methods.registry import MethodConfig
-from amodal_pipeline.methods.training_config import InferenceConfig
-from amodal_pipeline.metrics.config import EvaluationConfig
-from amodal_pipeline.pipelines.evaluate import nodes
-from amodal_pipeline.pipelines.evaluate.nodes import (
+from amodal_pipeline.jobs.evaluate import (
     complete_detections,
     complete_true,
     complete_true_at_cost,
@@ -30,6 +22,14 @@ from amodal_pipeline.pipelines.evaluate.nodes import (
     predict,
     predict_or_read,
 )
+from amodal_pipeline.methods import pretrained
+from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
+from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.metrics.score_files import load_scores, save_scores
+from amodal_pipeline.pipelines.evaluate import nodes
 from tests.training.test_completing import Echo
 
 QUICK = EvaluationConfig(headline_resamples=60, resamples=60)
@@ -343,7 +343,7 @@ def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monke
     # What was predicted by another checkpoint is predicted again.
     keep(predictions(shapes, "mine"), output)
     monkeypatch.setattr(
-        "amodal_pipeline.pipelines.evaluate.nodes.predict",
+        "amodal_pipeline.jobs.evaluate.predict",
         lambda made, *_: predictions(shapes, "again") if made.card == detector.card else None,
     )
     assert chosen(shapes, models, output, "mine")[0]["c2f_seg"].metadata.inputs == "again"

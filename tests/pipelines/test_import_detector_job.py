@@ -5,7 +5,7 @@ import torch
 from kedro.framework.session import KedroSession
 
 from amodal_pipeline import methods
-from amodal_pipeline.pipelines.import_detector.nodes import import_detector
+from amodal_pipeline.jobs.import_detector import import_detector
 from tests.methods.test_importing import of_torchvision, small_v2
 
 

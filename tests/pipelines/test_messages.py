@@ -20,7 +20,7 @@ from amodal_pipeline.datasets import (
     TableDataset,
 )
 from amodal_pipeline.hooks.start import show_markup
-from amodal_pipeline.pipelines.progress import plain_console, progress
+from amodal_pipeline.jobs.progress import plain_console, progress
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "/data [red]/[/mine]"

@@ -7,9 +7,9 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from PIL import Image
 
-from amodal_pipeline.pipelines.prepare.nodes import prepare
-from amodal_pipeline.pipelines.prepare.sources import Source
-from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.jobs.prepare import prepare
+from amodal_pipeline.jobs.sources import Source
+from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from tests.pipelines.conftest import ROOT
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
+from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.methods.checkpoints import MethodCard
 from amodal_pipeline.methods.registry import METHODS, MethodConfig
-from amodal_pipeline.pipelines.train.nodes import Job
 from tests.pipelines.conftest import TRAINING
 from tests.pipelines.toy_methods import LINES
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
+from amodal_pipeline.jobs.evaluate import check_detector
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import OrderNetConfig
 from amodal_pipeline.metrics.results import read
-from amodal_pipeline.pipelines.evaluate.nodes import check_detector
 from amodal_pipeline.training.state import ChangedTrainingError
 from tests.pipelines.conftest import DETECTOR
 

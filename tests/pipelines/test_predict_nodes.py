@@ -10,18 +10,18 @@ from PIL import Image
 
 from amodal_pipeline.annotations import Category, Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
-from amodal_pipeline.layers.configs import CropConfig
-from amodal_pipeline.methods import completer, pretrained
-from amodal_pipeline.methods.registry import MethodConfig
-from amodal_pipeline.methods.training_config import InferenceConfig
-from amodal_pipeline.pipelines.predict.masks import read_masks
-from amodal_pipeline.pipelines.predict.nodes import (
+from amodal_pipeline.jobs.own_masks import read_masks
+from amodal_pipeline.jobs.predict import (
     draw_folder,
     name_damaged,
     picture_stems,
     predict_folder,
     write_results,
 )
+from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.methods import completer, pretrained
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.inference import images_in
 from amodal_pipeline.visuals import grids
 from tests.pipelines.test_evaluate_nodes import checkpoint
@@ -220,7 +220,7 @@ def test_many_labels_are_read_at_once(images, tmp_path, monkeypatch):
     own = table["visible_rle"][(table["image_id"] == 3).to_numpy(dtype=bool)].tolist()
     found = np.unique(values[values > 0])
     assert own == rle.encode(values[None] == found[:, None, None])
-    monkeypatch.setattr("amodal_pipeline.pipelines.predict.masks._MOST_RUNS", 1000)
+    monkeypatch.setattr("amodal_pipeline.jobs.own_masks._MOST_RUNS", 1000)
     with pytest.raises(ValueError, match=r"139\.png changes its value .* this is no label image"):
         read(tmp_path / "labels", images)
 

@@ -3,7 +3,7 @@
 import pytest
 from kedro.config import OmegaConfigLoader
 
-from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from tests.pipelines.conftest import ROOT
 

@@ -7,8 +7,8 @@ from kedro.framework.session import KedroSession
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
-from amodal_pipeline.pipelines.ablate.rows import AblationConfig, resolve
-from amodal_pipeline.pipelines.train.nodes import Job
+from amodal_pipeline.jobs.rows import AblationConfig, resolve
+from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from tests.pipelines.conftest import ROOT
 

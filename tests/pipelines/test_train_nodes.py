@@ -9,17 +9,17 @@ from pydantic import ValidationError
 
 from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
-from amodal_pipeline.methods.training_config import InferenceConfig
-from amodal_pipeline.pipelines.ablate.nodes import Places, _inputs
-from amodal_pipeline.pipelines.ablate.rows import Row
-from amodal_pipeline.pipelines.train.nodes import (
+from amodal_pipeline.jobs.ablate import Places, _inputs
+from amodal_pipeline.jobs.parts import Parts
+from amodal_pipeline.jobs.rows import Row
+from amodal_pipeline.jobs.train import (
     Job,
     detect,
     find_detector,
     on_true_objects,
     train_part,
 )
-from amodal_pipeline.pipelines.train.parts import Parts
+from amodal_pipeline.methods.training_config import InferenceConfig
 from tests.conftest import tiny_training
 
 

@@ -8,9 +8,9 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 
 from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.jobs.sources import Source
+from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.methods.configs import A3DConfig
-from amodal_pipeline.pipelines.prepare.sources import Source
-from amodal_pipeline.pipelines.train.nodes import Job
 from amodal_pipeline.scenes.view_config import SYNSETS
 from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from tests.scenes.test_nmr import objects

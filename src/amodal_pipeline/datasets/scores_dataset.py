@@ -8,18 +8,10 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import TablePreview
 
-from amodal_pipeline.annotations.storage import check_local, replacing
+from amodal_pipeline.annotations.storage import check_local
 
 if TYPE_CHECKING:
     from amodal_pipeline.metrics.scores import Scores
-
-# The results come last: where they are, all are.
-_SUFFIXES = {
-    "draws": ".draws.parquet",
-    "curves": ".curves.parquet",
-    "objects": ".objects.parquet",
-    "results": ".csv",
-}
 
 
 class ScoresDataset(AbstractDataset["Scores", "Scores"]):
@@ -31,9 +23,16 @@ class ScoresDataset(AbstractDataset["Scores", "Scores"]):
         self.metadata = metadata
 
     def load(self) -> Scores:
-        return load_scores(self._filepath.parent, self._filepath.stem)
+        from amodal_pipeline.metrics.score_files import load_scores
+
+        try:
+            return load_scores(self._filepath.parent, self._filepath.stem)
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
 
     def save(self, data: Scores) -> None:
+        from amodal_pipeline.metrics.score_files import save_scores
+
         save_scores(self._filepath.parent, self._filepath.stem, data)
 
     def preview(self, nrows: int = 20) -> TablePreview:
@@ -48,50 +47,3 @@ class ScoresDataset(AbstractDataset["Scores", "Scores"]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
-
-
-def save_scores(folder: Path, stem: str, scores: Scores) -> None:
-    """Write scores below ``folder``; where the results are, the other three are of the same run."""
-    from amodal_pipeline.annotations.tables import write_parquet
-    from amodal_pipeline.metrics.scores import SCHEMAS
-
-    (folder / f"{stem}.csv").unlink(missing_ok=True)
-    for name, suffix in _SUFFIXES.items():
-        table = getattr(scores, name)
-        with replacing(folder / f"{stem}{suffix}") as path:
-            if suffix == ".csv":
-                table.to_csv(path, index=False)
-            else:
-                write_parquet(path, table, SCHEMAS[name])
-
-
-def load_scores(folder: Path, stem: str) -> Scores:
-    """Read what :func:`save_scores` wrote.
-
-    Raises:
-        DatasetError: a file is missing, damaged or of another run; names it and the remedy.
-    """
-    import pyarrow as pa
-
-    from amodal_pipeline.annotations.tables import read_parquet
-    from amodal_pipeline.metrics.results import read
-    from amodal_pipeline.metrics.scores import SCHEMAS, Scores
-
-    tables = {}
-    for name, suffix in _SUFFIXES.items():
-        path = folder / f"{stem}{suffix}"
-        try:
-            tables[name] = read(path) if suffix == ".csv" else read_parquet(path, SCHEMAS[name])
-        except (ValueError, OSError, KeyError, pa.ArrowException) as error:
-            raise DatasetError(
-                f"{path} cannot be read as {name} of an evaluation ({error}): evaluate {stem} "
-                f"again, or remove {folder / stem}.*"
-            ) from error
-    known = set(tables["results"]["run_id"])
-    for name, table in tables.items():
-        if not set(table["run_id"]) <= known:
-            raise DatasetError(
-                f"{folder / stem}.*: the {name} are of another evaluation than the results: "
-                f"evaluate {stem} again, or remove these files"
-            )
-    return Scores(**tables)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from amodal_pipeline.pipelines.ablate.rows import Row
+    from amodal_pipeline.jobs.rows import Row
 
 
 class Follower(threading.Thread):

@@ -33,10 +33,10 @@ class FreshnessHook:
         checkpoint = f"{method}.checkpoint"
         if not catalog.exists(checkpoint):
             return
+        from amodal_pipeline.jobs.parts import with_forms
         from amodal_pipeline.methods.checkpoints import Fingerprint
         from amodal_pipeline.methods.training_config import WITHOUT_EFFECT
         from amodal_pipeline.methods.vrsp.stored import load_card
-        from amodal_pipeline.pipelines.train.parts import with_forms
         from amodal_pipeline.training.state import check_unchanged
 
         folder = Path(catalog.get(checkpoint)._describe()["filepath"])
@@ -91,9 +91,9 @@ class FreshnessHook:
 
     def _check_start(self, method: str, catalog: DataCatalog) -> None:
         """What a method starts from need be no part of the pipeline, to be checked in itself."""
+        from amodal_pipeline.jobs.train import Job
         from amodal_pipeline.methods.checkpoints import Fingerprint
         from amodal_pipeline.methods.training_config import WITHOUT_EFFECT
-        from amodal_pipeline.pipelines.train.nodes import Job
         from amodal_pipeline.training.state import check_unchanged
 
         job = Job.model_validate(catalog.load(f"params:{method}"))
@@ -121,8 +121,8 @@ class FreshnessHook:
             )
 
     def _check_shape_prior(self, catalog: DataCatalog) -> None:
+        from amodal_pipeline.jobs.shape_prior import check_shape_prior
         from amodal_pipeline.methods.checkpoints import Checkpoint
-        from amodal_pipeline.pipelines.shape_prior.nodes import check_shape_prior
 
         if not catalog.exists("annotations_train"):
             return

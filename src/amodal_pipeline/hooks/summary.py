@@ -18,8 +18,8 @@ class SummaryHook:
             return
         from rich.table import Column, Table
 
+        from amodal_pipeline.jobs.progress import plain_console
         from amodal_pipeline.metrics.results import summary_table
-        from amodal_pipeline.pipelines.progress import plain_console
         from amodal_pipeline.visuals.comparisons import in_words, kinds
         from amodal_pipeline.visuals.definitions import MAIN_METRICS
 

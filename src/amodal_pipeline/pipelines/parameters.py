@@ -19,15 +19,15 @@ from pydantic import (
 )
 
 from amodal_pipeline.compose.config import VariantsConfig
+from amodal_pipeline.jobs.order_net import OrderNetJob
+from amodal_pipeline.jobs.rows import AblationConfig, RowName
+from amodal_pipeline.jobs.sources import AuditConfig, Source
+from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods.configs import ShapePriorConfig
 from amodal_pipeline.methods.registry import METHODS, describe, jobs
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
-from amodal_pipeline.pipelines.ablate.rows import AblationConfig, RowName
-from amodal_pipeline.pipelines.order_net.nodes import OrderNetJob
-from amodal_pipeline.pipelines.prepare.sources import AuditConfig, Source
-from amodal_pipeline.pipelines.train.nodes import Job
 
 # The command line makes a truth value of "true".
 _Inputs = Annotated[LocalPath, BeforeValidator(lambda value: "true" if value is True else value)]

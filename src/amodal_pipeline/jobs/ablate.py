@@ -1,0 +1,530 @@
+"""Nodes that train the rows of an ablation, score them, and set them side by side."""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.cores import usable_cores
+from amodal_pipeline.jobs.evaluate import (
+    complete_detections,
+    complete_true,
+    complete_true_boxes,
+    predict,
+    scored,
+    within_amodal_boxes,
+)
+from amodal_pipeline.jobs.parts import Parts
+from amodal_pipeline.jobs.progress import progress, training_progress
+from amodal_pipeline.jobs.rows import AblationConfig, Row, resolve
+from amodal_pipeline.jobs.sources import Source
+from amodal_pipeline.jobs.train import (
+    Job,
+    Pretraining,
+    ViewFolders,
+    choose_start,
+    choose_start_or_train_upstream,
+    on_true_objects,
+    pretrain,
+)
+from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
+from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import WITHOUT_EFFECT, InferenceConfig
+from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
+from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.metrics.score_files import load_scores, save_scores
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Folders that the rows of an ablation write into, each row into one of its name.
+
+    ``rows``: checkpoints and training states; ``output``: predictions; ``images``: pictures made
+    for a row. What they are made from: ``models`` has the checkpoints of the methods that rows
+    start from, ``parts`` are those of the data set. For completers: ``detected`` has what a
+    detector found of the training objects, ``detections`` all of it in the validation split;
+    ``detector`` is that itself. ``pretraining``: what rows start from unless theirs differs, and
+    ``views``, the folders of what it sees.
+    """
+
+    rows: Path
+    models: Path
+    output: Path
+    images: Path
+    parts: Parts
+    detected: Predictions | None
+    detections: Predictions | None
+    detector: list[Checkpoint]
+    pretraining: Pretraining | None
+    views: ViewFolders | None
+
+
+def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
+    """All rows of the ablation by name, and those to run now."""
+    # Kedro builds the model of the first only, of parameters that come as *args.
+    checked = [Job.model_validate(job) for job in jobs]
+    return _chosen(ablation, checked)
+
+
+def choose_rows_with_prior(
+    ablation: AblationConfig, shape_prior: StoredShapePrior, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """As :func:`choose_rows`, for methods that have a shape prior."""
+    return _chosen(ablation, _completed(Parts(shape_prior=shape_prior), jobs))
+
+
+def choose_rows_with_tokenizer(
+    ablation: AblationConfig, tokenizer: Checkpoint, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """As :func:`choose_rows`, for methods that have a mask tokenizer."""
+    return _chosen(ablation, _completed(Parts(tokenizer=tokenizer), jobs))
+
+
+def choose_rows_with_pretraining(
+    ablation: AblationConfig, pretraining: Job, views: Source, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """As :func:`choose_rows`, for methods that may be pretrained on views."""
+    checked = [Job.model_validate(job) for job in jobs]
+    return _chosen(ablation, checked, Pretraining(pretraining, views))
+
+
+def _completed(parts: Parts, jobs: tuple[Job, ...]) -> list[Job]:
+    checked = [Job.model_validate(job) for job in jobs]
+    return [
+        job.model_copy(update={"model": MethodConfig(parts.complete(job.model.root))})
+        for job in checked
+    ]
+
+
+def _chosen(
+    ablation: AblationConfig, jobs: list[Job], pretraining: Pretraining | None = None
+) -> tuple[dict[str, Row], list[Row]]:
+    rows = resolve(ablation, {job.name: job for job in jobs}, pretraining)
+    return rows, [row for name, row in rows.items() if ablation.row in (None, name)]
+
+
+def ablate(
+    chosen: list[Row],
+    train: AmodalAnnotations,
+    val: AmodalAnnotations,
+    rows_folder: Path,
+    models: Path,
+    output: Path,
+    images: Path,
+    parts: Path,
+    inference: InferenceConfig,
+    evaluation: EvaluationConfig,
+    workers: int,
+    restart: bool,
+    pretraining: Job | None = None,
+    views: Source | None = None,
+    shape_prior: StoredShapePrior | None = None,
+    tokenizer: Checkpoint | None = None,
+    detections_train: Predictions | None = None,
+    detections: Predictions | None = None,
+    detector: list[Checkpoint] | None = None,
+    views_images: Path | None = None,
+    views_raw: Path | None = None,
+) -> list[str]:
+    """Train and score rows one after another; what is finished and unchanged is not trained again.
+
+    Each row is scored as soon as it is trained: a run that is cut has the rows before. Baselines
+    without parameters are no part of it.
+
+    Args:
+        chosen: the rows.
+        train, val: the two splits.
+        rows_folder, models, output, images: folders of checkpoints of the rows, of all checkpoints,
+            of predictions and of images; in the last two, one of the name of ``rows_folder``.
+        parts: where scores are collected, as "<method>.<row>".
+        workers: processes that compose pictures; 0 is one a core.
+        restart: train the chosen rows anew, whatever is there.
+        pretraining, views: a job that rows may start from, and the views it learns from.
+        shape_prior, tokenizer: of the data set, for methods that have one.
+        detections_train, detections: of a detector for the two splits, for completers.
+        detector: itself, if any.
+        views_images, views_raw: folders of the views.
+
+    Returns:
+        The names of the rows.
+
+    Raises:
+        ChangedTrainingError: a row on disk was trained with other values; names it and the remedy.
+    """
+    name = rows_folder.name
+    detected = on_true_objects(train, detections_train)
+    finished = Parts(shape_prior, tokenizer)
+    places = Places(
+        rows=rows_folder,
+        models=models,
+        output=output / name,
+        images=images / name,
+        parts=finished,
+        detected=detected,
+        detections=detections,
+        detector=detector or [],
+        pretraining=Pretraining(pretraining, views) if pretraining else None,
+        views=ViewFolders(views_images, views_raw) if pretraining else None,
+    )
+    for number, row in enumerate(chosen, 1):
+        title = f"{number}/{len(chosen)} {row.name}"
+        checkpoint = train_row(row, train, places, workers, restart, title=title)
+        predictions = _predict(row, checkpoint, val, places, inference)
+        save_scores(parts, row.stem, _score(row, val, predictions, places, evaluation))
+    return [row.name for row in chosen]
+
+
+def train_row(
+    row: Row,
+    annotations: AmodalAnnotations,
+    places: Places,
+    workers: int,
+    restart: bool,
+    *,
+    as_start: bool = False,
+    title: str = "",
+) -> Checkpoint:
+    """The checkpoint of a row, trained where it is not there.
+
+    Args:
+        as_start: the row is what another starts from: ``restart`` replaces it only where it was
+            trained with other values.
+
+    Raises:
+        ChangedTrainingError: see :func:`ablate`.
+    """
+    from amodal_pipeline.training import loop
+    from amodal_pipeline.training.state import ChangedTrainingError, check_unchanged
+
+    if row.weights_of:
+        return _use_otherwise(row, annotations, places, workers)
+    start = _start(row, annotations, places, workers, restart)
+    if row.composed:
+        annotations = _compose(row, annotations, places.images / row.name, workers)
+    method, training = row.job.model.root, row.job.training
+    folder = places.rows / row.name
+    pretrained = start[0] if start else None
+    components = places.parts.components(method)
+    wanted = loop.fingerprint(
+        method,
+        training,
+        annotations,
+        pretrained,
+        components,
+        places.detected,
+        pretrained_categories=row.job.pretrained_categories,
+    )
+    try:
+        if (folder / "method.json").exists():
+            found = Checkpoint.load(folder)
+            if found.card.fingerprint == wanted and (as_start or not restart):
+                return found
+            if not restart:
+                check_unchanged(found.card.fingerprint, wanted, folder)
+        if not restart and (found := _trained_whole(places.models / row.job.name, folder, wanted)):
+            return found
+        shutil.rmtree(places.output / row.name, ignore_errors=True)
+        with training_progress(f"train {title or row.name}") as on_step:
+            checkpoint = loop.train(
+                method,
+                training,
+                annotations,
+                folder,
+                pretrained=pretrained,
+                pretrained_categories=row.job.pretrained_categories,
+                components=components,
+                detected=places.detected,
+                restart=restart,
+                on_step=on_step,
+            )
+    except ChangedTrainingError as error:
+        raise ChangedTrainingError(
+            f"{error}\n(this row alone: --params row={row.name},restart=true)"
+        ) from error
+    checkpoint.save(folder)
+    return checkpoint
+
+
+def _trained_whole(method_folder: Path, folder: Path, wanted: Fingerprint) -> Checkpoint | None:
+    """The method's own checkpoint, taken for a row that is nothing else."""
+    if not (method_folder / "method.json").exists():
+        return None
+    found = Checkpoint.load(method_folder)
+    if found.card.fingerprint != wanted:
+        return None
+    found.save(folder)
+    if (method_folder / "history.jsonl").exists():
+        shutil.copy(method_folder / "history.jsonl", folder)
+    return found
+
+
+def _use_otherwise(
+    row: Row, annotations: AmodalAnnotations, places: Places, workers: int
+) -> Checkpoint:
+    """The checkpoint of a row that is another one with values that matter after training only."""
+    trained = train_row(row.weights_of, annotations, places, workers, False, as_start=True)
+    method = row.job.model.root
+    mark = Fingerprint.of(
+        model=method.model_dump(),
+        training=row.job.training.model_dump(exclude=WITHOUT_EFFECT),
+        weights_of=trained.card.fingerprint.digest,
+    )
+    card = trained.card.model_copy(update={"method": MethodConfig(method), "fingerprint": mark})
+    checkpoint = Checkpoint(card, trained.weights)
+    checkpoint.save(places.rows / row.name)
+    return checkpoint
+
+
+def _start(
+    row: Row, annotations: AmodalAnnotations, places: Places, workers: int, restart: bool
+) -> list[Checkpoint]:
+    match row.upstream:
+        case Row() as upstream:
+            return [train_row(upstream, annotations, places, workers, restart, as_start=True)]
+        case Job() as upstream:
+            folder = places.models / upstream.name
+            return choose_start_or_train_upstream(annotations, row.job, upstream, folder, restart)
+        case Pretraining() as upstream:
+            name = annotations.metadata.dataset
+            return [_pretrain(row, upstream, name, places, workers, restart)]
+    return choose_start(row.job)
+
+
+def _pretrain(
+    row: Row, wanted: Pretraining, dataset: str, places: Places, workers: int, restart: bool
+) -> Checkpoint:
+    """The pretraining of a row: that of all rows, or one of its own beside the row."""
+    usual, views = places.pretraining, places.views
+    folder = places.models / wanted.name
+    if wanted != usual:
+        folder = places.rows / _own_pretraining(row)
+    if wanted.views != usual.views:
+        # A row may have pictures composed for itself, too.
+        views = dataclasses.replace(views, images=places.images / _own_pretraining(row))
+    return pretrain(wanted, dataset, views, folder, workers, restart)
+
+
+def _own_pretraining(row: Row) -> str:
+    return f"{row.name}.pretraining"
+
+
+def _compose(
+    row: Row, annotations: AmodalAnnotations, folder: Path, workers: int
+) -> AmodalAnnotations:
+    from amodal_pipeline.jobs.modal import compose_modal
+
+    with progress(f"compose {row.name}") as on_progress:
+        return compose_modal(
+            annotations, row.composed, folder, workers or usable_cores(), on_progress
+        )
+
+
+def _predict(
+    row: Row,
+    checkpoint: Checkpoint,
+    val: AmodalAnnotations,
+    places: Places,
+    inference: InferenceConfig,
+) -> Predictions:
+    """Predictions of a row; those on disk where they are of this checkpoint and these images."""
+    place = places.output / row.name / "predictions"
+    if (place / "metadata.json").exists():
+        found = Predictions.load(place)
+        made = (found.metadata.checkpoint, found.metadata.annotations)
+        same = made == (checkpoint.card.fingerprint.digest, val.fingerprint)
+        same = same and found.metadata.inputs == _inputs(row, places)
+        if same and not _rests_on_estimates(row, checkpoint):
+            return found
+    if row.completes == "true_boxes":
+        predictions = complete_true_boxes(checkpoint, val, inference)
+    elif row.completes == "true":
+        predictions = complete_true(checkpoint, val, inference, places.detector)
+    elif row.completes == "detections":
+        predictions = complete_detections(checkpoint, val, places.detections, inference)
+    else:
+        predictions = predict(checkpoint, val, inference)
+    metadata = predictions.metadata.model_copy(update={"variant": row.name})
+    predictions = dataclasses.replace(predictions, metadata=metadata)
+    predictions.save(place)
+    return predictions
+
+
+def _rests_on_estimates(row: Row, checkpoint: Checkpoint) -> bool:
+    """Whether a stage one that this checkpoint knows nothing of has a part in its predictions."""
+    return row.completes in ("true", "detections") and within_amodal_boxes(checkpoint.card)
+
+
+def _inputs(row: Row, places: Places) -> str:
+    """What the predictions of a row are made from, as results have it.
+
+    Raises:
+        ValueError: it completes detections, and there is no detector.
+    """
+    match row.completes:
+        case None:
+            return "image"
+        case "true" | "true_boxes" as known:
+            return known
+    if places.detections.metadata.method == "none":
+        raise ValueError(
+            f"rows.{row.name} completes detections, and {row.job.model.root.name}.detector is "
+            "null: name a detector, or take the row away (null)"
+        )
+    return places.detections.metadata.method
+
+
+def _score(
+    row: Row,
+    val: AmodalAnnotations,
+    predictions: Predictions,
+    places: Places,
+    evaluation: EvaluationConfig,
+):
+    from amodal_pipeline.metrics.completion import match_detections
+    from amodal_pipeline.metrics.evaluate import evaluate
+
+    # What was completed decides which objects are found, as for the method itself.
+    detected = row.completes == "detections"
+    matches = match_detections(val, places.detections) if detected else None
+    with progress(f"evaluate {row.name}") as on_progress:
+        return evaluate(
+            val,
+            predictions,
+            evaluation,
+            matches,
+            run_id=scored(predictions),
+            on_progress=on_progress,
+        )
+
+
+def summarise(
+    ablation: AblationConfig,
+    rows: dict[str, Row],
+    rows_folder: Path,
+    models: Path,
+    parts: Path,
+    val: AmodalAnnotations,
+    done: list[str],
+) -> tuple[pd.DataFrame, object, object, list[str]]:
+    """All rows that were ever scored and are up to date, side by side.
+
+    Rows trained with other values than they have now, or scored on other validation data, are left
+    out with a warning.
+
+    Args:
+        ablation: which metrics, and the row that others are compared with.
+        rows: all rows.
+        rows_folder: their checkpoints.
+        models: those of the methods that they start from.
+        parts: their scores.
+        val: the validation split.
+        done: rows of this run, asked for so that this node comes after them.
+
+    Returns:
+        The table (columns row, method, protocol, metric, value, low, high, n, difference,
+        difference_low, difference_high, probability, note); the bars of all metrics and the losses,
+        as figures; and the names of the rows that are not in the table. ``difference`` is to the
+        reference, paired by image, with its 95 % interval; ``probability`` (0–1) is that of being
+        above it.
+    """
+    from amodal_pipeline.jobs.ablation_table import compare_rows
+    from amodal_pipeline.training.state import read_history
+    from amodal_pipeline.visuals.plots import loss_curves, results_chart
+
+    scores = {}
+    for name, row in rows.items():
+        if not (parts / f"{row.stem}.csv").exists():
+            continue
+        found = load_scores(parts, row.stem)
+        changes = _changes(row, rows_folder, models, found.results.iloc[0], val)
+        if changes:
+            _log.warning("row %s is left out (%s): run it again, with restart=true", name, changes)
+        else:
+            scores[name] = found
+    table, shown = compare_rows(ablation, scores)
+    metrics = [metric.split("/")[1] for metric in ablation.metrics]
+    histories = {name: read_history(rows_folder / name / "history.jsonl") for name in scores}
+    missing = [name for name in rows if name not in scores]
+    return table, results_chart(shown, metrics), loss_curves(histories), missing
+
+
+def show(ablation: AblationConfig, table: pd.DataFrame, missing: list[str], dataset: str) -> None:
+    """Print the table, and which rows are missing in it."""
+    from amodal_pipeline.jobs.ablation_table import print_table
+
+    print_table(ablation, table, dataset)
+    if missing:
+        _log.info("Not there yet: %s", ", ".join(missing))
+
+
+def _changes(
+    row: Row, rows_folder: Path, models: Path, scored: pd.Series, val: AmodalAnnotations
+) -> str:
+    """How what is on disk differs from what the row is now; "" where it does not."""
+    folder = rows_folder / row.name
+    run_id, inputs = scored["run_id"], scored["inputs"]
+    known = {"image": None, "true": "true", "true_boxes": "true_boxes"}
+    kind = known.get(inputs, "detections")
+    if kind != row.completes:
+        return f"scored on inputs {inputs!r}"
+    if not run_id.endswith(val.fingerprint[:12]):
+        return "scored on other validation data"
+    try:
+        card = MethodCard.load(folder)
+    except (OSError, ValueError):
+        return f"{folder} has no checkpoint"
+    if not run_id.startswith(card.fingerprint.digest[:12]):
+        return "scored before it was trained again"
+    return "; ".join(_trained_otherwise(row, rows_folder, models, card)[:3])
+
+
+def _trained_otherwise(row: Row, rows_folder: Path, models: Path, card: MethodCard) -> list[str]:
+    """How a row's checkpoint, or what it was started from, differs from what it is now. (Views that
+    were rendered from other values are not seen before they are rendered.)"""
+    if changes := _differences(row.job, card):
+        return changes
+    part, wanted = "pretrained", None
+    before = row.weights_of or row.upstream
+    match before:
+        case Row():
+            part = "weights_of" if row.weights_of else part
+            folders = [rows_folder / before.name]
+        case Job():
+            folders, wanted = [models / before.name], before
+        case Pretraining():
+            folders = [rows_folder / _own_pretraining(row), models / before.name]
+            wanted = before.job
+        case _ if row.job.pretrained:
+            folders = [Path(row.job.pretrained).expanduser()]
+        case _:
+            return [] if card.fingerprint.parts[part] == "none" else ["pretrained: null"]
+    cards = [MethodCard.load(folder) for folder in folders if (folder / "method.json").exists()]
+    digest = card.fingerprint.parts.get(part)
+    start = next((each for each in cards if each.fingerprint.digest == digest), None)
+    if cards and start is None:
+        return [f"{folders[-1].name}, which it starts from, was trained again"]
+    if start is None:
+        return []
+    if isinstance(before, Row):
+        return _trained_otherwise(before, rows_folder, models, start)
+    changes = _differences(wanted, start) if wanted else []
+    return [f"{folders[-1].name}: {change}" for change in changes]
+
+
+def _differences(job: Job, card: MethodCard) -> list[str]:
+    """In what model and training of a job differ from those of a checkpoint."""
+    wanted = Fingerprint.of(
+        model=job.model.root.model_dump(),
+        training=job.training.model_dump(exclude=WITHOUT_EFFECT),
+    ).parts
+    found = {
+        name: value
+        for name, value in card.fingerprint.parts.items()
+        if name.startswith(("model.", "training."))
+    }
+    return Fingerprint(parts=wanted).differences(Fingerprint(parts=found))

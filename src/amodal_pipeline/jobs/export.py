@@ -1,0 +1,68 @@
+"""Nodes that write what a method predicts for a split as other evaluators read it."""
+
+import logging
+from pathlib import Path
+
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.jobs.evaluate import newest, predict_or_read
+from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.training_config import InferenceConfig
+
+logger = logging.getLogger(__name__)
+
+_KINDS = ("predictions", "predictions_true", "predictions_true_boxes")
+
+
+def export_predictions(
+    folder: Path,
+    annotations: AmodalAnnotations,
+    inference: InferenceConfig,
+    model_output: Path,
+    stage_one: str | None,
+    detector: str | None,
+) -> None:
+    """Write the predictions of a method for a split as COCO results JSON, and the split's truth.
+
+    Those of the last evaluation are written where they are of this checkpoint and these
+    annotations; otherwise the method is run. The files lie beside the tables in ``model_output``:
+    ``<method>/predictions_<split>.json``, of a completer ``predictions_true_<split>.json`` and
+    ``predictions_true_boxes_<split>.json`` too, and ``<method>/truth_<split>.json``.
+
+    Args:
+        folder: of the checkpoint.
+        annotations: the split.
+        inference: how the method is run.
+        model_output: folder with the predictions of all methods.
+        stage_one, detector: as for :func:`~..evaluate.nodes.predict_or_read`.
+    """
+    from amodal_pipeline.annotations.export import write_coco_amodal, write_coco_results
+
+    name, split = folder.name, annotations.metadata.split
+    found = _evaluated(Checkpoint.load(folder), name, annotations, model_output)
+    if not found:
+        made = predict_or_read(
+            *(folder, annotations, inference, None, "amodal", None),
+            *(model_output, stage_one, detector),
+        )
+        tables = (made[0], made[1], made[3])
+        found = {kind: of[name] for kind, of in zip(_KINDS, tables, strict=True) if name in of}
+    for kind, table in found.items():
+        path = model_output / name / f"{kind}_{split}.json"
+        write_coco_results(table, path)
+        logger.info("%s: %d records", path, len(table.predictions))
+    write_coco_amodal(annotations, model_output / name / f"truth_{split}.json")
+
+
+def _evaluated(
+    checkpoint: Checkpoint, name: str, annotations: AmodalAnnotations, model_output: Path
+) -> dict[str, Predictions]:
+    """What the checkpoint predicted for these annotations when it was last evaluated, by kind."""
+    made_by = (checkpoint.card.fingerprint.digest, annotations.fingerprint)
+    found = {}
+    for kind in _KINDS:
+        if any((model_output / name / kind).glob(f"*/{kind}")):
+            table = newest(name, model_output, kind)
+            made = table.metadata
+            if (made.checkpoint, made.annotations) == made_by and made.inputs != "none":
+                found[kind] = table
+    return found

@@ -1,0 +1,229 @@
+"""Nodes that run a trained method over a folder of images, a completer with masks of objects."""
+
+import logging
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from amodal_pipeline.annotations import Predictions, PredictionsMetadata
+from amodal_pipeline.annotations.storage import inside, replacing
+from amodal_pipeline.jobs.evaluate import (
+    check_detector,
+    complete,
+    is_completer,
+    load_stage_one,
+    with_missing_boxes,
+    within_amodal_boxes,
+)
+from amodal_pipeline.jobs.progress import progress
+from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.contract import job_name
+from amodal_pipeline.methods.training_config import InferenceConfig
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_NAME = 60  # characters of a category in the name of a file
+
+
+def predict_folder(
+    checkpoint: Checkpoint,
+    folder: Path,
+    masks: str | None,
+    inference: InferenceConfig,
+    models: Path,
+    stage_one: str | None,
+    detector: str | None,
+    raw: bool = False,
+) -> tuple[Predictions, dict[str, str]]:
+    """Return predictions for the images below ``folder``, and the damaged ones: name → reason.
+
+    Warns if the images are unlike the training data.
+
+    Args:
+        checkpoint: of a detector or a completer.
+        folder: of images.
+        masks: for a completer, where the visible masks of the objects are (:func:`.read_masks`).
+        inference: how the method is run.
+        models: folder of all checkpoints of the data set.
+        stage_one: the detector there that estimates amodal boxes, for a completer that needs them
+            and objects that have none; None for the one that it was trained with.
+        detector: that of a completer that needs boxes and learns from no detector (A3D).
+        raw: a completer's masks as they are; otherwise each is united with its visible mask.
+
+    Raises:
+        ValueError: a completer without ``masks``, a detector with them, or what is wrong with them;
+            or there is no stage one.
+    """
+    from amodal_pipeline.training import inference as run
+
+    card = checkpoint.card
+    completes = is_completer(card)
+    if completes and masks is None:
+        raise ValueError(
+            f"{card.method.root.name} completes known objects: say where their visible masks "
+            "are with --params masks=<folder> (docs/completing.md)"
+        )
+    if not completes:
+        check_detector(card)
+        if masks is not None:
+            raise ValueError(
+                f"{card.method.root.name} finds objects itself: leave out --params masks={masks}"
+            )
+    images, damaged = run.images_in(folder)
+    if not completes:
+        return _detect(checkpoint, images, folder, inference), damaged
+    from amodal_pipeline.jobs.own_masks import read_masks
+
+    objects = read_masks(Path(masks).expanduser(), images, folder, damaged)
+    if within_amodal_boxes(card) and objects.predictions["amodal_box"].isna().any():
+        estimating = load_stage_one(checkpoint, models, stage_one, detector)
+        objects = with_missing_boxes(estimating, objects, inference, categories=False)
+    found = complete(checkpoint, objects, inference)
+    return found if raw else _with_what_is_seen(found), damaged
+
+
+def _detect(
+    checkpoint: Checkpoint, images: pd.DataFrame, folder: Path, inference: InferenceConfig
+) -> Predictions:
+    from amodal_pipeline.methods.pretrained import restore
+    from amodal_pipeline.training import inference as run
+    from amodal_pipeline.training.familiarity import unfamiliar
+
+    card, model = checkpoint.card, restore(checkpoint)
+    if card.familiarity:
+        share = unfamiliar(model, card.familiarity, images, folder, inference)
+        if share > 0.5:
+            logger.warning(
+                "%.0f %% of the images in %s look nothing like those of %r, which %s was trained "
+                "on: expect nonsense. Train on images of this kind (docs/own_data.md)",
+                100 * share,
+                folder,
+                card.dataset,
+                card.method.root.name,
+            )
+    metadata = PredictionsMetadata(
+        dataset=folder.name,
+        split="user",
+        method=job_name(card.method.root),
+        seed=card.seed,
+        categories=card.categories,
+        image_root=str(folder),
+        checkpoint=card.fingerprint.digest,
+    )
+    with progress(f"predict {metadata.method}") as on_progress:
+        return run.predict(model, images, metadata, inference, on_progress)
+
+
+def _with_what_is_seen(found: Predictions) -> Predictions:
+    """Return the same objects, the amodal mask of each united with its visible one."""
+    from amodal_pipeline.annotations import rle
+    from amodal_pipeline.methods.baselines import with_amodal
+
+    amodal, visible = (found.predictions[f"{kind}_rle"].tolist() for kind in ("amodal", "visible"))
+    return with_amodal(found, rle.union(amodal, visible), {})
+
+
+def write_results(
+    predictions: Predictions, results: Path, masks: Path, score_threshold: float, png: bool
+) -> int:
+    """Write predictions as COCO results JSON, and if ``png`` as an image per mask.
+
+    Args:
+        predictions: for a user's images.
+        results: the JSON file; its records name their images (``file_name``).
+        masks: a folder that is replaced. Of the image ``a/b.jpg`` it gets
+            ``amodal/a/b/<prediction_id>_<category>.png``, 255 within the mask and 0 elsewhere, and
+            where the method predicts it, ``visible/a/b/…``; empty masks are left out.
+        score_threshold: predictions below it have no images; those without a score have.
+        png: whether to write images.
+
+    Returns:
+        How many images of masks were written.
+    """
+    from amodal_pipeline.annotations.export import write_coco_results
+
+    write_coco_results(predictions, results, with_names=True)
+    logger.info("%s: %d records", results, len(predictions.predictions))
+    if not png:
+        return 0
+    written = 0
+    stems = dict(zip(predictions.images["image_id"], picture_stems(predictions), strict=True))
+    names = {c.id: _in_a_name(c.name) for c in predictions.metadata.categories}
+    table = predictions.predictions
+    shown = ~(table["score"].to_numpy(dtype=np.float64, na_value=np.nan) < score_threshold)
+    with replacing(masks) as folder, progress("masks") as on_progress:
+        folder.mkdir()
+        for done, (at, row) in enumerate(table[shown].iterrows(), start=1):
+            name = f"{stems[row['image_id']]}/{row['prediction_id']}_{names[row['category_id']]}"
+            for kind in ("amodal", "visible"):
+                if not pd.isna(row[f"{kind}_rle"]):
+                    path = inside(folder, f"{kind}/{name}.png")
+                    written += _write_mask(row[f"{kind}_rle"], predictions.sizes[at], path)
+            on_progress(done, int(shown.sum()))
+    logger.info("%d images of masks are in %s", written, masks)
+    return written
+
+
+def _write_mask(counts: str, size: np.ndarray, path: Path) -> bool:
+    """Write a mask as an image of 0 and 255; False where it is empty, and nothing is written."""
+    from amodal_pipeline.annotations import rle
+
+    mask = rle.decode([counts], tuple(size.tolist()))[0]
+    if not mask.any():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask * np.uint8(255)).save(path, format="PNG")
+    return True
+
+
+def _in_a_name(category: str) -> str:
+    """Return a category as a part of a file's name: letters, digits and hyphens."""
+    return re.sub(r"[^\w-]+", "_", category)[:_LONGEST_NAME] or "object"
+
+
+def picture_stems(predictions: Predictions) -> list[str]:
+    """Return the name of each image's picture, without a suffix: the image's own stem.
+
+    Where two images share a stem (``a.jpg``, ``a.png``) it is the whole name of each.
+    """
+    names = [PurePosixPath(name) for name in predictions.images["file_name"]]
+    stems = [name.with_suffix("").as_posix() for name in names]
+    taken = Counter(stem.casefold() for stem in stems)
+    taken.update(name.as_posix().casefold() for name in names)
+    return [
+        stem if taken[stem.casefold()] == 1 else name.as_posix()
+        for stem, name in zip(stems, names, strict=True)
+    ]
+
+
+def draw_folder(predictions: Predictions, folder: Path, score_threshold: float) -> int:
+    """Draw a picture per image into ``folder``, named as the image; return how many."""
+    from amodal_pipeline.visuals.grids import overlay
+
+    ids, stems = predictions.images["image_id"].tolist(), picture_stems(predictions)
+    with progress("draw") as on_progress:
+        for done, (image_id, stem) in enumerate(zip(ids, stems, strict=True), start=1):
+            picture = overlay(predictions, image_id, score_threshold)
+            with replacing(inside(folder, f"{stem}.png")) as path:
+                picture.save(path, format="PNG")
+            on_progress(done, len(ids))
+    logger.info("overlays of %d images are in %s", len(ids), folder)
+    return len(ids)
+
+
+def name_damaged(damaged: dict[str, str], *written: int) -> None:
+    """End the run with an error that lists the images that could not be read, if there are any.
+
+    Args:
+        damaged: name → reason.
+        written: not used; this node comes after the nodes that give it.
+    """
+    if damaged:
+        raise ValueError(
+            "these images could not be read and have no predictions (all others have):\n"
+            + "\n".join(f"{name}: {reason}" for name, reason in damaged.items())
+        )

@@ -1,0 +1,154 @@
+"""Nodes that make the annotations of a data set, account for them, and draw them."""
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.cores import usable_cores
+from amodal_pipeline.jobs.progress import progress
+from amodal_pipeline.jobs.published import find, read_archives_of, read_split
+from amodal_pipeline.jobs.sources import (
+    AnnotatedFile,
+    AnnotatedImages,
+    AuditConfig,
+    ComposedPhotographs,
+    RenderedArchives,
+    RenderedScenes,
+    RenderedViews,
+    Source,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(
+    source: Source, dataset: str, images_folder: Path, raw_folder: Path, workers: int
+) -> tuple[AmodalAnnotations, AmodalAnnotations]:
+    """The training and the validation split of the data set.
+
+    Args:
+        source: what to read, render or compose.
+        dataset: its name in every table.
+        images_folder: where rendered and composed images go; those already there are kept.
+        raw_folder: ``raw_root``, the folder that a published data set lies in.
+        workers: processes; 0 is one a core.
+    """
+    train, val = (
+        prepare_split(source, split, dataset, images_folder, raw_folder, workers)
+        for split in ("train", "val")
+    )
+    if train.metadata.categories != val.metadata.categories:
+        differ = set(train.metadata.categories) ^ set(val.metadata.categories)
+        raise ValueError(
+            f"{dataset}: the files of train and val have different categories, "
+            f"{', '.join(sorted(f'{c.id} {c.name}' for c in differ)) or 'in another order'}: they "
+            "are of different versions of the data set"
+        )
+    return train, val
+
+
+def prepare_split(
+    source: Source,
+    split: str,
+    dataset: str,
+    images_folder: Path,
+    raw_folder: Path,
+    workers: int,
+) -> AmodalAnnotations:
+    """One split of the data set."""
+    workers = workers or usable_cores()
+    with progress(f"{dataset} {split}") as on_progress:
+        match source.chosen:
+            case RenderedScenes() as rendered:
+                from amodal_pipeline.scenes.dataset import render_split
+
+                return render_split(
+                    rendered.config,
+                    split,
+                    getattr(rendered, split),
+                    images_folder,
+                    workers,
+                    on_progress,
+                    dataset,
+                )
+            case RenderedViews() as rendered:
+                from amodal_pipeline.scenes.views import render_views
+
+                return render_views(
+                    rendered.config,
+                    split,
+                    getattr(rendered, split),
+                    images_folder,
+                    workers,
+                    on_progress,
+                    dataset,
+                )
+            case RenderedArchives() as archives:
+                return read_archives_of(
+                    archives, split, raw_folder, images_folder, workers, on_progress, dataset
+                )
+            case ComposedPhotographs() as composed:
+                from amodal_pipeline.compose.dataset import compose_split
+
+                file: AnnotatedFile = getattr(composed, split)
+                return compose_split(
+                    composed.config,
+                    split,
+                    find(raw_folder, file.annotations, composed),
+                    find(raw_folder, file.images, composed),
+                    images_folder,
+                    workers,
+                    on_progress,
+                    dataset,
+                )
+        return read_split(source, split, dataset, raw_folder, images_folder, workers, on_progress)
+
+
+def prepare_test(
+    source: Source, dataset: str, images_folder: Path, raw_folder: Path, workers: int
+) -> AmodalAnnotations:
+    """The test split, of a data set that has one."""
+    if not isinstance(source.chosen, (AnnotatedImages, RenderedArchives)):
+        raise ValueError(f"{dataset} has no test split: a source of this kind has none")
+    return prepare_split(source, "test", dataset, images_folder, raw_folder, workers)
+
+
+def audit(annotations: AmodalAnnotations, config: AuditConfig, folder: Path) -> pd.DataFrame:
+    """What was read, kept, repaired and rejected, and how occluded it is: a table, and a page.
+
+    The page is ``audit_<split>.html`` in ``folder``.
+    """
+    from amodal_pipeline.annotations.audit import audit as account
+    from amodal_pipeline.visuals.audit_page import write_audit
+
+    split = annotations.metadata.split
+    found = account(annotations, config.published.get(split))
+    for difference in found.differences:
+        _log.warning("%s %s: %s", annotations.metadata.dataset, split, difference)
+    with progress(f"audit {split}") as on_progress:
+        page = write_audit(
+            folder, annotations, found, name=f"audit_{split}.html", on_progress=on_progress
+        )
+    counted = annotations.metadata.accounting
+    _log.info(
+        "%s %s: %s; see %s",
+        annotations.metadata.dataset,
+        split,
+        "; ".join(
+            f"{kind}: {a.read} read, {a.kept} kept, {a.repaired} repaired, {a.rejected} rejected"
+            for kind, a in counted.items()
+        ),
+        page,
+    )
+    return found.rows()
+
+
+def preview(annotations: AmodalAnnotations) -> tuple[Image.Image, object]:
+    """A sheet of images with their truth, and the histogram of occlusion rates (a figure)."""
+    from amodal_pipeline.visuals.grids import preview_sheet
+    from amodal_pipeline.visuals.plots import occlusion_histogram
+
+    return preview_sheet(annotations), occlusion_histogram(annotations)

@@ -1,0 +1,45 @@
+"""Wiring of `train_order_net`."""
+
+from kedro.pipeline import Pipeline, node
+
+from amodal_pipeline.jobs.order_net import (
+    choose_networks,
+    draw,
+    plot_losses,
+    tabulate,
+    train_and_score,
+)
+
+
+def create_pipeline() -> Pipeline:
+    own = "params:order_net"
+    return Pipeline(
+        [
+            node(choose_networks, own, "chosen", name="choose_networks"),
+            node(
+                train_and_score,
+                inputs=[
+                    *("chosen", own, "annotations_train", "annotations_val"),
+                    *("folder", "models", "model_output", "parts"),
+                    *("params:inference", "params:evaluation", "params:restart"),
+                ],
+                outputs="done",
+                name="train_and_score",
+            ),
+            node(tabulate, ["parts", "annotations_val", "done"], "table", name="tabulate"),
+            node(
+                draw,
+                inputs=["done", "annotations_val", "folder", "model_output", "params:pictures"],
+                outputs="overlays",
+                name="draw",
+            ),
+            node(plot_losses, ["done", "folder"], "loss_curves", name="plot_losses"),
+        ],
+        namespace="order_net",
+        # Several networks with a child run each, as the rows of an ablation have one.
+        tags="ablation",
+        inputs={"annotations_train", "annotations_val", "models", "model_output", "parts"},
+        parameters={
+            *(own, "params:inference", "params:evaluation", "params:restart", "params:pictures")
+        },
+    )

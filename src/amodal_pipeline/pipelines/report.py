@@ -1,0 +1,54 @@
+"""Wiring of `report`."""
+
+from kedro.pipeline import Pipeline, node
+
+from amodal_pipeline.jobs.report import compare, join_results, plot_results, report
+
+
+def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
+    """Join the results of all methods ever evaluated on the data set, and write the report.
+
+    Args:
+        methods: those evaluated in the same run; the report waits for them.
+    """
+    evaluated = [f"{m}.results" for m in methods]
+    drawn = ["results_chart", "comparison"]
+    drawn += [f"{m}.{kind}" for m in methods for kind in ("loss_curves", "overlays")]
+    return Pipeline(
+        [
+            node(
+                join_results,
+                inputs=["parts", "annotations_val", *evaluated],
+                outputs="results",
+                name="join_results",
+            ),
+            node(plot_results, "results", "results_chart", name="plot_results"),
+            node(
+                compare,
+                inputs=[
+                    "parts",
+                    "annotations_val",
+                    "model_output",
+                    "params:pictures",
+                    *evaluated,
+                ],
+                outputs="comparison",
+                name="compare",
+            ),
+            node(
+                report,
+                inputs=[
+                    "report_folder",
+                    "results",
+                    "annotations_train",
+                    "annotations_val",
+                    "parts",
+                    "published",
+                    "models",
+                    *drawn,
+                ],
+                outputs="report",
+                name="report",
+            ),
+        ]
+    )
