@@ -207,8 +207,8 @@ def _share_out(
     numbers = faces.contiguous().numpy()
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < screen.shape[1]:
         raise IndexError(
-            f"faces name vertices that are not among the {screen.shape[1]}: pass the vertices and the "
-            "faces of one mesh"
+            f"faces name vertices that are not among the {screen.shape[1]}: pass the vertices and "
+            "the faces of one mesh"
         )
 
     def work(i: int) -> None:
