@@ -53,7 +53,7 @@ def test_results_on_visible_masks_alone_say_so():
     noted = evaluate(dataclasses.replace(truth, metadata=modal), found, QUICK).results["note"]
     assert not any(note.startswith("truth: visible") for note in plain) and any(plain)
     assert all(
-        note == "; ".join(filter(None, ["truth: visible masks, whole objects are not known", old]))
+        note == "; ".join(filter(None, ["truth: visible masks only, whole objects unknown", old]))
         for note, old in zip(noted, plain, strict=True)
     )
 

@@ -1,6 +1,6 @@
 """Average precision and recall as COCO defines them (Lin et al., ECCV 2014; pycocotools).
 
-Works in steps, each of which is done only once for what it depends on:
+Works in steps, so that no step is repeated without need:
 
 1. :mod:`~amodal_pipeline.metrics.pairs` computes the IoU of detections with the true objects of
    their image and keeps the few pairs that could match under any protocol;
