@@ -36,9 +36,9 @@ def coco(
 ) -> Iterator[Precision]:
     """Yield COCO's AP, AP50, AP75, AR1, AR10 and AR100 of amodal and visible masks and boxes.
 
-    Boxes are amodal. Objects marked ``ignore`` are ignored; for visible masks, objects of which nothing is
-    visible are ignored as well, and detections with an empty visible mask are dropped. Only what
-    the method predicts is scored.
+    Boxes are amodal. Objects marked ``ignore`` are ignored; for visible masks, objects of which
+    nothing is visible are ignored as well, and detections with an empty visible mask are dropped.
+    Only what the method predicts is scored.
     """
     for target, column in COLUMNS.items():
         if not evidence.has(column):
