@@ -186,7 +186,7 @@ def _load_weights(body: nn.Module, name: str, weights: str) -> None:
         if missing:
             raise ValueError(
                 f"{path} holds no weights of the shape of {missing[:3]} ({len(missing)} tensors in "
-                f"all) of backbone {name!r}: give weights of this network"
+                f"all) of backbone {name!r}: it is of another network, give a file of this one"
             )
         body.load_state_dict(state, strict=False)
 
