@@ -100,7 +100,7 @@ def test_losses_of_collapsed_meshes_are_finite():
 
 def test_losses_leave_no_trace_in_checkpoints_and_refuse_open_surfaces():
     assert not MeshLosses(TETRAHEDRON, 4).state_dict()
-    with pytest.raises(ValueError, match=r"edge \[0, 2\] has not two faces"):
+    with pytest.raises(ValueError, match=r"edge \[0, 2\] does not have exactly two faces"):
         MeshLosses(TETRAHEDRON[2:], 4)
 
 

@@ -25,7 +25,9 @@ def test_what_is_no_state_dict_is_refused_without_advice_to_run_it(tmp_path, nam
     torch.save(content.get(name, {"a": torch.zeros(100)}), path)
     if name in ("text.pth", "cut.pth", "empty.pth"):
         path.write_bytes({"text.pth": b"text", "empty.pth": b""}.get(name, path.read_bytes()[:700]))
-    with pytest.raises(ValueError, match=r"\.pth (is no file of tensors|cannot be read)") as raised:
+    with pytest.raises(
+        ValueError, match=r"\.pth (is not a file of named tensors|cannot be read)"
+    ) as raised:
         read_tensors(path)
     shown = f"{raised.value}{'' if raised.value.__suppress_context__ else raised.value.__context__}"
     assert "weights_only" not in shown and "\n" not in shown

@@ -280,7 +280,7 @@ def test_what_is_no_such_detector_is_named(tmp_path):
     (tmp_path / "call.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     (tmp_path / "names.pkl").write_bytes(pickle.dumps({"model": {"stem.weight": 1}}))
     for name, library, reason in (
-        ("code.pth", "torchvision", "no file of tensors"),
+        ("code.pth", "torchvision", "not a file of named tensors"),
         ("other.pth", "torchvision", "no roi_heads.box_predictor"),
         ("other.pth", "detectron2", "no place for a"),
         ("call.pkl", "detectron2", "it wants to call os.system"),

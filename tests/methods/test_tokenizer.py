@@ -353,7 +353,7 @@ def test_perceptual_weights_teach_and_stay_out_of_the_checkpoint(vgg):
     ("name", "message"),
     [
         ("absent.pth", r"absent\.pth cannot be read"),
-        ("text.pth", r"text\.pth is no file of tensors"),
+        ("text.pth", r"text\.pth is not a file of named tensors"),
         ("broken.pth", r"broken\.pth: features\.7\.bias must be of shape \(128,\), found nothing"),
     ],
 )

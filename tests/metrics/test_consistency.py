@@ -233,7 +233,7 @@ def test_appearances_name_the_prediction_of_each_picture():
         ([(5, None, BOX, 0)] * 2, None, "no objects under several occluders"),
         ([(5, 1, BOX, 0), (5, 2, BOX, 0)], None, "target 5 are of different images or sizes"),
         ([(5, 1, BOX, 0)] * 2, [(24, 30), (30, 24)], "target 5 are of different images or sizes"),
-        ([(5, 1, BOX, 0), (7, 1, BOX, 0)], None, "no target is there under two occluders"),
+        ([(5, 1, BOX, 0), (7, 1, BOX, 0)], None, "no target appears under two occluders"),
     ],
 )
 def test_what_are_no_variants_of_one_another_is_refused(objects, sizes, message):

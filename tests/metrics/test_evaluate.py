@@ -53,7 +53,7 @@ def test_results_on_visible_masks_alone_say_so():
     noted = evaluate(dataclasses.replace(truth, metadata=modal), found, QUICK).results["note"]
     assert not any(note.startswith("truth: visible") for note in plain) and any(plain)
     assert all(
-        note == "; ".join(filter(None, ["truth: visible masks, whole objects are not known", old]))
+        note == "; ".join(filter(None, ["truth: visible masks only, whole objects unknown", old]))
         for note, old in zip(noted, plain, strict=True)
     )
 
@@ -115,7 +115,7 @@ def test_a_method_with_visible_masks_alone_is_marked_where_they_stand_for_amodal
     assert set(rows["protocol"]) == {"coco", "coco_agnostic", "vrsp", "orcnn"}
     assert rows[rows["protocol"] == "coco"]["metric"].str.contains("visible").all()
     ours = rows[rows["protocol"] == "orcnn"].set_index("metric")
-    assert ours.loc["AP_both", "note"] == "amodal masks: the method's visible ones"
+    assert ours.loc["AP_both", "note"] == "no amodal masks: scored with the visible ones"
     assert ours.loc["AP_visible", "note"] == ""
     assert ours.loc["AP50_amodal", "value"] == 100  # 5 of 8 columns: IoU 0.625
     assert "AP50_invisible" not in ours.index

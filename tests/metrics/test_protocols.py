@@ -79,7 +79,7 @@ def test_a_method_without_visible_masks_is_scored_with_its_amodal_ones_and_marke
     # The second object shows 2 of 10 columns: its amodal mask is no visible one.
     assert value_of(rows, "AR100_visible")["value"] == 50
     assert value_of(rows, "AR100_both")["value"] == 50
-    assert value_of(rows, "AP_both")["note"] == "visible masks: the method's amodal ones"
+    assert value_of(rows, "AP_both")["note"] == "no visible masks: scored with the amodal ones"
     assert value_of(rows, "AP_visible_occluded0")["note"] != ""
     assert value_of(rows, "AP_amodal")["note"] == ""
     assert not (rows["metric"] == "AP50_invisible").any()

@@ -1,4 +1,4 @@
-"""Photographs with known amodal truth, composed from any COCO instance data set."""
+"""Photographs with exact amodal masks, composed from any COCO instance data set."""
 
 from amodal_pipeline.compose.config import ComposeConfig
 

@@ -26,28 +26,28 @@ from amodal_pipeline.compose.source import (
     working_size,
 )
 
-VERSION = 1  # of this procedure: pictures of another version are made again
-TRIES = 4  # occluders that are tried for a target before the best of them is taken
-NEAR = 0.05  # of the wanted occlusion rate: near enough to try no other occluder
-FREE_SIZE = (0.02, 0.15)  # of the canvas: stands in for the target's area where there is none
+VERSION = 1  # of this procedure; raise it to have all pictures made again
+TRIES = 4  # occluders tried for a target before the best of them is used
+NEAR = 0.05  # difference from the wanted occlusion rate at which no other occluder is tried
+FREE_SIZE = (0.02, 0.15)  # share of the canvas, used as the target's area if there is no target
 
 
 @dataclass(frozen=True)
 class Composite:
-    """What it takes to make one picture, wherever that happens."""
+    """All inputs to make one picture, so that any process can make it."""
 
     name: str
     file_name: str
     size: tuple[int, int]  # height, width of the photograph
     objects: tuple[SourceObject, ...]
-    others: tuple[SourceObject, ...]  # of other photographs, in the order they are to be tried
+    others: tuple[SourceObject, ...]  # of other photographs, in the order in which they are tried
     seed: tuple[int, ...]
     fingerprint: str
 
 
 @dataclass
 class _Scene:
-    """The picture in the making. Rows beyond ``count`` are for objects still to be pasted."""
+    """The unfinished picture. Rows beyond ``count`` are for objects still to be pasted."""
 
     canvas: np.ndarray  # uint8 [H, W, 3]
     amodal: np.ndarray  # bool [N, H, W]
@@ -66,7 +66,7 @@ class _Choice:
 
 
 def compose(composite: Composite, config: ComposeConfig, image_root: str, folder: Path) -> dict:
-    """Make a picture and its record below ``folder``, or read the record if both are there.
+    """Make a picture and its record below ``folder``, or read the record if both exist.
 
     Returns:
         The record: ``fingerprint``, ``image`` (file_name, height, width), ``instances`` (amodal
@@ -85,14 +85,14 @@ def compose(composite: Composite, config: ComposeConfig, image_root: str, folder
             image.save(path, "JPEG", quality=config.jpeg_quality, subsampling=0)
         else:
             image.save(path, "PNG", compress_level=1)
-    # After the picture: a record means that the picture is there and is this one.
+    # Written after the picture: a record guarantees that its picture is complete.
     with replacing(written) as path:
         path.write_text(json.dumps(record))
     return record
 
 
 def finished_record(path: Path, fingerprint: str) -> dict | None:
-    """A picture's record, if it was written with this fingerprint; else None."""
+    """Return a picture's record if it was written with this fingerprint, else None."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -171,7 +171,7 @@ def _scene(composite: Composite, config: ComposeConfig, root: str, pasted: int) 
 def _choose_target(
     scene: _Scene, originals: int, config: ComposeConfig, rng: np.random.Generator
 ) -> int | None:
-    """An object that is hardly hidden yet: an original one, else a pasted one, else none."""
+    """Return a target that is hardly hidden: an original object, else a pasted one, else None."""
     rates = 1 - scene.visible_areas / np.maximum(scene.amodal_areas, 1)
     hardly_hidden = (rates <= config.occlusion_rates[0]) & (scene.visible_areas > 0)
     free = np.flatnonzero(scene.target & hardly_hidden)
@@ -196,7 +196,7 @@ def _choose_occluder(
     config: ComposeConfig,
     rng: np.random.Generator,
 ) -> _Choice | None:
-    """The first of some occluders that reaches the wanted rate, else the one nearest to it."""
+    """Return the first occluder that reaches the wanted rate, else the nearest of those tried."""
     height, width = scene.canvas.shape[:2]
     if target is None:
         area = rng.uniform(*FREE_SIZE) * height * width
@@ -237,7 +237,7 @@ def _choose_occluder(
 
 
 def _add(scene: _Scene, mask: np.ndarray, config: ComposeConfig) -> list[tuple[int, int]]:
-    """Put a pasted object on top; the pairs (it, what it overlaps)."""
+    """Put a pasted object on top; return the pairs (pasted object, object that it overlaps)."""
     new = scene.count
     overlaps = np.flatnonzero((scene.amodal[:new] & mask).any(axis=(1, 2)))
     scene.visible[overlaps] &= ~mask
@@ -250,7 +250,7 @@ def _add(scene: _Scene, mask: np.ndarray, config: ComposeConfig) -> list[tuple[i
 
 
 def _run_lengths(scene: _Scene, composite: Composite) -> tuple[list[str], list[str]]:
-    """Amodal and visible strings; those of untouched originals at full size are the source's."""
+    """Return amodal and visible masks as strings; untouched originals keep the source's strings."""
     untouched = scene.canvas.shape[:2] == composite.size
     amodal = [o.counts for o in composite.objects] if untouched else []
     amodal += rle.encode(scene.amodal[len(amodal) : scene.count])

@@ -1,4 +1,4 @@
-"""What a composed data set looks like."""
+"""Configuration of composed data sets."""
 
 from typing import Annotated, Literal, Self
 
@@ -13,31 +13,31 @@ Positive = Annotated[float, Field(gt=0)]
 class ComposeConfig(Strict):
     """Parameters of :func:`amodal_pipeline.compose.dataset.compose_split`.
 
-    Ranges are (lowest, highest); what is drawn from them is drawn uniformly.
+    Ranges are (lowest, highest); values are drawn from them uniformly.
 
     Attributes:
-        seed: everything random follows from it.
-        composites_per_image: how many pictures are made from each source photograph.
+        seed: seed of all random choices.
+        composites_per_image: number of pictures made from each source photograph.
         occluders: number of objects pasted on one picture.
-        occlusion_rates: share of a target's amodal mask that shall be hidden.
-        occlusion_weights: how often which part of ``occlusion_rates`` is wanted: the range is
+        occlusion_rates: wanted share of a target's amodal mask that is hidden.
+        occlusion_weights: how often each part of ``occlusion_rates`` is wanted: the range is
             divided into as many equal bins as there are weights. One weight: uniform.
-        same_image_probability: how often an occluder is cut from the very picture it is pasted
-            on, where that has a suitable object.
-        size_to_target: square root of an occluder's area over that of its target.
-        scale: limits to how far a cutout may be shrunk or enlarged to get that size.
+        same_image_probability: how often an occluder is cut from the same picture that it is
+            pasted on, if that has a suitable object.
+        size_to_target: square root of an occluder's area divided by its target's.
+        scale: limits of the factor by which a cutout may be shrunk or enlarged to get that size.
         flip_probability: how often a cutout is mirrored left to right.
         edge_softness: standard deviation of the blur of a cutout's edge, in pixels; 0: hard.
-        match_brightness: bring luminance and contrast of a cutout nearer to where it is pasted.
+        match_brightness: adapt luminance and contrast of a cutout to where it is pasted.
         min_source_area: smallest mask of an occluder, and of a target, in pixels at working size.
-        touching_is_incomplete: an original object whose mask touches that of another counts among
-            those that may lack hidden parts. Where hardly any stands alone, false lets them be
-            pasted and covered, as if each mask were all of its object.
+        touching_is_incomplete: treat an original object whose mask touches another's as one that
+            may lack hidden parts. If hardly any object is isolated, false lets such objects be
+            pasted and covered, as if each mask were complete.
         exclude_incomplete: mark original objects whose mask may lack hidden parts as ``ignore``,
             so that they count neither for nor against a method.
-        class_agnostic: one category "object" with id 1 instead of the source's.
+        class_agnostic: use one category "object" with id 1 instead of the source's.
         max_side: photographs with a longer side are scaled down to it, in pixels.
-        image_format, jpeg_quality: how pictures are stored; PNG is lossless and larger.
+        image_format, jpeg_quality: file format of the pictures; PNG is lossless and larger.
     """
 
     seed: Seed = 0
@@ -63,28 +63,28 @@ class ComposeConfig(Strict):
     def _check(self) -> Self:
         _check_ranges(self, "occluders", "occlusion_rates", "size_to_target", "scale")
         if not sum(self.occlusion_weights) > 0:
-            raise ValueError("occlusion_weights: needs a weight above 0")
+            raise ValueError("occlusion_weights: at least one weight must be above 0")
         return self
 
 
 class VariantsConfig(Strict):
     """Parameters of :func:`amodal_pipeline.compose.variants.compose_variants`.
 
-    Ranges are (lowest, highest); what is drawn from them is drawn uniformly.
+    Ranges are (lowest, highest); values are drawn from them uniformly.
 
     Attributes:
-        seed: everything random follows from it.
-        variants: pictures of each target, every one with another occluder.
-        images: at most so many images give targets, drawn at random.
-        targets_per_image: at most so many objects of an image are targets.
-        hidden: share of a target's visible area that an occluder hides. One share is drawn for a
-            target, and all of its occluders come near to it.
-        max_occlusion_rate: of targets, and of the objects that are cut out, in the images as they
-            are.
+        seed: seed of all random choices.
+        variants: pictures of each target, each with another occluder.
+        images: largest number of images with targets, drawn at random.
+        targets_per_image: largest number of targets in an image.
+        hidden: share of a target's visible area that an occluder hides. One share is drawn per
+            target, and all its occluders hide about that share.
+        max_occlusion_rate: largest occlusion rate in the original images, of targets and of the
+            objects that are cut out.
         min_area: smallest visible area of a target, and of an object that is cut out, in pixels.
-        size_to_target: square root of an occluder's area over that of its target.
-        scale: limits to how far a cutout may be shrunk or enlarged to get that size.
-        flip_probability, edge_softness, match_brightness: as in :class:`ComposeConfig`.
+        size_to_target: square root of an occluder's area divided by its target's.
+        scale: limits of the factor by which a cutout may be shrunk or enlarged to get that size.
+        flip_probability, edge_softness, match_brightness: see :class:`ComposeConfig`.
     """
 
     seed: Seed = 0
@@ -104,7 +104,7 @@ class VariantsConfig(Strict):
     def _check(self) -> Self:
         _check_ranges(self, "hidden", "size_to_target", "scale")
         if not 0 < self.hidden[0] <= self.hidden[1] < 1:
-            raise ValueError("hidden: something of a target is hidden, and something is seen")
+            raise ValueError("hidden: shares must be above 0 and below 1, the lowest first")
         return self
 
 

@@ -1,8 +1,8 @@
-"""Composing a split: every source photograph gets objects pasted over its objects.
+"""Composition of a split: on every source photograph, objects are pasted over its objects.
 
-What was there before the pasting is the amodal truth, what is left of it the visible truth.
-Pictures, records and statistics lie in ``<folder>/<split>/``; a picture whose record has the
-fingerprint of the same configuration and source is not made again.
+The masks before pasting are the amodal truth, what remains of them is the visible truth. Pictures,
+records and statistics are in ``<folder>/<split>/``; a picture whose record has the fingerprint of
+the same configuration and source is not made again.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ from amodal_pipeline.compose.source import (
 )
 
 OBJECT = Category(id=1, name="object")
-CANDIDATES = 4  # objects of other photographs that are drawn for each paste
-FEW = 200  # distinct cut-outs, or originals that count: with fewer the log warns
+CANDIDATES = 4  # objects of other photographs drawn per pasted object
+FEW = 200  # a warning is logged below this number of distinct cut-outs, or of counted originals
 
 _log = logging.getLogger(__name__)
 
@@ -48,27 +48,27 @@ def compose_split(
     on_progress: Callable[[int, int], None] | None = None,
     dataset: str = "composed_coco",
 ) -> AmodalAnnotations:
-    """Compose one split from a COCO instance file.
+    """Compose one split from a COCO instance file, and return its annotations.
 
     Args:
-        config: what to make.
+        config: how the pictures are composed.
         split: its name; part of the seed, so that splits of one source differ.
-        source_json: COCO instances with modal masks. Give each split its own file: occluders
-            come from it too, and an object may not appear in training and in evaluation.
+        source_json: COCO instances with modal masks. Give each split a separate file: occluders
+            come from it too, and an object must not appear in training and in evaluation.
         image_root: folder that the file names in ``source_json`` are relative to.
-        folder: pictures go to ``folder/split``.
+        folder: pictures are written to ``folder/split``.
         workers: processes; the result does not depend on their number.
-        on_progress: called with (pictures done, pictures in all).
+        on_progress: called with (pictures done, number of pictures).
 
     Returns:
-        The table of the composed pictures. Its ``rejected`` has what was wrong in the source.
-        Each original object keeps its category; a pasted one has that of the object it was cut
-        from. Order pairs: a pasted object is over everything whose amodal mask it overlaps;
-        between original objects nothing is known.
+        The table of the composed pictures. Its ``rejected`` lists the errors in the source. Each
+        original object keeps its category; a pasted one has that of the object it was cut from.
+        Order pairs: a pasted object is in front of everything whose amodal mask it overlaps;
+        between original objects the order is unknown.
 
     Raises:
-        ValueError: the source file, or a photograph, is missing, damaged or does not fit the
-            other; or no object is fit to be pasted. The message names the file.
+        ValueError: the source file or a photograph is missing, damaged or does not fit the other,
+            or no object can be pasted. The message names the file.
     """
     source_json, image_root, folder = Path(source_json), Path(image_root), Path(folder)
     source = read_source(source_json, image_root, split)
@@ -104,7 +104,7 @@ def compose_split(
         logging.WARNING if few else logging.INFO,
         "%s %s: %d distinct cut-outs are pasted, %d distinct originals count%s",
         *(dataset, split, *variety.values()),
-        f": with fewer than {FEW}, results may be about these objects only; take more photographs, "
+        f": with fewer than {FEW}, results may depend on these objects; take more photographs, "
         "or lower min_source_area"
         if few
         else "",
@@ -113,14 +113,14 @@ def compose_split(
 
 
 def source_variety(records: list[dict]) -> dict[str, int]:
-    """Count the objects of the source that a split is made of, however often each is in it.
+    """Return the number of distinct source objects in a split.
 
     Args:
-        records: of its pictures, as :func:`composite.compose` returns them.
+        records: records of its pictures, as returned by :func:`composite.compose`.
 
     Returns:
-        ``distinct_cutouts``, the objects that are pasted, and ``distinct_originals``, those of the
-        photographs themselves that count (are not ``ignore``).
+        ``distinct_cutouts``, the number of pasted objects, and ``distinct_originals``, that of
+        objects of the photographs themselves that count (are not ``ignore``).
     """
     instances = [instance for record in records for instance in record["instances"]]
     pasted = {i["source_id"] for i in instances if i["pasted"]}
@@ -129,15 +129,15 @@ def source_variety(records: list[dict]) -> dict[str, int]:
 
 
 def occlusion_statistics(annotations: AmodalAnnotations, pasted: np.ndarray) -> dict:
-    """How much is hidden, over the objects that count (not ``ignore``).
+    """Return how much is hidden, over the objects that count (not ``ignore``).
 
     Args:
-        pasted: which instances were pasted, by position of ``instance_id``, which counts from 1.
+        pasted: which instances were pasted, by ``instance_id``, which counts from 1.
 
     Returns:
         ``images``; and for "all", "original" and "pasted" objects: ``objects``, ``ignored``,
         ``occluded_share``, ``mean_rate`` over all, ``mean_rate_occluded`` over the occluded ones,
-        ``fully_hidden``. Rates of no objects are null.
+        ``fully_hidden``. Rates are null if there are no objects.
     """
     table = annotations.instances
     ids = table["instance_id"].to_numpy(dtype=np.int64)
@@ -167,7 +167,7 @@ def occlusion_statistics(annotations: AmodalAnnotations, pasted: np.ndarray) -> 
 def _source_objects(
     source: AmodalAnnotations, config: ComposeConfig, workers: int
 ) -> list[tuple[SourceObject, ...]]:
-    """The objects of each photograph, in the order of the table of images."""
+    """Return the objects of each photograph, in the order of the table of images."""
     images = source.images
     sizes = images[["height", "width"]].to_numpy(dtype=np.int64).tolist()
     tables = [source.of_image(i) for i in images["image_id"].to_numpy(dtype=np.int64)]
@@ -198,7 +198,7 @@ def _source_objects(
 def _occluders(
     objects: list[tuple[SourceObject, ...]], config: ComposeConfig, source_json: Path
 ) -> list[SourceObject]:
-    """All objects that may be cut out: whole ones, large enough, no crowds."""
+    """Return all objects that may be cut out: complete and large enough ones that are no crowds."""
     fit = [o for photo in objects for o in photo if not (o.incomplete or o.ignore)]
     areas = rle.area([o.counts for o in fit])
     factors = [working_size(o.size, config.max_side)[0] / o.size[0] for o in fit]
@@ -206,10 +206,10 @@ def _occluders(
     bank = [o for o, ok in zip(fit, large, strict=True) if ok]
     if not bank:
         raise ValueError(
-            f"{source_json}: none of {sum(map(len, objects))} objects is fit to be pasted: they "
-            "touch the image border or one another (touching_is_incomplete), have several parts, "
-            f"are crowds, or are smaller than min_source_area = {config.min_source_area} pixels; "
-            "lower it"
+            f"{source_json}: none of {sum(map(len, objects))} objects can be pasted: they touch "
+            "the image border or each other (touching_is_incomplete), have several parts, are "
+            f"crowds, or are smaller than min_source_area = {config.min_source_area} pixels; lower "
+            "min_source_area or set touching_is_incomplete to false"
         )
     return bank
 
@@ -222,7 +222,7 @@ def _composites(
     split: str,
     fingerprint: str,
 ) -> Iterator[Composite]:
-    """What each worker needs for one picture: its photograph, and objects drawn from others."""
+    """Yield the inputs of each picture: its photograph, and objects drawn from others."""
     images = source.images
     names = _output_names(images["file_name"].tolist(), source.metadata.dataset)
     sizes = images[["height", "width"]].to_numpy(dtype=np.int64).tolist()
@@ -230,7 +230,7 @@ def _composites(
     for index, file_name in enumerate(images["file_name"].tolist()):
         for number in range(config.composites_per_image):
             seed = (config.seed, zlib.crc32(split.encode()), index, number)
-            # Some more than wanted: those of this very photograph do not count.
+            # Some more than wanted, because those of the same photograph are removed.
             drawn = np.random.default_rng((*seed, 0)).integers(0, len(bank), wanted + 8)
             others = [bank[i] for i in drawn if bank[i].file_name != file_name]
             yield Composite(
@@ -245,7 +245,7 @@ def _composites(
 
 
 def _output_names(file_names: list[str], source: str) -> list[str]:
-    """The stem of each photograph; its whole path where two photographs share a stem."""
+    """Return each photograph's stem; its whole path if two photographs share a stem."""
     stems = [PurePosixPath(name).stem for name in file_names]
     shared = Counter(stems)
     names = [
@@ -305,5 +305,5 @@ def _table(
 
 
 def digest(value: dict) -> str:
-    """SHA-256 of what a picture is made from, as hex."""
+    """Return the SHA-256 of the inputs of a picture, as hex."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

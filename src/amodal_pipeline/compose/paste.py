@@ -1,4 +1,4 @@
-"""Cutting objects out, finding where one hides a wanted share of another, and pasting."""
+"""Cutting out objects, finding where one hides a wanted share of another, and pasting."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from PIL import Image, ImageFilter
 from scipy import fft
 
 GRID = 96  # cells along the longer side of the search window
-TOLERANCE = 0.03  # of the occlusion rate: placements this near to the wanted one count as equal
-MIN_ON_CANVAS = 0.6  # of a cutout's box
-MAX_HIDDEN = 0.9  # of any other object: beyond it hardly anything could be learned from it
-TRIED = 6  # placements that are looked at in full resolution
+TOLERANCE = 0.03  # placements within this of the wanted occlusion rate count as equally good
+MIN_ON_CANVAS = 0.6  # least share of a cutout's box that must lie on the canvas
+MAX_HIDDEN = 0.9  # largest share of any other object that may be hidden, to learn from it still
+TRIED = 6  # placements evaluated at full resolution
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-MAX_GAIN = 1.35  # of brightness, either way
-MAX_CONTRAST = 1.2  # of contrast, either way
-MARGIN = 0.25  # of a box's longer side: how far the surroundings reach
+MAX_GAIN = 1.35  # largest factor, and divisor, of brightness
+MAX_CONTRAST = 1.2  # largest factor, and divisor, of contrast
+MARGIN = 0.25  # width of the surroundings, as a share of a box's longer side
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Cutout:
     """An object ready to be pasted, without its colours.
 
     ``alpha`` float32 [h, w] in [0, 1]; the object's mask is ``alpha > 0.5``. ``window`` is the
-    (y0, y1, x0, x1) of the source photograph that was scaled to [h, w], mirrored if ``flip``.
+    part (y0, y1, x0, x1) of the source photograph that is scaled to [h, w], mirrored if ``flip``.
     """
 
     alpha: np.ndarray
@@ -32,15 +32,16 @@ class Cutout:
 
     @property
     def mask(self) -> np.ndarray:
+        """Return the object's mask, bool [h, w]."""
         return self.alpha > 0.5
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Top left corner of a cutout on the canvas (may be negative), and what it brings about.
+    """The top left corner of a cutout on the canvas (may be negative), and its effect.
 
-    ``rate`` is the occlusion rate of the target afterwards; ``buries`` says how many other
-    objects lose more than ``MAX_HIDDEN`` of their masks.
+    ``rate`` is the target's occlusion rate after pasting; ``buries`` is the number of other
+    objects that lose more than ``MAX_HIDDEN`` of their masks.
     """
 
     top: int
@@ -50,10 +51,10 @@ class Placement:
 
 
 def cut(mask: np.ndarray, scale: float, flip: bool, softness: float) -> Cutout | None:
-    """The matte of an object, scaled and mirrored.
+    """Return the matte of an object, scaled and mirrored.
 
-    The edge is blurred, and moved inwards so far that the matte ends where the object's mask
-    ends: outside it are the colours of its old background, which would show as a halo.
+    The edge is blurred and moved inwards until the matte ends where the object's mask ends,
+    because the colours of the old background outside it would show as a halo.
 
     Args:
         mask: bool [H, W] of the object in its photograph.
@@ -61,7 +62,7 @@ def cut(mask: np.ndarray, scale: float, flip: bool, softness: float) -> Cutout |
         softness: standard deviation of the blur in pixels after scaling; 0 gives a hard edge.
 
     Returns:
-        None where nothing of the object is left at that scale.
+        None if no pixel of the object remains at that scale.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -72,7 +73,7 @@ def cut(mask: np.ndarray, scale: float, flip: bool, softness: float) -> Cutout |
     image = image.resize(size, Image.Resampling.BILINEAR)
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pad = int(np.ceil(3 * softness)) + 1  # so that the blur sees the background beyond the box
+    pad = int(np.ceil(3 * softness)) + 1  # so that the blur includes background beyond the box
     padded = Image.new("L", (size[0] + 2 * pad, size[1] + 2 * pad))
     padded.paste(image, (pad, pad))
     if softness:
@@ -93,21 +94,21 @@ def find_placement(
     wanted: float,
     rng: np.random.Generator,
 ) -> Placement | None:
-    """Where to paste a cutout so that ``wanted`` of the target is hidden.
+    """Return where to paste a cutout to hide ``wanted`` of the target.
 
-    How much a placement hides is a cross-correlation of the target's visible mask with the
-    cutout's: one Fourier transform on a coarse grid gives it for all placements at once. A few of
-    those that come within ``TOLERANCE`` of the wanted rate, drawn at random, are looked at in
-    full resolution; the nearest one that buries no other object is taken.
+    The number of pixels that a placement hides is a cross-correlation of the target's visible mask
+    with the cutout's: one Fourier transform on a coarse grid gives it for all placements. Of those
+    within ``TOLERANCE`` of the wanted rate, a few drawn at random are evaluated at full resolution;
+    the result is the one nearest to the wanted rate among those that bury the fewest other objects.
 
     Args:
-        visible: bool [N, H, W], what is visible of each object so far.
+        visible: bool [N, H, W], the visible mask of each object so far.
         visible_areas, amodal_areas: int [N], pixels of each object's two masks.
         target: index of the object to be hidden.
-        wanted: its occlusion rate afterwards, counting what is hidden already.
+        wanted: its occlusion rate after pasting, including what is hidden already.
 
     Returns:
-        None where no placement hides anything of the target and stays on the canvas.
+        None if no placement with enough of the cutout on the canvas hides any of the target.
     """
     mask = cutout.mask
     size = visible.shape[1:]
@@ -148,9 +149,9 @@ def place_anywhere(
     amodal_areas: np.ndarray,
     rng: np.random.Generator,
 ) -> Placement:
-    """A random placement, wholly on the canvas if the cutout fits, that buries few objects.
+    """Return a random placement that buries few objects, wholly on the canvas if the cutout fits.
 
-    Arguments as those of :func:`find_placement`.
+    The arguments are described at :func:`find_placement`.
     """
     room = [
         max(whole - part, 0) + 1
@@ -170,7 +171,7 @@ def paste(
     placement: Placement,
     match_brightness: bool,
 ) -> np.ndarray:
-    """Paste a cutout onto ``canvas`` uint8 [H, W, 3], in place.
+    """Paste a cutout onto ``canvas`` uint8 [H, W, 3], in place, and return its mask.
 
     Returns:
         The pasted object's mask bool [H, W]: where ``alpha`` is above 0.5, on the canvas.
@@ -193,7 +194,7 @@ def paste(
     alpha = cutout.alpha[cut_rows, cut_columns, None]
     under = canvas[rows, columns].astype(np.float32)
     mixed = under + alpha * (colours[cut_rows, cut_columns] - under)
-    # Where the matte is 0 the sum is exact: the photograph stays as it is.
+    # Where the matte is 0 the sum is exact, so the photograph is unchanged.
     canvas[rows, columns] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
     mask = np.zeros(canvas.shape[:2], bool)
     mask[rows, columns] = alpha[..., 0] > 0.5
@@ -201,12 +202,12 @@ def paste(
 
 
 def match(colours: np.ndarray, mask: np.ndarray, there: np.ndarray, here: np.ndarray) -> np.ndarray:
-    """Bring an object's brightness and contrast nearer to the light it is pasted into.
+    """Return an object's colours with brightness and contrast adapted to where it is pasted.
 
-    The light is judged by what surrounds the object before (``there``) and after (``here``), not
-    by the object: a black dog stays black on snow. Means and spreads of luminance are compared,
-    half of their ratio (in the logarithm) is applied, within ``MAX_GAIN`` and ``MAX_CONTRAST``.
-    One factor for the three channels keeps the hue.
+    The light is estimated from the pixels around the object before (``there``) and after
+    (``here``) pasting, not from the object: a black dog stays black on snow. Half of the ratio
+    (in the logarithm) of the means and spreads of luminance is applied, within ``MAX_GAIN`` and
+    ``MAX_CONTRAST``. One factor for the three channels keeps the hue.
 
     Args:
         colours: float32 [h, w, 3], 0 to 255.
@@ -217,7 +218,7 @@ def match(colours: np.ndarray, mask: np.ndarray, there: np.ndarray, here: np.nda
     gain = _half_ratio(after.mean() + 16, before.mean() + 16, MAX_GAIN)
     contrast = _half_ratio(after.std() + 8, before.std() + 8, MAX_CONTRAST)
     centre = (colours[mask] @ LUMINANCE).mean()
-    # Bright objects keep their lights: they may not be pushed beyond what a pixel can hold.
+    # The gain is limited so that bright objects do not exceed the range of a pixel.
     gain = min(gain, max(1.0, 235 / max(centre, 1)))
     return (colours - centre) * (gain * contrast) + centre * gain
 
@@ -227,7 +228,7 @@ def _half_ratio(after: float, before: float, limit: float) -> float:
 
 
 def _surroundings(image: np.ndarray, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-    """Pixels of a box and a margin around it, thinned out to some thousands, float32 [M, 3]."""
+    """Return some thousand pixels of a box and a margin around it, float32 [M, 3]."""
     margin = round(MARGIN * max(y1 - y0, x1 - x0)) + 4
     box = image[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin]
     step = max(1, int(np.sqrt(box.shape[0] * box.shape[1] / 4096)))
@@ -235,9 +236,9 @@ def _surroundings(image: np.ndarray, y0: int, y1: int, x0: int, x1: int) -> np.n
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Sums of a · b with b moved over a by every amount at which they meet.
+    """Return the sums of a · b with b moved over a to every position at which they overlap.
 
-    Entry (i, j) has b's top left corner at (i − height of b + 1, j − width of b + 1) of a.
+    At (i, j), b's top left corner is at (i − height of b + 1, j − width of b + 1) of a.
     """
     shape = [m + n - 1 for m, n in zip(a.shape, b.shape, strict=True)]
     fast = [fft.next_fast_len(n, real=True) for n in shape]
@@ -253,7 +254,7 @@ def _outcome(
     top: int,
     left: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Occlusion rate of each object [N] were ``mask`` pasted there, and which it buries [N]."""
+    """Return the occlusion rates [N] if ``mask`` is pasted there, and which objects it buries."""
     rows, cut_rows = _clip(top, mask.shape[0], visible.shape[1])
     columns, cut_columns = _clip(left, mask.shape[1], visible.shape[2])
     covered = visible[:, rows, columns] & mask[cut_rows, cut_columns]
@@ -263,7 +264,7 @@ def _outcome(
 
 
 def _clip(start: int, length: int, whole: int) -> tuple[slice, slice]:
-    """The part of [start, start + length) on [0, whole), and the same part counted from start."""
+    """Return the part of [start, start + length) in [0, whole), and that part relative to start."""
     first, last = max(start, 0), max(min(start + length, whole), max(start, 0))
     return slice(first, last), slice(first - start, last - start)
 
@@ -278,7 +279,7 @@ def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _block_means(mask: np.ndarray, step: int) -> np.ndarray:
-    """Share of foreground in blocks of ``step`` x ``step`` pixels, the last ones filled with 0."""
+    """Return the foreground's share per block of ``step`` × ``step`` pixels, padded with 0."""
     height, width = (-(-side // step) * step for side in mask.shape)
     padded = np.zeros((height, width), np.float32)
     padded[: mask.shape[0], : mask.shape[1]] = mask

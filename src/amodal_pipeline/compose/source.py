@@ -1,4 +1,4 @@
-"""Source photographs and their objects: what can be covered, and what can be cut out."""
+"""Source photographs and their objects, to be covered or cut out."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,14 +14,14 @@ from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.on_disk import check_on_disk
 from amodal_pipeline.annotations.tables import AmodalAnnotations
 
-CONTACT = 2  # pixels: masks this near to one another touch, drawn outlines are no more exact
-BORDER = 1  # pixels: polygons often end this far from the image border that cuts the object
-MIN_PART = 0.05  # of a mask: a second part as large as this is no drawing error
+CONTACT = 2  # pixels; masks this near touch, since annotated outlines are no more exact
+BORDER = 1  # pixels; polygons often end this far from the image border that cuts the object
+MIN_PART = 0.05  # share of a mask; a second part as large as this is not a drawing error
 
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
-    """An object of a source photograph: all that is needed to cut it out or to cover it."""
+    """An object of a source photograph, with all that is needed to cut it out or to cover it."""
 
     instance_id: int
     category_id: int
@@ -33,11 +33,11 @@ class SourceObject:
 
 
 def read_source(json_path: Path, image_root: Path, split: str) -> AmodalAnnotations:
-    """A COCO instance file as a table whose amodal and visible masks are the modal ones.
+    """Return a COCO instance file as a table with the modal masks as amodal and visible masks.
 
     Raises:
-        ValueError: the file is no COCO JSON, has amodal masks already, or names photographs
-            that are not below ``image_root`` or have another size.
+        ValueError: the file is no COCO JSON, has amodal masks, or names photographs that are not
+            below ``image_root`` or have another size.
     """
     source = flat.read_table(
         json_path, image_root, json_path.name, split, {Format.MODAL: flat.MODAL}
@@ -49,17 +49,17 @@ def read_source(json_path: Path, image_root: Path, split: str) -> AmodalAnnotati
 def possibly_incomplete(
     counts: list[str], size: tuple[int, int], touching: bool = True
 ) -> np.ndarray:
-    """Which modal masks may lack a part of their object, bool [N].
+    """Return which modal masks may lack a part of their object, bool [N].
 
-    A mask is flagged when it touches the image border (the object may go on outside), when it
-    comes within ``CONTACT`` pixels of another object's mask (which may cover it), or when it has
-    several parts (something without a mask of its own, a pole or a table, may lie across it).
-    What is covered by such a thing at one side only cannot be told from a mask.
+    A mask is flagged if it touches the image border (the object may continue outside), if it
+    comes within ``CONTACT`` pixels of another object's mask (which may cover it), or if it has
+    several parts (an object without a mask, such as a pole or a table, may lie across it). A part
+    covered by such an object at one side only cannot be detected from the mask.
 
     Args:
         counts: the masks of all objects of one image, crowds included.
         size: canvas (height, width).
-        touching: whether being near to another mask is a reason.
+        touching: whether masks near to another mask are flagged.
     """
     height, width = size
     found = np.zeros(len(counts), bool)
@@ -86,13 +86,13 @@ def possibly_incomplete(
 
 
 def working_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """(height, width) after a photograph was scaled down to ``max_side``, if it was longer."""
+    """Return (height, width) of a photograph after scaling its longer side to <= ``max_side``."""
     factor = min(1.0, max_side / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def working_masks(counts: list[str], size: tuple[int, int], max_side: int) -> np.ndarray:
-    """Masks bool [N, h, w] at working size from strings on the canvas ``size``."""
+    """Return masks bool [N, h, w] at working size from strings on the canvas ``size``."""
     height, width = working_size(size, max_side)
     masks = rle.decode(counts, size)
     if (height, width) != size:
@@ -108,11 +108,11 @@ def working_masks(counts: list[str], size: tuple[int, int], max_side: int) -> np
 
 @lru_cache(maxsize=8)
 def photograph(root: str, file_name: str, size: tuple[int, int], max_side: int) -> np.ndarray:
-    """A source photograph at working size, uint8 [h, w, 3], read-only.
+    """Return a source photograph at working size, uint8 [h, w, 3], read-only.
 
     Raises:
-        ValueError: missing, damaged, of another size than annotated, or a decompression bomb;
-            names the file.
+        ValueError: the file is missing, damaged, of another size than annotated, or a
+            decompression bomb; names the file.
     """
     pixels = read_image(root, file_name, size)
     height, width = working_size(size, max_side)
@@ -126,7 +126,7 @@ def photograph(root: str, file_name: str, size: tuple[int, int], max_side: int) 
 
 
 def _pixel_boxes(counts: list[str], size: tuple[int, int]) -> np.ndarray:
-    """Tight boxes (x0, y0, x1, y1), the last pixel excluded, int64 [N, 4]."""
+    """Return tight boxes (x0, y0, x1, y1), x1 and y1 exclusive, int64 [N, 4]."""
     boxes = np.nan_to_num(rle.box(counts, size)).astype(np.int64)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 

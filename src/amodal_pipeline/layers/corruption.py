@@ -1,23 +1,23 @@
-"""Spoiling true visible masks in training, so that they look as a detector's do."""
+"""Corruption of true visible masks in training, so that they resemble a detector's."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from amodal_pipeline.layers.configs import CorruptionConfig
 
-# Sigmas from the centre to the end of the blur's kernel: the released code has 35 pixels at 11.
+# Sigmas from the centre to the end of the blur's kernel; the released code uses 35 pixels at 11.
 _REACH = 17 / 11
 
 
 def corrupt(mask: np.ndarray, config: CorruptionConfig, draw: np.random.Generator) -> np.ndarray:
-    """A mask that is blurred, dilated, eroded, or left as it is (C2F-Seg, sec. 4).
+    """Return a mask that is blurred, dilated, eroded, or unchanged (C2F-Seg, sec. 4).
 
-    A mask of which nothing would be left stays as it is.
+    A mask that would become empty is returned unchanged.
 
     Args:
         mask: bool [S, S].
-        config: what happens how often.
-        draw: decides; equal generators give equal masks.
+        config: probabilities and strengths of the changes.
+        draw: source of random numbers; equal generators give equal masks.
     """
     what = draw.random()
     if what >= config.blur + config.morphology:
@@ -34,12 +34,12 @@ def corrupt(mask: np.ndarray, config: CorruptionConfig, draw: np.random.Generato
 
 
 def dilate(mask: np.ndarray, kernel: int, iterations: int) -> np.ndarray:
-    """``iterations`` times: a pixel of bool [H, W] is set where one under a square of ``kernel``
-    pixels is, whose centre (of an even one: the pixel after it) lies on it.
+    """Return bool [H, W] dilated ``iterations`` times by a square of ``kernel`` pixels.
 
-    Nothing beyond the border is set.
+    A pixel is set if any pixel under the square centred on it is set; the centre of an even square
+    is the pixel after its middle. Pixels beyond the border count as not set.
     """
-    # A square over a square is a larger square, and rows and columns of it go one after the other.
+    # Repeated dilation by a square is one by a larger square, done by rows and then by columns.
     before, after = iterations * (kernel // 2), iterations * (kernel - 1 - kernel // 2)
     for axis in (0, 1):
         around = [(0, 0), (0, 0)]
@@ -51,15 +51,16 @@ def dilate(mask: np.ndarray, kernel: int, iterations: int) -> np.ndarray:
 
 
 def erode(mask: np.ndarray, kernel: int, iterations: int) -> np.ndarray:
-    """As :func:`dilate`, a pixel being set where all of them are.
+    """Return bool [H, W] eroded ``iterations`` times by a square of ``kernel`` pixels.
 
-    What is beyond the border takes nothing away.
+    A pixel stays set if all pixels under the square are set. The square is centred as in
+    :func:`dilate`; pixels beyond the border count as set.
     """
     return ~dilate(~mask, kernel, iterations)
 
 
 def blur(mask: np.ndarray, sigma: float) -> np.ndarray:
-    """Where a Gaussian of ``sigma`` pixels over bool [H, W] is above one half.
+    """Return where a Gaussian blur of ``sigma`` pixels of bool [H, W] is above one half.
 
     The mask is mirrored at the centres of its outermost pixels.
     """

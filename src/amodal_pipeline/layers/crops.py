@@ -1,4 +1,4 @@
-"""What a completer sees of an object: its surroundings, cut out and scaled to one size."""
+"""The input of a completer for an object: its surroundings, cut out and scaled to one size."""
 
 import numpy as np
 import torch
@@ -9,8 +9,8 @@ from amodal_pipeline.annotations import rle
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.masks import paste
 
-# Amodal boxes are at most so many times as long as the longer side of their image: all of a window
-# is drawn, also what is beyond the image.
+# Largest length of an amodal box in units of the image's longer side: the whole window is drawn,
+# including the part beyond the image.
 WIDEST = 4.0
 FITTING = (
     "a box (x, y, width, height) in pixels that overlaps the visible mask and is at most "
@@ -19,18 +19,18 @@ FITTING = (
 
 
 def around_amodal(boxes: np.ndarray, visible: np.ndarray, sizes: rle.Sizes) -> np.ndarray:
-    """What windows are put around of objects with amodal boxes, float64 [N, 4]: the union of that
-    and the box of the visible mask, which a whole object holds.
+    """Return the boxes of objects with amodal boxes around which windows are put, float64 [N, 4].
 
-    NaN where the amodal box is no :data:`FITTING` one, or nothing is visible.
+    Each is the union of the amodal box and the box of the visible mask, which contains the whole
+    object. It is NaN if the amodal box is not :data:`FITTING` or nothing is visible.
 
     Args:
-        boxes: [N, 4] (x, y, width, height), the amodal ones.
-        visible: [N, 4], tight around the visible masks.
+        boxes: amodal boxes, [N, 4] (x, y, width, height).
+        visible: boxes tight around the visible masks, [N, 4].
         sizes: (height, width) of the images, [N, 2] or one for all.
     """
     boxes, visible = (np.asarray(b, np.float64).reshape(-1, 4) for b in (boxes, visible))
-    with np.errstate(over="ignore", invalid="ignore"):  # a user's numbers may be any
+    with np.errstate(over="ignore", invalid="ignore"):  # a user's boxes may have any numbers
         first, last = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
         of_visible, to_visible = visible[:, :2], visible[:, :2] + visible[:, 2:]
         overlaps = np.maximum(first, of_visible) < np.minimum(last, to_visible)
@@ -46,12 +46,12 @@ def windows(
     crop: CropConfig,
     enlarge: float | np.ndarray | None = None,
 ) -> np.ndarray:
-    """The part of the image that is seen of each object, float64 [N, 4] (x1, y1, x2, y2) in pixels.
+    """Return the window of the image around each object, float64 [N, 4] (x1, y1, x2, y2) in pixels.
 
     Args:
-        boxes: [N, 4] (x, y, width, height), of what ``crop.around`` names.
+        boxes: [N, 4] (x, y, width, height), around the masks that ``crop.around`` names.
         sizes: (height, width) of the images, [N, 2] or one for all.
-        crop: how boxes grow.
+        crop: how boxes are enlarged to windows.
         enlarge: the factor, one or [N], instead of ``crop.enlarge``.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -68,19 +68,19 @@ def windows(
 
 
 def aspects(windows: np.ndarray) -> Tensor:
-    """Width and height of windows [N, 4] (x1, y1, x2, y2), over the longer: float32 [N, 2]."""
+    """Return width and height of windows [N, 4] divided by the longer of them, float32 [N, 2]."""
     corners = np.asarray(windows, np.float64).reshape(-1, 4)
     extent = corners[:, 2:] - corners[:, :2]
     return torch.from_numpy((extent / extent.max(axis=1, keepdims=True)).astype(np.float32))
 
 
 def crop_image(image: Tensor, window: np.ndarray, side: int) -> Tensor:
-    """The pixels in a window, scaled with antialiasing; black beyond the border of the image.
+    """Return a window's pixels, scaled with antialiasing; black beyond the border of the image.
 
     Args:
         image: uint8 [3, H, W].
         window: [4] (x1, y1, x2, y2) in pixels.
-        side: of the result, uint8 [3, side, side].
+        side: height and width of the result, uint8 [3, side, side].
     """
     height, width = image.shape[1:]
     left, top = np.floor(window[:2]).astype(int)
@@ -98,9 +98,9 @@ def crop_image(image: Tensor, window: np.ndarray, side: int) -> Tensor:
 
 
 def crop_masks(counts: rle.Masks, windows: np.ndarray, sizes: rle.Sizes, side: int) -> np.ndarray:
-    """Masks as they are seen in their windows, bool [N, side, side]; nothing beyond the border.
+    """Return the masks within their windows, bool [N, side, side]; empty beyond the border.
 
-    No mask is drawn on its canvas.
+    The masks are not decoded on their full canvas.
 
     Args:
         counts: run lengths of N masks.
@@ -110,7 +110,7 @@ def crop_masks(counts: rle.Masks, windows: np.ndarray, sizes: rle.Sizes, side: i
     corners = np.asarray(windows, np.float64).reshape(-1, 4)
     extent = corners[:, 2:] - corners[:, :2]
     cropped = rle.crop(counts, np.concatenate([corners[:, :2], extent], axis=1), sizes, side)
-    # The sampling of run lengths lets a mask go on for half a pixel beyond the image.
+    # Sampling run lengths extends a mask by half a pixel beyond the image.
     centres = corners[:, :2, None] + extent[:, :, None] * (np.arange(side) + 0.5) / side
     limit = np.asarray(sizes).reshape(-1, 2)[:, ::-1, None]
     inside = (centres >= 0) & (centres <= limit)
@@ -118,12 +118,12 @@ def crop_masks(counts: rle.Masks, windows: np.ndarray, sizes: rle.Sizes, side: i
 
 
 def paste_masks(probabilities: Tensor, windows: np.ndarray, size: tuple[int, int]) -> list[str]:
-    """Masks that were seen in windows, as run lengths on the canvas: foreground above one half.
+    """Return masks from windows as run lengths on the canvas; foreground is above one half.
 
     Args:
         probabilities: [N, side, side] in 0–1.
         windows: [N, 4] (x1, y1, x2, y2) in pixels; parts beyond the canvas are cut off.
         size: (height, width) of the canvas.
     """
-    # A window ends anywhere, also at the border of the image: nothing fades there.
+    # A window can end anywhere, also at the border of the image, so masks are not faded out there.
     return paste(probabilities, torch.from_numpy(windows), size, faded=False)

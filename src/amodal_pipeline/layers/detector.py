@@ -1,7 +1,7 @@
-"""The box detector under every two-stage method: backbone, proposals, box head, RoI sampling.
+"""The box detector of every two-stage method: backbone, proposals, box head, RoI sampling.
 
-Built from torchvision's detection parts. Masks are left to the method; this module brings images
-into one batch and boxes back to the coordinates of the caller's images.
+Built from torchvision's detection parts. Masks are predicted by the methods; this module combines
+images into one batch and converts boxes to the coordinates of the caller's images.
 """
 
 from collections import OrderedDict
@@ -36,10 +36,10 @@ from amodal_pipeline.layers.backbone import STRIDES, PyramidBackbone
 from amodal_pipeline.layers.configs import BoxHeadConfig, DetectorConfig, ProposalConfig
 from amodal_pipeline.layers.pooling import PyramidRoIAlign
 
-BACKGROUND_IOU = 0.3  # an anchor that overlaps every object less is background
-BOX_SIZE = 7  # of the RoIs that the box head sees
+BACKGROUND_IOU = 0.3  # an anchor whose IoU with every object is below this is background
+BOX_SIZE = 7  # cells per side of the box head's RoIs
 ANCHOR_STRIDES = (*STRIDES, 64)
-_DIVISIBLE = 32  # the coarsest stride of the pyramid that images are padded to
+_DIVISIBLE = 32  # images are padded to multiples of this
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sample:
-    """The RoIs of one training step that overlap an object, by image."""
+    """The RoIs of one training step that overlap an object, per image."""
 
     boxes: list[Tensor]  # [P, 4] in input coordinates
     matched: list[Tensor]  # [P], index of the object
@@ -67,7 +67,7 @@ class Sample:
 class FullPrecisionHead(RPNHead):
     """torchvision's proposal head with float32 results.
 
-    torchvision decodes boxes in the type of these; bf16 would place them to a few pixels only.
+    torchvision decodes boxes in their type; bf16 would place them to a few pixels only.
     """
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -76,10 +76,10 @@ class FullPrecisionHead(RPNHead):
 
 
 class ExactAnchors(AnchorGenerator):
-    """Anchors as detectron2 has them: ``ANCHOR_STRIDES`` apart, and with sides as they come.
+    """Anchors as in detectron2: ``ANCHOR_STRIDES`` apart, with sides that are not rounded.
 
     torchvision rounds sides to whole pixels, and spreads the anchors of the coarsest level over the
-    padded image: a map of 13 cells of 800 pixels has them 61 pixels apart.
+    padded image: on a map of 13 cells for 800 pixels they are 61 pixels apart.
     """
 
     def generate_anchors(self, scales: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
@@ -96,10 +96,10 @@ class ExactAnchors(AnchorGenerator):
 
 
 class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's, except that anchors on an ignored object (label -1) are no background.
+    """torchvision's, except that anchors on an ignored object (label -1) are not background.
 
-    The box head needs no such care: its sampler passes over proposals whose label is -1.
-    ``box_loss_beta``: as of :class:`~amodal_pipeline.layers.configs.ProposalConfig`.
+    The box head does not need this, because its sampler skips proposals with the label -1.
+    ``box_loss_beta``: see :class:`~amodal_pipeline.layers.configs.ProposalConfig`.
     """
 
     box_loss_beta = 1 / 9
@@ -123,7 +123,7 @@ class ProposalNetwork(RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """torchvision's losses of objectness and of boxes, with ``box_loss_beta``."""
+        """Return torchvision's losses of objectness and of boxes, with ``box_loss_beta``."""
         positive, negative = (
             torch.where(torch.cat(chosen))[0] for chosen in self.fg_bg_sampler(labels)
         )
@@ -140,7 +140,7 @@ class ProposalNetwork(RegionProposalNetwork):
         return loss, box_loss / sampled.numel()
 
     def scored(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """Proposals [N, 4] of each image with their objectness [N] (0–1), best first."""
+        """Return proposals [N, 4] per image with their objectness [N] (0–1), best first."""
         maps = list(batch.features.values())
         logits, deltas = self.head(maps)
         anchors = self.anchor_generator(ImageList(batch.images, batch.sizes), maps)
@@ -155,12 +155,12 @@ class BoxDetector(nn.Module):
     """Faster R-CNN, up to and including the box head.
 
     Args:
-        backbone: gives maps by name, a pyramid of them or one.
+        backbone: returns maps by name, a pyramid of them or one.
         min_size, max_size: scaling of images in evaluation (shorter side, longer side at most).
         mean, std: of RGB images in 0–1.
-        rpn, roi_heads: as :func:`proposal_network` and :func:`box_heads` make them. Without a box
-            head detections are proposals, of one class, and their scores objectness.
-        box_loss_beta: as of :class:`~amodal_pipeline.layers.configs.BoxHeadConfig`.
+        rpn, roi_heads: from :func:`proposal_network` and :func:`box_heads`. Without a box head,
+            detections are proposals, of one class, and their scores objectness.
+        box_loss_beta: see :class:`~amodal_pipeline.layers.configs.BoxHeadConfig`.
     """
 
     def __init__(
@@ -189,8 +189,10 @@ class BoxDetector(nn.Module):
         return Batch(padded, sizes, self.encode(padded))
 
     def stack(self, images: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Images normalised, scaled (in evaluation) and padded to one size [B, 3, H, W], and the
-        (h, w) of each before padding."""
+        """Return images normalised, scaled (in evaluation) and padded, and their sizes.
+
+        The images are [B, 3, H, W]; sizes are (h, w) of each before padding.
+        """
         prepared = [self.prepare(image) for image in images]
         sizes = [tuple(p.shape[-2:]) for p in prepared]
         height, width = (
@@ -202,14 +204,14 @@ class BoxDetector(nn.Module):
         return padded, sizes
 
     def encode(self, padded: Tensor) -> OrderedDict[str, Tensor]:
-        """The backbone's maps of images [B, 3, H, W], in float32."""
-        # Anchors and RoIs take the type of the maps, and bf16 holds no coordinate exactly.
+        """Return the backbone's maps of images [B, 3, H, W], in float32."""
+        # Anchors and RoIs take the type of the maps, and bf16 cannot represent coordinates exactly.
         return OrderedDict((name, m.float()) for name, m in self.backbone(padded).items())
 
     def prepare(self, image: Tensor) -> Tensor:
-        """One image [3, H, W], in 0–1 or uint8, normalised and (in evaluation) scaled."""
+        """Return one image [3, H, W], in 0–1 or uint8, normalised and (in evaluation) scaled."""
         if image.ndim != 3 or image.shape[0] != 3:
-            raise ValueError(f"an image is [3, H, W], not {list(image.shape)}")
+            raise ValueError(f"an image must be [3, H, W], not {list(image.shape)}")
         image = image.to(self.mean.device)
         image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
         if not self.training:
@@ -220,10 +222,10 @@ class BoxDetector(nn.Module):
     def learn(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[Batch, Sample, dict[str, Tensor]]:
-        """One training pass up to the box head.
+        """Run one training pass up to the box head.
 
-        ``targets`` have boxes [N, 4] and labels [N] (-1: ignore this object). Gives the encoded
-        batch, and what :meth:`learn_boxes` gives.
+        ``targets`` have boxes [N, 4] and labels [N] (-1: ignore this object). Returns the encoded
+        batch, and the results of :meth:`learn_boxes`.
         """
         batch = self.batch(images)
         return batch, *self.learn_boxes(batch, targets)
@@ -231,8 +233,11 @@ class BoxDetector(nn.Module):
     def learn_boxes(
         self, batch: Batch, targets: list[dict[str, Tensor]]
     ) -> tuple[Sample, dict[str, Tensor]]:
-        """The part of :meth:`learn` after the backbone: the RoIs that overlap an object, and
-        loss_objectness, loss_rpn_box_reg and, of a box head, loss_classifier and loss_box_reg."""
+        """Return the RoIs that overlap an object, and the losses of proposals and boxes.
+
+        The losses are loss_objectness, loss_rpn_box_reg and, with a box head, loss_classifier and
+        loss_box_reg. This is the part of :meth:`learn` after the backbone.
+        """
         proposals, losses = self.rpn(ImageList(batch.images, batch.sizes), batch.features, targets)
         boxes, matched, labels, regression = self.roi_heads.select_training_samples(
             proposals, targets
@@ -252,21 +257,24 @@ class BoxDetector(nn.Module):
 
     @property
     def classifies(self) -> bool:
-        """Whether there is a box head."""
+        """Return whether the detector has a box head."""
         return self.roi_heads.box_head is not None
 
     def detect(self, batch: Batch) -> list[dict[str, Tensor]]:
-        """Boxes (input coordinates), labels (1-based) and scores (0–1) after suppression.
+        """Return boxes (input coordinates), labels (1-based) and scores (0–1) after suppression.
 
-        Proposals, where there is no box head, have been suppressed as such: the best of them.
+        Without a box head these are the best proposals, which were suppressed as proposals.
         """
         if not self.classifies:
             return self.candidates(batch, self.roi_heads.detections_per_img)
         return [self.suppress(found) for found in self.candidates(batch)]
 
     def candidates(self, batch: Batch, most: int | None = None) -> list[dict[str, Tensor]]:
-        """As :meth:`detect` before suppression: every class of every proposal whose score is above
-        the threshold, best first, the ``most`` best of an image."""
+        """Return the detections of :meth:`detect` before suppression.
+
+        These are every class of every proposal with a score above the threshold, best first, up to
+        ``most`` per image.
+        """
         if not self.classifies:
             return [
                 _as_detections(boxes[:most], scores[:most], self.roi_heads.score_thresh)
@@ -294,11 +302,11 @@ class BoxDetector(nn.Module):
     def regress(
         self, images: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
     ) -> list[Tensor]:
-        """What the box head makes of known boxes [N, 4], as if they were proposals, in evaluation
-        mode: boxes [N, 4] for objects of the classes ``labels`` [N] (1-based; 0 is the class that
-        each is likeliest of), within the image.
+        """Return boxes [N, 4] that the box head refines from known ones, as if from proposals.
 
-        Boxes are (x1, y1, x2, y2) in pixels of the images as they are given.
+        Boxes are (x1, y1, x2, y2) in pixels of the images as given, and are clipped to them. They
+        are refined for the classes ``labels`` [N] (1-based; 0 selects each box's most likely
+        class). Runs in evaluation mode.
         """
         batch = self.batch(images)
         factors = [
@@ -318,8 +326,10 @@ class BoxDetector(nn.Module):
         ]
 
     def suppress(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The detections of an image that are left when each hides those of its class that overlap
-        it and have a lower score; the best of them. Whatever else is in ``found`` goes along."""
+        """Return the best detections of an image after non-maximum suppression per class.
+
+        All other values in ``found`` are kept with their detections.
+        """
         kept = batched_nms(
             found["boxes"], found["scores"], found["labels"], self.roi_heads.nms_thresh
         )[: self.roi_heads.detections_per_img]
@@ -331,10 +341,10 @@ class BoxDetector(nn.Module):
         pool: PyramidRoIAlign,
         masks_of: Callable[[Tensor, Tensor], dict[str, Tensor]],
     ) -> list[dict[str, Tensor]]:
-        """Detections with masks, boxes in the coordinates of the images as they were given.
+        """Return detections with masks, and boxes in the coordinates of the images as given.
 
-        ``masks_of(features, labels)`` gives mask logits [all RoIs, M, M] by kind; they come back as
-        probabilities under "<kind>_masks".
+        ``masks_of(features, labels)`` returns mask logits [all RoIs, M, M] by kind; the detections
+        have them as probabilities under "<kind>_masks".
         """
         batch = self.batch(images)
         detections = self.detect(batch)
@@ -354,14 +364,14 @@ class BoxDetector(nn.Module):
 
 
 def build(config: DetectorConfig, classes: int) -> BoxDetector:
-    """A detector of ``classes`` categories (background not counted)."""
+    """Return a detector of ``classes`` categories (background not counted)."""
     b, p, h = config.backbone, config.proposals, config.box_head
     backbone = PyramidBackbone(**b.model_dump(), batch_norm=config.batch_norm)
     anchors = (ExactAnchors if p.exact_anchors else AnchorGenerator)(
         tuple((size,) for size in p.anchor_sizes), (p.aspect_ratios,) * len(p.anchor_sizes)
     )
     if len(p.anchor_sizes) != len(ANCHOR_STRIDES):
-        raise ValueError(f"anchor_sizes needs {len(ANCHOR_STRIDES)} values, one a pyramid level")
+        raise ValueError(f"anchor_sizes needs {len(ANCHOR_STRIDES)} values, one per pyramid level")
     rpn = proposal_network(backbone.out_channels, anchors, p)
     roi_heads = box_heads(
         roi_align(config, BOX_SIZE), backbone.out_channels, h, classes, config.batch_norm
@@ -379,14 +389,14 @@ def build(config: DetectorConfig, classes: int) -> BoxDetector:
 
 
 def roi_align(config: DetectorConfig, size: int) -> PyramidRoIAlign:
-    """RoIs of ``size`` x ``size`` cells from the pyramid of a detector."""
+    """Return RoIAlign to ``size`` x ``size`` cells from the pyramid of a detector."""
     return PyramidRoIAlign(size, config.canonical_size, config.sampling_ratio, config.aligned)
 
 
 def proposal_network(
     channels: int, anchors: AnchorGenerator, config: ProposalConfig
 ) -> ProposalNetwork:
-    """Proposals from maps of ``channels`` channels."""
+    """Return a proposal network for maps of ``channels`` channels."""
     network = ProposalNetwork(
         anchors,
         FullPrecisionHead(channels, anchors.num_anchors_per_location()[0], config.convolutions),
@@ -409,7 +419,7 @@ def box_heads(
     classes: int | None,
     batch_norm: bool = False,
 ) -> RoIHeads:
-    """Sampling of RoIs, and a box head of ``classes`` categories on ``pool``; None for no head."""
+    """Return the sampling of RoIs and a box head of ``classes`` categories (None: no box head)."""
     head = predictor = None
     if classes is not None:
         if config.convolutions:
@@ -442,7 +452,7 @@ def box_heads(
 def _initialise_as_detectron(head: nn.Module, predictor: FastRCNNPredictor) -> None:
     for layer in head.modules():
         if isinstance(layer, nn.Linear):
-            # What Caffe2 calls Xavier: bounds of sqrt(3 / inputs).
+            # Caffe2's Xavier initialisation: bounds of sqrt(3 / inputs).
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
     for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
@@ -453,14 +463,14 @@ def _initialise_as_detectron(head: nn.Module, predictor: FastRCNNPredictor) -> N
 def box_head_losses(
     logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor, beta: float
 ) -> dict[str, Tensor]:
-    """loss_classifier and loss_box_reg of RoIs: torchvision's, with another ``beta``.
+    """Return torchvision's loss_classifier and loss_box_reg of RoIs, with another ``beta``.
 
     Args:
         logits: [N, classes + 1], background first.
         deltas: [N, 4 (classes + 1)].
         labels: int64 [N], 0 for background.
-        targets: [N, 4], of the object of each.
-        beta: as of :class:`~amodal_pipeline.layers.configs.BoxHeadConfig`.
+        targets: [N, 4], of each RoI's object.
+        beta: see :class:`~amodal_pipeline.layers.configs.BoxHeadConfig`.
     """
     positive = torch.where(labels > 0)[0]
     own = deltas.reshape(len(deltas), -1, 4)[positive, labels[positive]]
@@ -480,7 +490,7 @@ def _as_detections(boxes: Tensor, scores: Tensor, threshold: float) -> dict[str,
 def on_images(
     detections: list[dict[str, Tensor]], batch: Batch, images: Sequence[Tensor]
 ) -> list[dict[str, Tensor]]:
-    """Detections with boxes in the coordinates of the images as they were given."""
+    """Return detections with boxes in the coordinates of the images as given."""
     for found, (h, w), image in zip(detections, batch.sizes, images, strict=True):
         factors = [image.shape[-1] / w, image.shape[-2] / h] * 2
         found["boxes"] = found["boxes"] * found["boxes"].new_tensor(factors)
@@ -488,20 +498,20 @@ def on_images(
 
 
 def scaled_size(size: Sequence[int], min_size: int, max_size: int) -> tuple[int, int]:
-    """(height, width) with shorter side ``min_size``, or smaller where ``max_size`` demands."""
+    """Return (height, width) with shorter side ``min_size``, or less if ``max_size`` needs it."""
     factor = min(min_size / min(size), max_size / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, anti-aliased where it shrinks; a float image [C, H, W]."""
+    """Return a float image [C, H, W] resized bilinearly, with antialiasing if it shrinks."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
 def on_boxes(targets: list[dict], kind: str) -> list[dict]:
-    """Targets with ``boxes`` set to the amodal or visible ones, of the objects that have one."""
+    """Return targets with amodal or visible ``boxes``, of the objects that have such a box."""
     chosen = []
     for target in targets:
         boxes = target[f"{kind}_boxes"]

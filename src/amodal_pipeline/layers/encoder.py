@@ -1,4 +1,4 @@
-"""timm encoders of crops and images; dilated where the last map is to keep its resolution."""
+"""timm encoders of crops and images, dilated if the last map must keep its resolution."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,19 @@ STRIDES = (4, 8, 16, 16)
 
 
 class Encoder(nn.Module):
-    """Crops [N, 3, H, W], in 0–1 or uint8, to four maps [N, C, H/s, W/s], s = 4, 8, 16 and 16.
+    """Maps crops [N, 3, H, W], in 0–1 or uint8, to maps [N, C, H/s, W/s], s = 4, 8, 16 and 16.
 
-    A stage that would be coarser than the last of ``strides`` has dilated convolutions in place of
+    A stage that would be coarser than the last of ``strides`` has dilated convolutions instead of
     its stride. ``channels``: C of each map.
 
     Args:
-        config: of the network.
-        strides: of the maps, where they are others.
-        beside: channels that are seen beside the image's; the first convolution gets fresh weights
-            for them and keeps those it has for the image.
+        config: the network's configuration.
+        strides: strides of the maps, if other than the default.
+        beside: number of input channels in addition to the image's; the first convolution gets
+            new weights for them and keeps those for the image.
 
     Raises:
-        ValueError: a model without these maps, or weights of another network.
+        ValueError: the model does not have these maps, or the weights are of another network.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Encoder(nn.Module):
         return self
 
     def forward(self, images: Tensor, beside: Tensor | None = None) -> list[Tensor]:
-        """Maps of images, and of the channels [N, B, H, W] beside them, which are taken as is."""
+        """Return the maps of images and of additional channels [N, B, H, W], used unnormalised."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         images = (images - self.mean) / self.std
         return self.body(images if beside is None else torch.cat([images, beside], dim=1))
 
 
 def _widen(body: nn.Module, channels: int) -> None:
-    """Let the first convolution of a network see so many channels more."""
+    """Add ``channels`` input channels to the first convolution of a network."""
     first = next(m for m in body.modules() if isinstance(m, nn.Conv2d))
     fresh = torch.empty(len(first.weight), channels, *first.weight.shape[2:])
     nn.init.kaiming_normal_(fresh)

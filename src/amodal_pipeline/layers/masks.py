@@ -1,4 +1,4 @@
-"""Mask heads, their targets, and pasting RoI masks at full resolution straight to run lengths."""
+"""Mask heads, their targets, and pasting of RoI masks at full resolution into run lengths."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ from amodal_pipeline.layers.configs import MaskHeadConfig
 
 
 class MaskHead(nn.Module):
-    """RoI features [N, C, S, S] to mask logits [N, classes, 2S, 2S] (1 class when agnostic).
+    """Maps RoI features [N, C, S, S] to mask logits [N, classes, 2S, 2S] (1 class if agnostic).
 
-    Convolutions 3x3 with ReLU, a stride-2 deconvolution, one 1x1: Mask R-CNN's head, with
-    torchvision's parameter names, so that its COCO weights fit.
+    3x3 convolutions with ReLU, a stride-2 deconvolution and a 1x1 convolution: Mask R-CNN's head,
+    with torchvision's parameter names, so that its COCO weights can be loaded.
     """
 
     def __init__(self, in_channels: int, config: MaskHeadConfig, classes: int) -> None:
@@ -32,22 +32,24 @@ class MaskHead(nn.Module):
         self.predictor = MaskRCNNPredictor(
             channels, channels, 1 if config.class_agnostic else classes
         )
-        # As the Detectron family does: masks start undecided.
+        # As in the Detectron family: masks start near probability one half.
         nn.init.normal_(self.predictor.mask_fcn_logits.weight, std=0.001)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.with_features(features)[0]
 
     def with_features(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, and the features of the last convolution [N, channels, S, S] and of the
-        deconvolution [N, channels, 2S, 2S], both after their ReLU."""
+        """Return logits, and the features of the last convolution and of the deconvolution.
+
+        Features are [N, channels, S, S] and [N, channels, 2S, 2S], both after their ReLU.
+        """
         convolved = self.layers(features)
         enlarged = self.predictor.relu(self.predictor.conv5_mask(convolved))
         return self.predictor.mask_fcn_logits(enlarged).float(), convolved, enlarged
 
 
 def of_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """The channel of each RoI's class: [N, classes, M, M] to [N, M, M].
+    """Return the channel of each RoI's class: [N, classes, M, M] to [N, M, M].
 
     ``labels`` [N] are 1-based (0 is background). A class-agnostic head has one channel for all.
     """
@@ -63,13 +65,13 @@ def mask_targets(
     matched: Sequence[Tensor],
     size: int,
 ) -> Tensor:
-    """True masks as each RoI sees them, float [sum of RoIs, size, size] of 0 and 1.
+    """Return true masks cropped to each RoI, float [sum of RoIs, size, size] of 0 and 1.
 
     Args:
-        targets: an image each, with "<kind>_masks" uint8 [objects, h, w] at any resolution and
+        targets: one per image, with "<kind>_masks" uint8 [objects, h, w] at any resolution and
             mask_scale, the (x, y) factors from input coordinates to those of the masks.
         kind: "amodal" or "visible".
-        boxes: RoIs [N, 4] (x1, y1, x2, y2) an image, in the coordinates of the network's input.
+        boxes: RoIs [N, 4] (x1, y1, x2, y2) per image, in the coordinates of the network's input.
         matched: int64 [N], the object of each RoI.
         size: side of a mask target.
     """
@@ -78,7 +80,7 @@ def mask_targets(
         if len(rois) == 0:
             crops.append(rois.new_zeros((0, size, size)))
             continue
-        # Only the objects that a RoI asks for become float.
+        # Only the objects that a RoI is matched to are converted to float.
         used, index = torch.unique(index, return_inverse=True)
         masks = target[f"{kind}_masks"][used, None].to(rois.dtype)
         scaled = rois * rois.new_tensor([*target["mask_scale"], *target["mask_scale"]])
@@ -89,9 +91,9 @@ def mask_targets(
 
 
 def mask_loss(logits: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy over the pixels of all RoIs; 0 (with a gradient) without RoIs.
+    """Return the mean binary cross-entropy over all RoIs' pixels; 0 (with a gradient) without RoIs.
 
-    ``weights`` [N] multiply each RoI's part; the mean stays one over all pixels.
+    ``weights`` [N] multiply each RoI's part; the mean is still over all pixels.
     """
     if truth.numel() == 0:
         return logits.sum() * 0
@@ -107,12 +109,12 @@ def paste(
     *,
     faded: bool = True,
 ) -> list[str]:
-    """Masks on the image canvas as compressed run lengths, without a canvas in memory.
+    """Return masks on the image canvas as compressed run lengths, without a canvas in memory.
 
-    Every pixel of a RoI takes the bilinear value of the mask at its centre and is foreground above
-    ``threshold``. Between the centres of its outermost cells and the rim of the RoI a mask fades
-    towards 0 beyond it, as that of a detector does, whose box ends where the object does; without
-    ``faded`` it goes on as it is.
+    Every pixel of a RoI gets the bilinear value of the mask at its centre, and is foreground above
+    ``threshold``. Between the centres of the outermost cells and the border of the RoI a mask fades
+    towards 0, as a detector's mask, whose box ends at the object's border, should. Without
+    ``faded`` the outermost values continue to the border.
 
     Args:
         probabilities: [N, M, M] in 0–1.
@@ -140,16 +142,16 @@ def paste(
 def _interpolation(
     start: int, stop: int, low: float, high: float, side: int, faded: bool
 ) -> np.ndarray:
-    """Weights [pixels, side] of a mask's cells for the pixels start … stop - 1 of an axis."""
+    """Return weights [pixels, side] of a mask's cells for pixels start … stop - 1 of an axis."""
     at = (np.arange(start, stop) + 0.5 - low) / max(high - low, 1e-6) * side - 0.5
     if not faded:
-        # A pixel whose centre lies beyond the rim is none of the mask's.
+        # A pixel whose centre lies beyond the border is not part of the mask.
         at = np.where((at >= -0.5) & (at <= side - 0.5), at.clip(0, side - 1), -1)
     return np.clip(1 - np.abs(at[:, None] - np.arange(side)), 0, 1).astype(np.float32)
 
 
 def _changes(inside: np.ndarray, left: int, top: int, height: int) -> np.ndarray:
-    """Canvas positions, in column order, where a mask [w, h] at (left, top) starts or ends."""
+    """Return canvas positions, in column order, where a mask [w, h] at (left, top) changes."""
     w, h = inside.shape
     # A pixel of background after each column, unless the columns join on the canvas.
     stride = h if h == height else h + 1
@@ -160,7 +162,7 @@ def _changes(inside: np.ndarray, left: int, top: int, height: int) -> np.ndarray
 
 
 def _runs(position: np.ndarray, counts: np.ndarray, pixels: int) -> list[str]:
-    """Compressed run lengths of masks that have ``counts`` changes each at ``position``."""
+    """Return compressed run lengths of masks that have ``counts`` changes each at ``position``."""
     # Runs of a mask: from 0 to its first change, between changes, and from the last to the end.
     ends = np.cumsum(counts + 1)
     bounds = np.full(len(position) + len(counts), pixels, np.int64)
@@ -170,7 +172,7 @@ def _runs(position: np.ndarray, counts: np.ndarray, pixels: int) -> list[str]:
     runs = np.diff(bounds, prepend=0)
     first = ends - counts - 1
     runs[first] = bounds[first]
-    # A change at the very end leaves a run of nothing; COCO's writers leave it out.
+    # A change at the very end leaves an empty run, which COCO's writers leave out.
     empty = at_end & (runs == 0)
     empty[first] = False
     sizes = counts + 1 - empty[ends - 1]

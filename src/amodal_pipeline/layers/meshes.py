@@ -1,4 +1,4 @@
-"""Triangle meshes: a sphere to bend, losses that keep a surface smooth, and a file format."""
+"""Triangle meshes: a sphere to deform, losses that keep a surface smooth, and OBJ files."""
 
 import os
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from torch import Tensor, nn
 
 from amodal_pipeline.annotations.storage import replacing
 
-EPSILON = 1e-8  # added to squared lengths: directions keep a bounded gradient where they vanish
+EPSILON = 1e-8  # added to squared lengths, so that gradients of directions stay bounded at length 0
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Vertices float32 [V, 3] and faces int64 [F, 3], counterclockwise seen from outside."""
+    """Vertices float32 [V, 3] and faces int64 [F, 3], counterclockwise from outside."""
 
     vertices: Tensor
     faces: Tensor
 
 
 def icosphere(subdivisions: int) -> Mesh:
-    """The unit sphere: an icosahedron whose faces are split in four, ``subdivisions`` times over.
+    """Return a unit sphere: an icosahedron whose faces are split in four, ``subdivisions`` times.
 
-    10 · 4^subdivisions + 2 vertices and 20 · 4^subdivisions faces: 642 and 1,280 for 3.
+    It has 10 · 4^subdivisions + 2 vertices and 20 · 4^subdivisions faces: 642 and 1,280 for 3.
     """
     vertices, faces = _icosphere(subdivisions)
     return Mesh(torch.tensor(vertices, dtype=torch.float32), torch.tensor(faces))
@@ -47,7 +47,7 @@ def _icosphere(subdivisions: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _icosahedron() -> tuple[np.ndarray, np.ndarray]:
-    """Poles on the z axis and two rings of five between them."""
+    """Return vertices and faces: poles on the z axis and two rings of five between them."""
     turn = np.arange(5) * 2 * np.pi / 5
     height, width = 1 / np.sqrt(5), 2 / np.sqrt(5)
     upper = np.stack([width * np.cos(turn), width * np.sin(turn), np.full(5, height)], axis=1)
@@ -72,14 +72,14 @@ def _icosahedron() -> tuple[np.ndarray, np.ndarray]:
 
 
 class MeshLosses(nn.Module):
-    """How rough the surfaces of meshes with the same faces are (SoftRas: Liu et al., ICCV 2019).
+    """Computes how rough surfaces with the same faces are (SoftRas: Liu et al., ICCV 2019).
 
-    The sums are not divided by the numbers of vertices and edges: SoftRas' weights, 5e-3 and 5e-4,
-    belong to these.
+    The sums are not divided by the numbers of vertices and edges, because SoftRas' weights, 5e-3
+    and 5e-4, apply to the sums.
 
     Args:
         faces: int64 [F, 3] of a closed surface.
-        vertices: how many there are.
+        vertices: number of vertices.
 
     Raises:
         ValueError: an edge does not have exactly two faces.
@@ -95,13 +95,16 @@ class MeshLosses(nn.Module):
         )
         if (faces_at != 2).any():
             edge = edges[(faces_at != 2).argmax()].tolist()
-            raise ValueError(f"edge {edge} has not two faces: the surface is not closed")
+            raise ValueError(
+                f"mesh: edge {edge} does not have exactly two faces, so the surface is not closed: "
+                "use a closed surface such as icosphere()"
+            )
         order = np.argsort(of_side.ravel(), kind="stable")
         hinges = np.concatenate([edges, opposite[order].reshape(-1, 2)], axis=1)
         directed = np.concatenate([edges, edges[:, ::-1]])
         directed = directed[np.argsort(directed[:, 0], kind="stable")]
         degree = np.bincount(directed[:, 0], minlength=vertices)
-        # A row a vertex with room for the most neighbours; the vertex itself pads it, not counted.
+        # One row per vertex with room for the most neighbours, padded with the vertex itself.
         table = np.repeat(np.arange(vertices)[:, None], degree.max(), axis=1)
         present = np.arange(table.shape[1]) < degree[:, None]
         table[present] = directed[:, 1]
@@ -114,19 +117,19 @@ class MeshLosses(nn.Module):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
     def laplacian(self, vertices: Tensor) -> Tensor:
-        """Squared distances of the vertices [N, V, 3] from the mean of their neighbours, summed.
+        """Return the sum of squared distances of vertices from the mean of their neighbours, [].
 
-        The mean over N, [].
+        ``vertices`` is [N, V, 3]; the result is the mean over N.
         """
         vertices = full_precision(vertices)
         means = (vertices[:, self.neighbours] * self.present).sum(dim=2) / self.degree
         return (vertices - means).square().sum(dim=(1, 2)).mean()
 
     def flatten(self, vertices: Tensor) -> Tensor:
-        """(1 + cos)² of the angle between the two faces at an edge, summed over the edges; [].
+        """Return the sum over edges of (1 + cos)² of the angle between an edge's two faces, [].
 
-        0 where the surface is flat (the angle is 180 degrees), 4 where it is folded. The mean over
-        N of the vertices [N, V, 3].
+        It is 0 where the surface is flat (the angle is 180 degrees) and 4 where it is folded. The
+        result is the mean over N of the vertices [N, V, 3].
         """
         start, end, left, right = full_precision(vertices)[:, self.hinges].unbind(dim=2)
         along = _unit(end - start)
@@ -139,7 +142,7 @@ class MeshLosses(nn.Module):
 def write_obj(
     path: str | os.PathLike, vertices: Tensor | np.ndarray, faces: Tensor | np.ndarray
 ) -> None:
-    """A Wavefront OBJ file of one mesh, vertices [V, 3] and faces [F, 3]."""
+    """Write a Wavefront OBJ file of one mesh, vertices [V, 3] and faces [F, 3]."""
     vertices, faces = torch.as_tensor(vertices).detach().cpu(), torch.as_tensor(faces).cpu()
     lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices.tolist()]
     lines += [f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()]
@@ -148,7 +151,7 @@ def write_obj(
 
 
 def full_precision(values: Tensor) -> Tensor:
-    """At least float32, also within autocast."""
+    """Return the values in at least float32, also within autocast."""
     return values if values.dtype == torch.float64 else values.float()
 
 

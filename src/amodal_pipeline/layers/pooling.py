@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}  # maps of the pyramid that RoIs are cut from: strides
+LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}  # maps of the pyramid used for RoIs, and their strides
 
 
 class PyramidRoIAlign(nn.Module):
-    """RoIs [N, 4] an image to features [all N, C, S, S].
+    """Maps RoIs [N, 4] per image to features [all N, C, S, S].
 
-    A RoI is cut from the map of stride 16 when the square root of its area is ``canonical_size``,
+    A RoI is cropped from the map of stride 16 if the square root of its area is ``canonical_size``,
     from the next finer map at half of that, and so on (Lin et al., CVPR 2017, eq. 1). torchvision's
-    MultiScaleRoIAlign does the same with features half a cell off: two pixels at stride 4, which is
-    much of a small object; without ``aligned`` it is done here too, for weights that were trained
-    so. ``sampling_ratio``: points of a cell in each direction, 0 for one a cell of the map.
+    MultiScaleRoIAlign does the same with features half a cell off: two pixels at stride 4, much for
+    a small object. Without ``aligned`` this module does so too, for weights trained in that way.
+    ``sampling_ratio``: points per cell in each direction, 0 for one per cell of the map.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PyramidRoIAlign(nn.Module):
 
 
 class MapRoIAlign(nn.Module):
-    """RoIs [N, 4] an image to features [all N, C, S, S], all from the one map of a ``stride``."""
+    """Maps RoIs [N, 4] per image to features [all N, C, S, S], all from one map of a ``stride``."""
 
     def __init__(self, size: int, stride: int, sampling_ratio: int = 2) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class MapRoIAlign(nn.Module):
 
 
 def _numbered(boxes: Sequence[Tensor]) -> Tensor:
-    """RoIs of all images, [all N, 5], with the number of the image first."""
+    """Return the RoIs of all images, [all N, 5], with the index of the image first."""
     return torch.cat(
         [torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)]
     )

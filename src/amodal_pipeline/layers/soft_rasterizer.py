@@ -1,7 +1,7 @@
-"""Silhouettes of meshes that gradients go through (SoftRas: Liu et al., ICCV 2019, sec. 3.1-3.2).
+"""Differentiable silhouettes of meshes (SoftRas: Liu et al., ICCV 2019, sec. 3.1-3.2).
 
-Face j covers a pixel with the probability D_j = sigmoid(± d² / sigma), d the distance of the
-pixel's centre from the border of the triangle, + inside and - outside; the silhouette is
+Face j covers a pixel with the probability D_j = sigmoid(± d² / sigma), where d is the distance of
+the pixel's centre from the border of the triangle, + inside and - outside; the silhouette is
 1 - prod_j (1 - D_j). Faces with D_j below :data:`NEGLIGIBLE` are left out.
 """
 
@@ -22,32 +22,32 @@ from amodal_pipeline.layers.meshes import full_precision
 
 NEGLIGIBLE = 1e-10
 REACH = math.log(1 / NEGLIGIBLE - 1)  # d² / sigma at which a face is negligible
-FARTHEST = 1e6  # of a corner from the centre of the window; its square is still a float32
-PIECE = 1 << 19  # pairs of face and pixel that are in memory at once, outside of compiled loops
+FARTHEST = 1e6  # largest distance of a corner from the window's centre; its square fits a float32
+PIECE = 1 << 19  # pairs of face and pixel in memory at once, except in compiled loops
 
 
 def silhouettes(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
-    """Soft silhouettes, [N, side, side] in 0-1, as :func:`silhouettes_reference` tells.
+    """Return soft silhouettes, [N, side, side] in 0-1, equal to :func:`silhouettes_reference`.
 
-    A face is compared only with the pixels near it, and nothing is kept for the gradient but the
-    result: on the CPU in compiled loops, the same bit for bit every time; elsewhere with tensors.
+    Compares a face only with the pixels near it, and stores only the result for the gradient. On
+    the CPU it runs in compiled loops, bit for bit reproducible; on other devices with tensors.
     """
     way = COMPILED if screen.device.type == "cpu" else PAIRS
     return rasterize(way, screen, faces, side, sigma)
 
 
 def silhouettes_reference(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
-    """Soft silhouettes, [N, side, side] in 0-1, from every face at every pixel.
+    """Return soft silhouettes, [N, side, side] in 0-1, from every face at every pixel.
 
     Pixel (r, c) has its centre at x = (2c + 1) / side - 1, y = (2r + 1) / side - 1. Faces of both
-    orientations count. One with a corner that is not in front of the camera, or farther than
-    :data:`FARTHEST` from the centre of the window, is left out.
+    orientations count. A face is left out if a corner is not in front of the camera, or is farther
+    than :data:`FARTHEST` from the centre of the window.
 
     Args:
         screen: [N, V, 3] of :func:`~amodal_pipeline.layers.cameras.project`: x, y and depth.
         faces: int64 [F, 3].
-        side: of the pictures, in pixels.
-        sigma: sharpness, in squared units of the window, which is 2 wide.
+        side: height and width of the pictures in pixels.
+        sigma: softness, in squared units of the window, which is 2 wide.
     """
     centres = pixel_centres(side, screen)
     rows, columns = torch.meshgrid(centres, centres, indexing="ij")
@@ -56,12 +56,12 @@ def silhouettes_reference(screen: Tensor, faces: Tensor, side: int, sigma: float
 
 
 def coverage_reference(screen: Tensor, faces: Tensor, points: Tensor, sigma: float) -> Tensor:
-    """What :func:`silhouettes_reference` shows at ``points`` [P, 2] (x, y): [N, P]."""
+    """Return the values of :func:`silhouettes_reference` at ``points`` [P, 2] (x, y): [N, P]."""
     screen = full_precision(screen)
     corners = screen[:, faces]  # [N, F, 3, 3]
     counted = faces_seen(corners)
     flat = torch.where(counted[..., None, None], corners[..., :2], 0)
-    x, y = flat[..., None, :].unbind(dim=-1)  # [N, F, 3, 1]: where an edge begins
+    x, y = flat[..., None, :].unbind(dim=-1)  # [N, F, 3, 1]: starts of the edges
     edge_x, edge_y = x.roll(-1, dims=2) - x, y.roll(-1, dims=2) - y
     arm_x, arm_y = (axis - start for axis, start in zip(points.unbind(dim=1), (x, y), strict=True))
     length = edge_x * edge_x + edge_y * edge_y
@@ -77,11 +77,11 @@ def coverage_reference(screen: Tensor, faces: Tensor, points: Tensor, sigma: flo
 
 
 class Way(NamedTuple):
-    """One way to compute silhouettes and their gradient.
+    """One implementation of silhouettes and their gradient.
 
-    ``outside(screen, faces, side, sigma)``: prod_j (1 - D_j), [N, side, side].
-    ``gradient(screen, faces, sigma, weights)``: of the sum of ``weights`` [N, side, side] times
-    -log(outside), [N, V, 3].
+    ``outside(screen, faces, side, sigma)`` returns prod_j (1 - D_j), [N, side, side].
+    ``gradient(screen, faces, sigma, weights)`` returns the gradient [N, V, 3] of the sum of
+    ``weights`` [N, side, side] times -log(outside).
     """
 
     outside: Callable[[Tensor, Tensor, int, float], Tensor]
@@ -89,7 +89,7 @@ class Way(NamedTuple):
 
 
 def rasterize(way: Way, screen: Tensor, faces: Tensor, side: int, sigma: float) -> Tensor:
-    """:func:`silhouettes` by the way :data:`PAIRS` or :data:`COMPILED`."""
+    """Return :func:`silhouettes`, computed by :data:`PAIRS` or :data:`COMPILED`."""
     return _Silhouettes.apply(way, full_precision(screen), faces, side, sigma)
 
 
@@ -112,16 +112,16 @@ class _Silhouettes(torch.autograd.Function):
 class _Near(NamedTuple):
     """Pairs [K] of a face and a pixel near it."""
 
-    pixel: Tensor  # counted through all meshes, row by row
-    start: Tensor  # vertex where the nearest edge begins, counted through all meshes
-    end: Tensor  # and where it ends
-    share: Tensor  # of the way along that edge, 0-1, at which it is nearest to the pixel
-    across: tuple[Tensor, Tensor]  # x and y from there to the pixel
+    pixel: Tensor  # index counted through all meshes, row by row
+    start: Tensor  # vertex at the start of the nearest edge, counted through all meshes
+    end: Tensor  # vertex at its end
+    share: Tensor  # position 0-1 along that edge of the point nearest to the pixel
+    across: tuple[Tensor, Tensor]  # x and y from that point to the pixel
     x: Tensor  # ± d² / sigma; -inf where the face is negligible
 
 
 def _near(screen: Tensor, faces: Tensor, side: int, sigma: float) -> Iterator[_Near]:
-    """All pairs that are not negligible, and some that are, :data:`PIECE` at a time."""
+    """Yield all pairs that are not negligible, and some that are, up to :data:`PIECE` at a time."""
     corners = screen[:, faces]
     seen = faces_seen(corners).flatten()
     flat = corners.flatten(0, 1)[seen, :, :2]  # [T, 3, 2]
@@ -178,7 +178,7 @@ def _outside_of_pairs(screen: Tensor, faces: Tensor, side: int, sigma: float) ->
 def _gradient_of_pairs(screen: Tensor, faces: Tensor, sigma: float, weights: Tensor) -> Tensor:
     gradient = torch.zeros_like(screen).flatten()
     for near in _near(screen, faces, weights.shape[1], sigma):
-        # The nearest point moves along the edge too, which does not change the distance.
+        # The nearest point also moves along the edge, which does not change the distance.
         pull = weights.flatten()[near.pixel] * near.x.sigmoid() * -2 * near.x.sign() / sigma
         for axis, across in enumerate(near.across):
             gradient.index_add_(0, 3 * near.start + axis, pull * (1 - near.share) * across)
@@ -201,12 +201,15 @@ def _compiled_gradient(screen: Tensor, faces: Tensor, sigma: float, weights: Ten
 def _share_out(
     kernel: Callable, screen: Tensor, faces: Tensor, sigma: float, others: list[Tensor]
 ) -> None:
-    """Call a kernel with equal shares of the meshes in as many threads as PyTorch is given."""
+    """Call a kernel on equal shares of the meshes, in as many threads as PyTorch may use."""
     threads = max(1, min(torch.get_num_threads(), len(screen)))
     arrays = [tensor.detach().contiguous().numpy() for tensor in (screen, *others)]
     numbers = faces.contiguous().numpy()
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < screen.shape[1]:
-        raise IndexError(f"faces name vertices that are not among the {screen.shape[1]}")
+        raise IndexError(
+            f"faces name vertices that are not among the {screen.shape[1]}: pass the vertices and "
+            "the faces of one mesh"
+        )
 
     def work(i: int) -> None:
         some, *rest = (np.array_split(array, threads)[i] for array in arrays)
@@ -224,10 +227,11 @@ COMPILED = Way(_compiled_outside, _compiled_gradient)
 
 
 def _within(arm_y: Tensor, cross: Tensor, dim: int) -> Tensor:
-    """Whether points are within triangles, the three edges of which lie along ``dim``.
+    """Return whether points are within triangles, whose three edges lie along ``dim``.
 
-    An odd number of edges cross the ray to the right. Rounding can err only beside an edge: the
-    signs of ``cross`` alone are wrong too where the line of a triangle without area goes on.
+    A point is inside if an odd number of edges cross the ray to the right. Rounding errors matter
+    only next to an edge, whereas the signs of ``cross`` alone would also be wrong on the
+    continuation of the line of a triangle without area.
     """
     above = arm_y < 0  # the beginning of the edge
     after = above.roll(-1, dim)
@@ -235,12 +239,12 @@ def _within(arm_y: Tensor, cross: Tensor, dim: int) -> Tensor:
 
 
 def pixel_centres(side: int, like: Tensor) -> Tensor:
-    """Positions of the columns, or rows, across the window, [side] in -1..1."""
+    """Return the positions of columns, or rows, on the window, [side] in -1..1."""
     numbers = torch.arange(side, dtype=full_precision(like).dtype, device=like.device)
     return (2 * numbers + 1) / side - 1
 
 
 def faces_seen(corners: Tensor) -> Tensor:
-    """Which faces [..., 3, 3] are wholly in front of the camera and not out of all bounds."""
+    """Return which faces [..., 3, 3] are wholly in front of the camera and within all bounds."""
     in_front = corners[..., 2] > NEAR
     return (in_front & (corners[..., :2].abs() <= FARTHEST).all(dim=-1)).all(dim=-1)

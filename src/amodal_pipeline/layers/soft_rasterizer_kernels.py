@@ -1,7 +1,7 @@
 """Compiled loops of :mod:`amodal_pipeline.layers.soft_rasterizer` for the CPU.
 
-Every loop goes over some of the meshes and writes only to their part of the result, so that several
-threads can share them. Numbers are float64 within a loop, whatever comes in and goes out.
+Every loop processes some of the meshes and writes only to their part of the result, so that several
+threads can share them. Numbers are float64 within a loop, whatever the types of the arrays.
 """
 
 import math
@@ -14,7 +14,7 @@ compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 @compiled
 def cover(screen, faces, sigma, reach, near, farthest, outside):
-    """Multiply ``outside`` [N, S, S], ones at first, by 1 - D of every face."""
+    """Multiply ``outside`` [N, S, S] by 1 - D of every face; it must hold ones at the start."""
     side = outside.shape[1]
     corners, limits = np.empty((3, 2)), np.empty(4, np.int64)
     radius = math.sqrt(reach * sigma)
@@ -38,7 +38,7 @@ def cover(screen, faces, sigma, reach, near, farthest, outside):
 def pull(screen, faces, sigma, reach, near, farthest, weights, gradient):
     """Add to ``gradient`` [N, V, 3] the sum over faces and pixels of weight · D · d(± d² / sigma).
 
-    ``weights`` [N, S, S]: what the loss gains where the log of 1 - D falls.
+    ``weights`` [N, S, S]: derivatives of the loss by -log(1 - D).
     """
     side = weights.shape[1]
     corners, limits, pulls = np.empty((3, 2)), np.empty(4, np.int64), np.empty((3, 2))
@@ -72,11 +72,14 @@ def pull(screen, faces, sigma, reach, near, farthest, weights, gradient):
 
 @compiled
 def face_box(vertices, face, radius, near, farthest, side, corners, limits):
-    """Whether a face is seen: its ``corners`` [3, 2], and the pixels within ``radius`` of its box,
-    ``limits`` (left, top, right, bottom), right and bottom exclusive."""
+    """Return whether a face is seen, and write its corners and the pixels near it.
+
+    ``corners`` [3, 2] is filled, and ``limits`` with the pixels within ``radius`` of the face's
+    box: (left, top, right, bottom), right and bottom exclusive.
+    """
     for k in range(3):
         x, y, depth = vertices[face[k]]
-        # NaN is in no range.
+        # Written so that NaN fails.
         if not (depth > near and abs(x) <= farthest and abs(y) <= farthest):
             return False
         corners[k, 0], corners[k, 1] = x, y
@@ -90,8 +93,11 @@ def face_box(vertices, face, radius, near, farthest, side, corners, limits):
 
 @compiled
 def nearest(corners, x, y):
-    """Whether (x, y) is within a triangle, and of the point of its border that is nearest: the
-    squared distance, the edge, the share of the way along that, the way from there to (x, y)."""
+    """Return whether (x, y) is within a triangle, and the nearest point of the triangle's border.
+
+    The point is given by the squared distance, the edge, the share of the way along the edge, and
+    the vector from it to (x, y).
+    """
     square, edge, share, dx, dy = math.inf, 0, 0.0, 0.0, 0.0
     within = False
     for k in range(3):

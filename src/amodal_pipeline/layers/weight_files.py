@@ -1,4 +1,4 @@
-"""Files of weights that others have written."""
+"""Reading of weight files written by others."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: ``.safetensors``, or a PyTorch file that holds tensors alone.
+    """Read a state dict from ``.safetensors``, or from a PyTorch file that holds tensors only.
 
     They may lie under "model" or "state_dict" in the file.
 
     Raises:
-        ValueError: it cannot be read, or holds something else; says what, in one sentence.
+        ValueError: the file cannot be read or holds other data; says what, in one sentence.
     """
     try:
         if path.suffix == ".safetensors":
@@ -24,9 +24,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a file of weights ({reason})") from None
-    except Exception:  # of any type: the unpickler stumbles over other bytes somewhere
-        # PyTorch's own text advises to load the file all the same, which may run a program in it.
+        raise ValueError(
+            f"{path} cannot be read as a file of weights ({reason}): copy or download it again"
+        ) from None
+    except Exception:  # the unpickler fails on other bytes with an error of any type
+        # PyTorch's own message advises to load the file anyway, which may run a program in it.
         found = None
     for key in ("model", "state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
@@ -34,7 +36,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     named = isinstance(found, dict) and len(found) > 0
     if not named or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(
-            f"{path} is no file of tensors by their names: write one with "
+            f"{path} is not a file of named tensors: write one with "
             "torch.save(model.state_dict(), file), or as .safetensors"
         )
     return found

@@ -1,9 +1,9 @@
-"""Bootstrap intervals over images: how much a figure depends on which images were in the split.
+"""Bootstrap intervals over images: how much a figure depends on the images of the split.
 
-Images are drawn with replacement, as often as there are images (Efron, 1979); an interval is that
-of the 2.5 % and 97.5 % quantiles. Objects of one image are not independent: drawing them one by
-one would make intervals too narrow. Nor are images of the same individuals: they are drawn
-together (the cluster bootstrap).
+Images are drawn with replacement, as many as there are (Efron, 1979); an interval is between the
+2.5 % and 97.5 % quantiles. Objects of one image are not independent: drawing them one by one would
+make intervals too narrow. Images of the same individuals are not independent either, so they are
+drawn together (the cluster bootstrap).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +18,16 @@ from amodal_pipeline.annotations.tables import AmodalAnnotations
 from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.metrics.tallies import Tally
 
-_CHUNK = 50  # resamples at once: bounds the memory
+_CHUNK = 50  # resamples at once, which limits the memory
 
 
 def groups_of(annotations: AmodalAnnotations) -> np.ndarray:
-    """Which images are drawn together: those that show the same individuals.
+    """Return which images are drawn together: those that show the same individuals.
 
     Returns:
         int64 [images], images in ascending order of id, groups numbered 0, 1, … as they first
-        appear. Images that share a ``track_id``, directly or by way of others, are of one group,
-        if every object in them that counts has one; any other image is a group of its own.
+        appear. Images that share a ``track_id``, directly or through others, are one group if every
+        counted object in them has one; any other image is a separate group.
     """
     table = annotations.instances
     counted = table[~table["ignore"].to_numpy(dtype=bool)]
@@ -49,12 +49,12 @@ def groups_of(annotations: AmodalAnnotations) -> np.ndarray:
 def resamples(
     images: int, count: int, seed: int, groups: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """How often each image is drawn, in chunks of uint16 [<= 50, images]; ``count`` in all.
+    """Yield how often each image is drawn, in chunks of uint16 [<= 50, images]; ``count`` in all.
 
-    The same for equal arguments, and the first of many are those of few: every method on a split,
-    and every figure, stands on the same draws. With ``groups`` (:func:`groups_of`) these are
-    drawn, as many as there are, and each brings all of its images; groups of one image each are
-    as none.
+    Equal arguments give equal draws, and a larger ``count`` begins with the draws of a smaller one,
+    so that all methods and figures on a split share them. With ``groups`` (:func:`groups_of`),
+    groups are drawn, as many as there are, each with all its images; groups of one image each are
+    the same as None.
     """
     units = images if groups is None else int(groups.max(initial=-1)) + 1
     rng = np.random.default_rng([seed, units])
@@ -75,9 +75,9 @@ def draw(
     on_progress: Callable[[int, int], None] | None = None,
     groups: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """Values of all rows of each tally in its resamples: float64 [counts[i], rows] each.
+    """Return the values of all rows of each tally per resample: float64 [counts[i], rows] each.
 
-    ``on_progress(done, total)`` counts chunks; ``groups`` as for :func:`resamples`.
+    ``on_progress(done, total)`` counts chunks; ``groups`` is passed to :func:`resamples`.
     """
     values: list[list[np.ndarray]] = [[np.zeros((0, len(t.rows)))] for t in tallies]
     most = max(counts, default=0)
@@ -99,7 +99,7 @@ def draw(
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % quantiles of values [R], but for NaN (a resample without objects)."""
+    """Return the 2.5 % and 97.5 % quantiles of values [R], without NaN (no objects)."""
     values = values[np.isfinite(values)]
     if len(values) == 0:
         return np.nan, np.nan
@@ -108,22 +108,22 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def compare(draws: pd.DataFrame, a: Mapping[str, object], b: Mapping[str, object]) -> pd.DataFrame:
-    """Paired comparison of two methods on one split, by the resamples that they share.
+    """Return a paired comparison of two methods on one split, by the resamples that they share.
 
     Args:
         draws: rows of :data:`~amodal_pipeline.metrics.scores.DRAWS`.
-        a, b: column → value, choose the rows of each, e.g. ``{"method": "orcnn", "variant":
+        a, b: column → value, which select the rows of each, e.g. ``{"method": "orcnn", "variant":
             "full"}``: of one method, variant and inputs. Several seeds of it are averaged resample
             by resample.
 
     Returns:
-        A line for each protocol and metric that both have: ``difference`` of a's value and b's,
+        One row per protocol and metric that both have: ``difference`` of a's value and b's,
         ``low`` and ``high`` of its 95 % interval, ``probability`` (0–1) that a is above b (ties
         count half), and the number of ``resamples``.
 
     Raises:
-        ValueError: a choice matches nothing or several methods, or the two do not share their
-            resamples: they are of different data, or of different seeds of the bootstrap.
+        ValueError: a selection matches nothing or several methods, or the two do not share their
+            resamples, because the data or the seeds of the bootstrap differ.
     """
     sides = [_chosen(draws, choice) for choice in (a, b)]
     lines = []
@@ -174,7 +174,7 @@ def _chosen(draws: pd.DataFrame, choice: Mapping[str, object]) -> pd.DataFrame:
 
 
 def _differing(draws: pd.DataFrame) -> list[str]:
-    """In what draws of one figure are not of the same resamples."""
+    """Return the columns by which draws of one figure do not share their resamples."""
     resampled = draws[["dataset", "split", "images", "bootstrap_seed"]].assign(
         annotations=draws["run_id"].str.rpartition("-")[2]
     )

@@ -1,4 +1,4 @@
-"""Whether predictions can be scored against a truth."""
+"""Check of whether predictions can be scored against annotations."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions
 
 
 def check(annotations: AmodalAnnotations, predictions: Predictions) -> None:
-    """Refuse predictions that do not belong to the annotations, or that cannot be scored.
+    """Raise an error if predictions do not belong to the annotations or cannot be scored.
 
     Raises:
         ValueError: names the method, what is wrong and the remedy.
@@ -26,12 +26,14 @@ def check(annotations: AmodalAnnotations, predictions: Predictions) -> None:
     taken = [name for name in names if names.count(name) > 1 or name == "all"]
     if taken:
         raise ValueError(
-            f"{here} have a category named {taken[0]!r}, which stands for several in the results: "
+            f"{here} have a category named {taken[0]!r}, which is ambiguous in the results: "
             "give each category a name of its own"
         )
     for name in ("prediction_id", "image_id", "category_id"):
         if table[name].isna().any():
-            raise ValueError(f"{whose}: {table[name].isna().sum()} have no {name}: give each one")
+            raise ValueError(
+                f"{whose}: {table[name].isna().sum()} have no {name}: give every prediction one"
+            )
 
     known = annotations.images["image_id"].to_numpy(dtype=np.int64)
     seen = predictions.images["image_id"].to_numpy(dtype=np.int64)
@@ -58,7 +60,7 @@ def check(annotations: AmodalAnnotations, predictions: Predictions) -> None:
         )
 
     if len(np.unique(table["prediction_id"].to_numpy(dtype=np.int64))) != len(table):
-        raise ValueError(f"{whose} use a prediction_id twice: number them anew")
+        raise ValueError(f"{whose} use a prediction_id twice: number them uniquely")
     if metadata.annotations and metadata.annotations != truth.fingerprint:
         raise ValueError(
             f"{whose} were made for another version of {here} (their content differs): predict "
@@ -69,7 +71,7 @@ def check(annotations: AmodalAnnotations, predictions: Predictions) -> None:
         row = table[~np.isfinite(score)].iloc[0]
         raise ValueError(
             f"prediction {row['prediction_id']} of {metadata.method!r} has no finite score: "
-            "give every prediction one (1 where the method has none)"
+            "give every prediction one (1 if the method has none)"
         )
     order = np.argsort(known)
     sizes = annotations.images[["height", "width"]].to_numpy(dtype=np.int64)
@@ -81,5 +83,5 @@ def check(annotations: AmodalAnnotations, predictions: Predictions) -> None:
         if len(bad):
             raise ValueError(
                 f"prediction {table['prediction_id'].iloc[there[bad[0]]]} of {metadata.method!r}: "
-                f"{column}: {found[bad[0]]}: predict again, masks on the full image's canvas"
+                f"{column}: {found[bad[0]]}: predict again, with masks on the full image's canvas"
             )

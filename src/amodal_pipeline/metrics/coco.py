@@ -1,19 +1,19 @@
 """Average precision and recall as COCO defines them (Lin et al., ECCV 2014; pycocotools).
 
-In steps, so that each is done once and no more than it must be:
+Works in steps, so that no step is repeated without need:
 
 1. :mod:`~amodal_pipeline.metrics.pairs` computes the IoU of detections with the true objects of
-   their image and keeps the few pairs that could ever match, whatever the protocol;
-2. :func:`rank` sorts detections within images, by category or across them;
+   their image and keeps the few pairs that could match under any protocol;
+2. :func:`rank` sorts detections within images, by category or across categories;
 3. :func:`match` pairs them greedily by score at every IoU threshold, for one choice of which
    objects are ignored;
-4. :class:`Precision` turns the matches into precision and recall, for any weighting of the images.
+4. :class:`Precision` computes precision and recall from the matches, for any weights of the images.
 
-The numbers equal pycocotools' to rounding. Where the rules are ours: an object is ignored by an
-explicit flag, not by an area range. A detection matched to an ignored object counts neither way;
-one matched to nothing is a false positive, unless a protocol says otherwise. An ignored object is
-matched at most once and by plain IoU; COCO's crowd regions, which take any number of detections by
-intersection over the detection's area, have no counterpart here.
+The numbers equal pycocotools' up to rounding. Our own rules are: an object is ignored by an
+explicit flag, not by an area range. A detection matched to an ignored object counts neither as true
+nor as false; an unmatched one is a false positive, unless a protocol says otherwise. An ignored
+object is matched at most once and by plain IoU; COCO's crowd regions, which match any number of
+detections by intersection over the detection's area, are not supported.
 """
 
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ MAX_DETECTIONS = (1, 10, 100)  # per image and category
 
 @dataclass(frozen=True)
 class Ranking:
-    """Detections and true objects in the order they are matched in.
+    """Detections and true objects in the order in which they are matched.
 
-    Detections by category, image and falling score, cut to the best of each image and category;
-    true objects by category and image. ``*_row`` is the row in the table. ``rank`` counts the
-    detections of one image and category from 0. Disregarding categories, all are category 0.
+    Detections are sorted by category, image and falling score, and cut to the best per image and
+    category; true objects by category and image. ``*_row`` is the row in the table. ``rank`` counts
+    the detections of one image and category from 0. If categories are disregarded, all are 0.
     """
 
     images: int
@@ -49,12 +49,12 @@ class Ranking:
     truth_row: np.ndarray  # int64 [G]
     truth_image: np.ndarray
     truth_category: np.ndarray
-    detection_at: np.ndarray  # int64 [rows], where each row of the table is here; -1: cut off
+    detection_at: np.ndarray  # int64 [rows], position of each table row in the ranking; -1: cut off
     truth_at: np.ndarray
 
     @cached_property
     def by_score(self) -> np.ndarray:
-        """Detections by falling score within their category; of equals the lower image first."""
+        """Return detections by falling score within their category; ties by the lower image."""
         return np.lexsort((-self.score, self.detection_category))
 
 
@@ -75,9 +75,9 @@ def rank(
     max_detections: int | None = MAX_DETECTIONS[-1],
     left_out: np.ndarray | None = None,
 ) -> Ranking:
-    """Sort detections and objects; detections ``left_out`` (bool [D]) are none.
+    """Return detections and objects sorted for matching, without ``left_out`` ones (bool [D]).
 
-    Ties as in pycocotools: by category where all are pooled, then by row.
+    Ties are broken as in pycocotools: by category if categories are disregarded, then by row.
     """
     category = np.zeros_like(where.truth_category) if class_agnostic else where.truth_category
     truth_row = np.lexsort((where.own_truth_category, where.truth_image, category))
@@ -116,7 +116,7 @@ def _inverse(rows: np.ndarray, length: int) -> np.ndarray:
 
 
 def candidates(ranking: Ranking, pairs: Pairs) -> Candidates:
-    """Those of the pairs that can match: of one category, and not cut off."""
+    """Return the pairs that can match: of one category, with a detection that is not cut off."""
     detection, truth = ranking.detection_at[pairs.detection], ranking.truth_at[pairs.truth]
     same = ranking.detection_category[detection] == ranking.truth_category[truth]
     kept = np.flatnonzero(same & (detection >= 0))
@@ -126,10 +126,10 @@ def candidates(ranking: Ranking, pairs: Pairs) -> Candidates:
 
 
 def match(c: Candidates, ignored: np.ndarray, thresholds: np.ndarray = THRESHOLDS) -> np.ndarray:
-    """Greedy one-to-one matching by falling score, at each threshold.
+    """Match one to one, greedily by falling score, at each threshold.
 
-    Each detection takes the open object with the highest IoU (the last of equals, as pycocotools
-    does), an ignored one only when no other is left above the threshold.
+    Each detection takes the free object with the highest IoU (the last of equals, as in
+    pycocotools), and an ignored object only if no other is left above the threshold.
 
     Args:
         c: the pairs.
@@ -137,7 +137,7 @@ def match(c: Candidates, ignored: np.ndarray, thresholds: np.ndarray = THRESHOLD
         thresholds: IoU thresholds [T].
 
     Returns:
-        int32 [T, D]: position of the object each detection is matched to, −1 for none.
+        int32 [T, D]: position of the object that each detection is matched to, −1 for none.
     """
     limits = np.minimum(thresholds, 1 - 1e-10)
     return kernels.match(c.offsets, c.truth, c.iou, ignored, limits)
@@ -147,8 +147,9 @@ def match(c: Candidates, ignored: np.ndarray, thresholds: np.ndarray = THRESHOLD
 class Measure:
     """A mean over categories, thresholds and (for precision) recalls of a :class:`Precision`.
 
-    ``threshold``: position in :data:`THRESHOLDS`, or None for all. ``limit``: of detections an
-    image, for recall; None is precision. ``category``: position, or None for the mean.
+    ``threshold``: position in :data:`THRESHOLDS`, or None for the mean of all. ``limit``: number of
+    detections per image for recall; None for precision. ``category``: position, or None for the
+    mean.
     """
 
     row: Row
@@ -159,15 +160,15 @@ class Measure:
 
 @dataclass(frozen=True)
 class Precision:
-    """Matches, as a tally of average precisions and recalls.
+    """Matches, from which average precisions and recalls are computed as a tally.
 
     Args:
         ranking: what was matched.
-        matched: as :func:`match` gave it, int32 [T, D].
+        matched: result of :func:`match`, int32 [T, D].
         ignored: bool [G], as given to :func:`match`.
-        measures: what to report.
-        limits: detections per image and category that recall is reported at.
-        excused: bool [D], detections that are no false positives when they match nothing.
+        measures: the rows to report.
+        limits: detections per image and category for which recall is computed.
+        excused: bool [D], detections that are not false positives if they match nothing.
     """
 
     ranking: Ranking
@@ -179,11 +180,12 @@ class Precision:
 
     @property
     def rows(self) -> tuple[Row, ...]:
+        """Return the rows of results of the measures."""
         return tuple(m.row for m in self.measures)
 
     @cached_property
     def count(self) -> np.ndarray:
-        """Objects that count, int64 [K]."""
+        """Return the number of objects that count per category, int64 [K]."""
         counted = self.ranking.truth_category[~self.ignored]
         return np.bincount(counted, minlength=self.ranking.categories)
 
@@ -219,19 +221,20 @@ class Precision:
 
     @cached_property
     def curve(self) -> np.ndarray:
-        """Precision at :data:`RECALLS`, mean over categories that have objects, [T, 101]."""
+        """Return the precision at :data:`RECALLS`, mean over categories with objects, [T, 101]."""
         curves = self._run(np.ones((1, self.ranking.images)))[2]
         some = self.count > 0
         return curves[some].mean(axis=0) if some.any() else curves[0] * np.nan
 
     def values(self, weights: np.ndarray) -> np.ndarray:
+        """Return the measures in 0–100 per weighting of the images, float64 [R, measures]."""
         precision, recall, _ = self._run(weights)
         columns = []
         for m in self.measures:
             of = precision if m.limit is None else recall[..., self.limits.index(m.limit)]
             of = of[:, slice(None) if m.category is None else [m.category]]
             of = of if m.threshold is None else of[:, :, [m.threshold]]
-            # A resample may have no object of a category; the mean is over those that are there.
+            # A resample may have no object of a category; the mean is over those that have any.
             there = np.isfinite(of[:, :, 0])
             total = np.where(there[:, :, None], of, 0).mean(axis=2).sum(axis=1)
             n = there.sum(axis=1)
@@ -240,7 +243,7 @@ class Precision:
 
 
 def measures(suffix: str, n: int, note: str = "") -> tuple[Measure, ...]:
-    """AP, AP50, AP75 and the AR at each limit, with the suffix of what is measured."""
+    """Return the measures AP, AP50, AP75 and AR at each limit, named with a suffix."""
 
     def row(name: str) -> Row:
         return Row(f"{name}_{suffix}", n, note=note)
@@ -254,5 +257,5 @@ def measures(suffix: str, n: int, note: str = "") -> tuple[Measure, ...]:
 
 
 def occlusion_suffix(threshold: float) -> str:
-    """``occluded15`` for 0.15."""
+    """Return the suffix of metrics above an occlusion rate: ``occluded15`` for 0.15."""
     return f"occluded{100 * threshold:g}"

@@ -1,7 +1,7 @@
-"""IoU of completed masks, of the whole object and of its hidden part.
+"""IoU of completed masks: of the whole object and of its hidden part.
 
-Definitions of Zhan et al. (CVPR 2020), Li et al. (A3D, ECCV 2022) and Gao et al. (C2F-Seg, ICCV
-2023), side by side: all three print "mIoU".
+Has the definitions of Zhan et al. (CVPR 2020), Li et al. (A3D, ECCV 2022) and Gao et al. (C2F-Seg,
+ICCV 2023); all three papers print "mIoU".
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ _WHOSE = {"method", "variant", "seed", "checkpoint"}
 
 @dataclass(frozen=True)
 class DetectionMatches:
-    """Which true object each matched detection of a detector is taken to be.
+    """The true object that each matched detection of a detector is matched to.
 
     ``method``, ``variant``, ``seed`` and ``checkpoint`` are the detector's; ``prediction_id`` and
-    ``instance_id`` are int64 [M], row by row a pair, each id at most once. Ignored objects are
-    among them.
+    ``instance_id`` are int64 [M], one pair per row, each id at most once. Ignored objects are
+    included.
     """
 
     method: str
@@ -41,7 +41,7 @@ class DetectionMatches:
 
 @dataclass(frozen=True)
 class Population:
-    """Objects that figures of their own are wanted for: ids, and in words which they are."""
+    """Objects for which separate figures are computed: their ids, and a description of them."""
 
     instance_id: np.ndarray
     note: str
@@ -50,19 +50,21 @@ class Population:
 def match_detections(annotations: AmodalAnnotations, predictions: Predictions) -> DetectionMatches:
     """Match a detector's predictions one to one to objects of the same image and category.
 
-    Greedy by falling score at IoU >= 0.5 of amodal masks, however many detections an image has; of
-    visible ones where the detector predicts no others, or whoever is half hidden could never be
-    found. An object that is to be ignored takes a detection only when no other is left for it.
+    Matches greedily by falling score at IoU >= 0.5 of amodal masks, with any number of detections
+    per image. If the detector predicts visible masks only, their IoU with the visible truth is
+    used, because objects that are half hidden could never reach 0.5 otherwise. An ignored object
+    takes a detection only if no other object is left for it.
 
     Raises:
-        ValueError: the predictions are not of these annotations or are damaged; says what to do.
+        ValueError: the predictions do not belong to these annotations or are damaged; says what to
+            do.
     """
     check(annotations, predictions)
     return detection_matches(Evidence(annotations, predictions))
 
 
 def detection_matches(evidence: Evidence) -> DetectionMatches:
-    """As :func:`match_detections`, of tables that are checked."""
+    """Match like :func:`match_detections`, but with tables that were checked before."""
     found = evidence.visible if evidence.substituted == "amodal" else evidence.amodal
     c = coco.candidates(coco.rank(evidence.where, max_detections=None), found)
     matched = coco.match(c, evidence.marked[c.ranking.truth_row], np.array([MINIMUM_IOU]))[0]
@@ -79,7 +81,7 @@ def detection_matches(evidence: Evidence) -> DetectionMatches:
 
 
 def in_all(matches: list[DetectionMatches]) -> Population:
-    """The objects that every one of several detectors detected, as C2F-Seg's authors score KINS."""
+    """Return the objects that all detectors matched, on which C2F-Seg's authors score KINS."""
     ids = matches[0].instance_id
     for other in matches[1:]:
         ids = np.intersect1d(ids, other.instance_id)
@@ -88,13 +90,13 @@ def in_all(matches: list[DetectionMatches]) -> Population:
 
 @dataclass(frozen=True)
 class Completions:
-    """Masks that were taken for true objects, and how well they fit; arrays [G] by true object.
+    """Masks matched to true objects, and how well they fit; arrays [G] by true object.
 
-    ``prediction`` is the row of the prediction, −1 where there is none. With P the predicted amodal
-    mask, A* and V* the true amodal and visible ones: ``full`` (intersection, union) of P and A*,
-    ``hidden`` that of P \\ V* and A* \\ V*, int64 [G, 2]; ``full_post`` and ``hidden_post`` the
-    same with the visible mask that was completed added to P, None where predictions have no
-    visible mask. ``counted`` objects are not ignored, ``occluded`` ones have a hidden pixel.
+    ``prediction`` is the row of the prediction, −1 if the object has none. With P the predicted
+    amodal mask, A* and V* the true amodal and visible ones: ``full`` is (intersection, union) of P
+    and A*, ``hidden`` that of P \\ V* and A* \\ V*, int64 [G, 2]; ``full_post`` and ``hidden_post``
+    are the same with the completed visible mask added to P, None if predictions have no visible
+    mask. ``counted`` objects are not ignored, ``occluded`` ones have a hidden pixel as well.
     """
 
     prediction: np.ndarray
@@ -107,16 +109,16 @@ class Completions:
 
 
 def completions(evidence: Evidence, matches: DetectionMatches | None = None) -> Completions:
-    """Pair predictions with true objects and intersect their masks.
+    """Pair predictions with true objects and return their masks' intersections and unions.
 
     Args:
-        evidence: predictions are paired by ``instance_id`` where they complete true objects,
+        evidence: predictions are paired by ``instance_id`` if they complete true objects,
             otherwise by ``matches``, otherwise by :func:`match_detections`.
         matches: pairs of a detector, used for the detector itself and for predictions that
-            completed its detections (``source_id``), so that all stand on the same objects.
+            completed its detections (``source_id``), so that all are scored on the same objects.
 
     Raises:
-        ValueError: two predictions complete the same object, or ``matches`` are of another
+        ValueError: two predictions complete the same object, or ``matches`` belong to another
             detector than the predictions.
     """
     prediction, instance = pair(evidence, matches)
@@ -131,7 +133,7 @@ def completions(evidence: Evidence, matches: DetectionMatches | None = None) -> 
     amodal, visible = (truth[f"{name}_rle"].iloc[at].tolist() for name in ("amodal", "visible"))
 
     def fit(masks: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        # Nothing predicted: no intersection, and a union of the truth alone.
+        # Without a prediction the intersection is empty, and the union is the true mask.
         full = np.stack([np.zeros_like(area["amodal"]), area["amodal"]], axis=1)
         hidden = np.stack([full[:, 0], area["amodal"] - area["visible"]], axis=1)
         shared = rle.shared_area(masks, amodal)
@@ -145,7 +147,7 @@ def completions(evidence: Evidence, matches: DetectionMatches | None = None) -> 
     post = (None, None)
     if evidence.has("visible_rle"):
         inputs = table["visible_rle"].iloc[prediction[there]]
-        # Where a prediction has no visible mask there is nothing to add.
+        # A prediction without a visible mask stays as it is.
         inputs = inputs.where(inputs.notna(), pd.Series(masks, inputs.index, inputs.dtype))
         post = fit(rle.union(masks, inputs.tolist()))
     counted = ~evidence.marked
@@ -160,14 +162,14 @@ def tallies(
     *,
     per_category: bool = False,
 ) -> Iterator[Ratio]:
-    """The protocol "completion": means over objects, and ratios of sums.
+    """Yield the tallies of the protocol "completion": means over objects, and ratios of sums.
 
     mIoU_full: mean IoU of P and A* over objects. mIoU_occluded: mean IoU of P \\ V* and A* \\ V*
     over objects with a hidden pixel (Gao et al.). ``…_per_category``: mean over categories of these
-    means (Li et al.). IoU_dataset: sum of intersections over sum of unions (Zhan et al.), and
+    means (Li et al.). IoU_dataset: sum of intersections divided by sum of unions (Zhan et al.), and
     IoU_dataset_occluded the same of P \\ V* and A* \\ V* over objects with a hidden pixel.
-    ``_post``: with the visible mask that was completed added. An object that nothing is paired with
-    has 0; ``_matched`` leaves such objects out, ``_common`` is over the objects of ``common``.
+    ``_post``: with the completed visible mask added. An object without a paired prediction
+    counts 0; ``_matched`` leaves such objects out, ``_common`` is over the objects of ``common``.
     Ignored objects are in none of them.
     """
     where, truth = evidence.where, evidence.annotations.instances
@@ -180,7 +182,7 @@ def tallies(
     def ratio(row: Row, rows: np.ndarray, above: np.ndarray, below: np.ndarray, by: np.ndarray):
         shape = (where.images, int(by.max(initial=0)) + 1)
         at = (where.truth_image[rows], by[rows])
-        # Most images have few of the categories: sparse, or memory would grow with their product.
+        # Most images have few of the categories: dense sums would need images × categories memory.
         sums = (
             csc_array((values[rows].astype(np.float64), at), shape) for values in (above, below)
         )
@@ -217,7 +219,7 @@ def tallies(
 
 
 def objects(evidence: Evidence, found: Completions) -> dict[str, object]:
-    """Columns of :data:`~amodal_pipeline.metrics.scores.OBJECTS` for the objects that count."""
+    """Return columns of :data:`~amodal_pipeline.metrics.scores.OBJECTS` for the counted objects."""
     rows = np.flatnonzero(found.counted)
     truth = evidence.annotations.instances.iloc[rows]
     ids = evidence.predictions.predictions["prediction_id"].astype("Int64").to_numpy(object)
@@ -237,8 +239,10 @@ def objects(evidence: Evidence, found: Completions) -> dict[str, object]:
 def pair(
     evidence: Evidence, matches: DetectionMatches | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the predictions and rows of the instances that belong together, as
-    :func:`completions` pairs them; int64 [M] each."""
+    """Return the rows of predictions and of instances that are paired, int64 [M] each.
+
+    How they are paired, and the errors, are described at :func:`completions`.
+    """
     predictions = evidence.predictions
     table, metadata = predictions.predictions, predictions.metadata
     if completes_truth(predictions):
@@ -255,13 +259,15 @@ def pair(
             f"the matches are of the detector {matches.method!r} (variant {matches.variant!r}, "
             f"seed {matches.seed}, checkpoint {matches.checkpoint[:12]!r}), the predictions of "
             f"{metadata.method!r} ({metadata.variant!r}, {metadata.seed}, "
-            f"{metadata.checkpoint[:12]!r}) on {metadata.inputs!r}: give the matches of the "
-            "predictions themselves or of what they completed, or none"
+            f"{metadata.checkpoint[:12]!r}) on {metadata.inputs!r}: pass the matches of the "
+            "predictions themselves or of the detector that they completed, or none"
         )
     ids = _ids(ids)
     if len(np.unique(ids)) != len(ids):
         twice = pd.Series(ids)[pd.Series(ids).duplicated()].iloc[0]
-        raise ValueError(f"two predictions of {metadata.method!r} have the {names} {twice}")
+        raise ValueError(
+            f"two predictions of {metadata.method!r} have the {names} {twice}: keep one of them"
+        )
     if names != "instance_id":
         row = _position(ids, matches.prediction_id)
         rows, ids = row[row >= 0], matches.instance_id[row >= 0]
@@ -279,17 +285,17 @@ def pair(
 
 
 def completes_truth(predictions: Predictions) -> bool:
-    """Whether the predictions complete true objects, named by ``instance_id``.
+    """Return whether the predictions complete true objects, which they name by ``instance_id``.
 
     Raises:
-        ValueError: some do and some do not.
+        ValueError: some predictions do and others do not.
     """
     named = predictions.predictions["instance_id"].notna().to_numpy(dtype=bool)
     if named.any() and not named.all():
         raise ValueError(
             f"{(~named).sum()} of {len(named)} predictions of {predictions.metadata.method!r} have "
-            "no instance_id and the others have: keep detections and completed true objects in "
-            "tables of their own"
+            "no instance_id, but the others have one: keep detections and completed true objects "
+            "in separate tables"
         )
     return bool(named.any())
 
@@ -299,7 +305,7 @@ def _ids(column: pd.Series) -> np.ndarray:
 
 
 def _position(haystack: np.ndarray, needles: np.ndarray) -> np.ndarray:
-    """Where each needle is in ``haystack`` (ids, each once), −1 where it is not."""
+    """Return each needle's position in ``haystack`` (unique ids), −1 if it is missing."""
     if len(haystack) == 0:
         return np.full(len(needles), -1, np.int64)
     order = np.argsort(haystack)

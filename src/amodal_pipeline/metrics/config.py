@@ -1,4 +1,4 @@
-"""What to evaluate."""
+"""Configuration of the evaluation."""
 
 from typing import Annotated, Literal, get_args
 
@@ -12,15 +12,16 @@ Protocol = Literal["coco", "coco_agnostic", "vrsp", "orcnn", "amodalapi", "compl
 class EvaluationConfig(Strict):
     """Choices of the evaluation.
 
-    ``protocols``: those wanted; each gives what the predictions allow.
-    ``occlusion_thresholds``: for each rate t, the average precisions once more with the objects
+    ``protocols``: those to evaluate; each gives the figures that the predictions allow.
+    ``occlusion_thresholds``: for each rate t, average precisions are also computed with the objects
     whose occlusion rate is at most t ignored; 0.15 gives the suffix ``_occluded15``.
-    ``vrsp_released``: also by the rule of VRSP's code, which judges detections by their own rate.
-    ``per_category``: a row of AP and of mIoU for each category beside the mean over them.
-    ``matched_by``: methods of this data set, already evaluated; the objects that all of them
-    detected get figures of their own, ``…_common``.
-    ``resamples``: of the bootstrap, for the figures in ``headline`` and for all others; 0 gives no
-    intervals. All methods must share ``seed`` to be compared.
+    ``vrsp_released``: also use the rule of VRSP's code, which judges detections by their own rate.
+    ``per_category``: give a row of AP and of mIoU per category in addition to the mean.
+    ``matched_by``: methods of this data set that were evaluated before; the objects that all of
+    them detected get separate figures, ``…_common``.
+    ``resamples``: number for the bootstrap, for the figures in ``headline``
+    (``headline_resamples``) and for all others; 0 gives no intervals. Methods must share ``seed``
+    to be compared.
     """
 
     protocols: tuple[Protocol, ...] = get_args(Protocol)
@@ -37,5 +38,7 @@ class EvaluationConfig(Strict):
     def _names_differ(self) -> "EvaluationConfig":
         names = [f"{100 * t:g}" for t in self.occlusion_thresholds]
         if len(set(names)) < len(names):
-            raise ValueError(f"occlusion_thresholds {self.occlusion_thresholds} repeat a name")
+            raise ValueError(
+                f"occlusion_thresholds {self.occlusion_thresholds} give one name twice: remove one"
+            )
         return self

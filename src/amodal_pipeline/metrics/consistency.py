@@ -1,8 +1,8 @@
-"""Whether what is predicted for an object depends on what is in front of it.
+"""How much the prediction for an object depends on its occluder.
 
 Xiao et al., "Amodal Segmentation Based on Visible Region Segmentation and Shape Prior" (VRSP), AAAI
-2021, claim in Fig. 1 that a method which looks at the visible region alone gives the same object
-the same amodal mask under different occluders. Here that is a number.
+2021, claim in Fig. 1 that a method which uses the visible region only predicts the same amodal mask
+for the same object under different occluders. This module measures that.
 """
 
 from collections.abc import Callable
@@ -32,31 +32,31 @@ def evaluate_consistency(
     run_id: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Score predictions for pictures of objects under several occluders each.
+    """Return the scores of predictions for pictures of objects under several occluders each.
 
     Args:
         variants: the pictures, see :func:`consistency_tallies`.
-        predictions: of any method that predicts amodal masks, for these pictures.
-        config: of the bootstrap; both figures count among the headline.
-        matches: as for :func:`~amodal_pipeline.metrics.evaluate.evaluate`.
+        predictions: for these pictures, of any method that predicts amodal masks.
+        config: the bootstrap's configuration; both figures are headline metrics.
+        matches: see :func:`~amodal_pipeline.metrics.evaluate.evaluate`.
         run_id: stored in every row.
         on_progress: called with (done, total) parts of the bootstrap.
 
     Returns:
         Results and draws of the protocol "consistency". Its images are those that the pictures
-        were made from: their resamples are other than those of the split as a whole, and all
-        methods on the same pictures share them.
+        were made from: their resamples differ from those of the whole split, and all methods on
+        the same pictures share them.
 
     Raises:
-        ValueError: the predictions are not of these pictures, are damaged, or have no amodal
-            masks; or the pictures are no variants of one another.
+        ValueError: the predictions do not belong to these pictures, are damaged, or have no
+            amodal masks; or the pictures are not variants of one another.
     """
     check(variants, predictions)
     evidence = Evidence(variants, predictions)
     if not evidence.has("amodal_rle"):
         raise ValueError(
-            f"{predictions.metadata.method!r} predicts no amodal masks: there is nothing that "
-            "could be the same under two occluders"
+            f"{predictions.metadata.method!r} predicts no amodal masks, so their consistency under "
+            "two occluders cannot be measured: predict amodal masks or leave this method out"
         )
     tallies = consistency_tallies(evidence, matches)
     table, draws = tabulate(
@@ -73,19 +73,19 @@ def evaluate_consistency(
 def consistency_tallies(
     evidence: Evidence, matches: DetectionMatches | None = None
 ) -> tuple[Ratio, Ratio]:
-    """The two figures of the protocol "consistency", means over targets.
+    """Return the two figures of the protocol "consistency", means over targets.
 
-    A target is the objects of one ``track_id``, each in a picture of its own; ``video_id`` names
-    the image that a picture was made from. What is predicted for a target is paired with it as in
-    the protocol "completion".
+    A target is the objects of one ``track_id``, each in a separate picture; ``video_id`` names the
+    image that a picture was made from. Predictions are paired with targets as in the protocol
+    "completion".
 
     occluder_consistency: mean IoU between the predictions for a target under every two of its
-    occluders, over the pairs in which both are there; of targets with at least one such pair.
-    occluder_consistency_all: over all pairs, 0 where a prediction is missing; of all targets.
+    occluders, over the pairs in which both exist; over targets with at least one such pair.
+    occluder_consistency_all: over all pairs, 0 if a prediction is missing; over all targets.
 
     Args:
-        evidence: of which the images in ``values`` are the ``video_id``, in ascending order.
-        matches: as for :func:`~amodal_pipeline.metrics.completion.completions`.
+        evidence: the tables; images in ``values`` of the result are the ``video_id``, ascending.
+        matches: see :func:`~amodal_pipeline.metrics.completion.completions`.
 
     Raises:
         ValueError: there are no targets, one appears in pictures of different images or sizes, or
@@ -118,13 +118,13 @@ def appearances(
     predictions: Predictions,
     matches: DetectionMatches | None = None,
 ) -> pd.DataFrame:
-    """What is predicted for each target under each occluder, and how consistently.
+    """Return the prediction for each target under each occluder, and how consistent they are.
 
-    Args as those of :func:`evaluate_consistency`.
+    The arguments are described at :func:`evaluate_consistency`.
 
     Returns:
-        One row for each appearance of a target: track_id, instance_id, image_id, ``prediction_id``
-        (null where none) and ``consistency``, in 0–1 the value of the whole target in
+        One row per appearance of a target: track_id, instance_id, image_id, ``prediction_id``
+        (null if none) and ``consistency`` in 0–1, which is the target's value in
         occluder_consistency_all.
     """
     check(variants, predictions)
@@ -148,7 +148,7 @@ def appearances(
 
 
 def _prediction_of(evidence: Evidence, matches: DetectionMatches | None) -> np.ndarray:
-    """Row of the predictions that each instance is paired with, −1 for none."""
+    """Return the row of the prediction that each instance is paired with, −1 for none."""
     prediction, instance = pair(evidence, matches)
     of = np.full(len(evidence.annotations.instances), -1, np.int64)
     of[instance] = prediction
@@ -158,7 +158,7 @@ def _prediction_of(evidence: Evidence, matches: DetectionMatches | None) -> np.n
 def _compared(
     evidence: Evidence, of: np.ndarray, row: np.ndarray, other: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of pairs of instances, whether both have a prediction, and the IoU (0–1) of the two."""
+    """Return whether both instances of a pair have a prediction, and the masks' IoU (0–1)."""
     both = (of[row] >= 0) & (of[other] >= 0)
     masks = evidence.predictions.predictions["amodal_rle"]
     sides = (masks.iloc[of[rows[both]]].tolist() for rows in (row, other))
@@ -170,7 +170,7 @@ def _compared(
 def _pairs(
     variants: AmodalAnnotations,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every two appearances of a target.
+    """Return every two appearances of a target.
 
     Returns:
         int64 [P] each: the target's number (0, 1, …), the image its pictures were made from, and
@@ -182,7 +182,10 @@ def _pairs(
     rows = np.flatnonzero(table["track_id"].notna())
     sources = made_from.loc[table["image_id"].iloc[rows]]
     if not len(rows) or sources.isna().any():
-        raise ValueError(f"{whose} has no objects under several occluders: make them first")
+        raise ValueError(
+            f"{whose} has no objects under several occluders: make such pictures first, with "
+            "amodal_pipeline.compose.variants.compose_variants"
+        )
     shown = pd.DataFrame(
         {
             "track": table["track_id"].iloc[rows].to_numpy(dtype=np.int64),
@@ -201,6 +204,6 @@ def _pairs(
     pairs = shown.merge(shown[["track", "row"]], on="track", suffixes=("", "_other"))
     pairs = pairs[pairs["row"] < pairs["row_other"]]
     if not len(pairs):
-        raise ValueError(f"{whose}: no target is there under two occluders: make them again")
+        raise ValueError(f"{whose}: no target appears under two occluders: make them again")
     number = np.unique(pairs["track"], return_inverse=True)[1]
     return number, *(pairs[name].to_numpy() for name in ("source", "row", "row_other"))

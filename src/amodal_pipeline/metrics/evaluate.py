@@ -1,4 +1,4 @@
-"""All scores of one table of predictions."""
+"""Evaluation of one table of predictions by all protocols."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from amodal_pipeline.metrics.order import order_tallies
 from amodal_pipeline.metrics.scores import CURVES, DRAWS, OBJECTS, WHOSE, Scores
 from amodal_pipeline.metrics.tallies import Tally
 
-MODAL = "truth: visible masks, whole objects are not known"
+MODAL = "truth: visible masks only, whole objects unknown"
 
 
 def evaluate(
@@ -36,26 +36,28 @@ def evaluate(
     common: Population | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Score predictions against the truth, by every published protocol that applies.
+    """Return the scores of predictions by every published protocol that applies.
 
     Args:
         annotations: the truth; all of its images count.
         predictions: of any method, for the same data set, split and images.
-        config: which metrics.
+        config: which metrics to compute.
         matches: the detector's :func:`match_detections`, for the detector itself and for methods
-            that completed its detections, so that their mIoU stand on the same objects.
+            that completed its detections, so that their mIoU is over the same objects.
         run_id: stored in every row.
-        common: objects that figures of their own are wanted for.
+        common: objects for which separate figures are computed.
         on_progress: called with (done, total) parts of the bootstrap.
 
     Returns:
-        Results of the protocols "coco", "coco_agnostic", "vrsp", "vrsp_released" (where asked for),
-        "orcnn", "amodalapi", "completion" and "order" (where the predictions have one).
-        Predictions that complete true objects (``instance_id``) get the last two only: nothing was
-        detected. Without amodal masks there are no rows of these two: objects are matched by them.
+        Results of the protocols "coco", "coco_agnostic", "vrsp", "vrsp_released" (if configured),
+        "orcnn", "amodalapi", "completion" and "order" (if the predictions have one).
+        Predictions that complete true objects (``instance_id``) get only the last two, because
+        nothing was detected. Predictions without amodal masks get no rows of these two, because
+        objects are matched by amodal masks.
 
     Raises:
-        ValueError: the predictions are not of these annotations or are damaged; says what to do.
+        ValueError: the predictions do not belong to these annotations or are damaged; says what
+            to do.
     """
     check(annotations, predictions)
     evidence = Evidence(annotations, predictions)
@@ -98,13 +100,13 @@ def tabulate(
     on_progress: Callable[[int, int], None] | None = None,
     groups: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Results and draws of tallies, each with the protocol it belongs to.
+    """Return results and draws of tallies, each given with its protocol.
 
     Args:
-        images: how many the tallies can weigh.
-        metadata: whose predictions they are about.
-        run_id, on_progress: as for :func:`evaluate`.
-        groups: int64 [images], which of them are drawn together; none are unless given.
+        images: number of images that the tallies weigh.
+        metadata: of the predictions.
+        run_id, on_progress: see :func:`evaluate`.
+        groups: int64 [images], the group of each image, drawn together; None draws single images.
     """
     tallies = [tally for _, tally in named]
     counts = [
@@ -140,7 +142,7 @@ def _tallies(
     found: completion.Completions | None,
     common: Population | None,
 ) -> Iterator[tuple[str, Tally]]:
-    """Every tally with the protocol it belongs to."""
+    """Yield every tally with its protocol."""
     thresholds = config.occlusion_thresholds
     if not completes_truth(evidence.predictions):
         by_protocol = {
@@ -175,7 +177,7 @@ def _is_headline(tally: Tally, headline: Sequence[str]) -> bool:
 
 
 def _curves(named: Sequence[tuple[str, Tally]]) -> dict[str, np.ndarray]:
-    """Precision against recall of COCO's tallies, as columns."""
+    """Return precision against recall of COCO's tallies, as columns."""
     columns: dict[str, list] = {"target": [], "iou": [], "recall": [], "precision": []}
     for protocol, tally in named:
         if protocol != "coco" or not isinstance(tally, Precision):
@@ -192,7 +194,7 @@ def _curves(named: Sequence[tuple[str, Tally]]) -> dict[str, np.ndarray]:
 def _frame(
     schema: pa.Schema, metadata: PredictionsMetadata, run_id: str, columns: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Columns of what was found, with those that say of whom."""
+    """Return a table of the columns, with those that identify the method and run."""
     n = len(next(iter(columns.values()), ()))
     whose = metadata.model_dump(include=set(WHOSE)) | {"run_id": run_id}
     return frame(schema, {**{k: [v] * n for k, v in whose.items()}, **columns})

@@ -1,4 +1,4 @@
-"""What all protocols look at: the two tables, and what is computed from them once."""
+"""The input of all protocols: the two tables, and all that is computed from them once."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +17,8 @@ from amodal_pipeline.metrics.pairs import Pairs
 class Evidence:
     """True objects and the detections to be scored.
 
-    Of a method that predicts only one of the two masks, ``substituted`` is the one it lacks; in
-    targets that need both the other stands in for it.
+    ``substituted`` is the mask that a method lacks if it predicts only one of the two; targets that
+    need both use the other mask in its place.
     """
 
     annotations: AmodalAnnotations
@@ -26,33 +26,37 @@ class Evidence:
 
     @cached_property
     def where(self) -> pairs.Places:
+        """Return the images and categories of detections and true objects."""
         return pairs.places(self.annotations, self.predictions)
 
     def has(self, column: str) -> bool:
-        """Whether a column of the predictions holds anything. Who predicts nothing at all has it
-        too: that is a result, not a gap."""
+        """Return whether a column of the predictions has any values.
+
+        It is True without any predictions, since predicting nothing is a result and not a gap.
+        """
         table = self.predictions.predictions
         return len(table) == 0 or bool(table[column].notna().any())
 
     @cached_property
     def substituted(self) -> Literal["amodal", "visible", None]:
+        """Return the mask, amodal or visible, that the method does not predict, or None."""
         if not self.has("visible_rle"):
             return "visible"
         return None if self.has("amodal_rle") else "amodal"
 
     @cached_property
     def marked(self) -> np.ndarray:
-        """Objects that are marked to be ignored, bool [G]."""
+        """Return the objects that are marked to be ignored, bool [G]."""
         return self.annotations.instances["ignore"].to_numpy(dtype=bool)
 
     @cached_property
     def never_seen(self) -> np.ndarray:
-        """Objects of which nothing is visible, bool [G]."""
+        """Return the objects of which nothing is visible, bool [G]."""
         return self.annotations.instances["visible_box"].isna().to_numpy(dtype=bool)
 
     @cached_property
     def rate(self) -> np.ndarray:
-        """Occlusion rates as they are stored, float32 [G]: thresholds are compared as such."""
+        """Return the stored occlusion rates, float32 [G]; thresholds are compared as float32."""
         return self.annotations.instances["occlusion_rate"].to_numpy(dtype=np.float32)
 
     @cached_property
@@ -66,39 +70,43 @@ class Evidence:
 
     @cached_property
     def amodal(self) -> Pairs:
+        """Return the pairs by amodal masks."""
         return self._pairs("detection amodal", "truth amodal")
 
     @cached_property
     def visible(self) -> Pairs:
+        """Return the pairs by visible masks."""
         return self._pairs("detection visible", "truth visible")
 
     @cached_property
     def box(self) -> Pairs:
+        """Return the pairs by amodal boxes."""
         return pairs.box_pairs(self.annotations, self.predictions, self.where)
 
     @cached_property
     def amodal_or_visible(self) -> Pairs:
-        """Against amodal truth, with visible masks where the method has no other."""
+        """Return pairs with amodal truth, by visible masks if the method has no amodal ones."""
         if self.substituted == "amodal":
             return self._pairs("detection visible", "truth amodal")
         return self.amodal
 
     @cached_property
     def visible_or_amodal(self) -> Pairs:
-        """Against visible truth, with amodal masks where the method has no other."""
+        """Return pairs with visible truth, by amodal masks if the method has no visible ones."""
         if self.substituted == "visible":
             return self._pairs("detection amodal", "truth visible")
         return self.visible
 
     @cached_property
     def both(self) -> Pairs:
+        """Return the pairs that overlap in amodal and in visible masks, by the smaller IoU."""
         return pairs.both(self.amodal_or_visible, self.visible_or_amodal)
 
     @cached_property
     def invisible(self) -> Pairs | None:
-        """Hidden parts: a method's own masks of them, else its amodal without its visible ones.
+        """Return pairs by hidden parts, or None if the method has none.
 
-        None where a method has neither.
+        A method's own masks of hidden parts are used, else its amodal without its visible masks.
         """
         own = strings(self.predictions.predictions["invisible_rle"])
         if not self.has("invisible_rle"):
@@ -110,19 +118,22 @@ class Evidence:
 
     @cached_property
     def by_category(self) -> coco.Ranking:
+        """Return the ranking within categories."""
         return coco.rank(self.where)
 
     @cached_property
     def seen_by_category(self) -> coco.Ranking:
-        """Without the detections that say that nothing of their object is visible."""
+        """Return the ranking within categories, without detections with an empty visible mask."""
         return coco.rank(self.where, left_out=self._unseen)
 
     @cached_property
     def seen_pooled(self) -> coco.Ranking:
+        """Return the ranking across categories, without detections with an empty visible mask."""
         return coco.rank(self.where, class_agnostic=True, left_out=self._unseen)
 
     @cached_property
     def _unseen(self) -> np.ndarray:
+        """Return the detections with an empty visible mask, bool [D]."""
         masks = self._masks["detection visible"]
         rows = np.flatnonzero(masks.is_valid().to_numpy(zero_copy_only=False))
         flags = np.zeros(len(masks), bool)
@@ -131,12 +142,12 @@ class Evidence:
 
     @cached_property
     def pooled(self) -> coco.Ranking:
-        """Categories disregarded."""
+        """Return the ranking across categories."""
         return coco.rank(self.where, class_agnostic=True)
 
     @cached_property
     def proposals(self) -> coco.Ranking:
-        """Categories disregarded, up to 1000 detections an image."""
+        """Return the ranking across categories, with up to 1000 detections per image."""
         return coco.rank(self.where, class_agnostic=True, max_detections=1000)
 
     def _pairs(self, detections: str, truth: str) -> Pairs:
@@ -146,7 +157,7 @@ class Evidence:
 
 
 def _difference(a: pa.Array, b: pa.Array) -> pa.Array:
-    """a without b; null where either is, and where nothing is left."""
+    """Return a without b; null if either is null or the difference is empty."""
     valid = a.is_valid().to_numpy(zero_copy_only=False) & b.is_valid().to_numpy(
         zero_copy_only=False
     )

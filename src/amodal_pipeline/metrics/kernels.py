@@ -7,11 +7,11 @@ from amodal_pipeline.annotations.kernels import compiled
 
 @compiled
 def match(offsets, truth, iou, ignored, limits):
-    """The object each detection takes at each IoU limit, −1 for none: int32 [T, D].
+    """Return the object that each detection takes at each IoU limit, −1 for none: int32 [T, D].
 
-    Detections stand by falling score within their image and category; detection d overlaps the
-    objects ``truth[offsets[d]:offsets[d + 1]]`` (ascending). An ignored one is taken only when no
-    other is left above the limit; of equals the last, as pycocotools does.
+    Detections are sorted by falling score within their image and category; detection d overlaps
+    the objects ``truth[offsets[d]:offsets[d + 1]]`` (ascending). An ignored object is taken only if
+    no other is left above the limit; of equals the last is taken, as in pycocotools.
     """
     matched = np.full((len(limits), len(offsets) - 1), -1, np.int32)
     taken = np.zeros((len(ignored), len(limits)), np.bool_)
@@ -36,15 +36,16 @@ def match(offsets, truth, iou, ignored, limits):
 def precision_recall(
     weights, image, hit, void, rank, bounds, truth_image, truth_bounds, limits, recalls, curves
 ):
-    """Average precision, and recall at the detection limits, for each weighting of the images.
+    """Return average precision, and recall at the detection limits, per weighting of the images.
 
     Args:
         weights: [R, images], how often each image counts.
         image, hit, void, rank: of detections [D] by falling score within their category (``bounds``
-            [K + 1]): image; bit t of ``hit``: true at threshold t, of ``void``: does not count.
-        truth_image: of the objects that count, by category (``truth_bounds`` [K + 1]).
+            [K + 1]): image; bit t of ``hit``: true at threshold t; bit t of ``void``: not counted
+            at threshold t; rank within image and category.
+        truth_image: images of the objects that count, by category (``truth_bounds`` [K + 1]).
         limits: detections per image and category [M].
-        recalls: where precision is read off, ascending.
+        recalls: recalls at which precision is evaluated, ascending.
         curves: float64 [K, T, recalls], filled with the precisions of the last weighting.
 
     Returns:
@@ -81,7 +82,7 @@ def precision_recall(
                         false += weight
                 for m in range(len(limits)):
                     recall[r, k, t, m] = within[m] / total
-                # From the last true detection to the first: precision may only rise.
+                # From the last true detection to the first, so that precision can only rise.
                 best, area, at = 0.0, 0.0, len(recalls)
                 while at > 0 and recalls[at - 1] > true / total:
                     at -= 1

@@ -1,10 +1,10 @@
-"""Depth order: of two objects that overlap, which one is in front.
+"""Depth order: which of two overlapping objects is in front.
 
 Pairs are those of Zhang et al., "Learning Semantics-aware Distance Map with Semantics Layering
-Network" (SLN), ACM MM 2019, section 5.1: objects of an image that overlap. Rows that end in
-``_occluding`` have those of which one hides pixels of the other; rows that end in ``_touching``
-those of them whose visible masks touch, the pairs that the released code of Zhan et al.,
-"Self-Supervised Scene De-occlusion" (PCNet), CVPR 2020, counts.
+Network" (SLN), ACM MM 2019, section 5.1: overlapping objects of an image. Metrics that end in
+``_occluding`` use only pairs in which one object hides pixels of the other; metrics that end in
+``_touching`` use only those of them whose visible masks touch, the pairs that the released code of
+Zhan et al., "Self-Supervised Scene De-occlusion" (PCNet), CVPR 2020, counts.
 """
 
 import dataclasses
@@ -35,11 +35,10 @@ from amodal_pipeline.metrics.tallies import Ratio, Row, Tally, per_image
 class TrueOrder:
     """Pairs of true objects whose amodal masks overlap, the nearer one first.
 
-    ``front``, ``back`` are rows of the instances, int64 [P]; ``occluding`` bool [P]: one hides
-    pixels of the other; ``touching`` bool [P]: that, and a visible pixel of the one is a visible
-    pixel of the other or next to one, above, below, left or right. ``unknown`` counts the
-    overlapping pairs on which nothing decides: all, occluding, touching ones; ``crowded`` the
-    images that were passed over.
+    ``front``, ``back`` are rows of the instances, int64 [P]; ``occluding`` bool [P]: one object
+    hides pixels of the other; ``touching`` bool [P]: also, a visible pixel of one is equal to, or
+    above, below, left or right of, a visible pixel of the other. ``unknown`` counts the overlapping
+    pairs of unknown order: all, occluding, touching ones; ``crowded`` the images that were skipped.
     """
 
     front: np.ndarray
@@ -51,12 +50,12 @@ class TrueOrder:
 
 
 def true_order(annotations: AmodalAnnotations) -> TrueOrder:
-    """Who is in front, of each pair of objects that are not ignored.
+    """Return which object is in front, for each pair of objects that are not ignored.
 
-    It is the direction that ``annotations.order`` states, inferred ones included. Where it states
-    both (a rider and a horse) or none, it is the direction in which more pixels are hidden, those
-    of V_a ∩ (A_b \\ V_b) or of V_b ∩ (A_a \\ V_a); equally many decide nothing. Images with too
-    many objects, or too detailed ones (:func:`order.too_crowded`), are passed over.
+    The order is the direction that ``annotations.order`` states, inferred ones included. If it
+    states both (a rider and a horse) or neither, it is the direction in which more pixels are
+    hidden, those of V_a ∩ (A_b \\ V_b) or of V_b ∩ (A_a \\ V_a); with equal numbers it is unknown.
+    Images with too many objects, or too detailed ones (:func:`order.too_crowded`), are skipped.
     """
     table = annotations.instances
     counted = np.flatnonzero(~table["ignore"].to_numpy(dtype=bool))
@@ -100,22 +99,22 @@ def order_tallies(
     prediction_row: np.ndarray,
     instance_row: np.ndarray,
 ) -> list[Tally]:
-    """The protocol "order" over the pairs of :func:`true_order`.
+    """Return the tallies of the protocol "order" over the pairs of :func:`true_order`.
 
-    order_accuracy: share of pairs told apart rightly; order_coverage: share told apart at all;
-    order_accuracy_decided: share of the latter that are right. Each also with ``_occluding`` and
-    ``_touching``, over such pairs only. Who is in front is what ``predictions.order`` says about
-    the predictions that the two objects are matched to; of both directions the one with the higher
-    score, and equal scores decide nothing. A pair with an object that is not matched is not told
-    apart.
+    order_accuracy: share of pairs whose order is predicted correctly; order_coverage: share of
+    pairs with a predicted order; order_accuracy_decided: share of the latter that are correct. Each
+    also with ``_occluding`` and ``_touching``, over such pairs only. The predicted order is what
+    ``predictions.order`` says about the predictions that the two objects are matched to; if it has
+    both directions, the one with the higher score counts, and equal scores give no order. A pair
+    with an unmatched object has no predicted order.
 
     Args:
-        prediction_row, instance_row: int64 [M], rows of ``predictions.predictions`` and of
-            ``annotations.instances`` that are matched, each at most once.
+        prediction_row, instance_row: int64 [M], matched rows of ``predictions.predictions`` and of
+            ``annotations.instances``, each at most once.
 
     Raises:
-        ValueError: ``predictions.order`` names a prediction that is not there, or has no finite
-            score.
+        ValueError: ``predictions.order`` names a prediction that does not exist, or has a score
+            that is not finite.
     """
     true = true_order(annotations)
     match = np.full(len(annotations.instances), -1, np.int64)
@@ -150,23 +149,23 @@ def order_tallies(
 def by_area(
     predictions: Predictions, front: Literal["larger", "smaller"] = "larger"
 ) -> Predictions:
-    """Of two predictions whose masks overlap the one with the larger visible mask is in front.
+    """Return the predictions, ordered so that the one with the larger visible mask is in front.
 
-    A rule without parameters, the baseline "area" of Zhan et al. (CVPR 2020); their
-    released code takes the larger one on KINS and the smaller one on COCOA. There pairs are those
-    whose visible masks touch; here those whose amodal masks (the visible one where a prediction
-    has no other) share a pixel. Where there is no visible mask the amodal one counts. Of whom
-    nothing is visible is behind; equal masks state nothing. Images with too many predictions to
-    look at all pairs (:func:`order.too_crowded`) have no order.
+    A rule without parameters, the baseline "area" of Zhan et al. (CVPR 2020); their released code
+    puts the larger one in front on KINS and the smaller one on COCOA. Their pairs are those whose
+    visible masks touch; here they are those whose amodal masks (visible ones if a prediction has
+    no amodal mask) share a pixel. The amodal mask is measured if there is no visible mask. A
+    prediction with an empty mask is behind; equal areas give no order. Images with too many
+    predictions to compare all pairs (:func:`order.too_crowded`) have no order.
 
     Args:
-        predictions: of any method; what they say about order is left out.
-        front: which one is in front; "smaller" is a variant of the results.
+        predictions: of any method; their own order is discarded.
+        front: which one is in front; "smaller" becomes the variant of the results.
 
     Returns:
-        The same predictions with ``order`` of score 1, method "order_by_area". Detections are
-        their own ``source_id``, ``inputs`` their method, so that they are matched as the detector
-        is; predictions that completed something stay paired with that.
+        The same predictions with ``order`` of score 1, method "order_by_area". Detections become
+        their own ``source_id`` and ``inputs`` their method, so that they are matched like the
+        detector's; predictions that completed detections or objects stay paired with these.
     """
     sign = 1 if front == "larger" else -1
     return _by_rule(
@@ -176,13 +175,14 @@ def by_area(
 
 
 def by_lowest_point(predictions: Predictions) -> Predictions:
-    """Of two predictions whose masks overlap the one that reaches lower in the image is in front.
+    """Return the predictions, ordered so that the one that reaches lower in the image is in front.
 
-    As what stands on the ground does. A rule without parameters, after the baseline "Y-axis" of
-    Zhan et al. (CVPR 2020), whose released code compares the mean rows of the visible
+    This holds for objects that stand on the ground. A rule without parameters, after the baseline
+    "Y-axis" of Zhan et al. (CVPR 2020), whose released code compares the mean rows of the visible
     masks instead of their lowest ones.
 
-    Args and returns: as :func:`by_area`, method "order_by_lowest_point".
+    Pairs, arguments and result are described at :func:`by_area`; the method is
+    "order_by_lowest_point".
     """
     return _by_rule(
         *(predictions, "order_by_lowest_point", "full", "lowest point"),
@@ -233,9 +233,9 @@ def _by_rule(
 
 
 def _scores(predictions: Predictions) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The score with which a prediction is said to be in front of another, by their rows.
+    """Return a function that gives the score with which one row is in front of another.
 
-    −inf where nothing is said, and for the row −1.
+    Its value is −inf if nothing is predicted, and for the row −1.
     """
     order, ids = predictions.order, predictions.predictions["prediction_id"].to_numpy(np.int64)
     whose = f"the order of {predictions.metadata.method!r}"
@@ -253,7 +253,7 @@ def _scores(predictions: Predictions) -> Callable[[np.ndarray, np.ndarray], np.n
         pair = order[~np.isfinite(score)].iloc[0]
         raise ValueError(
             f"{whose}: {pair['front_id']} over {pair['back_id']} has no finite score: give every "
-            "pair one (1 where the method has none)"
+            "pair one (1 if the method has none)"
         )
     known, place = np.unique(_keys(*ends, len(ids)), return_inverse=True)
     best = np.full(len(known) + 1, -np.inf)
@@ -276,5 +276,5 @@ def _note(unknown: int, crowded: int) -> str:
     if unknown:
         said.append(f"{unknown} overlapping pairs of unknown order are left out")
     if crowded:
-        said.append(f"{crowded} images with too many objects to look at all pairs are left out")
+        said.append(f"{crowded} images with too many objects to compare all pairs are left out")
     return "; ".join(said)

@@ -1,4 +1,4 @@
-"""Which detections overlap which objects: computed once, and shared by all protocols."""
+"""Pairs of detections and overlapping objects: computed once, and shared by all protocols."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from pycocotools import mask as coco_mask
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import AmodalAnnotations, Predictions, boxes
 
-MINIMUM_IOU = 0.5  # no protocol matches below it
+MINIMUM_IOU = 0.5  # least IoU at which any protocol matches
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where detections [D] and true objects [G] are: in the order of their tables.
+    """Images and categories of detections [D] and true objects [G], in the order of their tables.
 
-    Images are positions among the ascending ids, categories positions in ``metadata.categories``.
+    Images are positions in the ascending ids, categories positions in ``metadata.categories``.
     """
 
     images: int
@@ -27,14 +27,14 @@ class Places:
     score: np.ndarray  # float32 [D]
     truth_image: np.ndarray
     truth_category: np.ndarray
-    image_row: np.ndarray  # [images], of each image in its table
-    own_detection_category: np.ndarray  # ids: they break ties
+    image_row: np.ndarray  # [images], row of each image in its table
+    own_detection_category: np.ndarray  # ids, which break ties
     own_truth_category: np.ndarray
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A detection and a true object of one image, of whatever categories, with their IoU.
+    """Pairs of a detection and a true object of one image, of any categories, with their IoU.
 
     ``detection`` and ``truth`` are rows of the tables, int64 [P], sorted; ``iou`` float64 [P] is at
     least :data:`MINIMUM_IOU`.
@@ -46,6 +46,7 @@ class Pairs:
 
 
 def places(annotations: AmodalAnnotations, predictions: Predictions) -> Places:
+    """Return the images and categories of detections and true objects."""
     truth, found = annotations.instances, predictions.predictions
     ids, row = np.unique(_ids(annotations.images["image_id"]), return_index=True)
     category_ids = np.array([c.id for c in annotations.metadata.categories], np.int64)
@@ -75,7 +76,7 @@ def _ids(column: pd.Series) -> np.ndarray:
 def mask_pairs(
     annotations: AmodalAnnotations, where: Places, detections: pa.Array, truth: pa.Array
 ) -> Pairs:
-    """Pairs by masks: of detections [D] and true objects [G], null where there is none."""
+    """Return the pairs of detections [D] and true objects [G] by masks, which may be null."""
     sides, groups = [], []
     for masks, image in ((detections, where.detection_image), (truth, where.truth_image)):
         there = np.flatnonzero(masks.is_valid().to_numpy(zero_copy_only=False))
@@ -89,7 +90,7 @@ def mask_pairs(
 
 
 def box_pairs(annotations: AmodalAnnotations, predictions: Predictions, where: Places) -> Pairs:
-    """Pairs by amodal boxes."""
+    """Return the pairs by amodal boxes."""
     a, b = (
         boxes(table["amodal_box"]).astype(np.float64)
         for table in (predictions.predictions, annotations.instances)
@@ -119,7 +120,7 @@ def box_pairs(annotations: AmodalAnnotations, predictions: Predictions, where: P
 
 
 def both(a: Pairs, b: Pairs) -> Pairs:
-    """Pairs that overlap in both ways, by the smaller IoU of the two."""
+    """Return the pairs that are in both, with the smaller IoU of the two."""
     stride = 1 + max(a.truth.max(initial=0), b.truth.max(initial=0))
     _, i, j = np.intersect1d(
         a.detection * stride + a.truth,

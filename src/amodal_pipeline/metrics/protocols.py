@@ -1,7 +1,7 @@
-"""The published protocols for detections. Each function is one: its tallies, from the evidence.
+"""The published protocols for detections. Each function returns the tallies of one protocol.
 
 They differ in what is compared (amodal, visible, both, hidden masks, boxes), in which objects are
-ignored, and in what becomes of a detection that matches none.
+ignored, and in how unmatched detections count.
 """
 
 import itertools
@@ -34,10 +34,11 @@ AMODALAPI_LIMITS = (10, 100, 1000)
 def coco(
     evidence: Evidence, *, class_agnostic: bool = False, per_category: bool = False
 ) -> Iterator[Precision]:
-    """COCO's AP, AP50, AP75, AR1, AR10 and AR100 of amodal masks, visible masks and amodal boxes.
+    """Yield COCO's AP, AP50, AP75, AR1, AR10 and AR100 of amodal and visible masks and boxes.
 
-    Ignored are objects marked so; for visible masks also those of which nothing is visible, and
-    detections with an empty visible mask are none. A method has the figures of what it predicts.
+    Boxes are amodal. Objects marked ``ignore`` are ignored; for visible masks, objects of which
+    nothing is visible are ignored as well, and detections with an empty visible mask are dropped.
+    Only what the method predicts is scored.
     """
     for target, column in COLUMNS.items():
         if not evidence.has(column):
@@ -54,13 +55,15 @@ def coco(
 
 
 def vrsp(evidence: Evidence, thresholds: Sequence[float]) -> Iterator[Precision]:
-    """COCO's figures over objects with an occlusion rate above a threshold (Xiao et al., AAAI
-    2021, Table 1: above 15 %). The others are ignored."""
+    """Yield COCO's figures over objects with an occlusion rate above each threshold.
+
+    All other objects are ignored (Xiao et al., AAAI 2021, Table 1: above 15 %).
+    """
     for target, column in COLUMNS.items():
         if not evidence.has(column):
             continue
         for threshold in thresholds:
-            # A rate of exactly 15 %, stored as float32, is not above 0.15.
+            # As float32, a rate of exactly 15 % is not above 0.15.
             ignored = _never(evidence, target) | (evidence.rate <= np.float32(threshold))
             suffix = f"{target}_{occlusion_suffix(threshold)}"
             yield _precision(
@@ -73,12 +76,12 @@ def vrsp(evidence: Evidence, thresholds: Sequence[float]) -> Iterator[Precision]
 
 
 def vrsp_released(evidence: Evidence, thresholds: Sequence[float]) -> Iterator[Precision]:
-    """The same by the rule of VRSP's released evaluator: COCO's area ranges, with the visible share
-    of a mask in the place of its area.
+    """Yield the figures of :func:`vrsp` by the rule of VRSP's released evaluator.
 
-    An object counts when its visible share is at most 1 - t, that is also at a rate of exactly t. A
-    detection that matches nothing is left out when its own visible share |A ∩ V| / |A| is above
-    1 - t. Only for methods that predict both masks.
+    It uses COCO's area ranges with the visible share of a mask in place of its area. An object
+    counts if its visible share is at most 1 - t, which includes a rate of exactly t. An unmatched
+    detection is left out if its own visible share |A ∩ V| / |A| is above 1 - t. Only for methods
+    that predict both masks.
     """
     if evidence.substituted is not None:
         return
@@ -102,21 +105,21 @@ def vrsp_released(evidence: Evidence, thresholds: Sequence[float]) -> Iterator[P
 
 
 def orcnn(evidence: Evidence) -> Iterator[Precision]:
-    """The protocol of Follmann et al. (WACV 2019), section 3.
+    """Yield the figures of the protocol of Follmann et al. (WACV 2019), section 3.
 
     ``_both`` (the paper's AP_AV): a match needs amodal and visible IoU above the threshold; the
-    smaller of the two stands for both. ``_occluded0``: objects without a hidden part are ignored.
+    smaller of the two is used for both. ``_occluded0``: objects without a hidden part are ignored.
     AP50_invisible (AP_IV): hidden parts at IoU 0.5, over objects that have one. A method that lacks
     one of the two masks is scored with the other in its place.
 
     For AP_V and AP_IV the paper leaves out proposals whose amodal mask has an IoU of at least 0.5
     with an ignored object. Here that holds for detections of its category that match no other
-    object, so that two objects on one place do not cost a detection; and, for AP_AV, of objects
-    that are marked or of which nothing is visible. AP_visible drops detections with an empty
-    visible mask, as :func:`coco` does: it is one figure under one name.
+    object, so that two objects in one place do not cost a detection. For AP_AV it holds with
+    objects that are marked or of which nothing is visible. AP_visible drops detections with an
+    empty visible mask, as :func:`coco` does, since both report it under one name.
     """
     lacks = evidence.substituted
-    note = f"{lacks} masks: the method's {'visible' if lacks == 'amodal' else 'amodal'} ones"
+    note = f"no {lacks} masks: scored with the {'visible' if lacks == 'amodal' else 'amodal'} ones"
     note = note if lacks else ""
     targets = {
         "both": (evidence.both, evidence.never_seen),
@@ -155,13 +158,13 @@ def orcnn(evidence: Evidence) -> Iterator[Precision]:
 
 
 def amodalapi(evidence: Evidence) -> Iterator[Precision]:
-    """Class-agnostic AP and AR of amodal masks, as Zhu et al. (CVPR 2017) and SLN score COCOA.
+    """Yield class-agnostic AP and AR of amodal masks, as Zhu et al. and SLN score COCOA.
 
-    Zhu et al. take up to 1,000 detections per image: AP, AR10, AR100, AR1000, and AR1000 of each
-    band. SLN takes up to 100: AP_top100, AR10, AR100, and AR (at 100) of each band. Bands:
+    Zhu et al. (CVPR 2017) use up to 1,000 detections per image: AP, AR10, AR100, AR1000, and AR1000
+    of each band. SLN uses up to 100: AP_top100, AR10, AR100, and AR (at 100) of each band. Bands:
     ``_none``, ``_partial`` and ``_heavy`` are objects with a rate up to 0.00001, up to 0.25, and
-    above. ``_things`` and ``_stuff``, also of each band, where a data set has both. All other
-    objects are ignored. (Their code counts an object on a limit to both sides.)
+    above. ``_things`` and ``_stuff``, also of each band, exist if a data set has both. All other
+    objects are ignored. (Their code counts an object on a limit in both bands.)
     """
     if not evidence.has("amodal_rle"):
         return
@@ -177,7 +180,7 @@ def amodalapi(evidence: Evidence) -> Iterator[Precision]:
         ignored = evidence.marked | ~within | ~wanted
         n = int((~ignored).sum())
         of = f"{band}{kind}"
-        # The recall of a band has no number in its name where it is SLN's.
+        # SLN's recall of a band has no number in its name.
         recall = {10: "AR10", 100: "AR" if band else "AR100", 1000: "AR1000"}
         yield _precision(
             evidence,
@@ -210,7 +213,7 @@ def _precision(
     excused: np.ndarray | None = None,
     per_category: str | None = None,
 ) -> Precision:
-    """Match pairs and tally. ``ignored`` and ``excused`` are by row of their tables."""
+    """Match pairs and return the tally; ``ignored`` and ``excused`` are by row of their tables."""
     ranking = ranking or evidence.by_category
     flags = ignored[ranking.truth_row]
     tally = Precision(
@@ -239,12 +242,12 @@ def _ranking(evidence: Evidence, target: str, class_agnostic: bool = False) -> R
 
 
 def _never(evidence: Evidence, target: str) -> np.ndarray:
-    """Objects that never count for a target."""
+    """Return the objects that never count for a target, bool [G]."""
     return evidence.marked | evidence.never_seen if target == "visible" else evidence.marked
 
 
 def _visible_share(amodal: rle.Masks, visible: rle.Masks) -> np.ndarray:
-    """|A ∩ V| / |A|, float64 [N]; 0 where a mask is missing or empty."""
+    """Return |A ∩ V| / |A|, float64 [N]; 0 if a mask is missing or empty."""
     share = np.zeros(len(amodal))
     valid = amodal.is_valid().to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(valid & visible.is_valid().to_numpy(zero_copy_only=False))
@@ -254,8 +257,10 @@ def _visible_share(amodal: rle.Masks, visible: rle.Masks) -> np.ndarray:
 
 
 def _overlaps_ignored(evidence: Evidence, ignored: np.ndarray) -> np.ndarray:
-    """Detections whose amodal mask has an IoU of at least 0.5 with an ignored object of its
-    category, bool [D]."""
+    """Return the detections that overlap an ignored object of their category, bool [D].
+
+    A detection overlaps if its amodal mask has an IoU of at least 0.5 with the object's.
+    """
     where, pairs = evidence.where, evidence.amodal_or_visible
     same = where.detection_category[pairs.detection] == where.truth_category[pairs.truth]
     flags = np.zeros(len(where.score), bool)

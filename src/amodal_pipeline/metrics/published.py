@@ -1,4 +1,4 @@
-"""What the papers print, as a table that results can be laid beside."""
+"""The numbers printed in the papers, as a table for comparison with results."""
 
 import csv
 import io
@@ -90,11 +90,11 @@ class _Row(BaseModel):
 
 
 def read_published(path: Path) -> pd.DataFrame:
-    """Read a table of published numbers (docs/published.md): rows of :data:`PUBLISHED`.
+    """Return a table of published numbers (docs/published.md): rows of :data:`PUBLISHED`.
 
     Args:
         path: a CSV file, UTF-8, with a header. ``value`` is in 0–100; ``comparable`` is "true" or
-            "false", and ``note`` says why where it is false.
+            "false", and ``note`` must say why if it is false.
 
     Raises:
         ValueError: the file is not such a table; names the file, the line and the column.
@@ -135,19 +135,19 @@ def read_published(path: Path) -> pd.DataFrame:
 
 
 def beside(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Each result over all categories with every comparable number that a paper has for it.
+    """Return each result over all categories with every comparable number of a paper.
 
-    The two agree in data set, split, method, variant, protocol and metric, and both or neither
-    rest on the same truth ("true" or "true_boxes" in ``inputs``; which detector it was may
-    differ). Results without a value have no line.
+    The two agree in data set, split, method, variant, protocol and metric, and both or neither use
+    the same kind of truth ("true" or "true_boxes" in ``inputs``; the detector may differ). Results
+    without a value are left out.
 
     Args:
         results: rows of :data:`amodal_pipeline.metrics.results.RESULTS`.
-        published: what :func:`read_published` returned.
+        published: the table from :func:`read_published`.
 
     Returns:
         Rows of :data:`BESIDE`, in the order of the results. ``inputs``, ``low`` and ``high`` are
-        ours; ``note`` is the paper's, and after "ours:" that of the result.
+        ours; ``note`` is the paper's, followed by "ours:" and the note of the result.
     """
     ours = validate(results)
     ours = ours[(ours["category"] == "all") & ours["value"].notna()]
@@ -168,5 +168,5 @@ def beside(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def _truth(inputs: pd.Series) -> pd.Series:
-    """What is known of the truth: "true", "true_boxes", or nothing ("")."""
+    """Return the truth that inputs use: "true", "true_boxes", or "" for none."""
     return inputs.astype(object).where(inputs.isin(FROM_TRUTH).astype(bool), "")

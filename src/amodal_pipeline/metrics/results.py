@@ -1,4 +1,4 @@
-"""The results table: one tidy row per number."""
+"""The results table: one row per number."""
 
 import math
 import os
@@ -35,9 +35,12 @@ KEY = [name for name in RESULTS.names if name not in (*NUMBERS, "n", "note")]
 
 
 class Measurement(NamedTuple):
-    """One number: ``value`` in 0–100 (NaN where there is nothing to measure on), which rests on
-    ``n`` objects or pairs; ``low`` and ``high`` bound it where an interval was computed; ``note``
-    is what must be known before it is compared."""
+    """One number of the results.
+
+    ``value`` is in 0–100 (NaN if there is nothing to measure) and was measured on ``n`` objects or
+    pairs; ``low`` and ``high`` bound it if an interval was computed; ``note`` must be considered
+    before it is compared.
+    """
 
     metric: str
     value: float
@@ -54,7 +57,7 @@ def rows(
     measurements: Iterable[Measurement],
     run_id: str = "",
 ) -> pd.DataFrame:
-    """Measurements as rows of results that say whose predictions they are about."""
+    """Return measurements as rows of results, labelled with the predictions' metadata."""
     columns = {name: [] for name in Measurement._fields}
     for measurement in measurements:
         for name, value in zip(Measurement._fields, measurement, strict=True):
@@ -68,7 +71,7 @@ def rows(
 
 
 def validate(results: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with the columns and types of :data:`RESULTS`, also when read from a CSV file.
+    """Return the same rows with the columns and types of :data:`RESULTS`, also from a CSV file.
 
     Raises:
         ValueError: a column is missing or unknown, a number is out of its range, or two rows
@@ -77,7 +80,7 @@ def validate(results: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in RESULTS.names if name not in results]
     if missing:
         raise ValueError(f"results lack the columns {missing}; the table has {RESULTS.names}")
-    # An empty text comes back from a CSV file as a missing value; missing numbers become null.
+    # A CSV file gives an empty text back as a missing value; missing numbers become null.
     text = {f.name: results[f.name].astype(object) for f in RESULTS if f.type == pa.string()}
     text = {name: column.where(column.notna(), "") for name, column in text.items()}
     numbers = {name: pd.to_numeric(results[name]).astype("float64") for name in NUMBERS}
@@ -86,9 +89,14 @@ def validate(results: pd.DataFrame) -> pd.DataFrame:
         off = (results[name] < 0) | (results[name] > 100)
         if off.fillna(False).any():
             row = results[off.fillna(False)].iloc[0]
-            raise ValueError(f"{name} of {_named(row)} is {row[name]}, not within 0–100")
+            raise ValueError(
+                f"{name} of {_named(row)} is {row[name]}, not within 0–100: give it in percent"
+            )
     if results["n"].isna().any() or (results["n"] < 0).any():
-        raise ValueError("n, the number of objects a result rests on, is missing or negative")
+        raise ValueError(
+            "n, the number of objects or pairs of a result, is missing or negative: give each "
+            "result its n"
+        )
     twice = results.duplicated(KEY)
     if twice.any():
         raise ValueError(
@@ -99,10 +107,10 @@ def validate(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def read(path: str | os.PathLike, rows: int | None = None) -> pd.DataFrame:
-    """A table of results from its CSV file, with names as they were written ("NA", "001").
+    """Return a table of results read from its CSV file, with names as written ("NA", "001").
 
     Raises:
-        ValueError: as :func:`validate`; or the file is no table.
+        ValueError: the file is no table, or has an error that :func:`validate` raises.
     """
     text = [field.name for field in RESULTS if field.type == pa.string()]
     table = pd.read_csv(
@@ -117,19 +125,19 @@ def read(path: str | os.PathLike, rows: int | None = None) -> pd.DataFrame:
 
 
 def join(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Parts of the results table below one another, validated."""
+    """Return parts of the results table concatenated and validated."""
     return validate(concat(RESULTS, [validate(part) for part in parts]))
 
 
 def summary_table(results: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """One line per method, variant and inputs; one column per metric, over all categories.
+    """Return one line per method, variant and inputs; one column per metric, over all categories.
 
-    Lines keep the order of the results; metrics nobody has stay as empty columns. Several seeds
+    Lines keep the order of the results; metrics that no method has are empty columns. Several seeds
     or runs of one method are averaged.
 
     Raises:
-        ValueError: the results are of several data sets or splits, or a metric is there by
-            several protocols: select one first.
+        ValueError: the results are of several data sets or splits, or several protocols have a
+            metric: select one first.
     """
     results = validate(results)
     for name in ("dataset", "split"):

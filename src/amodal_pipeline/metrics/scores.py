@@ -1,4 +1,4 @@
-"""Everything an evaluation gives: results, and what pictures and comparisons are made from."""
+"""All outputs of an evaluation: results, and the data for pictures and comparisons."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -56,18 +56,18 @@ OBJECTS = pa.schema(
 
 @dataclass(frozen=True)
 class Scores:
-    """What is known of one or several methods on one split.
+    """The scores of one or several methods on one split.
 
     ``results``: rows of :data:`~amodal_pipeline.metrics.results.RESULTS`.
-    ``draws``: each metric over all categories, its value and its ``values`` in every bootstrap
-    resample. Methods on a split share the resamples of one seed: differences of their lists are
-    paired. ``images`` is how many were drawn for each: images, or groups of images that show the
-    same individuals.
+    ``draws``: each metric over all categories, with its value and its ``values`` in every bootstrap
+    resample. Methods on a split share the resamples of one seed, so differences of their lists are
+    paired. ``images`` is the number of units drawn per resample: images, or groups of images that
+    show the same individuals.
     ``curves``: precision (0–1) at 101 recalls (0–1), mean over categories, of amodal and visible
     masks, at ``iou`` 0.5 and 0.75 and averaged over 0.5–0.95 (``iou`` null).
-    ``objects``: one row for each true object that counts: IoU (0–1) of the mask that was taken for
-    it (0 where none was) and of what lies outside the true visible mask (null where nothing is
-    hidden), and the prediction (null where none).
+    ``objects``: one row per true object that counts: IoU (0–1) of its matched mask (0 if it has
+    none) and of the part outside the true visible mask (null if nothing is hidden), and the
+    prediction (null if none).
     """
 
     results: pd.DataFrame
@@ -79,7 +79,7 @@ class Scores:
 SCHEMAS = {"results": results_table.RESULTS, "draws": DRAWS, "curves": CURVES, "objects": OBJECTS}
 
 
-# Rows of a method that are alike in these, in each table, say the same.
+# Rows of a method that agree in these columns are duplicates, per table.
 _SAID = {
     "results": ("protocol", "category", "metric", "value"),
     "draws": ("protocol", "metric", "value"),
@@ -89,10 +89,10 @@ _SAID = {
 
 
 def join(parts: Iterable[Scores]) -> Scores:
-    """The scores of several methods in one.
+    """Return the scores of several methods as one.
 
-    Baselines on the same objects or detections stand beside every method that completes these:
-    what several say alike is kept once.
+    The scores of each method that completes objects or detections include the baselines on the
+    same ones, so that several parts may have equal rows: these are kept once.
 
     Raises:
         ValueError: a method has a metric twice, with different values.

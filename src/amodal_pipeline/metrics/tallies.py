@@ -1,8 +1,8 @@
-"""What a protocol hands to the evaluator: numbers that can be taken again with images weighted.
+"""The output of a protocol: numbers that can be recomputed with weighted images.
 
-Whatever is expensive (intersections, matching) is done when a tally is made. Its values for one
-image counted twice and another left out then cost a pass over sums: a bootstrap is thousands of
-those.
+Expensive work (intersections, matching) is done when a tally is made. Recomputing its values with
+one image counted twice and another left out then takes one pass over sums, which a bootstrap does
+thousands of times.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from scipy.sparse import csc_array
 
 @dataclass(frozen=True)
 class Row:
-    """A line of results without its numbers.
+    """A row of results without its numbers.
 
-    ``n`` objects or pairs it rests on; ``note`` what else is to be known before it is compared.
+    ``n`` is the number of objects or pairs measured; ``note`` must be considered before comparison.
     """
 
     metric: str
@@ -32,7 +32,7 @@ class Tally(Protocol):
     def rows(self) -> tuple[Row, ...]: ...
 
     def values(self, weights: np.ndarray) -> np.ndarray:
-        """Values in 0–100 of all rows for each weighting, float64 [R, rows]; NaN for none.
+        """Return all rows' values in 0–100 per weighting, float64 [R, rows]; NaN for none.
 
         ``weights`` [R, images]: how often each image counts, images in ascending order of id.
         """
@@ -43,7 +43,7 @@ class Tally(Protocol):
 class Ratio:
     """100 × sum of numerators / sum of denominators over images.
 
-    With several columns (categories) the mean of their ratios, over those with a denominator.
+    With several columns (categories), the mean of their ratios over those with a denominator.
     ``numerator``, ``denominator`` float64 [images, columns], dense or sparse; images in ascending
     order of id.
     """
@@ -57,6 +57,7 @@ class Ratio:
         return (self.row,)
 
     def values(self, weights: np.ndarray) -> np.ndarray:
+        """Return the ratio in 0–100 for each weighting [R, images], float64 [R, 1]."""
         weights = np.asarray(weights, np.float64)
         below = weights @ self.denominator
         there = below > 0
@@ -67,5 +68,5 @@ class Ratio:
 
 
 def per_image(image: np.ndarray, values: np.ndarray, images: int) -> np.ndarray:
-    """Sums of ``values`` [N] by ``image`` (position among the sorted ids), float64 [images, 1]."""
+    """Return sums of ``values`` [N] by ``image`` (index of the sorted ids), float64 [images, 1]."""
     return np.bincount(image, np.asarray(values, np.float64), images)[:, None]

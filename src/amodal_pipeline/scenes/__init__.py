@@ -1,1 +1,1 @@
-"""Procedural 3D scenes with exact amodal truth: the embedded data set."""
+"""Procedural 3D scenes with exact amodal masks: the embedded data set."""

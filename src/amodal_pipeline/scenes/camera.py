@@ -1,4 +1,4 @@
-"""A pinhole camera over the ground plane z = 0."""
+"""A pinhole camera above the ground plane z = 0."""
 
 from typing import Self
 
@@ -9,7 +9,7 @@ Vector = tuple[float, float, float]
 
 
 class Camera(BaseModel):
-    """Intrinsics and pose; camera axes are x right, y down, z forward (as in OpenCV).
+    """Intrinsics and pose of a camera; its axes are x right, y down, z forward (as in OpenCV).
 
     A world point p has camera coordinates ``rotation`` p + ``translation`` and falls on the pixel
     position (column, row) = ``principal_point`` + ``focal_length`` (x / z, y / z); pixel (i, j) is
@@ -37,7 +37,10 @@ class Camera(BaseModel):
         width: int,
         height: int,
     ) -> Self:
-        """A camera ``distance`` from ``target``; angles in degrees, the field of view across."""
+        """Return a camera at ``distance`` from ``target``.
+
+        Angles are in degrees; ``field_of_view`` is horizontal.
+        """
         a, e = np.radians(azimuth), np.radians(elevation)
         back = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
         right = np.array([-np.sin(a), np.cos(a), 0.0])
@@ -55,22 +58,22 @@ class Camera(BaseModel):
 
     @property
     def intrinsics(self) -> np.ndarray:
-        """The 3 × 3 matrix K."""
+        """Return the 3 × 3 matrix K."""
         (x, y), f = self.principal_point, self.focal_length
         return np.array([[f, 0, x], [0, f, y], [0, 0, 1]])
 
     @property
     def extrinsics(self) -> np.ndarray:
-        """World to camera, 3 × 4."""
+        """Return the 3 × 4 matrix from world to camera coordinates."""
         return np.column_stack([np.array(self.rotation), self.translation])
 
     @property
     def position(self) -> np.ndarray:
-        """The centre of projection in world coordinates, [3]."""
+        """Return the centre of projection in world coordinates, [3]."""
         return -np.einsum("ji,j->i", np.array(self.rotation), np.array(self.translation))
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixel positions (column, row) [N, 2] and depths along the optical axis [N]."""
+        """Return pixel positions (column, row) [N, 2] and depths along the optical axis [N]."""
         local = np.einsum("ij,nj->ni", np.array(self.rotation), points) + self.translation
         depth = local[:, 2]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -78,9 +81,10 @@ class Camera(BaseModel):
         return position, depth
 
     def directions(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """World directions [N, 3] (float32) of the rays through pixel positions [N].
+        """Return the world directions [N, 3] (float32) of the rays through pixel positions [N].
 
-        They advance by one along the optical axis: a hit's distance along such a ray is its depth.
+        Each advances by 1 along the optical axis, so that a hit's distance in units of its ray's
+        direction is its depth.
         """
         right, down, forward = np.array(self.rotation, np.float32)
         x = ((columns - self.principal_point[0]) / self.focal_length).astype(np.float32)
@@ -88,8 +92,11 @@ class Camera(BaseModel):
         return x[:, None] * right + y[:, None] * down + forward
 
     def projected_box(self, points: np.ndarray) -> tuple[int, int, int, int]:
-        """Pixels (left, top, right, bottom), right and bottom exclusive, that ``points`` [N, 3] can
-        cover; the whole canvas when one of them lies behind the camera."""
+        """Return the pixels (left, top, right, bottom) that ``points`` [N, 3] can cover.
+
+        Right and bottom are exclusive. The box is the whole canvas if a point lies behind the
+        camera.
+        """
         position, depth = self.project(points)
         if depth.min() <= 1e-3:
             return 0, 0, self.width, self.height

@@ -1,4 +1,4 @@
-"""Renders splits of scenes to a folder, and gives their annotations."""
+"""Rendering of splits of scenes to a folder, and their annotations."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from amodal_pipeline.scenes.render import order_pairs, render_colour, visible_ma
 from amodal_pipeline.scenes.scene import ObjectRecord, SceneRecord, load_record, sample_scene
 
 RENDERER_VERSION = 1
-"""Raised with every change that alters a picture or a mask: what exists is then rendered again."""
+"""Raise this with every change that alters a picture or a mask: old ones are rendered again."""
 
 _ID_STEP = 100  # instance ids per image; see config.MAX_OBJECTS
 
@@ -33,12 +33,12 @@ def render_split(
     on_progress: Callable[[int, int], None] | None = None,
     dataset: str = "scenes",
 ) -> AmodalAnnotations:
-    """Render ``count`` scenes into ``<folder>/<split>/`` and give their annotations.
+    """Render ``count`` scenes into ``<folder>/<split>/`` and return their annotations.
 
     Writes ``000000.png`` and its record ``000000.json`` per image, and ``statistics.json``. Image
     ``index`` depends on the seed, the split and the index only: not on ``count``, the number of
-    workers, or what was rendered before. Images that are there already, made with the same
-    configuration, are kept.
+    workers, or what was rendered before. Existing images made with the same configuration are
+    kept.
 
     Args:
         config: what the scenes are like.
@@ -48,15 +48,15 @@ def render_split(
         on_progress: called with (done, total) after every image.
 
     Returns:
-        The checked table: image_id is the index, instance_id 100 × index + place + 1. Objects that
-        show fewer than ``minimum_visible_pixels`` are marked ``ignore``.
+        The validated table: image_id is the index, instance_id 100 × index + place + 1. Objects
+        that show fewer than ``minimum_visible_pixels`` are marked ``ignore``.
 
     Raises:
-        ValueError: a split that is no folder name, no images asked for, unknown categories, a
-            damaged mesh file, or limits that leave no scene.
+        ValueError: ``split`` is not a plain folder name, ``count`` is below 1, a category is
+            unknown, a mesh file is damaged, or the limits leave no scene.
     """
     if not is_relative_name(split) or len(Path(split).parts) != 1:
-        raise ValueError(f"split {split!r} is not a plain folder name")
+        raise ValueError(f"split {split!r} is not a plain folder name; use one such as 'train'")
     if count < 1:
         raise ValueError(f"split {split}: {count} images asked for, at least 1 is needed")
     models = Models.of(config)
@@ -135,7 +135,7 @@ def render_image(
 
 
 def fingerprint_of(config: ScenesConfig, models: Models) -> str:
-    """SHA-256 of all that decides the pictures: configuration, mesh files, renderer."""
+    """Return the SHA-256 of all that decides the pictures: configuration, mesh files, renderer."""
     described = {
         "version": RENDERER_VERSION,
         "config": config.model_dump(mode="json", exclude={"meshes"}),
@@ -146,7 +146,7 @@ def fingerprint_of(config: ScenesConfig, models: Models) -> str:
 
 
 def statistics(table: AmodalAnnotations) -> dict:
-    """How much the objects of a split occlude one another; rates and shares are in 0 to 1."""
+    """Return how much a split's objects occlude one another; rates and shares are in 0 to 1."""
     rate = table.instances["occlusion_rate"].to_numpy(dtype=np.float64)
     occluded = rate > 0
     names = {category.id: category.name for category in table.metadata.categories}
@@ -164,7 +164,7 @@ def statistics(table: AmodalAnnotations) -> dict:
 
 
 def _existing(target: Path, split: str, index: int, fingerprint: str) -> SceneRecord | None:
-    """The record of an image that is there, whole, and made with the same configuration."""
+    """Return the record of an image that exists undamaged with this fingerprint, or None."""
     path = target / f"{index:06d}.json"
     picture = path.with_suffix(".png")
     if not path.is_file() or not picture.is_file():

@@ -1,8 +1,7 @@
-"""The parametric mesh families: one function per category, a new individual for every generator.
+"""The parametric mesh families: one function per category, a new individual per generator.
 
 Lengths are toy units: objects are about 0.3 to 1.3 high. Each function draws its proportions, its
-parts and its surfaces from ``rng`` and returns a :class:`Shape` that stands on z = 0, its front
-towards +x.
+parts and its surfaces from ``rng`` and returns a :class:`Shape` that stands on z = 0 and faces +x.
 """
 
 import colorsys
@@ -65,7 +64,7 @@ def _paint(rng: np.random.Generator, gloss: float = 0.4) -> Material:
 
 
 def _decorated(rng: np.random.Generator, height: float, gloss: float = 0.6) -> Material:
-    """Crockery and cloth: one colour, or two in a pattern sized to the object's height."""
+    """Return a material for crockery or cloth: one colour, or a pattern sized to ``height``."""
     first = _vivid(rng) if rng.uniform() < 0.65 else _pick(rng, _PALE)
     second = _vivid(rng) if rng.uniform() < 0.6 else _pick(rng, _PALE)
     pattern = Pattern(
@@ -94,7 +93,7 @@ def _decorated(rng: np.random.Generator, height: float, gloss: float = 0.6) -> M
 
 
 def _handle(rng: np.random.Generator, reach: float, low: float, high: float, out: float) -> Surface:
-    """A bent tube towards +x between two heights, from radius ``reach`` ``out`` wards."""
+    """Return a bent tube between two heights; it leaves radius ``reach`` by ``out`` towards +x."""
     kind = rng.integers(3)
     tip = reach + out
     middle = (low + high) / 2
@@ -109,7 +108,7 @@ def _handle(rng: np.random.Generator, reach: float, low: float, high: float, out
 
 
 def _vessel(outside: np.ndarray, wall: float) -> np.ndarray:
-    """An outside profile (bottom to rim) followed by its inside, down to the middle."""
+    """Return an outside profile (bottom to rim) followed by its inside, down to the axis."""
     inside = outside[::-1] - np.array([wall, 0])
     inside = inside[(inside[:, 1] > wall) & (inside[:, 0] > 0)]
     return np.concatenate([[(0, outside[0, 1])], outside, inside, [(0, inside[-1, 1])]])

@@ -1,8 +1,8 @@
-"""Where the shapes come from: the parametric families, and a folder of mesh files by category.
+"""The sources of shapes: the parametric families, and a folder of mesh files by category.
 
-A category is a folder of ``.obj`` or ``.off`` files, or, as ShapeNet is laid out, of one folder a
-model with ``models/model_normalized.obj`` (its first version: ``model.obj``). Folders named by one
-of ShapeNet's class ids (:data:`.view_config.SYNSETS`) are the category of that name.
+A category is a folder of ``.obj`` or ``.off`` files or, in ShapeNet's layout, of one folder per
+model with ``models/model_normalized.obj`` (``model.obj`` in its first version). A folder named by
+one of ShapeNet's class ids (:data:`.view_config.SYNSETS`) becomes the category of that name.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ _DIAGONAL = 1.1  # of a loaded mesh's bounding box, like that of most families
 
 
 class ShapeSource(BaseModel):
-    """What one object's shape was made from: a family and its seed, or a mesh file."""
+    """The source of one object's shape: a family and its seed, or a mesh file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     category: str
     family_seed: int | None = None
     mesh_file: str | None = None
-    """Relative to the folder of meshes."""
+    """Path relative to the folder of meshes."""
     mesh_checksum: str | None = None
     up: Literal["y", "z"] = "y"
     """The axis of the mesh file that points up."""
@@ -43,7 +43,7 @@ class ShapeSource(BaseModel):
 
 @dataclass(frozen=True)
 class Models:
-    """All the shapes a configuration can place.
+    """All shapes that a configuration can place.
 
     ``files`` maps a category to the checksums of its mesh files, by name relative to ``folder``.
     """
@@ -76,7 +76,10 @@ class Models:
         )
 
     def draw(self, rng: np.random.Generator) -> ShapeSource:
-        """A random category, and a random individual of it: half families where both exist."""
+        """Return a random individual of a random category.
+
+        A category with both a family and files gives each in half of the draws.
+        """
         category = self.categories[rng.integers(len(self.categories))]
         files = self.files.get(category)
         if files is None or (category in self.families and rng.uniform() < 0.5):
@@ -88,39 +91,42 @@ class Models:
 def wanted_categories(
     asked: Sequence[str] | None, families: Iterable[str], files: Iterable[str]
 ) -> tuple[str, ...]:
-    """The categories that are ``asked`` for, or all there are: families first.
+    """Return the categories ``asked`` for, or all known ones, families first, if that is None.
 
     Raises:
-        ValueError: one does not exist.
+        ValueError: a category does not exist.
     """
     known = tuple(dict.fromkeys((*families, *files)))
     unknown = [name for name in asked or () if name not in known]
     if unknown:
-        raise ValueError(f"categories: {unknown} do not exist; there are {list(known)}")
+        raise ValueError(f"categories: {unknown} do not exist; choose from {list(known)}")
     return known if asked is None else tuple(asked)
 
 
 def build_shape(source: ShapeSource, folder: Path | None = None) -> Shape:
-    """The shape of ``source``; mesh files are looked up in ``folder``.
+    """Return the shape of ``source``; mesh files are looked up in ``folder``.
 
     Raises:
-        ValueError: an unknown family, or a mesh file that is missing, damaged or changed.
+        ValueError: the family is unknown, or a mesh file is missing, damaged or changed.
     """
     if source.mesh_file is None:
         if source.category not in FAMILIES or source.family_seed is None:
-            raise ValueError(f"there is no mesh family {source.category!r} with a seed")
+            raise ValueError(
+                f"there is no mesh family {source.category!r} with a seed: the record of the scene "
+                "is damaged; render it again"
+            )
         return FAMILIES[source.category](np.random.default_rng(source.family_seed))
     if folder is None:
-        raise ValueError(f"mesh {source.mesh_file}: name the folder of meshes it lies in")
+        raise ValueError(f"mesh {source.mesh_file}: no folder of meshes is given; pass its folder")
     path = inside(folder, source.mesh_file)
     found = mesh_checksum(folder, source.mesh_file)
     if source.mesh_checksum not in (None, found):
-        raise ValueError(f"{path}: the mesh has changed since the scene was made; restore it")
+        raise ValueError(f"{path}: the mesh has changed since it was rendered; restore it")
     return _cached_mesh(path, found, source.up)
 
 
 def mesh_checksum(folder: Path, name: str) -> str:
-    """SHA-256 of a mesh file below ``folder`` and of its material files.
+    """Return the SHA-256 of a mesh file below ``folder`` and of its material files.
 
     Raises:
         ValueError: a file is missing or too large, or a link leads out of the folder.
@@ -135,22 +141,22 @@ def mesh_checksum(folder: Path, name: str) -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=16)  # with the most faces, hundreds of megabytes in every process
+@lru_cache(maxsize=16)  # the largest meshes take hundreds of megabytes in every process
 def _cached_mesh(path: Path, content: str, up: Literal["y", "z"]) -> Shape:
-    """The mesh at ``path`` while its checksum is ``content``."""
+    """Return the mesh at ``path``; ``content``, its checksum, is part of the cache's key."""
     return load_mesh(path, up)
 
 
 def load_mesh(path: Path, up: Literal["y", "z"] = "y") -> Shape:
-    """An OBJ file with the diffuse colours of its material file, or an OFF file, as a shape.
+    """Return a shape from an OFF file, or an OBJ file with its material file's diffuse colours.
 
-    It is turned to +z up, centred over its base and scaled to a common size. Textures are not
-    read, nor any file but ``.mtl`` files in the folder of the OBJ.
+    The mesh is turned to +z up, centred over its base and scaled to a common size. Reads no
+    textures, and no file other than the ``.mtl`` files in the folder of the OBJ.
 
     Raises:
-        ValueError: the file is missing, too large, or damaged; names it and the reason.
+        ValueError: the file is missing, too large, or damaged; names the file and the reason.
     """
-    import trimesh  # a second of start-up, for loaded meshes only
+    import trimesh  # takes a second to import, needed for mesh files only
 
     text = _read(path)
     kind = path.suffix.lower()[1:]
@@ -168,19 +174,27 @@ def load_mesh(path: Path, up: Literal["y", "z"] = "y") -> Shape:
         meshes = [(m.vertices, m.faces, _diffuse(m)) for m in loaded.geometry.values()]
     except Exception as error:  # the parser has no error type of its own
         raise ValueError(
-            f"{path}: not a readable {kind.upper()} mesh ({error}); mend or remove it"
+            f"{path}: not a readable {kind.upper()} mesh ({error}); repair or remove the file"
         ) from error
     faces = sum(len(f) for _, f, _ in meshes)
     if not 0 < faces <= MAX_FACES:
-        raise ValueError(f"{path}: has {faces} faces, allowed are 1 to {MAX_FACES}")
+        raise ValueError(
+            f"{path}: the mesh has {faces} faces, allowed are 1 to {MAX_FACES}; "
+            "simplify or remove it"
+        )
     parts = []
     for vertices, triangles, colour in meshes:
         if triangles.min() < 0 or triangles.max() >= len(vertices):
-            raise ValueError(f"{path}: a face names a vertex that is not there")
+            raise ValueError(
+                f"{path}: a face names a vertex that does not exist; repair or remove the file"
+            )
         used, compact = np.unique(triangles, return_inverse=True)
         vertices = np.asarray(vertices, np.float64)[used]
         if not np.isfinite(vertices).all() or np.abs(vertices).max() > 1e9:
-            raise ValueError(f"{path}: a vertex is not a finite number of sensible size")
+            raise ValueError(
+                f"{path}: a vertex coordinate is not a finite number of at most 1e9; repair or "
+                "remove the file"
+            )
         upright = vertices if up == "z" else vertices[:, [0, 2, 1]] * (1, -1, 1)
         surface = Surface(upright, compact.reshape(-1, 3).astype(np.int64))
         parts.append((surface, Material(colour, gloss=0.25)))
@@ -188,17 +202,17 @@ def load_mesh(path: Path, up: Literal["y", "z"] = "y") -> Shape:
     low, high = points.min(axis=0), points.max(axis=0)
     diagonal = np.linalg.norm(high - low)
     if diagonal == 0:
-        raise ValueError(f"{path}: the mesh is a single point")
+        raise ValueError(f"{path}: the mesh is a single point; repair or remove the file")
     x, y, _ = -(low + high) / 2
     scale = _DIAGONAL / diagonal
     return assemble((s.moved(x, y).scaled(scale, scale, scale), m) for s, m in parts)
 
 
 def mesh_files(folder: Path) -> dict[str, list[str]]:
-    """The names of the mesh files of each category, relative to ``folder``.
+    """Return the names of the mesh files of each category, relative to ``folder``.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no mesh files.
     """
     layouts = (
         "*/*.[oO][bB][jJ]",
@@ -211,8 +225,9 @@ def mesh_files(folder: Path) -> dict[str, list[str]]:
     )
     if not names:
         raise ValueError(
-            f"meshes: {folder} holds no <category>/<name>.obj or .off, nor "
-            "<class>/<model>/models/model_normalized.obj or <class>/<model>/model.obj"
+            f"meshes: {folder} holds no <category>/<name>.obj or .off, "
+            "<class>/<model>/models/model_normalized.obj or <class>/<model>/model.obj: name the "
+            "folder above the categories"
         )
     files: dict[str, list[str]] = {}
     for name in names:
@@ -225,10 +240,13 @@ def _read(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise ValueError(f"{path}: has {size} bytes, allowed are {MAX_FILE_BYTES}")
+            raise ValueError(
+                f"{path}: has {size} bytes, allowed are {MAX_FILE_BYTES}; simplify or "
+                "remove the file"
+            )
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from error
+        raise ValueError(f"{path}: cannot be read ({error}); restore the file") from error
 
 
 def _material_files(path: Path, text: bytes) -> list[str]:
@@ -239,10 +257,13 @@ def _material_files(path: Path, text: bytes) -> list[str]:
     ]
     folder = path.parent.resolve()
     for name in names:
-        # Checked after links are followed, too: a link may point anywhere.
+        # Checked after links are resolved, because a link may point anywhere.
         stays = is_relative_name(name) and (folder / name).resolve().is_relative_to(folder)
         if not stays or not name.lower().endswith(".mtl"):
-            raise ValueError(f"{path}: its material file {name!r} is not a .mtl file beside it")
+            raise ValueError(
+                f"{path}: its material file {name!r} is not a .mtl file in the same folder; "
+                "move it there or remove the line mtllib"
+            )
     return [name for name in names if (folder / name).is_file()]
 
 

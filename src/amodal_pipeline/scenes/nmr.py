@@ -1,4 +1,4 @@
-"""Reads pictures of ShapeNet's objects as SoftRas and the Neural 3D Mesh Renderer pass them on.
+"""Reading of ShapeNet's pictures as SoftRas and the Neural 3D Mesh Renderer distribute them.
 
 A file ``<class>_<split>_images.npz`` holds one array (objects, 24 views, 4 channels, H, W) of
 uint8, RGBA. View i is seen from azimuth -15 i degrees, elevation 30 and distance 2.732, as SoftRas
@@ -39,21 +39,21 @@ from amodal_pipeline.scenes.view_records import (
 )
 
 ARCHIVE_VERSION = 1
-"""Raised with every change that alters a picture or a mask: what exists is then written again."""
+"""Raise this with every change that alters a picture or a mask: old ones are written again."""
 
 VIEWS = 24
-_SIDES = range(8, 1025)  # of pictures, pixels
-_HEADER = 10_000  # bytes at most that describe an array
-_PER_CLASS = 100_000  # numbers of objects that are kept for a class
-_BANK = 8  # objects of each class whose views may be pasted in front of others
-_CANDIDATES = 8  # of these, drawn for every object
+_SIDES = range(8, 1025)  # allowed heights and widths of pictures, pixels
+_HEADER = 10_000  # largest size of an array's header, bytes
+_PER_CLASS = 100_000  # object numbers reserved per class
+_BANK = 8  # objects per class whose views may be pasted in front of others
+_CANDIDATES = 8  # views drawn from the bank for every object
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A view of the bank, and whose it is."""
+    """A view in the bank of occluders, with the object that it shows."""
 
     source: ArchiveSource
     view: int
@@ -69,36 +69,35 @@ def read_archives(
     on_progress: Callable[[int, int], None] | None = None,
     dataset: str = "shapenet",
 ) -> AmodalAnnotations:
-    """Write the pictures of a split as files, some of them behind another object, and give their
-    annotations.
+    """Write the pictures of a split, some with an occluder, and return their annotations.
 
-    Files are read one object at a time. Pictures go to ``<folder>/<split>/``, as
-    :mod:`.views` has them; what is there already, made of the same object in the same way, is
-    kept. Amodal masks are the pixels that are drawn at all (alpha above 0): the silhouettes that
-    SoftRas compares with. Occluders are views of the first objects of every class.
+    Files are read one object at a time. Pictures go to ``<folder>/<split>/`` in the layout of
+    :mod:`.views`; existing ones made from the same object in the same way are kept. An amodal mask
+    is every pixel that is drawn at all (alpha above 0): the silhouette that SoftRas compares with.
+    Occluders are views of the first objects of every class.
 
     Args:
-        config: classes, and what is occluded.
+        config: the classes, and how much is occluded.
         split: "train", "val" or "test".
-        archives: the folder of the files.
-        folder: where pictures go.
+        archives: the folder of the archives.
+        folder: where pictures are written.
         workers: processes; the result does not depend on their number.
         on_progress: called with (done, total) after every object.
 
     Returns:
-        The checked table (:func:`.view_records.table_of`). An object's number is 100,000 times
+        The validated table (:func:`.view_records.table_of`). An object's number is 100,000 times
         the place of its class, plus its place in the file.
 
     Raises:
         FileNotFoundError: the file of a class is missing.
-        ValueError: a file is damaged or holds something else; names it, its array and the remedy.
+        ValueError: a file is damaged or has other contents; names it, its array and the remedy.
     """
     paths = {name: archives / f"{id_}_{split}_images.npz" for id_, name in config.classes.items()}
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{archives} lacks {', '.join(missing)}: put these files there, or name the classes to "
-            "use without them in source.nmr.config.classes"
+            f"{archives} lacks {', '.join(missing)}: put these files there, or name only the "
+            "classes whose files you have in source.nmr.config.classes"
         )
     target = folder / split
     target.mkdir(parents=True, exist_ok=True)
@@ -117,7 +116,7 @@ def write_views(
     drawn: Sequence[_Drawn],
     target: Path,
 ) -> ObjectViews:
-    """Write the views of one object, uint8 [24, 4, H, W], or keep those that are there."""
+    """Write the views of one object, uint8 [24, 4, H, W], or keep old ones; return the record."""
     described = {
         "version": ARCHIVE_VERSION,
         "config": config.model_dump(mode="json", exclude={"classes", "objects_per_class"}),
@@ -162,13 +161,13 @@ def _run(tasks: Iterator[tuple], workers: int) -> Iterator[ObjectViews]:
         return
     with working(workers):
         parallel = Parallel(return_as="generator")
-        # In batches: an error in the stream must not be raised in a thread of the pool.
+        # In batches, because an error in the stream must not be raised in a thread of the pool.
         while batch := list(islice(tasks, 32 * workers)):
             yield from parallel(delayed(write_views)(*task) for task in batch)
 
 
 def _bank(paths: dict[str, Path], config: RenderedArchiveConfig) -> tuple[list[_Drawn], int]:
-    """Views that may be pasted in front of others, and the number of objects in all files."""
+    """Return the views that may be pasted in front of others, and the number of all objects."""
     bank: list[_Drawn] = []
     total = 0
     for category, path in paths.items():
@@ -185,10 +184,10 @@ def _bank(paths: dict[str, Path], config: RenderedArchiveConfig) -> tuple[list[_
 
 
 def stream(path: Path) -> Iterator[np.ndarray]:
-    """The objects of a file one by one, uint8 [24, 4, H, W].
+    """Yield the objects of a file one by one, uint8 [24, 4, H, W].
 
     Raises:
-        ValueError: the file is damaged, or its array is of another kind.
+        ValueError: the file is damaged, or its array has another type or shape.
     """
     with _array(path) as (data, shape):
         size = int(np.prod(shape[1:]))
@@ -201,8 +200,10 @@ def stream(path: Path) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _array(path: Path) -> Iterator[tuple[BinaryIO, tuple[int, ...]]]:
-    """The data of the array in a file, from its first value on, and its shape; no more of it is in
-    memory than is read. What goes wrong names the file, the array and the remedy."""
+    """Give the data stream of the array in a file, at its first value, and the array's shape.
+
+    Only what is read from the stream is in memory. Errors name the file, the array and the remedy.
+    """
     name = "its array"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -222,7 +223,7 @@ def _array(path: Path) -> Iterator[tuple[BinaryIO, tuple[int, ...]]]:
 
 def _header(data: BinaryIO, size: int) -> tuple[int, ...]:
     version = npy.read_magic(data)
-    if version != (1, 0):  # later ones have headers of any length
+    if version != (1, 0):  # headers of later versions have no limit of length
         raise ValueError(f"its format {version} is not (1, 0)")
     length = data.read(2)
     if int.from_bytes(length, "little") > _HEADER:
@@ -247,7 +248,7 @@ def _header(data: BinaryIO, size: int) -> tuple[int, ...]:
 
 
 def _cutout(picture: np.ndarray) -> Cutout:
-    """A view [4, H, W] as pixels, white where nothing is drawn, and their mask."""
+    """Return a view [4, H, W] as a cutout: pixels, white where nothing is drawn, and their mask."""
     pixels = picture.transpose(1, 2, 0).copy()
     mask = pixels[..., 3] > 0
     pixels[~mask] = (255, 255, 255, 0)
@@ -255,7 +256,10 @@ def _cutout(picture: np.ndarray) -> Cutout:
 
 
 def _opaque(cutout: Cutout) -> Cutout:
-    """Whether the files' colours are blended at edges is not known: nothing shines through."""
+    """Return the cutout with full opacity on its mask.
+
+    It is not known whether the files' colours are blended at edges, so nothing shines through.
+    """
     pixels = cutout.pixels.copy()
     pixels[..., 3] = 255 * cutout.mask
     return Cutout(pixels, cutout.mask)

@@ -1,4 +1,4 @@
-"""Pastes the picture of one object in front of another, so that a wanted share of it is hidden."""
+"""Pasting of one object's picture in front of another to hide a wanted share of the latter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from amodal_pipeline.scenes.view_config import OcclusionConfig
 
 _TRIES = 12
 _SCALES = (0.6, 1.4)
-_CLOSE = 0.03  # places whose rate is this near to the best one's are as good
+_CLOSE = 0.03  # places whose rate differs by up to this from the best one's are equally good
 
 
 @dataclass(frozen=True)
 class Occlusion:
     """A picture with an occluder.
 
-    ``pixels`` as :class:`~.render.Cutout` has them; ``visible`` bool [H, W], what is left of the
-    object; ``occluder`` bool [H, W], the other one's mask, cut off at the border; ``candidate``
-    is its position among those offered, scaled by ``scale``, perhaps ``flipped`` from left to
-    right, and with its upper left corner at ``corner`` (row, column).
+    ``pixels`` as in :class:`~.render.Cutout`; ``visible`` bool [H, W], the visible mask of the
+    object; ``occluder`` bool [H, W], the occluder's mask, cut off at the border; ``candidate`` is
+    the index of the occluder's cutout, scaled by ``scale``, ``flipped`` from left to right or not,
+    and with its upper left corner at ``corner`` (row, column).
     """
 
     pixels: np.ndarray
@@ -40,8 +40,11 @@ def occlude(
     config: OcclusionConfig,
     rng: np.random.Generator,
 ) -> Occlusion | None:
-    """Paste one of ``candidates`` over ``seen``, at a place where it hides a rate within
-    ``config.occlusion``; None where none of some that are drawn has such a place."""
+    """Return ``seen`` with one of ``candidates`` pasted over it.
+
+    The place is drawn from those where it hides a rate within ``config.occlusion``. Returns None
+    if no drawn candidate has such a place.
+    """
     low, high = config.occlusion
     wanted = rng.uniform(low, high)
     area = seen.mask.sum()
@@ -49,7 +52,7 @@ def occlude(
         candidate = int(rng.integers(len(candidates)))
         scale, flipped = float(rng.uniform(*_SCALES)), bool(rng.uniform() < 0.5)
         piece = _piece(candidates[candidate], scale, flipped)
-        # Opaque to at least a half: the mask, too, where the picture was scaled.
+        # Pixels that are opaque to at least a half, also where scaling blurred the mask.
         covers = piece[..., 3] >= 0.5
         rates = shared_pixels(seen.mask, covers) / area
         distance = np.where((rates >= low) & (rates <= high), np.abs(rates - wanted), np.inf)
@@ -64,16 +67,22 @@ def occlude(
 
 
 def shared_pixels(mask: np.ndarray, piece: np.ndarray) -> np.ndarray:
-    """Pixels that ``mask`` [H, W] shares with ``piece`` [h, w], wherever that is put: int64
-    [H + h - 1, W + w - 1]; at (i, j) the piece's upper left corner is at (i - h + 1, j - w + 1)."""
+    """Return the number of pixels that ``mask`` [H, W] shares with ``piece`` [h, w] at every place.
+
+    The result is int64 [H + h - 1, W + w - 1]; at (i, j) the piece's upper left corner is at
+    (i - h + 1, j - w + 1).
+    """
     count = fftconvolve(mask.astype(np.float64), piece[::-1, ::-1].astype(np.float64))
     return np.rint(count).astype(np.int64)
 
 
 def _piece(cutout: Cutout, scale: float, flipped: bool) -> np.ndarray:
-    """The object cut out, float32 [h, w, 4]: what it takes away from white (0 to 255), and its
-    opacity (0 to 1). Blended with white, a picture is 255 minus premultiplied colour, so that both
-    scale and add up without a white rim."""
+    """Return the object cut out, float32 [h, w, 4]: 255 minus its colour on white, and its opacity.
+
+    The first three channels (0 to 255) are what it subtracts from white, the last (0 to 1) its
+    opacity. A picture blended with white is 255 minus premultiplied colour, so that both scale and
+    add up without a white rim.
+    """
     covered = cutout.pixels[..., 3] > 0
     rows, columns = np.flatnonzero(covered.any(1)), np.flatnonzero(covered.any(0))
     if not len(rows):
@@ -97,7 +106,7 @@ def _piece(cutout: Cutout, scale: float, flipped: bool) -> np.ndarray:
 def _pasted(
     seen: Cutout, piece: np.ndarray, covers: np.ndarray, corner: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture with ``piece`` in front, and the mask of ``covers`` on its canvas."""
+    """Return the picture with ``piece`` in front, and the mask of ``covers`` on its canvas."""
     top, left = corner
     height, width = seen.mask.shape
     on = slice(max(top, 0), min(top + len(piece), height))

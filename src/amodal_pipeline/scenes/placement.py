@@ -1,4 +1,4 @@
-"""Where the objects stand: upright on the ground, apart, and often one behind the other."""
+"""Placement of objects: upright on the ground, apart, and often one behind the other."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _STEPS = np.linspace(0.1, 2.1, 41)
 def arrange(
     bounds: Sequence[np.ndarray], azimuth: float, crowding: float, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Poses that put objects on the ground without their footprints touching.
+    """Return poses that put objects on the ground without touching footprints.
 
     A footprint is the bounding rectangle of the object seen from above, so that disjoint footprints
     mean disjoint objects.
@@ -20,11 +20,11 @@ def arrange(
     Args:
         bounds: lowest and highest coordinates [2, 3] of each object.
         azimuth: the camera's direction from the group, degrees.
-        crowding: chance that an object is put next to another, mostly before or behind it as
-            the camera sees it; the rest stands anywhere in a disc.
+        crowding: chance that an object is put next to another, mostly in front of or behind it as
+            the camera sees it; the others stand anywhere in a disc.
 
     Returns:
-        Per object a matrix [4, 4]: uniform scale, turn about z, move over the ground.
+        A matrix [4, 4] per object: uniform scale, turn about z, move over the ground.
     """
     radius = 0.4 * np.sqrt(len(bounds))
     placed = np.zeros((0, 4, 2))
@@ -50,7 +50,7 @@ def _spot(
     crowding: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Where to move a footprint [4, 2] to: beside another one, or else anywhere in the disc."""
+    """Return the move of a footprint [4, 2] to a free place near another one or in the disc."""
     middle = corners.mean(axis=0)
     if len(placed) and rng.uniform() < crowding:
         for _ in range(_TRIES):
@@ -59,7 +59,7 @@ def _spot(
             away = np.array([np.cos(angle), np.sin(angle)])
             spots = anchor + _STEPS[:, None] * away
             clear = ~overlaps(corners - middle + spots[:, None], placed).any(axis=1)
-            # The nearest free place in that direction, if it keeps the group round.
+            # The nearest free place in that direction, if it keeps the group compact.
             if clear.any() and np.hypot(*spots[clear.argmax()]) < 1.2 * radius:
                 return spots[clear.argmax()] - middle
     # The disc grows until there is room; the last circle lies outside everything placed.
@@ -74,10 +74,10 @@ def _spot(
 
 
 def overlaps(quads: np.ndarray, others: np.ndarray, gap: float = _GAP) -> np.ndarray:
-    """Whether convex quadrilaterals [K, 4, 2] come nearer than ``gap`` to others [M, 4, 2].
+    """Return whether convex quadrilaterals [K, 4, 2] come nearer than ``gap`` to others [M, 4, 2].
 
-    By separating axes: two convex shapes are apart if the normal of some edge separates them. Near
-    corners that test is a little stricter than the distance.
+    Uses separating axes: two convex shapes are apart if the normal of an edge separates them. Near
+    corners the test is slightly stricter than the distance.
 
     Returns:
         bool [K, M].
@@ -97,7 +97,7 @@ def _normals(quads: np.ndarray) -> np.ndarray:
 
 
 def _separated(axes: np.ndarray, a: np.ndarray, b: np.ndarray, gap: float) -> np.ndarray:
-    """Whether one of ``axes`` [..., 4, 2] keeps a and b [..., 4, 2] ``gap`` apart."""
+    """Return whether one of ``axes`` [..., 4, 2] separates a and b [..., 4, 2] by ``gap``."""
     along_a = axes[..., None, 0] * a[..., None, :, 0] + axes[..., None, 1] * a[..., None, :, 1]
     along_b = axes[..., None, 0] * b[..., None, :, 0] + axes[..., None, 1] * b[..., None, :, 1]
     apart = np.maximum(along_b.min(-1) - along_a.max(-1), along_a.min(-1) - along_b.max(-1))

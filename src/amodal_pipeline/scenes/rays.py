@@ -1,7 +1,6 @@
-"""Ray casting against triangle meshes: Embree where it is installed, plain NumPy where it is not.
+"""Ray casting against triangle meshes: Embree if it is installed, otherwise plain NumPy.
 
-Both paths answer the same question and are held together by a test; the NumPy one is the
-reference.
+The NumPy version is the reference; a test compares the two.
 """
 
 import warnings
@@ -16,15 +15,15 @@ try:
 except ImportError:  # pragma: no cover - a platform without wheels
     rtcore_scene = None
 
-_CHUNK = 1 << 20  # ray-triangle pairs at a time in the reference
+_CHUNK = 1 << 20  # ray-triangle pairs computed at a time in the reference
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The nearest hit of each ray [R]; ``distance`` is inf and the rest meaningless at a miss.
+    """The nearest hit of each ray [R]; at a miss ``distance`` is inf and the rest meaningless.
 
-    ``distance`` (float32) counts in lengths of the ray's direction vector. The hit point divides
-    its triangle by the barycentric weights (1 − u − v, u, v).
+    ``distance`` (float32) is in lengths of the ray's direction vector. The hit point has the
+    barycentric weights (1 − u − v, u, v) in its triangle.
     """
 
     distance: np.ndarray
@@ -38,18 +37,19 @@ Triangles = tuple[np.ndarray, np.ndarray]  # vertices [V, 3], faces [F, 3]
 
 
 class Caster:
-    """Answers rays against some meshes, each ``(vertices, faces)``."""
+    """Casts rays against meshes, each ``(vertices, faces)``."""
 
     def __init__(self, meshes: Sequence[Triangles]):
         if rtcore_scene is None:
             warnings.warn(
-                "embreex is not installed: rays are cast in NumPy, a hundred times slower",
+                "embreex is not installed: rays are cast in NumPy, a hundred times slower; run "
+                "pip install embreex",
                 stacklevel=2,
             )
             self._meshes = meshes
             return
         self._scene = rtcore_scene.EmbreeScene()
-        # The geometries must live as long as the scene does.
+        # The geometries must live as long as the scene.
         self._geometries = [
             TriangleMesh(
                 scene=self._scene,
@@ -60,7 +60,7 @@ class Caster:
         ]
 
     def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
-        """Nearest hits of the rays ``origins`` + t ``directions``, t > 0 (both [R, 3])."""
+        """Return the nearest hits of rays ``origins`` + t ``directions``, t > 0, both [R, 3]."""
         if rtcore_scene is None:
             return cast_reference(self._meshes, origins, directions)
         origins = np.ascontiguousarray(np.broadcast_to(origins, directions.shape), np.float32)
@@ -75,7 +75,7 @@ class Caster:
         )
 
     def blocked(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Whether each ray hits anything, bool [R]."""
+        """Return whether each ray hits anything, bool [R]."""
         if rtcore_scene is None:
             return np.isfinite(cast_reference(self._meshes, origins, directions).distance)
         origins = np.ascontiguousarray(origins, np.float32)
@@ -86,7 +86,7 @@ class Caster:
 def cast_reference(
     meshes: Sequence[Triangles], origins: np.ndarray, directions: np.ndarray
 ) -> Hits:
-    """What :meth:`Caster.cast` returns, by Möller and Trumbore (1997) over all pairs in float64."""
+    """Return the nearest hits by Möller and Trumbore (1997) over all pairs, computed in float64."""
     directions = np.asarray(directions, np.float64)
     origins = np.broadcast_to(np.asarray(origins, np.float64), directions.shape)
     rays = len(directions)

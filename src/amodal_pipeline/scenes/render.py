@@ -1,8 +1,8 @@
-"""Renders given meshes and a camera: exact depth per object, and a shaded picture.
+"""Rendering of meshes with a camera: exact depth per object, and a shaded picture.
 
-The truth and the picture come from separate ray casts. :func:`cast_layers` casts a ray through
-every pixel centre against each object alone, which gives its amodal mask and depth;
-:func:`render_colour` casts against all of them together, with shadows and smoothed edges.
+Masks and picture come from separate ray casts. :func:`cast_layers` casts a ray through every
+pixel centre against each object alone, which gives its amodal mask and depth;
+:func:`render_colour` casts against all objects together, with shadows and smoothed edges.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,27 +16,27 @@ from amodal_pipeline.scenes.rays import Caster, Hits
 from amodal_pipeline.scenes.shading import Surfaces, Surroundings, dot, light, linear, sky, to_bytes
 from amodal_pipeline.scenes.shapes import Shape
 
-_EDGE_CONTRAST = 20  # of 255, between neighbours: more is smoothed
-# Positions within a pixel that edges are sampled at: a square turned by atan(1/2).
+_EDGE_CONTRAST = 20  # of 255; neighbours that differ by more are antialiased
+# Sample positions within a pixel at an edge: a square turned by atan(1/2).
 _SUBPIXELS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125))
 
 
 @dataclass(frozen=True)
 class PlacedShape:
-    """A shape in the world: ``pose`` [4, 4] takes its coordinates (turn, uniform scale, move)."""
+    """A shape and the ``pose`` [4, 4] to world coordinates (turn, uniform scale, move)."""
 
     shape: Shape
     pose: np.ndarray
 
     @cached_property
     def vertices(self) -> np.ndarray:
-        """World coordinates, float64 [V, 3]."""
+        """Return the world coordinates, float64 [V, 3]."""
         turned = np.einsum("ij,vj->vi", self.pose[:3, :3], self.shape.vertices)
         return turned + self.pose[:3, 3]
 
     @cached_property
     def footprint(self) -> np.ndarray:
-        """Corners [4, 2] of the bounding rectangle on the ground, turned with the object."""
+        """Return the corners [4, 2] of its bounding rectangle on the ground, turned with it."""
         (x0, y0, _), (x1, y1, _) = self.shape.bounds
         corners = np.array([(x0, y0, 0), (x1, y0, 0), (x1, y1, 0), (x0, y1, 0)])
         return (np.einsum("ij,vj->vi", self.pose[:3, :3], corners) + self.pose[:3, 3])[:, :2]
@@ -58,7 +58,7 @@ def render(
     shadows: bool = True,
     antialiasing: bool = True,
 ) -> Rendering:
-    """Picture and per-object depths of ``objects``."""
+    """Return the picture and the depths of each of ``objects``."""
     return Rendering(
         render_colour(objects, camera, surroundings, shadows=shadows, antialiasing=antialiasing),
         cast_layers(objects, camera),
@@ -66,10 +66,11 @@ def render(
 
 
 def cast_layers(objects: Sequence[PlacedShape], camera: Camera) -> np.ndarray:
-    """Depth along the optical axis of each object alone, at pixel centres.
+    """Return the depth along the optical axis of each object alone, at pixel centres.
 
     Returns:
-        float32 [N, H, W], inf where the ray misses the object: finite is its amodal mask.
+        float32 [N, H, W], inf where the ray misses the object; the amodal mask is where it is
+        finite.
     """
     depth = np.full((len(objects), camera.height, camera.width), np.inf, np.float32)
     for layer, placed in zip(depth, objects, strict=True):
@@ -85,7 +86,7 @@ def cast_layers(objects: Sequence[PlacedShape], camera: Camera) -> np.ndarray:
 
 
 def visible_masks(depth: np.ndarray) -> np.ndarray:
-    """Visible masks bool [N, H, W] of layers [N, H, W]: where the object is hit first.
+    """Return the visible masks bool [N, H, W] of depths [N, H, W]: where an object is hit first.
 
     At equal depths the object with the lower index counts as nearer, here as in
     :func:`order_pairs`.
@@ -95,7 +96,7 @@ def visible_masks(depth: np.ndarray) -> np.ndarray:
 
 
 def order_pairs(depth: np.ndarray, minimum_pixels: int = 1) -> np.ndarray:
-    """Pairs (occluder, occludee) of object indices, int64 [P, 2].
+    """Return pairs (occluder, occludee) of object indices, int64 [P, 2].
 
     A occludes B when A is nearer on at least ``minimum_pixels`` of the pixels that both amodal
     masks cover; objects that interlock give (A, B) and (B, A).
@@ -127,9 +128,9 @@ def render_colour(
     shadows: bool = True,
     antialiasing: bool = True,
 ) -> np.ndarray:
-    """The picture, uint8 [H, W, 3] sRGB.
+    """Return the picture, uint8 [H, W, 3] sRGB.
 
-    One ray goes through each pixel centre; where neighbours differ, four more replace it.
+    One ray goes through each pixel centre; where neighbours differ, four rays replace it.
     """
     tracer = _Tracer(objects, camera, surroundings, shadows)
     rows, columns = np.mgrid[: camera.height, : camera.width] + 0.5
@@ -137,8 +138,8 @@ def render_colour(
     if antialiasing:
         rough = _edges(to_bytes(colour))
         x, y = columns[rough], rows[rough]
-        # Each sample sees another part of the light; highlights are capped before averaging, or a
-        # bright sample outweighs the other three.
+        # Each sample sees another part of the light; highlights are capped before averaging, since
+        # a bright sample would outweigh the other three.
         samples = [
             np.minimum(tracer.trace(x + dx, y + dy, light_points=(k,)), 4)
             for k, (dx, dy) in enumerate(_SUBPIXELS)
@@ -149,10 +150,10 @@ def render_colour(
 
 @dataclass(frozen=True)
 class Cutout:
-    """One object without its surroundings, on white.
+    """One object on white, without its surroundings.
 
-    ``pixels`` uint8 [H, W, 4], sRGB blended with white, and the share of the pixel that is covered;
-    ``mask`` bool [H, W], what the ray through the pixel's centre hits: the amodal mask.
+    ``pixels`` uint8 [H, W, 4]: sRGB blended with white, and the covered share of the pixel;
+    ``mask`` bool [H, W]: whether the ray through the pixel's centre hits, the amodal mask.
     """
 
     pixels: np.ndarray
@@ -162,7 +163,7 @@ class Cutout:
 def render_cutouts(
     placed: PlacedShape, shots: Sequence[tuple[Camera, Surroundings]]
 ) -> Iterator[Cutout]:
-    """Pictures of one object that floats in white space, without shadows.
+    """Yield pictures of one object that floats in white space, without shadows, one per shot.
 
     Every pixel is sampled at its centre and at four places around it.
     """
@@ -191,7 +192,7 @@ def render_cutouts(
 
 
 def _edges(picture: np.ndarray) -> np.ndarray:
-    """Pixels that differ clearly from one of their four neighbours, bool [H, W]."""
+    """Return the pixels that differ clearly from one of their four neighbours, bool [H, W]."""
     values = picture.astype(np.int16)
     out = np.zeros(picture.shape[:2], bool)
     across = np.abs(np.diff(values, axis=1)).max(axis=2) > _EDGE_CONTRAST
@@ -204,7 +205,7 @@ def _edges(picture: np.ndarray) -> np.ndarray:
 
 
 class _Tracer:
-    """Colour along rays through a scene, whose face tables are laid out once."""
+    """Computes colours along rays through a scene; its tables of faces are built once."""
 
     def __init__(
         self,
@@ -229,7 +230,7 @@ class _Tracer:
         self.material_of_face = np.concatenate(owners)
         self.surfaces = Surfaces(materials)
         self.footprints = [o.footprint for o in objects]
-        # Where the backdrop stands: across the view, behind everything.
+        # The backdrop stands across the view, behind all objects.
         forward = np.array(camera.rotation[2][:2], np.float64)
         self.away = forward / np.linalg.norm(forward)
         deepest = max([0.0, *(float((f @ self.away).max()) for f in self.footprints)])
@@ -238,8 +239,10 @@ class _Tracer:
     def trace(
         self, columns: np.ndarray, rows: np.ndarray, light_points: tuple[int, ...] = (0, 1, 2, 3)
     ) -> np.ndarray:
-        """Linear RGB [N, 3] (float32) seen at pixel positions [N], lit from some of the four points
-        on the rim of the light."""
+        """Return the linear RGB [N, 3] (float32) at pixel positions [N].
+
+        ``light_points`` are those of the four points on the light's rim that light the scene.
+        """
         directions = self.camera.directions(columns, rows)
         # The four points turn from pixel to pixel, by an even and aperiodic sequence, so that the
         # rims of shadows do not fall into steps.
@@ -262,7 +265,7 @@ class _Tracer:
             start = np.float32(self.wall_at) - (eye[0] * a + eye[1] * b)
             to_wall = np.where(speed > 0, start / np.maximum(speed, 1e-9), np.inf)
         stage = np.minimum(to_ground, to_wall)
-        stage = np.where(distance < np.inf, np.inf, stage)  # the meshes stand before the stage
+        stage = np.where(distance < np.inf, np.inf, stage)  # meshes are in front of the stage
 
         on_object = np.flatnonzero(np.isfinite(distance))
         on_stage = np.flatnonzero(np.isfinite(stage))
@@ -307,8 +310,10 @@ class _Tracer:
         return colour
 
     def trace_meshes(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Linear RGB [N, 3] of the objects alone at pixel positions [N], 0 off them, and whether
-        they are hit, bool [N]."""
+        """Return the linear RGB [N, 3] of the objects alone and whether they are hit, bool [N].
+
+        Positions are [N] in pixels; the colour is 0 where no object is hit.
+        """
         directions = self.camera.directions(columns, rows)
         eye = self.camera.position.astype(np.float32)
         hits = self.caster.cast(eye, directions)
@@ -333,7 +338,7 @@ class _Tracer:
         light_points: tuple[int, ...],
         phase: np.ndarray,
     ) -> np.ndarray:
-        """Linear RGB of the hits at positions ``at``, which lie at ``points``."""
+        """Return the linear RGB of the hits at indices ``at``, which lie at ``points``."""
         face = self.face_start[hits.mesh[at]] + hits.face[at]
         u, v = hits.u[at], hits.v[at]
         return self._light(
@@ -379,7 +384,7 @@ class _Tracer:
         light_points: tuple[int, ...],
         phase: np.ndarray,
     ) -> np.ndarray:
-        """Share [N] of ``light_points``, turned by ``phase`` quarters, that the points see."""
+        """Return the share [N] of ``light_points``, turned by ``phase`` quarters, that is seen."""
         lit = np.ones(len(points), np.float32)
         if not self.shadows or self.caster is None:
             return lit
@@ -400,7 +405,7 @@ class _Tracer:
         return lit
 
     def _open_ground(self, points: np.ndarray) -> np.ndarray:
-        """Share of the sky over ground points [N], darkened around the objects' footprints."""
+        """Return the share of the sky that ground points [N] see, less around footprints."""
         share = np.ones(len(points), np.float32)
         for corners in self.footprints:
             centre = corners.mean(axis=0).astype(np.float32)
@@ -417,7 +422,7 @@ class _Tracer:
 
 
 def _interpolated(corners: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Values [N, 3] at barycentric (u, v) from those at the corners [N, 3, 3]."""
+    """Return the values [N, 3] at barycentric (u, v), interpolated from the corners' [N, 3, 3]."""
     w = 1 - u - v
     return corners[:, 0] * w[:, None] + corners[:, 1] * u[:, None] + corners[:, 2] * v[:, None]
 

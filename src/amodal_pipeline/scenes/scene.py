@@ -1,4 +1,4 @@
-"""A scene: sampled from a seed, or read back from the record beside its picture."""
+"""A scene: sampled from a seed, or read from the record of its picture."""
 
 import zlib
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ _ATTEMPTS = 50
 
 
 class ObjectRecord(BaseModel):
-    """One object: its shape, where it stands, and its truth in the picture."""
+    """One object: its shape, its pose, and its masks in the picture."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     instance_id: int
     source: ShapeSource
     scale: float
     yaw: float
-    """Turn about the vertical, degrees; ``pose`` holds it too."""
+    """Turn about the vertical, degrees; ``pose`` includes it."""
     pose: tuple[Row, Row, Row, Row]
     amodal_rle: str
     visible_rle: str
@@ -35,11 +35,11 @@ class ObjectRecord(BaseModel):
 
 
 class SceneRecord(BaseModel):
-    """Everything about one picture; written as ``<name>.json`` beside ``<name>.png``."""
+    """All about one picture; written as ``<name>.json`` next to ``<name>.png``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     fingerprint: str
-    """Of the configuration, the meshes and the renderer's version."""
+    """Checksum of the configuration, the meshes and the renderer's version."""
     split: str
     index: int
     picture_checksum: str
@@ -52,7 +52,7 @@ class SceneRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in the world, with what is needed to take their picture."""
+    """Objects in the world, with the camera and surroundings of their picture."""
 
     objects: tuple[PlacedShape, ...]
     sources: tuple[ShapeSource, ...]
@@ -61,7 +61,7 @@ class Scene:
 
 
 def generator(seed: int, split: str, index: int, attempt: int = 0) -> np.random.Generator:
-    """The random numbers of one image; independent of every other image's."""
+    """Return the generator of random numbers of one image, independent of all other images."""
     entropy = (seed, zlib.crc32(split.encode()), index, attempt)
     return np.random.default_rng(np.random.SeedSequence(entropy))
 
@@ -69,13 +69,13 @@ def generator(seed: int, split: str, index: int, attempt: int = 0) -> np.random.
 def sample_scene(
     config: ScenesConfig, models: Models, split: str, index: int
 ) -> tuple[Scene, np.ndarray]:
-    """The scene of one image, and the depth layers [N, H, W] of its objects.
+    """Return the scene of one image, and the depths [N, H, W] of its objects.
 
-    Objects that cover too little of the picture, or are hidden too much, are taken out before
-    the picture is made. A scene that is left with too few is thrown away and drawn again.
+    Objects that cover too little of the picture, or are hidden too much, are removed before the
+    picture is made. A scene left with too few objects is discarded and drawn again.
 
     Raises:
-        ValueError: no scene with enough objects was found: the limits of ``config`` contradict.
+        ValueError: no scene with enough objects was found, because limits of ``config`` conflict.
     """
     for attempt in range(_ATTEMPTS):
         scene = _draw(config, models, generator(config.seed, split, index, attempt))
@@ -93,11 +93,11 @@ def sample_scene(
 
 
 def load_scene(path: str | Path, meshes: str | Path | None = None) -> Scene:
-    """Rebuild the scene of a picture from its ``.json`` record, exactly.
+    """Return the exact scene of a picture, rebuilt from its ``.json`` record.
 
     Args:
         path: the record.
-        meshes: the folder of meshes, where the scene holds mesh files.
+        meshes: the folder of meshes, needed if the scene has mesh files.
 
     Raises:
         ValueError: the record is missing or damaged, or a mesh file is missing or has changed.
@@ -117,7 +117,7 @@ def load_scene(path: str | Path, meshes: str | Path | None = None) -> Scene:
 
 
 def load_record(path: str | Path) -> SceneRecord:
-    """Read the record of a picture.
+    """Return the record of a picture, read from a file.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -149,7 +149,7 @@ def _aim(
     fill: float,
     size: int,
 ) -> Camera:
-    """The camera at the distance where the group's outline is ``fill`` times the picture."""
+    """Return the camera at the distance where the group's outline is ``fill`` × the picture."""
     boxes = [(o.vertices.min(axis=0), o.vertices.max(axis=0)) for o in objects]
     corners = np.array([
         (x, y, z) for low, high in boxes
@@ -171,14 +171,14 @@ def _aim(
         low, high = position.min(axis=0), position.max(axis=0)
         if (high - low).max() <= fill * size:
             break
-    # Slide the camera sideways and up until the outline is in the middle.
+    # Move the camera sideways and up until the outline is in the middle.
     shift = ((low + high) / 2 - size / 2) * distance / camera.focal_length
     x, y, z = camera.translation
     return camera.model_copy(update={"translation": (float(x - shift[0]), float(y - shift[1]), z)})
 
 
 def _presentable(depth: np.ndarray, config: ScenesConfig) -> np.ndarray:
-    """Indices of the objects that stay in the scene."""
+    """Return the indices of the objects that stay in the scene."""
     area = np.isfinite(depth).sum(axis=(1, 2))
     keep = np.flatnonzero(area >= config.minimum_amodal_pixels)
     while len(keep):

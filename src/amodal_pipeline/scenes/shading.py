@@ -1,7 +1,7 @@
-"""Colour: surface patterns, the surroundings of a scene, and how light falls on a point.
+"""Colour: surface patterns, the surroundings of a scene, and the light that points reflect.
 
 Light is computed in linear RGB, float32, over flat arrays of points. Only element-wise operations
-are used: a BLAS product may round differently with the number of threads.
+are used, because a BLAS product may round differently with the number of threads.
 """
 
 import colorsys
@@ -22,9 +22,9 @@ class Surroundings(BaseModel):
 
     ground: Material
     wall: Material | None
-    """None: open sky."""
+    """None for open sky."""
     wall_distance: float
-    """From the world's origin, along the camera's view over the ground."""
+    """Distance behind the farthest object or the world's origin, along the camera's view."""
     horizon: Vector
     zenith: Vector
     to_sun: Vector
@@ -37,7 +37,7 @@ class Surroundings(BaseModel):
 
 
 def sample_surroundings(rng: np.random.Generator, azimuth: float) -> Surroundings:
-    """Random surroundings for a camera at ``azimuth`` degrees; the light is never right behind."""
+    """Return random surroundings for a camera at ``azimuth`` degrees, never lit from behind it."""
     turn = np.radians(azimuth + rng.choice([-1, 1]) * rng.uniform(25, 140))
     height = np.radians(rng.uniform(32, 68))
     warmth = rng.uniform(-0.06, 0.12)
@@ -108,7 +108,7 @@ def _level(rng: np.random.Generator) -> Vector:
 
 
 class Surfaces:
-    """The materials of a scene as arrays, evaluated at many points at once."""
+    """The materials of a scene as arrays, to evaluate at many points at once."""
 
     def __init__(self, materials: Sequence[Material]):
         self._colour = linear(np.array([m.colour for m in materials], np.float32))
@@ -120,7 +120,7 @@ class Surfaces:
         self.gloss = np.array([m.gloss for m in materials], np.float32)
 
     def albedo(self, material: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Linear RGB [N, 3] of ``material`` [N] at ``points`` [N, 3] in object coordinates."""
+        """Return the linear RGB [N, 3] of ``material`` [N] at ``points`` [N, 3] of the object."""
         mix = np.zeros(len(points), np.float32)
         pattern = self._pattern[material]
         for kind, rule in _RULES.items():
@@ -143,13 +143,13 @@ def light(
     open_share: np.ndarray,
     surroundings: Surroundings,
 ) -> np.ndarray:
-    """Linear RGB [N, 3] that leaves points towards the eye: Lambert plus Blinn and Phong.
+    """Return the linear RGB [N, 3] reflected towards the eye, by Lambert plus Blinn and Phong.
 
     Args:
         albedo: [N, 3]; gloss: [N], 0 matt to 1 polished.
         normal, to_eye: unit vectors [N, 3], on the same side.
         lit: [N], share of the light that is not shadowed.
-        open_share: [N], share of the sky that is not hidden by what stands near.
+        open_share: [N], share of the sky that is not hidden by near objects.
     """
     to_sun = np.array(surroundings.to_sun, np.float32)
     sun = np.array(surroundings.sun, np.float32)
@@ -172,7 +172,7 @@ def light(
 
 
 def sky(directions: np.ndarray, surroundings: Surroundings) -> np.ndarray:
-    """Linear RGB [N, 3] of the sky in ``directions`` [N, 3]."""
+    """Return the linear RGB [N, 3] of the sky in ``directions`` [N, 3]."""
     length = np.sqrt(dot(directions, directions))
     unit = directions / length[:, None]
     height = np.clip(unit[:, 2] * 1.6, 0, 1)
@@ -184,12 +184,12 @@ def sky(directions: np.ndarray, surroundings: Surroundings) -> np.ndarray:
 
 
 def linear(colour: np.ndarray) -> np.ndarray:
-    """sRGB to linear light, by the power law 2.2."""
+    """Return sRGB as linear light, by the power law 2.2."""
     return np.maximum(colour, 0) ** np.float32(2.2)
 
 
 def to_bytes(light: np.ndarray) -> np.ndarray:
-    """Linear light to sRGB bytes, with a shoulder that keeps highlights from burning out."""
+    """Return linear light as sRGB bytes, with highlights compressed rather than clipped."""
     knee = np.float32(0.6)
     over = np.maximum(light - knee, 0)
     rolled = np.minimum(light, knee) + (1 - knee) * (1 - np.exp(-over / (1 - knee)))
@@ -197,7 +197,7 @@ def to_bytes(light: np.ndarray) -> np.ndarray:
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Products of vectors over the last axis of three, without BLAS."""
+    """Return dot products over a last axis of three, without BLAS."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
@@ -205,7 +205,7 @@ _TURN = np.linalg.qr(np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.1], [0.48, 0.64
 
 
 def _noise(points: np.ndarray, octaves: int) -> np.ndarray:
-    """Smooth noise in about −1 to 1: octaves of gyroids, turned against one another."""
+    """Return smooth noise in about −1 to 1: octaves of gyroids, turned against one another."""
     p = points.astype(np.float32)
     total, weight = np.zeros(len(p), np.float32), np.float32(0.6)
     for _ in range(octaves):
@@ -219,7 +219,7 @@ def _noise(points: np.ndarray, octaves: int) -> np.ndarray:
 
 
 def _step(wave: np.ndarray, width: float = 0.12) -> np.ndarray:
-    """0 below and 1 above zero, with a soft edge."""
+    """Return 0 below and 1 above zero, with a soft edge."""
     return np.clip(wave / width + 0.5, 0, 1)
 
 
@@ -228,7 +228,7 @@ def _stripes(p, frequency, direction, offset):
 
 
 def _checks(p, frequency, direction, offset):
-    # Shifted, so that the planes through the base and the axis fall inside a cell.
+    # Shifted, so that the planes through the base and the axis lie inside a cell.
     s = np.sin(np.pi * (p * frequency[:, None] + np.array([0.5, 0.5, 0.31], np.float32)))
     return _step(s[:, 0] * s[:, 1] * s[:, 2], 0.12)
 
@@ -293,7 +293,7 @@ def _to_joint(x: np.ndarray) -> np.ndarray:
 
 
 def _own(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """A number in 0 to 1 of a cell's own."""
+    """Return a pseudorandom number in 0 to 1 per cell."""
     mixed = np.sin(row * np.float32(12.9898) + column * np.float32(78.233)) * np.float32(437.58)
     return mixed - np.floor(mixed)
 

@@ -1,4 +1,4 @@
-"""Triangle meshes with materials, and the few swept surfaces that all mesh families are made of."""
+"""Triangle meshes with materials, and the swept surfaces that all mesh families are made of."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
-CREASE = np.cos(np.radians(42.0))  # faces that meet at a sharper angle keep their own normals
+CREASE = np.cos(np.radians(42.0))  # faces that meet at a sharper angle are not smoothed together
 
 
 class Pattern(IntEnum):
-    """How a surface mixes its two colours, as a function of the object's own coordinates."""
+    """How a surface mixes its two colours, as a function of object coordinates."""
 
     PLAIN = 0
     STRIPES = 1  # slabs across ``direction``
@@ -47,13 +47,15 @@ class Surface:
     faces: np.ndarray
 
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> "Surface":
+        """Return the surface moved by (x, y, z)."""
         return replace(self, vertices=self.vertices + np.array([x, y, z]))
 
     def scaled(self, x: float = 1.0, y: float = 1.0, z: float = 1.0) -> "Surface":
+        """Return the surface scaled by a factor per axis."""
         return replace(self, vertices=self.vertices * np.array([x, y, z]))
 
     def turned(self, axis: int, degrees: float) -> "Surface":
-        """Turned about coordinate axis 0, 1 or 2."""
+        """Return the surface turned about coordinate axis 0, 1 or 2."""
         return replace(self, vertices=self.vertices @ _rotation(axis, degrees).T)
 
 
@@ -72,17 +74,17 @@ class Shape:
 
     @cached_property
     def corner_normals(self) -> np.ndarray:
-        """Unit normals of the face corners, float32 [F, 3, 3], smooth except across creases."""
+        """Return unit normals of face corners, float32 [F, 3, 3], smooth except across creases."""
         return corner_normals(self.vertices, self.faces)
 
     @cached_property
     def bounds(self) -> np.ndarray:
-        """Lowest and highest coordinates, [2, 3]."""
+        """Return the lowest and highest coordinates, [2, 3]."""
         return np.stack([self.vertices.min(axis=0), self.vertices.max(axis=0)])
 
 
 def assemble(parts: Iterable[tuple[Surface, Material]]) -> Shape:
-    """One shape of several parts, set down on z = 0."""
+    """Return one shape of several parts, with its lowest vertex at z = 0."""
     surfaces, materials = zip(*parts, strict=True)
     starts = np.cumsum([0, *(len(s.vertices) for s in surfaces[:-1])])
     vertices = np.concatenate([s.vertices for s in surfaces])
@@ -93,7 +95,7 @@ def assemble(parts: Iterable[tuple[Surface, Material]]) -> Shape:
 
 
 def joined(surfaces: Iterable[Surface]) -> Surface:
-    """Several surfaces as one, for parts that share a material."""
+    """Return several surfaces as one, for parts that share a material."""
     surfaces = tuple(surfaces)
     starts = np.cumsum([0, *(len(s.vertices) for s in surfaces[:-1])])
     return Surface(
@@ -103,7 +105,7 @@ def joined(surfaces: Iterable[Surface]) -> Surface:
 
 
 def loft(rings: np.ndarray, capped: bool = True) -> Surface:
-    """The surface through closed rings of points.
+    """Return the surface through closed rings of points.
 
     Args:
         rings: [S, R, 3]; ring s is joined to ring s + 1, point by point.
@@ -128,7 +130,7 @@ def loft(rings: np.ndarray, capped: bool = True) -> Surface:
 
 
 def lathe(profile: Sequence[tuple[float, float]] | np.ndarray, segments: int = 28) -> Surface:
-    """The profile (radius, z) [P, 2], from bottom to top outside, turned about the z axis."""
+    """Return the profile (radius, z) [P, 2] turned about z; it goes from bottom to top outside."""
     profile = np.asarray(profile, np.float64)
     angle = np.arange(segments) * (2 * np.pi / segments)
     circle = np.stack([np.cos(angle), np.sin(angle), np.zeros(segments)], axis=1)
@@ -138,19 +140,19 @@ def lathe(profile: Sequence[tuple[float, float]] | np.ndarray, segments: int = 2
 
 
 def cylinder(radius: float, low: float, high: float, top: float | None = None) -> Surface:
-    """An upright cylinder, or a frustum with radius ``top`` above."""
+    """Return an upright cylinder, or a frustum whose upper radius is ``top``."""
     top = radius if top is None else top
     return lathe([(0, low), (radius, low), (top, high), (0, high)], 20)
 
 
 def ball(radius: float, stretch: float = 1.0, rows: int = 12, segments: int = 20) -> Surface:
-    """A spheroid about the origin, ``stretch`` times as high as wide."""
+    """Return a spheroid about the origin, ``stretch`` times as high as wide."""
     angle = np.linspace(-np.pi / 2, np.pi / 2, rows)
     return lathe(np.stack([np.cos(angle), stretch * np.sin(angle)], axis=1) * radius, segments)
 
 
 def tube(path: np.ndarray, radius: float | np.ndarray, side: Sequence[float]) -> Surface:
-    """A round tube along ``path`` [P, 3]; ``side`` is a direction that is never along the path."""
+    """Return a round tube along ``path`` [P, 3]; ``side`` is never parallel to the path."""
     path = np.asarray(path, np.float64)
     tangent = np.gradient(path, axis=0)
     across = np.cross(np.asarray(side, np.float64), tangent)
@@ -167,7 +169,7 @@ def tube(path: np.ndarray, radius: float | np.ndarray, side: Sequence[float]) ->
 def box(
     size: tuple[float, float, float], at: tuple[float, float, float], top: float = 1.0
 ) -> Surface:
-    """A box of ``size`` with the middle of its base ``at``; ``top`` narrows its upper end."""
+    """Return a box of ``size`` with the middle of its base ``at``; ``top`` scales its upper end."""
     corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) * size[:2]
     rings = np.zeros((2, 4, 3))
     rings[0, :, :2], rings[1, :, :2] = corners, corners * top
@@ -178,7 +180,7 @@ def box(
 def cushion(
     size: tuple[float, float, float], at: tuple[float, float, float], roundness: float = 0.35
 ) -> Surface:
-    """A box with rounded edges (a superellipsoid), standing with the middle of its base ``at``."""
+    """Return a box with rounded edges (a superellipsoid) with the middle of its base ``at``."""
     angle = np.linspace(-np.pi / 2, np.pi / 2, 11)
     around = np.arange(24) * (2 * np.pi / 24)
     radius, height = _power(np.cos(angle), roundness), _power(np.sin(angle), roundness)
@@ -197,9 +199,9 @@ def hull_along_x(
     roundness: float = 0.4,
     top: float = 1.0,
 ) -> Surface:
-    """A body lofted along x through rounded rectangles from ``low`` to ``high``, ``width`` wide.
+    """Return a body lofted along x through rounded rectangles, ``low`` to ``high``, ``width`` wide.
 
-    ``top`` narrows the upper edge of every section, as a car's cabin does.
+    ``top`` narrows the upper edge of every section, as in a car's cabin.
     """
     x, low, high, width = (np.asarray(v, np.float64) for v in (x, low, high, width))
     around = (np.arange(20) + 0.5) * (2 * np.pi / 20)
@@ -212,7 +214,7 @@ def hull_along_x(
 
 
 def smooth(points: Sequence[Sequence[float]], rounds: int = 2) -> np.ndarray:
-    """A polyline with its corners cut ``rounds`` times (Chaikin); the end points stay."""
+    """Return a polyline with its corners cut ``rounds`` times (Chaikin); the end points stay."""
     points = np.asarray(points, np.float64)
     for _ in range(rounds):
         ahead, behind = points[:-1], points[1:]
@@ -222,8 +224,11 @@ def smooth(points: Sequence[Sequence[float]], rounds: int = 2) -> np.ndarray:
 
 
 def corner_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals [F, 3, 3] float32: at each corner the area-weighted mean over the faces around
-    that vertex whose normals are within the crease angle of the corner's own face."""
+    """Return the unit normals of face corners, float32 [F, 3, 3].
+
+    Each is the area-weighted mean over the faces around that vertex whose normals are within the
+    crease angle of the corner's own face.
+    """
     vectors = _face_vectors(vertices, faces)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
     vertex = faces.ravel()

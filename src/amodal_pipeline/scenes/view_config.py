@@ -1,4 +1,4 @@
-"""What single-object views look like. Imports nothing heavy: Kedro reads it at start-up."""
+"""Configuration of single-object views. Imports nothing heavy: Kedro reads it at start-up."""
 
 from typing import Literal, Self
 
@@ -26,13 +26,13 @@ SYNSETS = {
 
 
 class OcclusionConfig(Strict):
-    """Which views get an object of another individual pasted in front, and how much that hides."""
+    """Which views are occluded by another individual, and how much."""
 
     seed: Seed = 0
     occluded: float = Field(0.7, ge=0, le=1)
-    """Share of the views that get an occluder."""
+    """Share of the views that are occluded."""
     occlusion: tuple[float, float] = (0.1, 0.6)
-    """Range of the occlusion rate of these."""
+    """Range of their occlusion rate."""
 
     @model_validator(mode="after")
     def _rates_can_be_reached(self) -> Self:
@@ -44,10 +44,10 @@ class OcclusionConfig(Strict):
 class ViewsConfig(OcclusionConfig):
     """Pictures of one object each, seen from all around, made from meshes by category.
 
-    The camera is that of SoftRas' pictures of ShapeNet (Liu et al., ICCV 2019) unless told
-    otherwise: 24 azimuths, elevation 30 degrees, distance 2.732, opening angle 30 degrees. An
-    object's bounding box is centred on the origin, and its farthest vertex lies ``radius`` from
-    there, so that no view cuts it off.
+    By default the camera is that of SoftRas' pictures of ShapeNet (Liu et al., ICCV 2019): 24
+    azimuths, elevation 30 degrees, distance 2.732, opening angle 30 degrees. An object's bounding
+    box is centred on the origin, and its farthest vertex lies ``radius`` from there, so that no
+    view cuts it off.
     """
 
     image_size: int = Field(64, ge=16, le=1024)
@@ -61,42 +61,47 @@ class ViewsConfig(OcclusionConfig):
     """Opening angle across the picture, degrees."""
     radius: float = Field(0.5, gt=0)
     categories: tuple[str, ...] | None = None
-    """Names to use, in the order of their ids; None takes all there are."""
+    """Names to use, in the order of their ids; None uses all."""
     families: bool = True
     """Use the parametric mesh families."""
     meshes: LocalPath | None = None
-    """Folder of mesh files (docs/data_sets.md has the layouts); they join the families, or replace
-    them with ``families: false``."""
+    """Folder of mesh files (docs/data_sets.md has the layouts); used in addition to the families,
+    or instead of them with ``families: false``."""
     up: Literal["y", "z"] = "y"
     """The axis of mesh files that points up: y in ShapeNet, z in PASCAL3D+."""
     held_out: tuple[tuple[float, float], ...] = ()
-    """Ranges of azimuth, degrees, that training never shows; other splits then show only these."""
+    """Ranges of azimuth, degrees, that training does not show; other splits show only these."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.families and self.meshes is None:
-            raise ValueError("families is false and meshes names no folder: nothing to show")
+            raise ValueError(
+                "families is false and meshes names no folder, so there is nothing to show: set "
+                "one of them"
+            )
         if not -85 <= self.elevation[0] <= self.elevation[1] <= 85:
             raise ValueError("elevation must be a range within -85 to 85 degrees")
         largest = self.distance * np.sin(np.radians(self.field_of_view / 2))
         if self.radius > largest:
             raise ValueError(
                 f"radius {self.radius} does not fit into the picture: at this distance and field "
-                f"of view it may be {largest:.3f}"
+                f"of view it may be at most {largest:.3f}"
             )
         if self.categories is not None and (
             not self.categories or len(set(self.categories)) < len(self.categories)
         ):
-            raise ValueError("categories is empty or names one twice")
+            raise ValueError("categories is empty or names one twice: list each name once")
         if any(not 0 <= low <= high < 360 for low, high in self.held_out):
-            raise ValueError("held_out: every range goes upwards within 0 and 360 degrees")
+            raise ValueError("held_out: every range must be 0 <= low <= high < 360 degrees")
         for split in ("train", "val"):
             if not self.views_of(split):
-                raise ValueError(f"held_out leaves none of the {self.azimuths} azimuths to {split}")
+                raise ValueError(
+                    f"held_out leaves none of the {self.azimuths} azimuths for {split}: change it"
+                )
         return self
 
     def views_of(self, split: str) -> tuple[int, ...]:
-        """Which of the azimuths, counted from 0, a split shows."""
+        """Return which of the azimuths, counted from 0, a split shows."""
         step = 360 / self.azimuths
         held = [
             any(low <= view * step <= high for low, high in self.held_out)
@@ -107,11 +112,11 @@ class ViewsConfig(OcclusionConfig):
 
 
 class RenderedArchiveConfig(OcclusionConfig):
-    """Pictures that others rendered, as SoftRas and the Neural 3D Mesh Renderer distribute them.
+    """Pictures rendered by others, as SoftRas and the Neural 3D Mesh Renderer distribute them.
 
-    ``classes`` maps the ids that file names begin with to names, in the order of category ids.
+    ``classes`` maps the ids at the start of file names to names, in the order of category ids.
     """
 
     classes: dict[str, str] = Field(SYNSETS, min_length=1)
     objects_per_class: int | None = Field(None, gt=0)
-    """The first so many of every file; None takes all."""
+    """Number of objects used from the start of every file; None uses all."""

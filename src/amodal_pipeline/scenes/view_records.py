@@ -1,7 +1,7 @@
-"""What is written of the views of an object, and the table that the records of a split make.
+"""Files written per object of its views, and the table made from a split's records.
 
-Pictures lie in ``<split>/<object>/<view>.png`` and their record in ``<split>/<object>.json``,
-where the object is its number in the split.
+Pictures are ``<split>/<object>/<view>.png`` and their record ``<split>/<object>.json``, where
+``<object>`` is the object's number in the split.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from amodal_pipeline.scenes.render import Cutout
 from amodal_pipeline.scenes.view_config import OcclusionConfig
 
 _STEP = 1000  # image ids per object
-_AT_ONCE = 64  # objects whose rows are lists: columns are a tenth of these
+_AT_ONCE = 64  # objects whose rows are kept as lists: columns take a tenth of their memory
 _SCHEMAS = {"images": IMAGES, "instances": INSTANCES, "order": ORDER}
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class _Record(BaseModel):
 
 
 class Viewpoint(_Record):
-    """Where a picture was taken from; angles in degrees, the distance to the object's middle."""
+    """Where a picture was taken from; angles in degrees, distance to the object's middle."""
 
     azimuth: float
     elevation: float
@@ -46,7 +46,7 @@ class Viewpoint(_Record):
 
 
 class ArchiveSource(_Record):
-    """An object that others rendered: its place in their file."""
+    """An object rendered by others: its place in their file."""
 
     category: str
     file: str
@@ -54,8 +54,10 @@ class ArchiveSource(_Record):
 
 
 class Occluder(_Record):
-    """What was pasted in front: a view of ``source``, scaled, perhaps flipped from left to right,
-    with its upper left corner at ``corner`` (row, column)."""
+    """The pasted occluder: a view of ``source``, scaled, flipped from left to right or not.
+
+    Its upper left corner is at ``corner`` (row, column).
+    """
 
     source: ShapeSource | ArchiveSource
     viewpoint: Viewpoint
@@ -66,7 +68,7 @@ class Occluder(_Record):
 
 
 class View(_Record):
-    """One picture; ``wanted`` tells whether it was to be occluded."""
+    """One picture; ``wanted`` says whether it was to be occluded."""
 
     number: int
     viewpoint: Viewpoint
@@ -94,7 +96,7 @@ Candidate = tuple[ShapeSource | ArchiveSource, Viewpoint, Cutout]
 
 
 def existing(target: Path, split: str, index: int, fingerprint: str) -> ObjectViews | None:
-    """The record of an object that is there, whole, and made in the same way."""
+    """Return the record of an object that exists undamaged with this fingerprint, or None."""
     try:
         record = ObjectViews.model_validate_json((target / f"{index:06d}.json").read_bytes())
         pictures = [(target / _name(index, v.number)).read_bytes() for v in record.views]
@@ -115,13 +117,15 @@ def write_object(
     config: OcclusionConfig,
     rng: np.random.Generator,
 ) -> ObjectViews:
-    """Occlude some views of an object and write them below ``target``, the record last.
+    """Occlude some views of an object, write them below ``target``, and return the record.
+
+    The record is written last.
 
     Args:
         target: the folder of the split.
-        fingerprint: of all that decides the pictures.
+        fingerprint: checksum of all that decides the pictures.
         seen: number, viewpoint and picture of each view.
-        candidates: what may be pasted in front.
+        candidates: cutouts that may be pasted in front.
     """
     pictures, views = [], []
     for number, viewpoint, cutout in seen:
@@ -177,7 +181,7 @@ def reported(
     total: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[ObjectViews | Finding]:
-    """The same, telling ``on_progress`` (done, total) of each."""
+    """Yield the same objects, and call ``on_progress`` with (done, total) at each."""
     for done, one in enumerate(made, 1):
         if on_progress is not None:
             on_progress(done, total)
@@ -192,15 +196,15 @@ def table_of(
     folder: Path,
     source: str,
 ) -> AmodalAnnotations:
-    """The table of a split, and its ``statistics.json``.
+    """Return the table of a split, and write its ``statistics.json``.
 
-    Of every picture one object counts; its ``track_id`` is its number in the split. The occluder
-    is an instance with ``ignore``, whose amodal mask is what is seen of it, and in front. An object
-    that fills no pixel of a picture is rejected by the picture's name.
+    One object per picture is counted; its ``track_id`` is its number in the split. The occluder is
+    an instance with ``ignore``, in front, whose amodal mask is its visible mask. An object that
+    fills no pixel of a picture is rejected with the picture's name.
 
     Args:
-        made: each object, or why there is none. A few are in memory at a time.
-        source: what the checksum over all of them is called among the table's sources.
+        made: each object, or the finding why it is missing. Few are in memory at a time.
+        source: the name of the checksum over all objects in the table's sources.
     """
     ids = {name: k + 1 for k, name in enumerate(categories)}
     parts: dict[str, list] = {name: [] for name in _SCHEMAS}
@@ -212,7 +216,7 @@ def table_of(
         rows: dict[str, list[dict]] = {name: [] for name in _SCHEMAS}
         for one in some:
             if not isinstance(one, ObjectViews):
-                _log.warning("%s %s: left out: %s", dataset, split, one["reason"])
+                _log.warning("%s %s: an object is left out: %s", dataset, split, one["reason"])
                 rejected.append(one)
                 continue
             fingerprints.append(one.fingerprint)
@@ -238,7 +242,7 @@ def table_of(
 def _add(
     record: ObjectViews, ids: dict[str, int], rows: dict[str, list[dict]]
 ) -> Iterator[Finding]:
-    """Put the pictures of an object below ``rows``; what is not to be seen is a finding."""
+    """Append an object's pictures to ``rows``; yield a finding for each that does not show it."""
     height, width = record.image_size
     areas = rle.area([view.amodal_rle for view in record.views])
     for view, area in zip(record.views, areas, strict=True):
@@ -277,7 +281,7 @@ def _add(
 
 
 def _statistics(table: AmodalAnnotations, unoccluded: int) -> dict:
-    """What was made, over the objects that count; rates and shares are in 0 to 1."""
+    """Return statistics over the objects that count; rates and shares are in 0 to 1."""
     counted = table.instances[~table.instances["ignore"]]
     rate = counted["occlusion_rate"].to_numpy(dtype=np.float64)
     occluded = rate > 0

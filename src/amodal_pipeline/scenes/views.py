@@ -1,4 +1,4 @@
-"""Renders splits of single objects seen from all around, some behind others, and their table."""
+"""Rendering of splits of single objects seen from all around, some occluded, and their table."""
 
 import hashlib
 import json
@@ -41,19 +41,19 @@ from amodal_pipeline.scenes.view_records import (
 )
 
 VIEWS_VERSION = 3
-"""Raised with every change that alters a picture or a mask: what exists is then rendered again."""
+"""Raise this with every change that alters a picture or a mask: old ones are rendered again."""
 
-_OCCLUDERS, _SIDES = 4, 2  # individuals that may stand in front of an object, views of each
-_HELD_BACK = 0.2  # share of a category's mesh files that training does not see
+_OCCLUDERS, _SIDES = 4, 2  # individuals that may occlude an object, views of each
+_HELD_BACK = 0.2  # share of a category's mesh files that is kept from training
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Individuals:
-    """The shapes of one split. No mesh file is in two splits, and no individual of a family.
+    """The shapes of one split. Splits share neither mesh files nor individuals of a family.
 
-    ``files`` are those of the split, by category, in the order in which they are used.
+    ``files`` are those of the split by category, in their order of use.
     """
 
     config: ViewsConfig
@@ -67,12 +67,12 @@ class Individuals:
         """Look up the families and the mesh folder of ``config``.
 
         A fifth of the files of a category, and at least one, is kept from training; which ones
-        depends on the seed and their names. The only file of a category that is a family, too,
-        is shown in training.
+        depends on the seed and their names. If a category is also a family and has a single file,
+        that file is used in training.
 
         Raises:
-            ValueError: the folder has no meshes; ``categories`` names one that does not exist; or
-                a category that is no family has a single file.
+            ValueError: the folder has no meshes, ``categories`` names one that does not exist, or
+                a category without a family has a single file.
         """
         families = tuple(FAMILIES) if config.families else ()
         found = mesh_files(Path(config.meshes)) if config.meshes is not None else {}
@@ -84,15 +84,17 @@ class Individuals:
             if category not in families and not held:
                 raise ValueError(
                     f"{config.meshes}: {names[0]} is the only mesh of {category!r}, which leaves "
-                    "none to validate on: add another, or name the categories to use without it"
+                    "none to validate on: add another, or leave this category out of categories"
                 )
             files[category] = tuple(names[held:] if split == "train" else names[:held])
         return cls(config, split, wanted, frozenset(families), files)
 
     def __iter__(self) -> Iterator[ShapeSource]:
-        """Objects in the order of their numbers, category by category in turn: every mesh file
-        once, in turn with individuals of the family where there is one; without end if any
-        category is a family."""
+        """Yield the objects in the order of their numbers, the categories taking turns.
+
+        Every mesh file is used once, alternating with individuals of the family if the category
+        has one. Never ends if any category has a family.
+        """
         index = rank = 0
         while True:
             before = index
@@ -115,7 +117,7 @@ class Individuals:
         return _of_family(category, generator(self.config.seed, self.split, index))
 
     def others(self, own: ShapeSource, index: int) -> tuple[ShapeSource, ...]:
-        """Individuals that may occlude object ``index``: of the same split, and not itself."""
+        """Return individuals that may occlude object ``index``, from its split and not itself."""
         rng = generator(self.config.seed, self.split, index, 1)
         known = [
             c
@@ -145,30 +147,29 @@ def render_views(
     on_progress: Callable[[int, int], None] | None = None,
     dataset: str = "views",
 ) -> AmodalAnnotations:
-    """Render the views of ``count`` objects into ``<folder>/<split>/`` and give their annotations.
+    """Render the views of ``count`` objects into ``<folder>/<split>/``, return their annotations.
 
-    Pictures are ``<object>/<view>.png`` with an alpha channel (what is drawn) and white where there
-    is nothing, beside ``<object>.json`` (:class:`.view_records.ObjectViews`). They depend on the
-    seed, the split and the number of the object only, and on the mesh files; what is there
-    already, made in the same way, is kept.
+    Pictures are ``<object>/<view>.png``, white where nothing is drawn, with an alpha channel, next
+    to ``<object>.json`` (:class:`.view_records.ObjectViews`). They depend on the seed, the split,
+    the number of the object and the mesh files only; existing ones made in the same way are kept.
 
     Args:
         config: what the views are like.
         split: name of the split, a plain folder name; "train", or one that is not trained on.
-        count: number of objects; there are fewer if categories run out of mesh files.
+        count: number of objects; fewer are rendered if categories run out of mesh files.
         workers: processes; each computes in one thread.
         on_progress: called with (done, total) after every object.
 
     Returns:
-        The checked table (:func:`.view_records.table_of`). Mesh files that cannot be read are in
-        ``rejected``.
+        The validated table (:func:`.view_records.table_of`). Mesh files that cannot be read are
+        in ``rejected``.
 
     Raises:
-        ValueError: a split that is no folder name, no objects asked for, the errors of
-            :meth:`Individuals.of`, or no mesh file can be read.
+        ValueError: ``split`` is not a plain folder name, ``count`` is below 1, no mesh file can be
+            read, or :meth:`Individuals.of` fails.
     """
     if not is_relative_name(split) or len(Path(split).parts) != 1:
-        raise ValueError(f"split {split!r} is not a plain folder name")
+        raise ValueError(f"split {split!r} is not a plain folder name; use one such as 'train'")
     if count < 1:
         raise ValueError(f"split {split}: {count} objects asked for, at least 1 is needed")
     individuals, target = Individuals.of(config, split), Path(folder) / split
@@ -176,7 +177,12 @@ def render_views(
     sources = list(islice(individuals, count))
     if len(sources) < count:
         _log.warning(
-            "%s %s: %d objects asked for, there are %d meshes", dataset, split, count, len(sources)
+            "%s %s: %d objects asked for, %d are rendered: there are no more mesh files; add some "
+            "or lower the count",
+            dataset,
+            split,
+            count,
+            len(sources),
         )
     tasks = (
         (config, split, index, source, individuals.others(source, index), target)
@@ -194,8 +200,10 @@ def render_object(
     others: Sequence[ShapeSource],
     target: Path,
 ) -> ObjectViews | Finding:
-    """Render the views of one object below ``target``, or keep those that are there; a finding
-    where its mesh cannot be read."""
+    """Render the views of one object below ``target``, or keep existing ones; return the record.
+
+    Returns a finding if its mesh cannot be read.
+    """
     folder = Path(config.meshes) if config.meshes is not None else None
     source, *others = (_identified(s, folder) for s in (source, *others))
     described = {
@@ -224,9 +232,9 @@ def render_object(
     for other in others:
         try:
             front = build_shape(other, folder)
-        except ValueError:  # told where this mesh is the object itself
+        except ValueError:  # reported where this mesh is the object itself
             continue
-        # What is held out is not seen in front of others either.
+        # Views that are held out are not used for occluders either.
         sides = [numbers[k] for k in rng.integers(len(numbers), size=_SIDES)]
         pictures = zip(*_pictures(front, sides, config, rng), strict=True)
         candidates += [(other, viewpoint, cutout) for viewpoint, cutout in pictures]
@@ -261,7 +269,10 @@ def _pictures(
 
 
 def _centred(shape: Shape, radius: float) -> PlacedShape:
-    """The middle of its bounding box at the origin, its farthest vertex ``radius`` from there."""
+    """Return the shape placed with its bounding box's middle at the origin.
+
+    It is scaled so that its farthest vertex is ``radius`` from there.
+    """
     middle = shape.bounds.mean(axis=0)
     scale = radius / np.sqrt(((shape.vertices - middle) ** 2).sum(axis=1).max())
     pose = np.diag([scale, scale, scale, 1.0])
@@ -274,8 +285,10 @@ def _camera(viewpoint: Viewpoint, size: int) -> Camera:
 
 
 def _soft_light(azimuth: float, rng: np.random.Generator) -> Surroundings:
-    """White all around, and a weak light at a place of its own for every view: one that stood
-    still would tell from which side the object is seen."""
+    """Return white surroundings with a weak light, placed anew in every view.
+
+    A fixed light would tell from which side the object is seen.
+    """
     turn = np.radians(azimuth + rng.uniform(-100, 100))
     height = np.radians(rng.uniform(25, 70))
     strength = rng.uniform(0.45, 0.75)
@@ -302,7 +315,7 @@ def _of_family(category: str, rng: np.random.Generator) -> ShapeSource:
 
 
 def _identified(source: ShapeSource, folder: Path | None) -> ShapeSource:
-    """With the checksum of its file, where that can be read."""
+    """Return the source with the checksum of its file, if that can be read."""
     if source.mesh_file is None or folder is None:
         return source
     try:
