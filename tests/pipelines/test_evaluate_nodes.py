@@ -11,6 +11,7 @@ from kedro.io import DatasetError
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.datasets import PerMethodDataset
+from amodal_pipeline.jobs import evaluate as nodes
 from amodal_pipeline.jobs.evaluate import (
     complete_detections,
     complete_true,
@@ -29,7 +30,6 @@ from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.score_files import load_scores, save_scores
-from amodal_pipeline.pipelines.evaluate import nodes
 from tests.training.test_completing import Echo
 
 QUICK = EvaluationConfig(headline_resamples=60, resamples=60)

@@ -7,10 +7,10 @@ import pytest
 
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.jobs import report as nodes
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
 from amodal_pipeline.metrics.score_files import save_scores
-from amodal_pipeline.pipelines.report import nodes
 
 PUBLISHED = ["paper", "table", "row", "method", "variant", "dataset", "split", "inputs", "protocol"]
 PUBLISHED += ["category", "metric", "value", "note", "comparable"]

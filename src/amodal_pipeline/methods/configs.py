@@ -141,6 +141,15 @@ class VRSPConfig(Strict):
     DESCRIPTION: ClassVar[Description] = Description(
         task="detect",
         network="amodal_pipeline.methods.vrsp.method:VRSP",
+        # On KINS, by its authors' configuration.
+        recipe={
+            "iterations": 48_000,
+            "batch_size": 1,
+            "milestones": (30_000, 40_000),
+            "warmup_iterations": 1_000,
+            "warmup_factor": 0.001,
+            "augmentation": {"max_size": 3_000},
+        },
         starts_from="mask_rcnn",
         compared_with=("mask_rcnn", "orcnn"),
         picture=("amodal_pipeline.visuals.retrieval:retrieval_sheet", ("retrieval",)),
@@ -215,6 +224,17 @@ class MaskTokenizerConfig(Strict):
     DESCRIPTION: ClassVar[Description] = Description(
         task="part",
         network="amodal_pipeline.methods.c2f_seg.tokenizer:MaskTokenizer",
+        recipe={
+            "iterations": 100_000,
+            "batch_size": 4,
+            "optimizer": "adam",
+            "learning_rate": 5e-5,
+            "betas": (0.5, 0.9),
+            "weight_decay": 0.0,
+            "milestones": (30_000, 60_000, 90_000),
+            "gamma": 0.5,
+            "warmup_iterations": 0,
+        },
         batches="amodal_pipeline.methods.c2f_seg.tokenizer:batches",
         learns_from="objects",
     )
@@ -276,6 +296,19 @@ class C2FSegConfig(Strict):
     DESCRIPTION: ClassVar[Description] = Description(
         task="complete",
         network="amodal_pipeline.methods.c2f_seg.method:C2FSeg",
+        # On KINS (sec. 4); the warm-up is the released code's.
+        recipe={
+            "iterations": 45_000,
+            "batch_size": 16,
+            "optimizer": "adamw",
+            "learning_rate": 3e-4,
+            "betas": (0.9, 0.95),
+            "weight_decay": 0.01,
+            "decay_vectors": False,
+            "schedule": "linear",
+            "warmup_iterations": 5_000,
+            "warmup_factor": 0.001,
+        },
         batches="amodal_pipeline.methods.c2f_seg.method:batches",
         learns_from="objects",
         parts={"tokenizer": Part("mask_tokenizer")},
@@ -361,6 +394,21 @@ class SLNConfig(Strict):
     DESCRIPTION: ClassVar[Description] = Description(
         task="detect",
         network="amodal_pipeline.methods.sln:SLN",
+        recipe={
+            "iterations": 15_000,
+            "batch_size": 1,
+            "learning_rate": 1e-3,
+            "weight_decay": 5e-4,
+            "decay_vectors": False,
+            "milestones": (10_000,),
+            "gradient_clip": 5.0,
+            "augmentation": {"max_size": 1_024},
+            "stages": (
+                {"iterations": 2_500, "trained": ("global_module.",)},
+                {"iterations": 5_000, "trained": ("detector.",)},
+                {"iterations": 2_500, "trained": ("instance_",)},
+            ),
+        },
         batches="amodal_pipeline.methods.sln:batches",
         starts_from="mask_rcnn",
         compared_with=("mask_rcnn",),
@@ -477,6 +525,16 @@ class A3DConfig(Strict):
     DESCRIPTION: ClassVar[Description] = Description(
         task="complete",
         network="amodal_pipeline.methods.a3d.method:A3D",
+        # As on KINS here: the paper prints the optimiser and no schedule.
+        recipe={
+            "iterations": 30_000,
+            "batch_size": 64,
+            "optimizer": "adam",
+            "learning_rate": 1e-4,
+            "weight_decay": 0.0,
+            "milestones": (),
+            "warmup_iterations": 0,
+        },
         batches="amodal_pipeline.methods.a3d.method:batches",
         learns_from="objects",
         picture=(

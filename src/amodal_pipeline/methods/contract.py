@@ -49,6 +49,8 @@ class Description:
         needs_boxes: of a completer, that it looks within amodal boxes.
         learns_from_detections: of a completer, that it is trained on what its detector finds, too.
         pretrained_on_views: it may start from ``pretrain_<job>``, a training on single objects.
+        recipe: values of the TrainingConfig of its paper; where it trains on several data sets
+            differently, that of its main one.
         regresses_boxes: of a detector, that its box head can be given boxes of known objects: it
             can be stage one of a completer that needs amodal boxes.
         after_training: fields of the configuration that change no weight.
@@ -66,6 +68,7 @@ class Description:
     learns_from_detections: bool = False
     pretrained_on_views: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     regresses_boxes: bool = False
     after_training: frozenset[str] = frozenset()
 

@@ -80,7 +80,9 @@ def predict(
             found = model([image.to(device) for _, image in batch])
         for (image_id, image), detections in zip(batch, found, strict=True):
             size = tuple(image.shape[-2:])
-            tables.append(_rows(detections, image_id, size, category_ids, model.box_kind))
+            tables.append(
+                detections_as_rows(detections, image_id, size, category_ids, model.box_kind)
+            )
             if "order" in detections:
                 orders[image_id] = (
                     detections["order"].cpu().numpy(),
@@ -97,13 +99,21 @@ def predict(
     return Predictions(metadata, images, frame(PREDICTIONS, columns), order)
 
 
-def _rows(
+def detections_as_rows(
     detections: dict[str, Tensor],
     image_id: int,
     size: tuple[int, int],
     category_ids: np.ndarray,
     box_kind: str,
 ) -> pd.DataFrame:
+    """Return what a detector finds in one image as rows of PREDICTIONS, numbered later.
+
+    Args:
+        detections: of the model's contract, masks within boxes.
+        size: height and width of the image, in pixels.
+        category_ids: int64 [K], of the labels from 1.
+        box_kind: what the detector's boxes are around, "amodal" or "visible".
+    """
     boxes = detections["boxes"].float()
     n = len(boxes)
     corners = boxes.cpu().numpy()

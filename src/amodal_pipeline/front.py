@@ -1,0 +1,278 @@
+"""The front door: what ``kedro run`` does, in a few lines of Python and without Kedro.
+
+>>> import amodal_pipeline as ap
+>>> train, val = ap.read("scenes", "data/scenes", train=400, val=80)
+>>> orcnn = ap.train("orcnn", train, "runs/orcnn")
+>>> found = ap.predict(orcnn, val)
+>>> results = ap.evaluate(val, [found])
+>>> result = ap.load("runs/orcnn").predict("street.jpg")
+>>> result.plot().save("street.png")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations.known_objects import true_objects
+from amodal_pipeline.jobs.parts import Parts
+from amodal_pipeline.methods import contract
+from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.registry import METHODS, jobs
+from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from amodal_pipeline.predictor import Predictor
+
+__all__ = ["complete", "evaluate", "load", "predict", "read", "train", "true_objects"]
+
+_PUBLISHED = Path(__file__).parents[2] / "conf"  # where the file names of published sets are
+
+
+def read(
+    format: str,
+    folder: str | Path,
+    *,
+    images: str | Path | None = None,
+    workers: int = 0,
+    **sizes: int,
+) -> tuple[AmodalAnnotations, AmodalAnnotations] | AmodalAnnotations:
+    """Read a data set as annotation tables, or render the embedded one.
+
+    Args:
+        format: "scenes" renders 3D scenes with exact truth into ``folder``, or finds them there;
+            "kins", "cocoa", "cocoa_cls", "d2sa", … read a published data set as it is unpacked in
+            ``folder`` (docs/data_sets.md); "coco_amodal" reads one file of your own.
+        folder: of the data set, or the annotation file of "coco_amodal".
+        images: the folder of its images, for "coco_amodal"; that of the file by default.
+        workers: processes that render or read; 0 is one per core.
+        sizes: ``train`` and ``val``, how many scenes to render.
+
+    Returns:
+        The training and the validation split; of "coco_amodal" one table.
+
+    Raises:
+        ValueError: the format is unknown, or a file is missing or damaged; names it.
+    """
+    folder = Path(folder).expanduser()
+    if format == "coco_amodal":
+        from amodal_pipeline.annotations.coco_amodal import read_coco_amodal
+
+        root = Path(images).expanduser() if images else folder.parent
+        return read_coco_amodal(folder, root, folder.stem, "val")
+    from amodal_pipeline.jobs.prepare import prepare
+    from amodal_pipeline.jobs.sources import Source
+
+    if format == "scenes":
+        source = Source.model_validate({"kind": "scenes", "scenes": sizes})
+    else:
+        source = _published(format)
+    return prepare(source, format, folder, folder, workers)
+
+
+def _published(name: str) -> Any:
+    """Return where the files of a published data set are, as its environment says."""
+    import yaml
+
+    from amodal_pipeline.jobs.sources import Source
+
+    for file in sorted((_PUBLISHED / name).glob("parameters*.yml")):
+        values = yaml.safe_load(file.read_text()) or {}
+        if "source" in values:
+            return Source.model_validate(values["source"])
+    known = sorted(p.name for p in _PUBLISHED.glob("*") if (p / "globals.yml").exists())
+    raise ValueError(
+        f"no data set is called {name!r}: take scenes, coco_amodal, or one of {', '.join(known)}"
+    )
+
+
+def train(
+    method: str,
+    annotations: AmodalAnnotations,
+    folder: str | Path,
+    *,
+    model: Mapping[str, Any] | None = None,
+    iterations: int | None = None,
+    training: Mapping[str, Any] | None = None,
+    start: Checkpoint | None = None,
+    parts: Mapping[str, Mapping[str, Any]] | None = None,
+    restart: bool = False,
+) -> Checkpoint:
+    """Train a method by its paper's recipe, or go on with a training that was cut.
+
+    What a method is trained with (VRSP's shape prior, C2F-Seg's mask tokenizer) is made first, in
+    a folder within ``folder``.
+
+    Args:
+        method: its name, "orcnn".
+        annotations: the training split.
+        folder: where checkpoint and training state lie.
+        model: values of the method that differ from the paper's, nested as in ``conf/``.
+        iterations: how many instead of the paper's; warm-up, steps and stages are shortened alike.
+        training: other values of the recipe that differ.
+        start: a checkpoint to start from.
+        parts: by name of a part, its ``model`` and ``training`` values.
+        restart: throw away what is in ``folder`` first.
+
+    Raises:
+        ValueError: the method or a value is unknown, or ``folder`` holds another training.
+    """
+    from amodal_pipeline.jobs.progress import training_progress
+    from amodal_pipeline.training.loop import train as run
+
+    folder = Path(folder).expanduser()
+    config = _config(method, model)
+    made = _parts(config, annotations, folder, parts or {}, restart)
+    config = made.complete(config)
+    recipe = _recipe(config.DESCRIPTION.recipe, iterations, training or {})
+    with training_progress(f"train {method}") as on_step:
+        checkpoint = run(
+            config,
+            recipe,
+            annotations,
+            folder,
+            pretrained=start,
+            components=made.components(config),
+            restart=restart,
+            on_step=on_step,
+        )
+    checkpoint.save(folder)
+    return checkpoint
+
+
+def _config(method: str, values: Mapping[str, Any] | None) -> Any:
+    if method not in METHODS:
+        raise ValueError(f"no method is called {method!r}: take one of {', '.join(METHODS)}")
+    return contract.load(METHODS[method]).model_validate({"name": method, **(values or {})})
+
+
+def _recipe(
+    recipe: Mapping[str, Any], iterations: int | None, changes: Mapping[str, Any]
+) -> TrainingConfig:
+    """Return a paper's recipe with other values, shortened or lengthened as a whole."""
+    config = TrainingConfig.model_validate(dict(recipe))
+    if iterations:
+        share = iterations / config.iterations
+        stages = [
+            {"iterations": int(stage.iterations * share), "trained": stage.trained}
+            for stage in config.stages
+        ]
+        scaled = {
+            "iterations": iterations,
+            "milestones": [int(at * share) for at in config.milestones],
+            "warmup_iterations": ceil(config.warmup_iterations * share),
+            "checkpoint_every": max(1, min(config.checkpoint_every, iterations // 5)),
+            "stages": [stage for stage in stages if stage["iterations"]],
+        }
+        recipe = {**recipe, **scaled}
+    return TrainingConfig.model_validate({**recipe, **changes})
+
+
+def _parts(
+    config: Any,
+    annotations: AmodalAnnotations,
+    folder: Path,
+    values: Mapping[str, Mapping[str, Any]],
+    restart: bool,
+) -> Parts:
+    """Make the parts that a method is trained with, or take those that are in its folder."""
+    wanted = contract.parts_of(config)
+    if strangers := sorted(values.keys() - wanted.keys()):
+        raise ValueError(
+            f"{config.name} has no part {', '.join(strangers)}: it has "
+            f"{', '.join(wanted) or 'none'}"
+        )
+    prior = tokenizer = None
+    for part, job in wanted.items():
+        own = values.get(part, {})
+        if job in jobs():
+            tokenizer = train(job, annotations, folder / part, restart=restart, **own)
+        else:
+            prior = _shape_prior(annotations, folder / part, own.get("model", {}), restart)
+    return Parts(prior, tokenizer)
+
+
+def _shape_prior(
+    annotations: AmodalAnnotations, folder: Path, values: Mapping[str, Any], restart: bool
+) -> Any:
+    from amodal_pipeline.jobs.shape_prior import learn_shape_prior
+    from amodal_pipeline.methods.configs import ShapePriorConfig
+
+    config = ShapePriorConfig.model_validate(dict(values))
+    found = learn_shape_prior(
+        annotations, config, folder, folder.parent, InferenceConfig(), restart
+    )
+    found.save(folder)
+    return found
+
+
+def predict(
+    checkpoint: Checkpoint, annotations: AmodalAnnotations, **inference: Any
+) -> Predictions:
+    """Return what a trained detector finds in the images of a split.
+
+    Args:
+        checkpoint: of a detector, from :func:`train` or ``Checkpoint.load(folder)``.
+        annotations: whose images are looked at.
+        inference: values of InferenceConfig: ``batch_size``, ``workers``, ``device``, ….
+    """
+    from amodal_pipeline.jobs.evaluate import predict as run
+
+    return run(checkpoint, annotations, InferenceConfig(**inference))
+
+
+def complete(checkpoint: Checkpoint, objects: Predictions, **inference: Any) -> Predictions:
+    """Return known objects with the whole masks that a completer gives them.
+
+    Args:
+        checkpoint: of a completer.
+        objects: with visible masks: a detector's, or ``true_objects(annotations)``.
+        inference: values of InferenceConfig.
+    """
+    from amodal_pipeline.jobs.evaluate import complete as run
+
+    return run(checkpoint, objects, InferenceConfig(**inference))
+
+
+def evaluate(
+    annotations: AmodalAnnotations, predictions: Sequence[Predictions], **evaluation: Any
+) -> pd.DataFrame:
+    """Score predictions by every published protocol that applies to them.
+
+    What a completer made of a detector's masks is scored on the objects that this detector matched,
+    where the detector's own predictions are in the list, too.
+
+    Args:
+        annotations: the truth.
+        predictions: of one or several methods.
+        evaluation: values of EvaluationConfig: ``protocols``, ``resamples``, ….
+
+    Returns:
+        Tidy rows (docs/metrics.md): method, inputs, protocol, category, metric, value, low, high.
+    """
+    from amodal_pipeline.metrics.completion import match_detections
+    from amodal_pipeline.metrics.config import EvaluationConfig
+    from amodal_pipeline.metrics.evaluate import evaluate as run
+    from amodal_pipeline.metrics.results import join
+
+    config = EvaluationConfig(**evaluation)
+    detectors = {each.metadata.method: each for each in predictions}
+    tables = []
+    for each in predictions:
+        completed = detectors.get(each.metadata.inputs)
+        matches = match_detections(annotations, completed) if completed else None
+        tables.append(run(annotations, each, config, matches).results)
+    return join(tables)
+
+
+def load(folder: str | Path) -> Predictor:
+    """Load a trained method for pictures of your own: see :class:`~.predictor.Predictor`."""
+    from amodal_pipeline.methods import load as restore
+    from amodal_pipeline.predictor import Predictor
+
+    return Predictor(restore(Path(folder).expanduser()))

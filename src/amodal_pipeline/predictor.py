@@ -1,0 +1,204 @@
+"""A trained method on pictures: paths, PIL images, arrays or tensors in, full-size masks out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations.images import read_image
+from amodal_pipeline.annotations.tables import IMAGES, PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.methods.contract import job_name
+from amodal_pipeline.training.inference import detections_as_rows
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a method says of the objects of one picture.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        names: the category of each of N objects.
+        scores: float32 [N], 0–1; 1 for objects that were given.
+        masks: bool [N, H, W], whole objects.
+        visible_masks: bool [N, H, W], or None where the method does not predict them.
+        boxes: float32 [N, 4] (x, y, width, height) of the whole objects, in pixels.
+        predictions: the same as a table, with run lengths.
+    """
+
+    image: np.ndarray
+    names: list[str]
+    predictions: Predictions
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.predictions.predictions["score"].to_numpy(dtype=np.float32)
+
+    @property
+    def masks(self) -> np.ndarray:
+        return self._masks("amodal_rle" if self._has("amodal_rle") else "visible_rle")
+
+    @property
+    def visible_masks(self) -> np.ndarray | None:
+        return self._masks("visible_rle") if self._has("visible_rle") else None
+
+    @property
+    def boxes(self) -> np.ndarray:
+        counts = rle.encode(self.masks) if len(self.names) else []
+        return rle.box(counts, self.image.shape[:2]).astype(np.float32).reshape(-1, 4)
+
+    def _has(self, column: str) -> bool:
+        table = self.predictions.predictions
+        return len(table) > 0 and bool(table[column].notna().all())
+
+    def _masks(self, column: str) -> np.ndarray:
+        counts = self.predictions.predictions[column].tolist()
+        size = self.image.shape[:2]
+        return rle.decode(counts, size).astype(bool) if counts else np.zeros((0, *size), bool)
+
+    def above(self, score: float) -> Result:
+        """Return the objects whose score is at least ``score``."""
+        kept = np.flatnonzero(self.scores >= score)
+        table = self.predictions.predictions.iloc[kept].reset_index(drop=True)
+        predictions = Predictions(
+            self.predictions.metadata,
+            self.predictions.images,
+            table,
+            self.predictions.order.iloc[:0],
+        )
+        return Result(self.image, [self.names[i] for i in kept], predictions)
+
+    def plot(self) -> Image.Image:
+        """Draw the objects: visible parts filled, hidden parts striped, with names and scores."""
+        from amodal_pipeline.visuals.overlays import draw_objects
+
+        table = self.predictions.predictions
+        columns = [
+            [None if absent else mask for mask, absent in zip(c, c.isna(), strict=True)]
+            for c in (table["amodal_rle"], table["visible_rle"])
+        ]
+        labels = [f"{n} {s:.2f}" for n, s in zip(self.names, self.scores, strict=True)]
+        return Image.fromarray(draw_objects(self.image, *columns, labels=labels))
+
+    def save_coco(self, path: str | Path) -> None:
+        """Write the objects as COCO results JSON (docs/outside_predictions.md)."""
+        from amodal_pipeline.annotations.export import write_coco_results
+
+        write_coco_results(self.predictions, path, with_names=True)
+
+
+class Predictor:
+    """A trained method in evaluation mode; ``module`` is its network, ``categories`` its classes.
+
+    One picture in, one result out; a list in, a list out.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.categories = module.eval(), module.categories
+        self.name = job_name(module.config)
+
+    def predict(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
+        """Find the objects of pictures, with a detector.
+
+        Args:
+            pictures: a path; a PIL image; uint8 [H, W, 3] as an array, or [3, H, W] as a tensor;
+                RGB. Or a list of these.
+
+        Raises:
+            ValueError: the method completes objects that it is given; or a picture cannot be read.
+        """
+        if self.module.config.DESCRIPTION.task != "detect":
+            raise ValueError(
+                f"{self.name} completes objects that it is given and finds none itself: use "
+                "complete(image, masks)"
+            )
+        if isinstance(pictures, list):
+            return [self.predict(each) for each in pictures]
+        pixels, name = _pixels(pictures)
+        device = next(self.module.parameters()).device
+        with torch.inference_mode():
+            image = torch.from_numpy(pixels).permute(2, 0, 1).to(device)
+            (found,) = self.module([image])
+        ids = np.array([category.id for category in self.categories], np.int64)
+        table = detections_as_rows(found, 1, pixels.shape[:2], ids, self.module.box_kind)
+        columns = {key: table[key] for key in table.columns}
+        columns["prediction_id"] = np.arange(1, len(table) + 1)
+        return self._result(pixels, name, columns)
+
+    def complete(
+        self,
+        picture: Picture,
+        masks: np.ndarray | Tensor,
+        amodal_boxes: np.ndarray | Tensor | None = None,
+        *,
+        raw: bool = False,
+    ) -> Result:
+        """Complete known objects of a picture, with a completer.
+
+        Args:
+            picture: as of :meth:`predict`.
+            masks: visible masks, [H, W] or [N, H, W]; not 0 where an object is seen.
+            amodal_boxes, raw: as of :func:`~amodal_pipeline.methods.completer.complete`.
+        """
+        from amodal_pipeline.methods.completer import complete
+
+        if self.module.config.DESCRIPTION.task != "complete":
+            raise ValueError(f"{self.name} finds objects itself: use predict(image)")
+        pixels, name = _pixels(picture)
+        visible = np.asarray(torch.as_tensor(masks).cpu() != 0)
+        whole = complete(self.module, pixels, visible, amodal_boxes, raw=raw)
+        visible, whole = (m.reshape(-1, *pixels.shape[:2]) for m in (visible, whole))
+        n = len(whole)
+        columns = {
+            "prediction_id": np.arange(1, n + 1),
+            "image_id": np.ones(n, np.int64),
+            "category_id": np.full(n, self.categories[0].id),
+            "score": np.ones(n, np.float32),
+            "amodal_rle": rle.encode(whole),
+            "visible_rle": rle.encode(visible),
+        }
+        return self._result(pixels, name, columns, names=["object"] * n)
+
+    def _result(
+        self, pixels: np.ndarray, name: str, columns: dict, names: list[str] | None = None
+    ) -> Result:
+        height, width = pixels.shape[:2]
+        images = {"image_id": [1], "file_name": [name], "height": [height], "width": [width]}
+        metadata = PredictionsMetadata(
+            dataset="pictures",
+            split="user",
+            method=self.name,
+            categories=self.categories,
+            image_root="",
+        )
+        table = frame(PREDICTIONS, columns)
+        of = {category.id: category.name for category in self.categories}
+        names = names or [of[int(i)] for i in table["category_id"]]
+        predictions = Predictions(
+            metadata, frame(IMAGES, images), table, frame(PREDICTION_ORDER, {})
+        )
+        return Result(pixels, names, predictions)
+
+
+def _pixels(picture: Picture) -> tuple[np.ndarray, str]:
+    """Return a picture as uint8 [H, W, 3], and its name."""
+    if isinstance(picture, str | Path):
+        path = Path(picture).expanduser()
+        return read_image(path.parent, path.name), path.name
+    if isinstance(picture, Image.Image):
+        name = Path(getattr(picture, "filename", "") or "picture").name
+        return np.array(picture.convert("RGB")), name
+    pixels = picture.cpu().permute(1, 2, 0).numpy() if isinstance(picture, Tensor) else picture
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(
+            f"a picture is uint8 [H, W, 3] as an array or [3, H, W] as a tensor, not "
+            f"{picture.dtype} {list(picture.shape)}"
+        )
+    return np.ascontiguousarray(pixels), "picture"
