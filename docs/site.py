@@ -11,16 +11,17 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/amodal_pipeline"
+WIRING = {"hooks", "pipeline_registry", "pipelines", "settings"}  # Kedro's, not for import
 PROJECT = ("README.md", "CONTRIBUTING.md")  # pages of the project's root, in the folder project/
 
 
 def rooms() -> dict[str, list[str]]:
-    """Return the dotted names of the modules in each package and top module of the source."""
+    """Return the dotted names of the modules in each package of the library."""
     modules: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         inner = path.relative_to(PACKAGE).with_suffix("").parts
         inner = inner[:-1] if inner[-1] == "__init__" else inner
-        if inner and not any(part.startswith("_") for part in inner):
+        if inner and inner[0] not in WIRING and not any(p.startswith("_") for p in inner):
             name = ".".join((PACKAGE.name, *inner))
             modules.setdefault(inner[0], []).append(name)
     return modules
