@@ -64,7 +64,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 class PlainDocstrings(griffe.Extension):
-    """Write Sphinx roles as code and doctests as code blocks, which Markdown has no idea of."""
+    """Write Sphinx roles and doctests as code, because Markdown knows neither."""
 
     def on_object(self, *, obj: griffe.Object, **_: object) -> None:
         if obj.docstring:
