@@ -37,7 +37,7 @@ lint: env
 	$(BIN)/lint-imports
 
 docs: env  ## the documentation as a site, with an API reference: open site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Composing needs photographs: make bench COCO_FILE=instances.json COCO_IMAGES=folder
 bench: env  ## side-by-side timings, recorded in benchmarks/results

@@ -52,15 +52,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def inside(match: re.Match) -> str:
         target = posixpath.normpath(posixpath.join(here, match[1]))
-        if not target.startswith("../"):
+        if not target.startswith(("../", "project/")):
             return match[0]
-        name = target.removeprefix("../")
+        name = target.removeprefix("../").removeprefix("project/")
         copy = f"project/{name}"
         if files.get_file_from_path(copy) is None and (ROOT / name).is_file():
             files.append(File.generated(config, copy, abs_src_path=str(ROOT / name)))
         return f"]({posixpath.relpath(copy, here or '.')}"
 
-    return re.sub(r"\]\((\.\./[^)#\s]+)", inside, markdown)
+    return re.sub(r"\]\(([^)#:\s]+)", inside, markdown)
 
 
 class PlainDocstrings(griffe.Extension):
