@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: env run viz ui test lint bench lock
+.PHONY: env run viz ui test lint docs bench lock
 
 env: .venv/.installed
 
@@ -35,6 +35,9 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+docs: env  ## the documentation as a site, with an API reference: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Composing needs photographs: make bench COCO_FILE=instances.json COCO_IMAGES=folder
 bench: env  ## side-by-side timings, recorded in benchmarks/results
