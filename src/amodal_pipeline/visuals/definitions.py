@@ -84,7 +84,15 @@ PROTOCOLS = {
 """Protocols in the order in which a report shows them; any other comes after them."""
 
 HEADLINE_METRICS = ("AP_amodal", "AP_amodal_occluded15", "mIoU_occluded")
-"""What methods are compared by first."""
+"""Metrics by which methods are compared in pairs."""
+
+SKILLS = {
+    "AP_amodal": "at finding whole objects",
+    "mIoU_occluded": "at completing hidden parts",
+    "order_accuracy": "at telling which object is in front",
+}
+"""Metrics that a report's first sentence names, and what a method with the highest value is good
+at."""
 
 MAIN_METRICS = (
     "AP_amodal",

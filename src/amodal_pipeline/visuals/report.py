@@ -11,16 +11,12 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from amodal_pipeline.visuals import breakdowns, page, plots
 from amodal_pipeline.visuals.colours import line_styles
 from amodal_pipeline.visuals.comparisons import Comparison, comparisons, in_words, with_lines
-from amodal_pipeline.visuals.definitions import (
-    MAIN_METRICS,
-    PROTOCOLS,
-    definition,
-)
+from amodal_pipeline.visuals.definitions import MAIN_METRICS, PROTOCOLS, SKILLS, definition
 from amodal_pipeline.visuals.page import Cell
 
 EMBEDDED_BYTES = 20_000_000  # of pictures in one report; mail servers refuse more
@@ -29,6 +25,7 @@ MOST_TRAININGS = 6  # seen at once
 MOST_PAIRED = 5  # methods compared in several tables at once
 
 _ASIDE = ("coco_agnostic", "vrsp_released", "orcnn", "amodalapi")  # folded protocols
+_OPENING = "comparison.png"  # shown first, where it is among the pictures
 _REPORTS = 1000  # rows of a history that are drawn: a screen has no more points
 
 _Table = tuple[list[Cell], list[list[Cell]]]
@@ -104,12 +101,15 @@ def write_report(
     names = list(dict.fromkeys(line for group in groups for line in group.lines))
     names.sort(key=lambda name: name not in main)
     styles = dict(zip(names, line_styles(len(names)), strict=True))
+    opening, pictures = _pictures(folder, figures)
     shown, folded = _trainings(material.histories)
     known, further = _glossary(groups)
     return page.write(
         folder / "report.html",
         "report.html",
         title=title,
+        lead=_lead(groups, main, material.paired),
+        opening=opening,
         dataset_summary=page.pairs(dataset_summary),
         results=[_results(group, main) for group in groups],
         notes=notes,
@@ -118,7 +118,7 @@ def write_report(
         occlusion=_by_occlusion(objects, results, styles, main),
         categories=_by_category(results, main),
         precision=_precision(material.curves, styles, main),
-        pictures=_pictures(folder, figures),
+        pictures=pictures,
         training=shown,
         training_folded=folded,
         cost=_cost(material.costs),
@@ -128,6 +128,69 @@ def write_report(
         further=further,
         commands=page.pairs(commands),
     )
+
+
+def _lead(groups: Sequence[Comparison], main: set[str], paired: pd.DataFrame) -> Markup:
+    """Say in one sentence which method is best at what, with its interval."""
+    chosen = [g.among(main) or g for g in groups if g.protocol not in _ASIDE]
+    chosen.sort(key=lambda group: group.inputs != "image")
+    skills: dict[Markup, list[Markup]] = {}
+    for metric, skill in SKILLS.items():
+        found = next((part for group in chosen if (part := group.of([metric]))), None)
+        if found is None:
+            continue
+        given = "" if found.inputs == "image" else f", {found.given}"
+        ranked = np.argsort(-found.value[:, 0], kind="stable")
+        first, value = int(ranked[0]), float(found.value[ranked[0], 0])
+        tied = [found.lines[i] for i in ranked if round(found.value[i, 0], 1) == round(value, 1)]
+        remark = Markup("{} {:.1f}").format(_label(metric), value) + _uncertainty(found, first)
+        if len(found.lines) == 1:
+            who = Markup("<b>{}</b> is the only method measured").format(tied[0])
+        elif len(tied) == len(found.lines):
+            who = Markup("no method is ahead")
+        elif len(tied) > 1:
+            who = _listed([Markup("<b>{}</b>").format(t) for t in tied]) + " are level as best"
+        else:
+            who = Markup("<b>{}</b> is best").format(tied[0])
+            remark += _doubt(found, tied[0], found.lines[ranked[1]], paired)
+        text = Markup("{}{} <small>({})</small>").format(skill, given, remark)
+        skills.setdefault(who, []).append(text)
+    if not skills:
+        return Markup("No method has been compared yet." if groups else "There are no results yet.")
+    clauses = (who + " " + _listed(what) for who, what in skills.items())
+    place = f"On {groups[0].dataset} ({groups[0].split}), "
+    return escape(place) + Markup("; ").join(clauses) + "."
+
+
+def _listed(parts: Sequence[Markup]) -> Markup:
+    """Join parts by commas and a last "and"."""
+    head, last = Markup(", ").join(parts[:-1]), parts[-1]
+    return head + " and " + last if head else last
+
+
+def _uncertainty(group: Comparison, line: int) -> str:
+    """Give the interval of a line's only metric, or its deviation over several runs, in words."""
+    low, high = float(group.low[line, 0]), float(group.high[line, 0])
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return ""
+    if group.runs[line] > 1:
+        return f" ± {(high - low) / 2:.1f} over {group.runs[line]} runs"
+    return f", 95\N{NO-BREAK SPACE}% interval {low:.1f}–{high:.1f}"
+
+
+def _doubt(group: Comparison, best: str, second: str, paired: pd.DataFrame) -> str:
+    """Say so where the interval of the difference from the second does not leave out 0."""
+    if not len(paired):
+        return ""
+    of = {
+        "inputs": group.inputs,
+        "protocol": group.protocol,
+        "metric": group.metrics[0],
+        "a": best,
+        "b": second,
+    }
+    low = paired["low"][(paired[list(of)] == pd.Series(of)).all(axis=1).to_numpy(dtype=bool)]
+    return f", not clearly above {second}" if (low <= 0).any() else ""
 
 
 def _place(group: Comparison) -> int:
@@ -147,11 +210,12 @@ def _results(group: Comparison, main: set[str]) -> dict[str, Any]:
     """Main metrics as columns, methods as lines; variants and all metrics in tables to unfold."""
     numbers = _numbers_of_notes(group)
     methods = group.among(main) or group
-    variants = None if methods is group else group.among(set(group.lines) - main)
+    others = None if methods is group else group.among(set(group.lines) - main)
     headline = methods.of(MAIN_METRICS)
     folded: list[tuple[str, _Table]] = []
-    if variants is not None and (part := variants.of(MAIN_METRICS)) is not None:
-        folded.append((f"{len(part.lines)} variants", _by_line(part, numbers)))
+    if others is not None and (part := others.of(MAIN_METRICS)) is not None:
+        variants = "1 variant" if len(part.lines) == 1 else f"{len(part.lines)} variants"
+        folded.append((variants, _by_line(part, numbers)))
     if headline is None or set(group.metrics) != set(headline.metrics):
         folded.append((f"All {len(group.metrics)} metrics", _by_metric(group, numbers)))
     several = [f"{a}: {n}" for a, n in zip(group.lines, group.runs, strict=True) if n > 1]
@@ -576,10 +640,13 @@ def _glossary(groups: Sequence[Comparison]) -> tuple[list[tuple], list[tuple]]:
     return main, [(_label(m), definition(m)) for m in rest]
 
 
-def _pictures(folder: Path, figures: Mapping[str, str | os.PathLike]) -> list[tuple]:
+def _pictures(
+    folder: Path, figures: Mapping[str, str | os.PathLike]
+) -> tuple[tuple | None, list[tuple]]:
+    """Return the picture that opens the page, :data:`_OPENING` or else the first, and the rest."""
     left, shown = EMBEDDED_BYTES, []
-    for caption, name in figures.items():
-        name = Path(name).as_posix()
+    names = [(caption, Path(name).as_posix()) for caption, name in figures.items()]
+    for caption, name in sorted(names, key=lambda figure: figure[1] != _OPENING):
         source, size = page.embedded_file(folder, name)
         remark = ""
         if len(source) <= left:
@@ -589,7 +656,7 @@ def _pictures(folder: Path, figures: Mapping[str, str | os.PathLike]) -> list[tu
         # Wide ones are read by moving along them on a narrow screen.
         kind = "broad" if size[1] > 1200 else ""
         shown.append((source, size, caption, caption + remark, kind))
-    return shown
+    return (shown[0], shown[1:]) if shown else (None, [])
 
 
 def _drawing(figure: Any, alt: str) -> tuple:
