@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.annotations.storage import replacing
-from amodal_pipeline.layers.cameras import Viewpoints, project
+from amodal_pipeline.layers.cameras import NEAR, Viewpoints, project
 from amodal_pipeline.layers.crops import aspects
 from amodal_pipeline.layers.meshes import Mesh, write_obj
 from amodal_pipeline.methods.a3d.method import A3D, Reconstruction
@@ -24,13 +24,16 @@ from amodal_pipeline.visuals.colours import PALETTE
 from amodal_pipeline.visuals.objects import Seen, caption
 from amodal_pipeline.visuals.overlays import outline
 from amodal_pipeline.visuals.selection import half_hidden
-from amodal_pipeline.visuals.shading import shaded
 from amodal_pipeline.visuals.shape_prior import shape_cell
 from amodal_pipeline.visuals.sheet import CELL, sheet
 
+GROUND = (241, 243, 246)
 _OTHER = (90.0, 30.0)  # the other viewpoint: azimuth from the estimated one, elevation, in degrees
 _FILLED = 0.9  # of a cell, by the mesh from there
 _LAMP = (-45.0, 35.0)  # azimuth and elevation from those of the camera, in degrees
+_CLAY = (214, 202, 188)
+_AMBIENT = 0.4  # of the light
+_FINER = 3  # times as many pixels are drawn, and averaged
 _LINE = PALETTE[2]  # vermilion, on pictures with a white ground too
 _NAMED = 40  # characters of a category in a file's name
 COLUMNS = (
@@ -190,3 +193,56 @@ def _line(annotations: AmodalAnnotations, seen: Seen, found: Reconstruction) -> 
         seen.iou(found.amodal),
     )
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def shaded(
+    vertices: np.ndarray,
+    screen: np.ndarray,
+    faces: np.ndarray,
+    lamp: tuple[float, float, float],
+    size: tuple[int, int],
+) -> Image.Image:
+    """Draw a mesh of clay on a light ground, lit by Lambert's law, farthest faces first.
+
+    Both sides of a face are lit. Faces with a vertex that is not in front of the camera are left
+    out.
+
+    Args:
+        vertices: [V, 3], in the world.
+        screen: [V, 3], the same as seen by the camera: x to the right and y down, both -1..1
+            within the picture, and the depth.
+        faces: int [F, 3], counter-clockwise from outside.
+        lamp: direction in the world towards the light.
+        size: (width, height) in pixels.
+    """
+    import trimesh
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    normals = trimesh.Trimesh(vertices, faces, process=False).vertex_normals
+    corners = screen[faces]
+    shown = np.isfinite(corners).all(axis=(1, 2)) & (corners[..., 2] > NEAR).all(axis=1)
+    order = np.flatnonzero(shown)[np.argsort(-corners[shown, :, 2].mean(axis=1), kind="stable")]
+    x, y, _ = np.moveaxis(corners[order], 2, 0)
+    # Seen from outside, corners run counter-clockwise: clockwise in x and y, which points down.
+    turn = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (y[:, 1] - y[:, 0]) * (x[:, 2] - x[:, 0])
+    facing = -np.sign(turn)[:, None] * (normals[faces[order]] @ (lamp / np.linalg.norm(lamp)))
+    clay = np.array(_CLAY) / 255
+    figure = Figure(figsize=size, dpi=_FINER, facecolor=np.array(GROUND) / 255)
+    canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    if len(order):
+        axes.tripcolor(
+            x.ravel(),
+            y.ravel(),
+            np.maximum(facing, 0).ravel(),
+            triangles=np.arange(x.size).reshape(-1, 3),
+            cmap=LinearSegmentedColormap.from_list("clay", [_AMBIENT * clay, clay]),
+            shading="gouraud",
+            vmin=0,
+            vmax=1,
+        )
+    axes.set(xlim=(-1, 1), ylim=(1, -1))
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).reduce(_FINER)
