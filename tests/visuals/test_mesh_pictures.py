@@ -16,6 +16,7 @@ from amodal_pipeline.layers.cameras import Viewpoints, project
 from amodal_pipeline.layers.meshes import icosphere
 from amodal_pipeline.methods.configs import A3DConfig
 from amodal_pipeline.visuals import meshes
+from amodal_pipeline.visuals.colours import EMPTY
 from amodal_pipeline.visuals.selection import half_hidden
 from amodal_pipeline.visuals.sheet import CELL
 from tests.conftest import tiny_method
@@ -60,7 +61,7 @@ def test_a_nearer_triangle_covers_a_farther_one_and_a_broken_one_is_left_out():
     for faces in ([near, far, broken], [broken, far, near]):
         np.testing.assert_array_equal(drawn(world, screen, np.concatenate(faces)), alone)
     assert (drawn(world, screen, far) != alone).any()
-    assert (drawn(world, screen, broken) == meshes.GROUND).all()
+    assert (drawn(world, screen, broken) == EMPTY).all()
 
 
 def picture_of_sphere(lamp, faces=None, size=(64, 64)):
@@ -127,7 +128,7 @@ def test_the_mesh_is_where_its_coarse_mask_is(shapes, fitted, window, monkeypatc
     within = (inside[:, None] < CELL * height / longer / 2 - 1) & (
         inside < CELL * width / longer / 2 - 1
     )
-    drawn = (np.abs(mesh - meshes.GROUND).sum(axis=-1) > 40) & within
+    drawn = (np.abs(mesh - EMPTY).sum(axis=-1) > 40) & within
     covered = (coarse[..., 0] < 120) & within
     assert (drawn & covered).sum() / (drawn | covered).sum() > 0.93
     # Beyond the window the cell is white.
@@ -170,7 +171,7 @@ def test_from_the_side_is_a_quarter_turn_further_round(shapes, monkeypatch):
     assert asked and table.index["azimuth"].tolist() == pytest.approx([20])
     assert table.index[["elevation", "distance"]].to_numpy().tolist() == [[0, 30]]
     cells = cells_of(page, 6)[1:3].astype(int)
-    end, side = ((np.abs(c - meshes.GROUND).sum(axis=-1) > 40) for c in cells)
+    end, side = ((np.abs(c - EMPTY).sum(axis=-1) > 40) for c in cells)
     assert np.ptp(end.any(axis=0).nonzero()) < 30
     assert np.ptp(side.any(axis=0).nonzero()) > 0.85 * CELL
 

@@ -1,4 +1,4 @@
-"""Scores of a method in the catalog: four files side by side."""
+"""Scores of a method as a Kedro dataset of four files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amodal_pipeline.annotations.storage import replacing
 if TYPE_CHECKING:
     from amodal_pipeline.metrics.scores import Scores
 
-# The results come last: where they are, all are.
+# The results are written last: where they exist, the others do too.
 _SUFFIXES = {
     "draws": ".draws.parquet",
     "curves": ".curves.parquet",
@@ -23,8 +23,11 @@ _SUFFIXES = {
 
 
 class ScoresDataset(AbstractDataset["Scores", "Scores"]):
-    """Scores under one stem: ``<stem>.csv`` for the results, to be read by anything, and Parquet
-    files for the rest. ``filepath`` is that of the results."""
+    """Load and save the files of one evaluation: ``<stem>.csv`` with the results and three Parquet
+    files with the rest.
+
+    ``filepath`` is that of the results.
+    """
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
         self._filepath = Path(filepath)
@@ -37,7 +40,7 @@ class ScoresDataset(AbstractDataset["Scores", "Scores"]):
         save_scores(self._filepath.parent, self._filepath.stem, data)
 
     def preview(self, nrows: int = 20) -> TablePreview:
-        """The first results, for Kedro-Viz."""
+        """Return the first results for Kedro-Viz."""
         from amodal_pipeline.metrics.results import read
 
         table = read(self._filepath, rows=nrows)
@@ -51,7 +54,7 @@ class ScoresDataset(AbstractDataset["Scores", "Scores"]):
 
 
 def save_scores(folder: Path, stem: str, scores: Scores) -> None:
-    """Write scores below ``folder``; where the results are, the other three are of the same run."""
+    """Write scores below ``folder``, the results last and only with the other three complete."""
     from amodal_pipeline.annotations.tables import write_parquet
     from amodal_pipeline.metrics.scores import SCHEMAS
 
@@ -66,7 +69,7 @@ def save_scores(folder: Path, stem: str, scores: Scores) -> None:
 
 
 def load_scores(folder: Path, stem: str) -> Scores:
-    """Read what :func:`save_scores` wrote.
+    """Return the scores that :func:`save_scores` wrote.
 
     Raises:
         DatasetError: a file is missing, damaged or of another run; names it and the remedy.

@@ -1,4 +1,4 @@
-"""The annotation and prediction tables in the catalog, versioned."""
+"""Annotation and prediction tables as a versioned Kedro dataset."""
 
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -27,9 +27,9 @@ _PREVIEWED = (
 
 
 class TableDataset(AbstractVersionedDataset[Table, Table]):
-    """:class:`AmodalAnnotations` or :class:`Predictions` as a folder of Parquet files.
+    """Load and save :class:`AmodalAnnotations` or :class:`Predictions`, a folder of Parquet files.
 
-    Which of the two a folder holds shows in the files it has.
+    A folder with ``predictions.parquet`` holds predictions, any other annotations.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
         data.save(str(self._get_save_path()))
         folder = Path(str(self._filepath))
         for version in folder.iterdir():
-            # A killed write was of a version that is never written again.
+            # What a killed run left: no other run writes the same version.
             if sweep(version / folder.name):
-                with suppress(OSError):  # not empty: it is a version all the same
+                with suppress(OSError):  # not empty: the version itself was complete
                     version.rmdir()
 
     def preview(self, nrows: int = 10) -> TablePreview:
-        """The first objects or predictions, for Kedro-Viz."""
+        """Return the first objects or predictions for Kedro-Viz."""
         table = self.load()
         rows = table.instances if isinstance(table, AmodalAnnotations) else table.predictions
         columns = [name for name in _PREVIEWED if name in rows]

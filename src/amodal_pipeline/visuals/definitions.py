@@ -1,4 +1,4 @@
-"""What each metric's and each protocol's name means, in a line."""
+"""One line on the meaning of each metric and of each protocol."""
 
 import re
 
@@ -127,11 +127,11 @@ MAIN_METRICS = (
     "occluder_consistency",
     "occluder_consistency_all",
 )
-"""Columns of a report's main tables, in this order; everything else is in the full list below."""
+"""Columns of a report's main tables, in this order; its full tables have the others too."""
 
 
 def definition(metric: str) -> str:
-    """One line on ``metric``, put together from the parts of its name; "" for an unknown name.
+    """Return a line on ``metric``, composed from the parts of its name; "" for an unknown name.
 
     All values are in percent, and more is better. Names are those of the results table.
     """
