@@ -86,7 +86,7 @@ class FolderDataset(AbstractDataset[None, Path]):
 
     def save(self, data: None) -> None:
         raise DatasetError(
-            f"{self._filepath} cannot be saved by the catalog: take this dataset as the node's "
+            f"{self._filepath} is a folder, which no node returns: take this dataset as the node's "
             "input, and write into the folder"
         )
 
