@@ -179,7 +179,7 @@ def test_the_first_sentence_gives_intervals_and_doubts(folder, results):
     hidden = [["a", "true", "mIoU_occluded", 30.04, 0], ["b", "true", "mIoU_occluded", 29.96, 0]]
     assert opening(whole, low=39.0, high=44.0) == (
         "On d (s), a is best at finding whole objects "
-        "(AP_amodal 42.0, 95 % interval 39.0–44.0, not clearly above b)."
+        "(AP_amodal 42.0, 95 % interval 39.0 to 44.0, not clearly above b)."
     )
     assert opening(whole + hidden).endswith(
         "; no method is ahead at completing hidden parts, given the true visible masks "

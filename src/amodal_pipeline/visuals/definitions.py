@@ -91,8 +91,7 @@ SKILLS = {
     "mIoU_occluded": "at completing hidden parts",
     "order_accuracy": "at telling which object is in front",
 }
-"""Metrics that a report's first sentence names, and what a method with the highest value is good
-at."""
+"""Metrics of a report's first sentence, and the skill that each measures."""
 
 MAIN_METRICS = (
     "AP_amodal",

@@ -178,7 +178,7 @@ def _uncertainty(group: Comparison, line: int) -> str:
         return ""
     if group.runs[line] > 1:
         return f" ± {(high - low) / 2:.1f} over {group.runs[line]} runs"
-    return f", 95\N{NO-BREAK SPACE}% interval {low:.1f}–{high:.1f}"
+    return f", 95\N{NO-BREAK SPACE}% interval {low:.1f} to {high:.1f}"
 
 
 def _doubt(group: Comparison, best: str, second: str, paired: pd.DataFrame) -> str:
