@@ -156,7 +156,7 @@ def test_equal_tables_give_equal_bytes(tmp_path, scene):
 
 def test_a_table_of_nothing_has_a_page(tmp_path, scene):
     text, plain = written(tmp_path, scene.subset([]))
-    assert "No objects" not in plain and "The worst of it" not in plain
+    assert "No objects" not in plain and "Records worth a look" not in plain
     assert text.count("<img") == 3  # that say so
     assert "the table has 0" in plain
 

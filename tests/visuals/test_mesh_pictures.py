@@ -1,22 +1,22 @@
 import math
+import runpy
 from dataclasses import replace
-from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import trimesh
-from hypothesis import given
-from hypothesis import strategies as st
 from kedro.io import DatasetError
 
 from amodal_pipeline import methods
 from amodal_pipeline.datasets import MeshDataset
-from amodal_pipeline.layers.cameras import NEAR, Viewpoints, project
+from amodal_pipeline.layers.cameras import Viewpoints, project
 from amodal_pipeline.layers.meshes import icosphere
 from amodal_pipeline.methods.configs import A3DConfig
-from amodal_pipeline.visuals import geometry, meshes, shading
+from amodal_pipeline.visuals import meshes
+from amodal_pipeline.visuals.colours import EMPTY
 from amodal_pipeline.visuals.selection import half_hidden
 from amodal_pipeline.visuals.sheet import CELL
 from tests.conftest import tiny_method
@@ -39,52 +39,29 @@ def cells_of(page, columns, row=0):
     return pixels.reshape(CELL, columns, STEP, 3)[:, :, :CELL].swapaxes(0, 1)
 
 
-def nearest_reference(screen, faces, side):
-    """One pixel and one face at a time."""
-    found = np.full((side, side), -1)
-    for r in range(side):
-        for c in range(side):
-            x, y, nearest = (2 * c + 1) / side - 1, (2 * r + 1) / side - 1, math.inf
-            for index, face in enumerate(faces):
-                matrix = np.vstack([screen[face, :2].T, np.ones(3)])
-                if (screen[face, 2] <= NEAR).any() or abs(np.linalg.det(matrix)) < 1e-12:
-                    continue
-                weights = np.linalg.solve(matrix, [x, y, 1])
-                depth = 1 / (weights / screen[face, 2]).sum()
-                if (weights >= 0).all() and depth < nearest:
-                    found[r, c], nearest = index, depth
-    return found
+def drawn(world, screen, faces, size=(16, 16), lamp=(0.3, 1, 0.2)):
+    return np.asarray(meshes.shaded(world, screen, faces, lamp, size))
 
 
-@given(st.integers(0, 10_000))
-def test_the_nearest_face_of_each_pixel(seed):
-    random = np.random.default_rng(seed)
-    screen = random.normal(0, random.choice([0.3, 1, 4]), (9, 3))
-    screen[:, 2] = random.uniform(-0.5, 5, 9)  # some behind the camera, or all but in it
-    corners = np.array(list(combinations(range(9), 3)))
-    faces = random.permuted(random.choice(corners, 7, replace=False), axis=1)
-    faces = np.concatenate([[[0, 0, 1], [2, 2, 2]], faces])  # no triangles
-    found, weights = shading.nearest_faces(screen, faces, (6, 6))
-    np.testing.assert_array_equal(found.reshape(6, 6), nearest_reference(screen, faces, 6))
-    hit = found >= 0
-    places = np.einsum("pc,pcd->pd", weights[hit], screen[faces[found[hit]], :2])
-    centres = (2 * np.stack(np.divmod(np.flatnonzero(hit), 6)[::-1], axis=1) + 1) / 6 - 1
-    np.testing.assert_allclose(places, centres, atol=1e-9)
-
-
-def test_memory_is_bounded_and_nothing_changes_by_it(monkeypatch):
-    screen = np.random.default_rng(0).uniform(-1, 1, (60, 3)) + np.array((0, 0, 3))
-    faces = np.arange(60).reshape(20, 3)
-    whole = shading.nearest_faces(screen, faces, (40, 30))
-    monkeypatch.setattr(shading, "_PAIRS", 50)
-    for one, other in zip(whole, shading.nearest_faces(screen, faces, (40, 30)), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_vertices_that_are_no_numbers_are_not_drawn():
-    screen = np.array([[-1, -1, 1], [1, -1, 1], [0, 1, 1], [np.nan, np.inf, 1]])
-    found, _ = shading.nearest_faces(screen, np.array([[0, 1, 3], [0, 1, 2]]), (8, 8))
-    assert set(found) == {-1, 1}
+def test_a_nearer_triangle_covers_a_farther_one_and_a_broken_one_is_left_out():
+    """In any order of the faces; a vertex is no number, another is behind the camera."""
+    world = np.array([[0, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 1, 0], [0, 1, 1]], float)
+    screen = np.array(
+        [[-0.4, -0.6, 2], [0.4, -0.6, 2], [0, 0.2, 2], [-1, -1, 1], [1, -1, 1], [0, 1, 1]]
+    )
+    screen = np.concatenate([screen, [[0, 0, np.nan], [0, 0, 0]]])
+    world = np.concatenate([world, np.zeros((2, 3))])
+    near, far, broken = (
+        np.array([[3, 4, 5]]),
+        np.array([[0, 1, 2]]),
+        np.array([[0, 1, 6], [0, 1, 7]]),
+    )
+    alone = drawn(world, screen, near)
+    assert len(np.unique(alone.reshape(-1, 3), axis=0)) > 1
+    for faces in ([near, far, broken], [broken, far, near]):
+        np.testing.assert_array_equal(drawn(world, screen, np.concatenate(faces)), alone)
+    assert (drawn(world, screen, far) != alone).any()
+    assert (drawn(world, screen, broken) == EMPTY).all()
 
 
 def picture_of_sphere(lamp, faces=None, size=(64, 64)):
@@ -92,8 +69,8 @@ def picture_of_sphere(lamp, faces=None, size=(64, 64)):
     ahead = Viewpoints(*(torch.tensor([v]) for v in (0.0, 0.0, 4.0)))
     screen = project(sphere.vertices[None], ahead, 43.6)[0].numpy()
     faces = sphere.faces.numpy() if faces is None else faces
-    picture = shading.shaded(sphere.vertices.numpy(), screen, faces, lamp, size)
-    return np.asarray(picture).astype(int).mean(axis=-1)
+    picture = drawn(sphere.vertices.numpy(), screen, faces, size, lamp)
+    return picture.astype(int).mean(axis=-1)
 
 
 def test_a_sphere_is_bright_where_the_lamp_is():
@@ -151,7 +128,7 @@ def test_the_mesh_is_where_its_coarse_mask_is(shapes, fitted, window, monkeypatc
     within = (inside[:, None] < CELL * height / longer / 2 - 1) & (
         inside < CELL * width / longer / 2 - 1
     )
-    drawn = (np.abs(mesh - shading.GROUND).sum(axis=-1) > 40) & within
+    drawn = (np.abs(mesh - EMPTY).sum(axis=-1) > 40) & within
     covered = (coarse[..., 0] < 120) & within
     assert (drawn & covered).sum() / (drawn | covered).sum() > 0.93
     # Beyond the window the cell is white.
@@ -194,7 +171,7 @@ def test_from_the_side_is_a_quarter_turn_further_round(shapes, monkeypatch):
     assert asked and table.index["azimuth"].tolist() == pytest.approx([20])
     assert table.index[["elevation", "distance"]].to_numpy().tolist() == [[0, 30]]
     cells = cells_of(page, 6)[1:3].astype(int)
-    end, side = ((np.abs(c - shading.GROUND).sum(axis=-1) > 40) for c in cells)
+    end, side = ((np.abs(c - EMPTY).sum(axis=-1) > 40) for c in cells)
     assert np.ptp(end.any(axis=0).nonzero()) < 30
     assert np.ptp(side.any(axis=0).nonzero()) > 0.85 * CELL
 
@@ -249,7 +226,8 @@ def test_a_model_without_a_mesh_leaves_an_empty_index(shapes, tmp_path):
 
 
 def test_the_figure_shows_an_object_that_fills_its_window():
-    figure = geometry.geometry_figure()
+    script = Path(__file__).parents[2] / "docs/images/a3d_geometry.py"
+    figure = runpy.run_path(str(script))["geometry_figure"]()
     window, square = (a.images[0].get_array() for a in figure.axes[2:])
     np.testing.assert_array_equal(window, square)
     rows, columns = np.nonzero(window > 0.5)

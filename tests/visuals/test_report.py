@@ -98,7 +98,9 @@ def _write(folder, results, **options):
 
 def _sections(text):
     """Heading → the section's HTML."""
-    found = re.findall(r"<section id=\"\w+\"><h2>(.*?)</h2>(.*?)</section>", text, flags=re.S)
+    found = re.findall(
+        r"<section>.*?<h2>(.*?)</h2>.*?<div id=\"\w+\">(.*?)</div></details></section>", text, re.S
+    )
     return dict(found)
 
 
@@ -122,8 +124,10 @@ def test_report_has_the_numbers_with_the_best_in_bold(folder, results):
     assert "99.0" not in _plain(_sections(text)["Results"])  # of one category
 
 
-def test_everything_there_is_has_a_section_that_the_head_of_the_page_leads_to(folder, material):
-    _, text = _write(folder, material, commands={"Compare": "mlflow ui"})
+def test_all_material_has_a_folded_section(folder, material):
+    (folder / "more.png").write_bytes((folder / "small.png").read_bytes())
+    figures = {"One": "small.png", "Two": "more.png"}
+    _, text = _write(folder, material, figures=figures, commands={"Compare": "mlflow ui"})
     assert list(_sections(text)) == [
         "Results",
         "Beside published numbers",
@@ -134,25 +138,72 @@ def test_everything_there_is_has_a_section_that_the_head_of_the_page_leads_to(fo
         "Pictures",
         "Training",
         "Cost",
-        "What it rests on",
+        "Data and runs",
         "What the metrics mean",
-        "Going on",
+        "Next steps",
     ]
-    links = [value for name, value in Page(text).attributes if name == "href"]
+    assert text.count("<section><details><summary>") == text.count("<section>") == 12
     ids = [value for name, value in Page(text).attributes if name == "id"]
-    assert links == [f"#{name}" for name in ids] and len(set(ids)) == 12
+    assert len(set(ids)) == 12
+
+
+def _opening(text):
+    """The first sentence, and what is seen before any section is unfolded."""
+    before = text.split("<section>")[0]
+    sentence = re.search(r"<p class=\"lead\">(.*?)</p>", before, flags=re.S)[1]
+    return " ".join(re.sub("<[^>]+>", "", sentence).split()), before
+
+
+def test_the_page_opens_with_one_sentence_and_one_picture(folder, material):
+    (folder / "comparison.png").write_bytes((folder / "small.png").read_bytes())
+    figures = {"Small": "small.png", "Compared": "comparison.png"}
+    sentence, before = _opening(_write(folder, material, figures=figures)[1])
+    assert sentence == (
+        "On made up (test), first is best at finding whole objects (AP_amodal 41.3)."
+    )
+    assert before.count("<img") == 1 and "Compared" in before and "<table" not in before
+
+
+def test_the_first_sentence_gives_intervals_and_doubts(folder, results):
+    def opening(rows, **columns):
+        known = {"dataset": "d", "split": "s", "protocol": "coco", "category": "all", "n": 9}
+        table = results[:0].reindex(range(len(rows))).assign(**known, run_id="", variant="full")
+        table[["method", "inputs", "metric", "value", "seed"]] = rows
+        return _opening(_write(folder, Material(table.assign(**columns), paired=paired))[1])[0]
+
+    below = {"inputs": "image", "protocol": "coco", "metric": "AP_amodal", "a": "a", "b": "b"}
+    paired = pd.DataFrame(
+        [below | {"difference": 2.0, "low": -1.0, "high": 5.0, "probability": 0.9}]
+    )
+    whole = [["a", "image", "AP_amodal", 42.0, 0], ["b", "image", "AP_amodal", 40.0, 0]]
+    hidden = [["a", "true", "mIoU_occluded", 30.04, 0], ["b", "true", "mIoU_occluded", 29.96, 0]]
+    assert opening(whole, low=39.0, high=44.0) == (
+        "On d (s), a is best at finding whole objects "
+        "(AP_amodal 42.0, 95 % interval 39.0 to 44.0, not clearly above b)."
+    )
+    assert opening(whole + hidden).endswith(
+        "; no method is ahead at completing hidden parts, given the true visible masks "
+        "(mIoU_occluded 30.0)."
+    )
+    third = [["c", "true", "mIoU_occluded", 1.0, 0]]
+    assert "; a and b are level as best at completing" in opening(whole + hidden + third)
+    paired = paired.assign(low=1.0)
+    assert opening([whole[0], ["a", "image", "AP_amodal", 44.0, 1]]).endswith(
+        "a is the only method measured at finding whole objects (AP_amodal 43.0 ± 1.4 over 2 runs)."
+    )
+    assert "clearly" not in opening(whole)
 
 
 def test_what_there_is_nothing_of_has_no_section(folder, results):
     _, text = _write(folder, results, dataset_summary=())
     headings = list(_sections(text))
-    assert "Cost" not in headings and "Training" not in headings and "Going on" not in headings
+    assert "Cost" not in headings and "Training" not in headings and "Next steps" not in headings
 
 
 def test_variants_are_folded_below_their_methods(folder, material):
     _, text = _write(folder, material)
     results = _sections(text)["Results"]
-    before, folded = results.split("<summary>1 variants</summary>")
+    before, folded = results.split("<summary>1 variant</summary>")
     assert "second, small" not in before and "30.5" not in before
     assert "30.5" in folded.split("</details>")[0]
     assert "30.5<sup>1</sup>" in results and "<li>cropped masks</li>" in results
@@ -208,7 +259,7 @@ def test_cost_and_basis_name_what_was_measured(folder, material):
     sections = _sections(_write(folder, material)[1])
     cost = _plain(sections["Cost"])
     assert "first 4.65 M 12.3 G 96 × 64 8.2 a board" in cost
-    basis = _plain(sections["What it rests on"])
+    basis = _plain(sections["Data and runs"])
     assert "ab-cd" in basis and "4 3 matched 3 2 matched" in basis
     assert "cropped masks (second, small, coco: AP_amodal)" in basis
 
@@ -231,7 +282,8 @@ def test_true_inputs_have_a_table_of_their_own(folder, results):
 
 
 def test_all_text_is_escaped(folder, material):
-    (folder / "it's <b>.png").write_bytes((folder / "small.png").read_bytes())
+    for name in ("it's <b>.png", "more.png"):
+        (folder / name).write_bytes((folder / "small.png").read_bytes())
     evil = {}
     for name in ("results", "curves", "objects", "paired", "published"):
         table = getattr(material, name).copy()
@@ -247,7 +299,7 @@ def test_all_text_is_escaped(folder, material):
     options = {
         "title": EVIL,
         "dataset_summary": [(EVIL, EVIL)],
-        "figures": {EVIL: "it's <b>.png"},
+        "figures": {EVIL: "it's <b>.png", EVIL + EVIL: "more.png"},
         "notes": [EVIL],
         "commands": {EVIL: EVIL},
     }
@@ -271,7 +323,7 @@ def test_nothing_is_loaded_from_elsewhere(folder, material):
     assert not {"script", "link", "iframe", "object", "svg"} & set(page.tags)
     sources = [value for name, value in page.attributes if name == "src"]
     assert len(sources) > 10 and all(s.startswith("data:image/") for s in sources)
-    assert all(v.startswith("#") for name, v in page.attributes if name == "href")
+    assert not [value for name, value in page.attributes if name == "href"]
     assert "http" not in text.replace("http-equiv", "") and "url(" not in text
     for packed in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text):
         drawn = base64.b64decode(packed).decode()

@@ -1,4 +1,4 @@
-"""Trained methods in the catalog."""
+"""Checkpoints of trained methods as a Kedro dataset."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class CheckpointDataset(AbstractDataset["Checkpoint", "Checkpoint"]):
-    """A checkpoint folder: ``model.safetensors`` and ``method.json``, each replaced as a whole.
+    """Load and save a checkpoint folder: ``model.safetensors`` and ``method.json``.
 
-    Not versioned: its fingerprint says what it was trained from, and a training of something else
-    does not replace it unasked.
+    Each file is replaced as a whole. There are no versions: the checkpoint's fingerprint says what
+    it was trained from, and a training on anything else replaces it only when asked to.
     """
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
@@ -37,7 +37,7 @@ class CheckpointDataset(AbstractDataset["Checkpoint", "Checkpoint"]):
         data.save(self._filepath)
 
     def preview(self) -> JSONPreview:
-        """The card, for Kedro-Viz."""
+        """Return the text of ``method.json`` for Kedro-Viz."""
         return (self._filepath / "method.json").read_text()
 
     def _exists(self) -> bool:

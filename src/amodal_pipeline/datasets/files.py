@@ -1,4 +1,4 @@
-"""Pictures, and folders that nodes read from or write into."""
+"""Pictures, pages and folders as Kedro datasets."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ _PREVIEW_SIDE = 1400
 
 
 class PictureDataset(AbstractDataset[Any, Image.Image]):
-    """A PNG, saved from a Pillow image or a matplotlib figure and loaded as a Pillow image."""
+    """Save a Pillow image or a matplotlib figure as PNG, and load it as a Pillow image."""
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
         self._filepath = Path(check_local(filepath))
@@ -36,7 +36,7 @@ class PictureDataset(AbstractDataset[Any, Image.Image]):
                 data.savefig(path, format="png", dpi=120, bbox_inches="tight")
 
     def preview(self) -> ImagePreview:
-        """A small copy, for Kedro-Viz."""
+        """Return a PNG of at most 1400 pixels a side, in base64, for Kedro-Viz."""
         image = self.load()
         image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
         buffer = io.BytesIO()
@@ -51,7 +51,7 @@ class PictureDataset(AbstractDataset[Any, Image.Image]):
 
 
 class PageDataset(AbstractDataset[Path, str]):
-    """An HTML page that its node writes itself; saved is its path, loaded its text."""
+    """Check on saving that a node wrote its HTML page to ``filepath``; load the page's text."""
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
         self._filepath = Path(check_local(filepath))
@@ -62,7 +62,10 @@ class PageDataset(AbstractDataset[Path, str]):
 
     def save(self, data: Path) -> None:
         if data.resolve() != self._filepath.resolve():
-            raise DatasetError(f"the page was written to {data}, not to {self._filepath}")
+            raise DatasetError(
+                f"the page was written to {data}, but the catalog has it at {self._filepath}: "
+                "make the two paths equal"
+            )
 
     def _exists(self) -> bool:
         return self._filepath.exists()
@@ -72,7 +75,7 @@ class PageDataset(AbstractDataset[Path, str]):
 
 
 class FolderDataset(AbstractDataset[None, Path]):
-    """The path of a folder, for nodes that fill it or walk it."""
+    """Give a node the path of a folder, to write files into it or to list it."""
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
         self._filepath = Path(check_local(filepath))
@@ -82,7 +85,10 @@ class FolderDataset(AbstractDataset[None, Path]):
         return self._filepath
 
     def save(self, data: None) -> None:
-        raise DatasetError(f"{self._filepath} is a folder: nodes write into it themselves")
+        raise DatasetError(
+            f"{self._filepath} is a folder, which no node returns: take this dataset as the node's "
+            "input, and write into the folder"
+        )
 
     def _exists(self) -> bool:
         return self._filepath.exists()

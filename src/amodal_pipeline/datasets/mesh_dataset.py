@@ -1,4 +1,4 @@
-"""Reconstructed meshes in the catalog."""
+"""Reconstructed meshes as a Kedro dataset."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 
 class MeshDataset(AbstractDataset["MeshTable", pd.DataFrame]):
-    """A folder of Wavefront OBJ files with ``index.csv``, replaced as a whole; loaded is the index,
-    whose column ``file`` names them."""
+    """Save Wavefront OBJ files with ``index.csv``, and load the index.
+
+    The folder is replaced as a whole. The index's column ``file`` names the OBJ files.
+    """
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
         self._filepath = Path(check_local(filepath))
@@ -30,14 +32,14 @@ class MeshDataset(AbstractDataset["MeshTable", pd.DataFrame]):
             return pd.read_csv(path)
         except (OSError, ValueError) as error:
             raise DatasetError(
-                f"{path} cannot be read ({error}): train the method again, or draw it anew"
+                f"{path} cannot be read ({error}): train the method again to write it anew"
             ) from error
 
     def save(self, data: MeshTable) -> None:
         data.save(self._filepath)
 
     def preview(self, nrows: int = 20) -> TablePreview:
-        """The first meshes, for Kedro-Viz."""
+        """Return the first rows of the index for Kedro-Viz."""
         index = self.load().head(nrows)
         return index.astype(object).where(index.notna(), "").to_dict(orient="split")
 

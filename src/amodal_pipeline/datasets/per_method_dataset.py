@@ -1,4 +1,4 @@
-"""One dataset a method, for jobs that learn which methods there are while they run."""
+"""One Kedro dataset per method, for jobs that find out while they run which methods exist."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from kedro.io import AbstractDataset, DatasetError
 
 
 class PerMethodDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
-    """A mapping from methods to what each has, saved as a dataset of its own for each.
+    """Save a mapping from method to value, each value as a dataset of its own.
 
-    ``dataset`` is the entry of one of them, ``{method}`` standing for its name in ``filepath``.
-    Saved in one go or in several; loaded is what this run has saved.
+    ``dataset`` is the catalog entry of each, with ``{method}`` in ``filepath`` for the method's
+    name. A run may save several times; loading returns all that this run has saved.
     """
 
     def __init__(self, *, dataset: dict[str, Any], metadata: dict | None = None) -> None:
@@ -28,11 +28,14 @@ class PerMethodDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
 
     def load(self) -> dict[str, Any]:
         if self._saved is None:
-            raise DatasetError(f"{self._dataset['filepath']}: nothing was saved in this run")
+            raise DatasetError(
+                f"{self._dataset['filepath']}: nothing was saved in this run: run the node that "
+                "saves it too"
+            )
         return {method: dataset.load() for method, dataset in self._saved.items()}
 
     def of(self, method: str) -> AbstractDataset:
-        """The dataset of one method."""
+        """Return the dataset of one method."""
         entry = deepcopy(self._dataset)
         entry["filepath"] = entry["filepath"].replace("{method}", method)
         return AbstractDataset.from_config(method, entry)

@@ -1,4 +1,4 @@
-"""Scores of a method in the catalog: four files side by side."""
+"""Scores of a method as a Kedro dataset of four files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 
 class ScoresDataset(AbstractDataset["Scores", "Scores"]):
-    """Scores under one stem: ``<stem>.csv`` for the results, to be read by anything, and Parquet
-    files for the rest. ``filepath`` is that of the results."""
+    """Load and save the files of one evaluation: ``<stem>.csv`` with the results and three Parquet
+    files with the rest.
+
+    ``filepath`` is that of the results.
+    """
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
         self._filepath = Path(check_local(filepath))
@@ -36,7 +39,7 @@ class ScoresDataset(AbstractDataset["Scores", "Scores"]):
         save_scores(self._filepath.parent, self._filepath.stem, data)
 
     def preview(self, nrows: int = 20) -> TablePreview:
-        """The first results, for Kedro-Viz."""
+        """Return the first results for Kedro-Viz."""
         from amodal_pipeline.metrics.results import read
 
         table = read(self._filepath, rows=nrows)

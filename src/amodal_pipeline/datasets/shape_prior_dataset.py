@@ -1,4 +1,4 @@
-"""Shape priors in the catalog."""
+"""Shape priors as a Kedro dataset."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class ShapePriorDataset(AbstractDataset["StoredShapePrior", "StoredShapePrior"]):
-    """A folder with ``shape_prior.safetensors`` and ``shape_prior.json``, replaced as a whole.
+    """Load and save a folder of ``shape_prior.safetensors`` and ``shape_prior.json``.
 
-    Not versioned, as checkpoints are not: its fingerprint says what it was made from.
+    The folder is replaced as a whole. As with checkpoints there are no versions: the fingerprint
+    says what the shape prior was made from.
     """
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
@@ -36,7 +37,7 @@ class ShapePriorDataset(AbstractDataset["StoredShapePrior", "StoredShapePrior"])
         data.save(self._filepath)
 
     def preview(self) -> JSONPreview:
-        """The card, for Kedro-Viz."""
+        """Return the text of ``shape_prior.json`` for Kedro-Viz."""
         return (self._filepath / "shape_prior.json").read_text()
 
     def _exists(self) -> bool:

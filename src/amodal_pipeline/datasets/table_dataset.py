@@ -1,4 +1,4 @@
-"""The annotation and prediction tables in the catalog, versioned."""
+"""Annotation and prediction tables as a versioned Kedro dataset."""
 
 import shutil
 from contextlib import suppress
@@ -29,11 +29,11 @@ _PREVIEWED = (
 
 
 class TableDataset(AbstractVersionedDataset[Table, Table]):
-    """:class:`AmodalAnnotations` or :class:`Predictions` as a folder of Parquet files.
+    """Load and save :class:`AmodalAnnotations` or :class:`Predictions`, a folder of Parquet files.
 
-    Which of the two a folder holds shows in the files it has. Of its versions, the newest
-    ``keep_versions`` are kept, counted after each save; 0 or None keeps all. The version that was
-    just saved, and those that this dataset was or is to be loaded from, always stay.
+    A folder with ``predictions.parquet`` holds predictions, any other annotations. Of its versions,
+    the newest ``keep_versions`` are kept, counted after each save; 0 or None keeps all. The version
+    that was just saved, and those that this dataset was or is to be loaded from, always stay.
 
     Raises:
         DatasetError: ``keep_versions`` is negative or no whole number.
@@ -83,7 +83,7 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
         folder = Path(str(self._filepath))
         for version in folder.iterdir():
             if sweep(version / folder.name):
-                with suppress(OSError):  # not empty: it is a version all the same
+                with suppress(OSError):  # not empty: the version itself was complete
                     version.rmdir()
 
     def _prune(self, saved: Path) -> None:
@@ -99,7 +99,7 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
                 shutil.rmtree(path.parent, ignore_errors=True)
 
     def preview(self, nrows: int = 10) -> TablePreview:
-        """The first objects or predictions, for Kedro-Viz."""
+        """Return the first objects or predictions for Kedro-Viz."""
         table = self.load()
         rows = table.instances if isinstance(table, AmodalAnnotations) else table.predictions
         columns = [name for name in _PREVIEWED if name in rows]

@@ -1,4 +1,4 @@
-"""Pictures and the report: overlays, grids, plots. Import the module you need; none is loaded here.
+"""Pictures, plots and the report. Import the module that you need: none is loaded here.
 
 matplotlib is imported by the functions that draw with it.
 """

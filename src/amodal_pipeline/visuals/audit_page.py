@@ -1,4 +1,4 @@
-"""The audit of a data set as one HTML page: what was read, what is there, and the worst of it."""
+"""The audit of a data set as an HTML page: records read, statistics, and the oddest records."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from amodal_pipeline.annotations.audit import LINES, Audit, CategoryCount, Numbe
 from amodal_pipeline.annotations.storage import inside
 from amodal_pipeline.visuals import page, worst
 from amodal_pipeline.visuals.plots import objects_per_image, occlusion_histogram, size_histogram
+from amodal_pipeline.visuals.text import grouped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CUT, HIDDEN, ENTANGLED = 3, 6, 4
-"""Examples drawn of what lost most, of what is hidden most, and of entangled images."""
+"""Examples drawn of objects that lost most, of objects hidden most, and of entangled images."""
 
 MOST_CATEGORIES = 25  # in the table that is seen at once
 MOST_FOLDED = 500  # further ones, folded away; the rest is in the table of the audit only
@@ -40,11 +41,11 @@ def write_audit(
     name: str = "audit.html",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write ``folder/name``: accounting, counts beside the published ones, distributions, examples.
+    """Write ``folder/name`` and return its path: records read, counts, distributions, examples.
 
-    The page loads nothing from elsewhere; all text is escaped. Images that are not on disk, or
-    not as the table has them, are drawn as grey. Which examples are drawn follows from the table
-    alone, and their number is bounded.
+    The page loads nothing from elsewhere; all text is escaped. Images that are missing, or whose
+    size differs from the table's, are drawn as grey. The table alone decides which examples are
+    drawn, and their number is bounded.
 
     Args:
         folder: where the page goes; made if absent.
@@ -63,10 +64,10 @@ def write_audit(
     parts: list[tuple[str, Callable[[], str]]] = [
         ("At a glance", lambda: _glance(audit)),
         ("What was read", lambda: _reading(audit)),
-        ("What is there", lambda: _numbers(audit)),
+        ("Counts", lambda: _numbers(audit)),
         ("Distributions", lambda: _distributions(annotations)),
         ("Categories", lambda: _categories(audit.categories)),
-        ("The worst of it", lambda: _examples(annotations)),
+        ("Records worth a look", lambda: _examples(annotations)),
         ("Rejected records", lambda: _rejected(annotations.rejected)),
     ]
     sections = []
@@ -82,13 +83,13 @@ def _glance(audit: Audit) -> str:
     accounted = audit.accounting.values()
     repaired, rejected = (sum(getattr(a, w) for a in accounted) for w in ("repaired", "rejected"))
     cards = [
-        ("Images", page.count(audit["images"])),
-        ("Objects", page.count(audit["objects"])),
+        ("Images", grouped(audit["images"])),
+        ("Objects", grouped(audit["objects"])),
         ("Objects occluded", _share(audit["object_occlusion_rate"])),
         ("Mean rate of the occluded", _share(audit["mean_occlusion_rate_occluded"])),
-        ("Order pairs", page.count(audit["order_pairs"])),
-        ("Records repaired", page.count(repaired)),
-        ("Records rejected", page.count(rejected)),
+        ("Order pairs", grouped(audit["order_pairs"])),
+        ("Records repaired", grouped(repaired)),
+        ("Records rejected", grouped(rejected)),
     ]
     published = [n for n in audit.numbers if n.published is not None]
     if not published:
@@ -103,7 +104,7 @@ def _glance(audit: Audit) -> str:
 def _reading(audit: Audit) -> str:
     columns = ("read", "kept", "repaired", "rejected")
     lines = [
-        [page.text(_KINDS.get(kind, kind)), *(page.count(getattr(a, c)) for c in columns)]
+        [page.text(_KINDS.get(kind, kind)), *(grouped(getattr(a, c)) for c in columns)]
         for kind, a in audit.accounting.items()
     ]
     text = page.table(["", *(c.capitalize() for c in columns)], lines) if lines else ""
@@ -129,7 +130,7 @@ def _reasons(reasons: Sequence[Reason]) -> str:
             [
                 f"{field}{page.text(r.reason)}{examples}",
                 page.text(_KINDS[r.kind]),
-                page.count(r.count),
+                grouped(r.count),
                 *([share] if with_share else []),
             ]
         )
@@ -182,24 +183,24 @@ def _categories(categories: Sequence[CategoryCount]) -> str:
         shown = further[:MOST_FOLDED]
         rest = ""
         if len(shown) < len(further):
-            rest = f"<p class=faint>{page.count(len(further) - len(shown))} more are not shown.</p>"
+            rest = f"<p class=faint>{grouped(len(further) - len(shown))} more are not shown.</p>"
         text += (
-            f"<details><summary>Further {page.count(len(further))} categories with "
-            f"{page.count(objects)} objects</summary>{_category_table(shown, most)}{rest}</details>"
+            f"<details><summary>Further {grouped(len(further))} categories with "
+            f"{grouped(objects)} objects</summary>{_category_table(shown, most)}{rest}</details>"
         )
     if empty:
         named = ", ".join(page.text(c.name) for c in empty[:MOST_CATEGORIES])
         more = len(empty) - MOST_CATEGORIES
-        named += f" and {page.count(more)} more" if more > 0 else ""
+        named += f" and {grouped(more)} more" if more > 0 else ""
         text += f"<p>Without any object: {named}.</p>"
     return text
 
 
 def _category_table(categories: Sequence[CategoryCount], most: int) -> str:
-    """Bars whose full length is ``most`` objects; the darker part is occluded."""
+    """Return a table with bars: ``most`` objects fill one, the dark part is occluded."""
     lines = []
     for c in categories:
-        # As width and not as picture: sharp at any size, and read out as the number beside it.
+        # Widths instead of a picture: sharp at any size, and the number is read out beside it.
         part, whole = (100 * n / most for n in (c.occluded_objects, c.objects))
         bar = (
             f'<span class=bar><i style="width:{whole:.2f}%"></i>'
@@ -209,8 +210,8 @@ def _category_table(categories: Sequence[CategoryCount], most: int) -> str:
             [
                 page.text(c.name),
                 bar,
-                page.count(c.objects),
-                page.count(c.occluded_objects),
+                grouped(c.objects),
+                grouped(c.occluded_objects),
                 _share(c.mean_occlusion_rate),
             ]
         )
@@ -222,22 +223,22 @@ def _examples(annotations: AmodalAnnotations) -> str:
     groups = [
         (
             "Lost most of the visible mask in the repair",
-            "What lay outside the whole mask was cut off; the masks are those after it.",
+            "Pixels outside the whole mask were cut off; the masks are those after the repair.",
             worst.most_cut(annotations, CUT),
             "small",
         ),
         (
             "Hidden most",
-            "The line is the outline of the whole object, what is seen of it is filled, what is "
-            "hidden striped. One object an image.",
+            "The line is the outline of the whole object; its visible part is filled, its hidden "
+            "part striped. One object per image.",
             worst.most_occluded_objects(annotations, HIDDEN),
             "small",
         ),
         (
             "Most entangled",
             "Images with the largest cycles, most order pairs and most objects. Arrows lead from "
-            "an object to what it hides, grey ones where that was inferred; ignored objects are "
-            "grey.",
+            "an object to the one that it hides, grey where the order was inferred; ignored "
+            "objects are grey.",
             worst.most_entangled(annotations, ENTANGLED),
             "large",
         ),
@@ -272,10 +273,10 @@ def _rejected(rejected: pd.DataFrame) -> str:
         lines.append([record, f"<code>{page.text(row['field'])}</code> {page.text(row['reason'])}"])
     more = len(rejected) - len(shown)
     where = "more are in the table's list of rejected records"
-    rest = f"<p class=faint>{page.count(more)} {where}.</p>"
+    rest = f"<p class=faint>{grouped(more)} {where}.</p>"
     return (
-        "<p>Their masks are not in the table, so that none can be drawn.</p>"
-        f"<details><summary>{page.count(len(shown))} records</summary><div class=records>"
+        "<p>The table does not keep their masks, so none is drawn.</p>"
+        f"<details><summary>{grouped(len(shown))} records</summary><div class=records>"
         f"{page.table(['Record', 'Reason'], lines)}</div></details>"
         f"{rest if more else ''}"
     )
@@ -284,7 +285,7 @@ def _rejected(rejected: pd.DataFrame) -> str:
 def _value(value: float, unit: str, exact: bool = False) -> str:
     if unit:
         return f"{value:g}&nbsp;%" if exact else page.text(_share(value))
-    return page.count(value) if float(value).is_integer() else f"{value:g}"
+    return grouped(value) if float(value).is_integer() else f"{value:g}"
 
 
 def _share(percent: float) -> str:

@@ -1,6 +1,6 @@
-"""Scores broken down: by occlusion rate, by category, by the share of objects found.
+"""Scores by occlusion rate, by category, and by recall.
 
-Each function gives rows with the columns "inputs" and "line" of
+Each function returns rows with the columns "inputs" and "line" of
 :func:`amodal_pipeline.visuals.comparisons.with_lines`; several seeds of a line are averaged.
 """
 
@@ -13,7 +13,7 @@ BINS = 10  # of occluded objects, of equal width
 
 
 def by_occlusion(objects: pd.DataFrame) -> pd.DataFrame:
-    """Mean IoU (0–100) of objects by their occlusion rate.
+    """Return the mean IoU (0–100) of objects in bins of their occlusion rate.
 
     Args:
         objects: rows of objects of all lines.
@@ -23,7 +23,7 @@ def by_occlusion(objects: pd.DataFrame) -> pd.DataFrame:
         Bin 0 has the objects that are not occluded, bin k the rates in ((k − 1) / 10, k / 10].
     """
     rate = objects["occlusion_rate"].to_numpy(dtype=np.float64)
-    # Rates are float32: 0.3 is a little more there, and belongs to the bin that ends at 0.3.
+    # Rates are float32, in which 0.3 is slightly larger: it belongs to the bin that ends at 0.3.
     bins = np.ceil(np.round(BINS * rate, 5)).astype(np.int64).clip(0, BINS)
     table = with_lines(objects).assign(bin=np.where(rate > 0, np.maximum(bins, 1), 0))
     for name in ("iou_full", "iou_occluded"):
@@ -36,11 +36,11 @@ def by_occlusion(objects: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_threshold(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A metric over all objects and over those above each occlusion rate that was evaluated.
+    """Return a metric over all objects and over those above each evaluated occlusion rate.
 
     Returns:
-        Columns inputs, line, threshold (percent; −1 for all objects), value. Empty where there are
-        fewer than two thresholds: they make no curve.
+        Columns inputs, line, threshold (percent; −1 for all objects), value. Empty for
+        fewer than two thresholds, which make no curve.
     """
     found = (
         results["metric"]
@@ -61,7 +61,7 @@ def by_threshold(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def by_category(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A metric for each category.
+    """Return a metric for each category.
 
     Returns:
         Columns protocol, inputs, line, main, category, value, n.
@@ -76,7 +76,7 @@ def by_category(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def precision_by_recall(curves: pd.DataFrame) -> pd.DataFrame:
-    """Precision at each recall.
+    """Return the precision at each recall.
 
     Returns:
         Columns inputs, line, target, iou (0 for the mean over 0.50–0.95), recall, precision; the

@@ -1,4 +1,4 @@
-"""Colours of objects and of plotted lines, told apart by colour-blind readers too."""
+"""Colours of objects and of plotted lines that colour-blind readers can tell apart."""
 
 import numpy as np
 
@@ -17,16 +17,19 @@ PALETTE = np.array(
     dtype=np.uint8,
 )
 
-# Visibility levels from 0: pale where all is seen, darker with every object that is hidden.
+# Text, small print, ground of pages and of cells.
+INK, FAINT, PAPER, EMPTY = (28, 32, 38), (104, 112, 124), (255, 255, 255), (241, 243, 246)
+
+# Visibility levels from 0, where nothing is hidden: the more hidden objects, the darker.
 LAYERS = np.array(
     [(237, 230, 190), (240, 160, 60), (205, 70, 80), (125, 30, 120), (40, 10, 90)], dtype=np.uint8
 )
 
 
 def object_colours(indices: np.ndarray | range) -> np.ndarray:
-    """Colour of each instance index, uint8 [N, 3]; the same index always has the same colour.
+    """Return a colour for each index, uint8 [N, 3]; equal indices have equal colours.
 
-    After each round through the palette its colours come lighter, then darker: 21 in all.
+    After a round through the palette its colours come lighter, then darker: 21 in all.
     """
     indices = np.asarray(indices, dtype=np.int64)
     colours = PALETTE[indices % len(PALETTE)].astype(np.float32)
@@ -37,7 +40,7 @@ def object_colours(indices: np.ndarray | range) -> np.ndarray:
 
 
 def line_colours(count: int) -> list[str]:
-    """Hex colours for lines and bars on white: the palette, its light tones darkened."""
+    """Return hex colours for lines and bars on white: the palette with light tones darkened."""
     colours = object_colours(range(count)).astype(np.float32)
     light = luminance(colours) > 0.5
     colours[light] *= 0.8
@@ -45,9 +48,9 @@ def line_colours(count: int) -> list[str]:
 
 
 def line_styles(count: int) -> list[tuple[str, str]]:
-    """Colour and dash ("solid", "dashed", "dotted") of each line of a chart: 21 in all.
+    """Return colour and dash ("solid", "dashed", "dotted") of each line of a chart, 21 in all.
 
-    After each round through the palette the dash changes and not the tone, which thin lines hide.
+    After a round through the palette the dash changes: thin lines would hide another tone.
     """
     colours, dashes = line_colours(len(PALETTE)), ("solid", "dashed", "dotted")
     return [
@@ -56,7 +59,7 @@ def line_styles(count: int) -> list[tuple[str, str]]:
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """Relative luminance of sRGB colours [N, 3] of 0–255, in 0–1 (WCAG 2.1)."""
+    """Return the relative luminance (WCAG 2.1), 0–1, of sRGB colours [N, 3] of 0–255."""
     value = np.asarray(colours, dtype=np.float32) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     return linear @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)

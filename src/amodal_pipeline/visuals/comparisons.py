@@ -1,4 +1,4 @@
-"""Results sorted into tables whose lines may stand beside one another."""
+"""Results sorted into tables whose lines can be compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ _NUMBERS = ("value", "n", "low", "high")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Lines (methods) by metrics, all measured on one split, by one protocol, from like inputs.
+    """Hold a table of methods by metrics, measured on one split by one protocol from like inputs.
 
-    ``inputs`` is "image" for whatever starts from the image alone, also by way of a detector;
-    otherwise what was given, "true" (visible masks) or "true_boxes" (these and amodal boxes): such
-    lines know more and have a table of their own.
+    ``inputs`` is "image" for methods that start from the image, with or without a detector, else
+    "true" (given the true visible masks) or "true_boxes" (amodal boxes too): such lines know more
+    and have a table of their own.
     Arrays are float64 [lines, metrics] with NaN where nothing was measured: ``value``, ``low`` and
     ``high`` in 0–100, ``n`` objects or pairs. Several runs of a line are averaged, ``low`` and
     ``high`` then being one standard deviation below and above; ``runs`` int64 [lines]. ``note``
-    [lines, metrics] is text, what must be known before a value is compared.
+    [lines, metrics] is text to be read before a value is compared.
     """
 
     dataset: str
@@ -40,16 +40,16 @@ class Comparison:
 
     @property
     def about(self) -> str:
-        """Data set, split and protocol."""
+        """Return data set, split and protocol as text."""
         return f"{self.dataset}, {self.split}  ·  protocol {self.protocol}"
 
     @property
     def given(self) -> str:
-        """What the methods started from, in words."""
+        """Return in words what the methods started from."""
         return in_words(self.inputs)
 
     def of(self, metrics: Sequence[str]) -> "Comparison | None":
-        """Only these metrics, in this order; lines without any are left out; None if all are."""
+        """Return these metrics, in this order, without lines that lack them; None if all do."""
         columns = [self.metrics.index(m) for m in metrics if m in self.metrics]
         if not columns:
             return None
@@ -69,7 +69,7 @@ class Comparison:
         )
 
     def among(self, lines: Sequence[str]) -> "Comparison | None":
-        """Only these lines, in the order they have; None if none of them is there."""
+        """Return these lines, in their present order; None if the table has none of them."""
         rows = [i for i, line in enumerate(self.lines) if line in lines]
         if not rows:
             return None
@@ -79,9 +79,9 @@ class Comparison:
         return Comparison(*place, chosen, self.metrics, *arrays)
 
     def best(self, decimals: int = 1) -> np.ndarray:
-        """Which values are the best of their metric as printed, bool [lines, metrics].
+        """Return which values are printed as the best of their metric, bool [lines, metrics].
 
-        With a single value to a metric there is none.
+        A metric with a single value has no best.
         """
         printed = np.round(self.value, decimals)
         known = np.isfinite(printed)
@@ -90,7 +90,7 @@ class Comparison:
 
 
 def in_words(inputs: str) -> str:
-    """What methods started from, for the eye."""
+    """Return in words what methods started from."""
     words = {
         "image": "from the image",
         "true": "given the true visible masks",
@@ -100,16 +100,15 @@ def in_words(inputs: str) -> str:
 
 
 def kinds(inputs: pd.Series) -> pd.Series:
-    """What decides whether lines may stand beside one another: what of the truth they were given,
-    or "image"."""
+    """Return which truth the methods were given, else "image"; only equal ones are compared."""
     return inputs.where(inputs.isin(FROM_TRUTH), "image")
 
 
 def with_lines(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of scores with the columns "line", the name of whom a row is about, and "inputs" cut
-    down to what decides whether lines may stand beside one another (see :class:`Comparison`).
+    """Return a table of scores with a name for each row's method and variant.
 
-    "main" says whether the line is a method as published and no variant of it.
+    The column "line" is the name; "inputs" becomes that of :func:`kinds`; "main" says whether the
+    line is a method as published and not a variant.
     """
     text = table[["method", "variant", "inputs"]].astype(object)
     text = text.where(text.notna(), "").astype(str)
@@ -119,7 +118,7 @@ def with_lines(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparisons(results: pd.DataFrame) -> list[Comparison]:
-    """The results over all categories, in tables that compare like with like.
+    """Return the results over all categories in tables that compare like with like.
 
     Args:
         results: tidy rows with the columns of the results table.
@@ -132,7 +131,7 @@ def comparisons(results: pd.DataFrame) -> list[Comparison]:
     """
     missing = [name for name in (*_COLUMNS, *_NUMBERS) if name not in results]
     if missing:
-        raise ValueError(f"results lack the columns {missing}")
+        raise ValueError(f"results lack the columns {missing}: evaluate again")
     columns = {name: results[name].astype(object) for name in _COLUMNS}
     columns["note"] = results.get("note", pd.Series("", results.index)).astype(object)
     table = pd.DataFrame(columns)

@@ -1,4 +1,4 @@
-"""Pictures of how C2F-Seg completes an object: every step of decoding, coarse and refined mask."""
+"""Pictures of how C2F-Seg completes an object: steps of decoding, coarse and refined mask."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _SHOWN = 4  # steps of decoding, the last among them
 
 
 def decoding_sheet(model: C2FSeg, annotations: AmodalAnnotations, count: int) -> Image.Image:
-    """One row an object, as the model sees it: photograph, true visible mask, what all tokens
-    decode to at each step (the last is the coarse mask), refined mask, and the truth (the paper's
-    Fig. 8).
+    """Draw one row per object: photograph, true visible mask, the decoded mask of each step (the
+    last is the coarse mask), refined mask, and the truth (the paper's Fig. 8).
 
-    Of many steps, four are shown. Objects are those of
+    At most four steps are shown. Objects are those of
     :func:`~amodal_pipeline.visuals.selection.half_hidden`.
 
     Args:

@@ -1,4 +1,4 @@
-"""What each metric's and each protocol's name means, in a line."""
+"""One line on the meaning of each metric and of each protocol."""
 
 import re
 
@@ -84,7 +84,14 @@ PROTOCOLS = {
 """Protocols in the order in which a report shows them; any other comes after them."""
 
 HEADLINE_METRICS = ("AP_amodal", "AP_amodal_occluded15", "mIoU_occluded")
-"""What methods are compared by first."""
+"""Metrics by which methods are compared in pairs."""
+
+SKILLS = {
+    "AP_amodal": "at finding whole objects",
+    "mIoU_occluded": "at completing hidden parts",
+    "order_accuracy": "at telling which object is in front",
+}
+"""Metrics of a report's first sentence, and the skill that each measures."""
 
 MAIN_METRICS = (
     "AP_amodal",
@@ -119,11 +126,11 @@ MAIN_METRICS = (
     "occluder_consistency",
     "occluder_consistency_all",
 )
-"""Columns of a report's main tables, in this order; everything else is in the full list below."""
+"""Columns of a report's main tables, in this order; its full tables have the others too."""
 
 
 def definition(metric: str) -> str:
-    """One line on ``metric``, put together from the parts of its name; "" for an unknown name.
+    """Return a line on ``metric``, composed from the parts of its name; "" for an unknown name.
 
     All values are in percent, and more is better. Names are those of the results table.
     """

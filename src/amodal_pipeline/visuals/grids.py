@@ -1,4 +1,4 @@
-"""Pages of pictures: truth beside predictions, a data set at a glance, one image's overlay."""
+"""Pages of pictures: truth next to predictions, a preview of a data set, one image's overlay."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,11 +10,11 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.levels import VisibilityLevels, levels_of_image
 from amodal_pipeline.annotations.tables import boxes
-from amodal_pipeline.visuals.colours import object_colours
+from amodal_pipeline.visuals.colours import EMPTY, FAINT, INK, PAPER, object_colours
 from amodal_pipeline.visuals.overlays import draw_layers, draw_objects, draw_order
 from amodal_pipeline.visuals.selection import spread
-from amodal_pipeline.visuals.text import font, shortened
-from amodal_pipeline.visuals.worst import image_or_grey
+from amodal_pipeline.visuals.text import font, quantity, shortened
+from amodal_pipeline.visuals.worst import file_name_of, image_or_grey
 
 CELL = 360  # width of a picture in a grid, pixels; wide images get up to 1.6 times as much
 MATCH_IOU = 0.5  # a prediction takes the colour of the true object it overlaps this much
@@ -24,8 +24,7 @@ _TALLEST = 1.25  # of its width, a cell's height; longer images are shown smalle
 _SHARPNESS = 2  # pictures are drawn this many times larger and reduced: lines come out smooth
 _MARGIN, _GAP = 24, 10
 _NO_ORDER = np.zeros((0, 2), np.int64)
-_LAYERS_NOTE = "layers are the darker, the more objects are hidden"
-_INK, _FAINT, _PAPER, _EMPTY = (28, 32, 38), (104, 112, 124), (255, 255, 255), (241, 243, 246)
+_LAYERS_NOTE = "the more objects are hidden, the darker the layer"
 
 Progress = Callable[[int, int], None]
 
@@ -39,18 +38,18 @@ def prediction_grid(
     remarks: Mapping[int, str] | None = None,
     order: bool = False,
 ) -> Image.Image:
-    """One row per image: the image, the truth, and one column per method.
+    """Draw one row per image: the image, the truth, and one column per method.
 
-    A prediction that overlaps a true object (amodal IoU of at least 0.5, best scores first, one
-    to one; or that completes it by its ``instance_id``) has that object's colour.
+    A prediction has the colour of the true object that it completes (``instance_id``) or overlaps
+    (amodal IoU of at least 0.5, one to one, best scores first).
 
     Args:
         predictions: column heading → predictions for images of ``annotations``.
         image_ids: the rows, top to bottom.
         score_threshold: predictions below it are not drawn; those without a score are.
-        remarks: image id → what its caption begins with.
-        order: draw arrows from objects to those behind them, where the truth or a method says so,
-            and a column of the true layers.
+        remarks: image id → beginning of its caption.
+        order: draw arrows from objects to those behind them, by the truth or by the method, and
+            a column of the true layers.
 
     Raises:
         ValueError: an image is not in ``annotations``, cannot be read, or has another size than
@@ -76,7 +75,7 @@ def prediction_grid(
             cells.append(_picture(image, cell, objects, colours, pairs))
         hidden = truth["occlusion_rate"].max() if len(truth) else 0.0
         caption = (
-            f"{_file_name(annotations.images, image_id)}  ·  {_objects(len(truth))}, "
+            f"{file_name_of(annotations.images, image_id)}  ·  {quantity(len(truth), 'object')}, "
             f"up to {hidden:.0%} occluded"
         )
         if remarks and image_id in remarks:
@@ -94,13 +93,13 @@ def prediction_grid(
 def occluder_grid(
     variants: AmodalAnnotations, predictions: Predictions, appearances: pd.DataFrame, count: int
 ) -> Image.Image:
-    """Objects under several occluders: a row of truth and a row of what is predicted for each.
+    """Draw objects under several occluders: for each a row of truth and a row of predictions.
 
-    Pictures are cut out around the object, which is drawn alone.
+    Pictures are cut out around the object; only its masks are drawn.
 
     Args:
         variants: the pictures.
-        predictions: of one method for them.
+        predictions: of one method for these pictures.
         appearances: track_id, instance_id, image_id, prediction_id and consistency (0–1) of each
             object in each picture.
         count: of objects, evenly spaced from the most to the least consistent one.
@@ -139,7 +138,7 @@ def occluder_grid(
             f"{100 * of_track['consistency'].iloc[0]:.1f} on average"
         )
         if missing:
-            caption += f", with 0 for those that lack one; {missing} of {len(true)} have none"
+            caption += f", counting 0 where it has none ({missing} of {len(true)})"
         rows.append((drawn[1], caption))
     return _page(
         f"{variants.metadata.dataset}, {variants.metadata.split}, under several occluders",
@@ -157,7 +156,7 @@ def preview_sheet(
     seed: int = 0,
     on_progress: Progress | None = None,
 ) -> Image.Image:
-    """A data set at a glance: ``count`` images from lightly to heavily occluded, with the truth.
+    """Draw ``count`` images of a data set, from lightly to heavily occluded, with the truth.
 
     An image that cannot be read is grey, and its caption says so.
     """
@@ -170,7 +169,7 @@ def preview_sheet(
         image, problem = image_or_grey(annotations, record["file_name"], canvas)
         truth = _drawable(annotations.of_image(image_id))
         cells.append(_picture(image, cell, truth))
-        captions.append(f"{record['file_name']}  ·  {_objects(len(truth))}{problem}")
+        captions.append(f"{record['file_name']}  ·  {quantity(len(truth), 'object')}{problem}")
         if on_progress is not None:
             on_progress(done + 1, len(image_ids))
     rows = [(cells[i : i + across], captions[i : i + across]) for i in range(0, len(cells), across)]
@@ -179,10 +178,10 @@ def preview_sheet(
 
 
 def overlay(predictions: Predictions, image_id: int, score_threshold: float = 0.5) -> Image.Image:
-    """One image with what is predicted for it, each object labelled with category and score.
+    """Draw the predictions for one image, each object labelled with category and score.
 
-    The picture has the image's own size, or a whole multiple of it where the image is small
-    (so that its longer side has at least 640 pixels), which leaves room for the labels.
+    The picture has the image's size. A small image is enlarged by a whole number, to at least 640
+    pixels on the longer side, to make room for the labels.
 
     Raises:
         ValueError: as :func:`prediction_grid`.
@@ -202,11 +201,11 @@ def overlay(predictions: Predictions, image_id: int, score_threshold: float = 0.
 
 
 def statistics_line(annotations: AmodalAnnotations) -> str:
-    """Images, objects, the share of objects that is occluded at all, and their mean rate."""
+    """Return a line on images, objects, the share of occluded objects, and their mean rate."""
     counted = annotations.instances[~annotations.instances["ignore"].to_numpy(dtype=bool)]
     rates = counted["occlusion_rate"].to_numpy(dtype=np.float64)
     hidden = rates[rates > 0]
-    line = f"{_grouped(len(annotations.images))} images  ·  {_objects(len(rates))}"
+    line = f"{quantity(len(annotations.images), 'image')}  ·  {quantity(len(rates), 'object')}"
     if len(rates):
         line += f"  ·  {len(hidden) / len(rates):.0%} of them occluded"
     if len(hidden):
@@ -217,7 +216,9 @@ def statistics_line(annotations: AmodalAnnotations) -> str:
 def _record(images: pd.DataFrame, image_id: int) -> pd.Series:
     record = images[(images["image_id"] == image_id).to_numpy(dtype=bool)]
     if not len(record):
-        raise ValueError(f"image {image_id} is not in the table of images")
+        raise ValueError(
+            f"image {image_id} is not in the table of images: choose one of its column image_id"
+        )
     return record.iloc[0]
 
 
@@ -238,10 +239,6 @@ def _check_canvas(
             )
 
 
-def _file_name(images: pd.DataFrame, image_id: int) -> str:
-    return str(images["file_name"][(images["image_id"] == image_id).to_numpy(dtype=bool)].iloc[0])
-
-
 def _drawable(instances: pd.DataFrame) -> pd.DataFrame:
     return instances[~instances["ignore"].to_numpy(dtype=bool)]
 
@@ -254,7 +251,7 @@ def _confident(predictions: pd.DataFrame, threshold: float) -> pd.DataFrame:
 def _masks(
     objects: pd.DataFrame, canvas: tuple[int, int]
 ) -> tuple[list[str | None], list[str | None]]:
-    """Amodal and visible masks; a visible one is derived where only the invisible is predicted."""
+    """Return amodal and visible masks, visible ones from the invisible where only these exist."""
     amodal, visible = _strings(objects["amodal_rle"]), _strings(objects["visible_rle"])
     if "invisible_rle" in objects:
         invisible = _strings(objects["invisible_rle"])
@@ -272,13 +269,15 @@ def _strings(column: pd.Series) -> list[str | None]:
 def _check_masks(masks: Sequence[str], canvas: tuple[int, int]) -> None:
     reasons = [r for r in rle.problems(masks, canvas) if r is not None]
     if reasons:
-        raise ValueError(f"a predicted mask does not fit its image: {reasons[0]}")
+        raise ValueError(
+            f"a predicted mask does not fit its image: {reasons[0]}: predict again on these images"
+        )
 
 
 def _colours_of_truth(
     predicted: pd.DataFrame, truth: pd.DataFrame, canvas: tuple[int, int]
 ) -> np.ndarray:
-    """Colours uint8 [N, 3]: those of the true objects found, fresh ones for everything else."""
+    """Return colours uint8 [N, 3]: those of the matched true objects, new ones for the others."""
     masks = [
         v if a is None else a
         for a, v in zip(
@@ -304,7 +303,7 @@ def _colours_of_truth(
 
 
 def _cell_width(images: pd.DataFrame, image_ids: Sequence[int]) -> int:
-    """Wide images, as those of driving data, would be too low in a cell of the usual width."""
+    """Return a cell's width in pixels, larger for wide images (driving data) to keep them tall."""
     shown = images[images["image_id"].isin(list(image_ids)).to_numpy(dtype=bool)]
     if not len(shown):
         return CELL
@@ -323,7 +322,7 @@ def _predicted_order(predicted: Predictions, objects: pd.DataFrame, image_id: in
 
 
 def _positions(ids: pd.Series, front: pd.Series, back: pd.Series) -> np.ndarray:
-    """Pairs as positions among ids, int64 [P, 2]; those of others are left out."""
+    """Return pairs as positions among ids, int64 [P, 2], without pairs of other ids."""
     known = pd.Index(ids.to_numpy(dtype=np.int64))
     pairs = np.stack([known.get_indexer(end) for end in (front, back)], axis=1)
     return pairs[(pairs >= 0).all(axis=1)]
@@ -349,14 +348,14 @@ def _layers(image: np.ndarray, cell: int, levels: VisibilityLevels) -> Image.Ima
 
 
 def _drawn_size(image: np.ndarray, cell: int) -> tuple[int, int]:
-    """(height, width) that a picture is drawn in before it is reduced to its cell."""
+    """Return the (height, width) in which a picture is drawn before it is reduced to its cell."""
     height, width = image.shape[:2]
     scale = min(cell / width, _TALLEST * cell / height)
     return tuple(max(1, round(side * scale)) * _SHARPNESS for side in (height, width))
 
 
 def _around(box: np.ndarray, canvas: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a square around a box (x, y, width, height), moved onto the canvas."""
+    """Return rows and columns of a square around a box (x, y, width, height) within the canvas."""
     x, y, width, height = box.tolist()
     side = round(2 * _CONTEXT * max(width, height))
     slices = []
@@ -369,7 +368,7 @@ def _around(box: np.ndarray, canvas: tuple[int, int]) -> tuple[slice, slice]:
 def _cut_out(
     objects: pd.DataFrame, canvas: tuple[int, int], window: tuple[slice, slice]
 ) -> pd.DataFrame:
-    """Amodal and visible masks within a window of the canvas."""
+    """Return amodal and visible masks cut to a window of the canvas."""
     masks = [
         [None if m is None else rle.encode(rle.decode([m], canvas)[(..., *window)])[0] for m in of]
         for of in _masks(objects, canvas)
@@ -390,22 +389,22 @@ def _page(
     cell: int,
     legend: str,
 ) -> Image.Image:
-    """Cells in columns of equal width, with title, column headings, captions and the legend."""
+    """Draw cells in columns of equal width, with title, column headings, captions and legend."""
     columns = max([len(cells) for cells, _ in rows] + [len(headings or []), 1])
     inner = columns * cell + (columns - 1) * _GAP
-    # Title and legend need their room even where one column stands alone.
+    # Title and legend need this much, even above a single column.
     inner = max(inner, 2 * cell + _GAP)
     heights = [max([c.height for c in cells if c is not None]) for cells, _ in rows]
     top = _MARGIN + 34 + (26 if note else 0) + (34 if headings else 12)
     total = top + sum(h + 34 for h in heights) + 44 + _MARGIN
-    page = Image.new("RGB", (inner + 2 * _MARGIN, total), _PAPER)
+    page = Image.new("RGB", (inner + 2 * _MARGIN, total), PAPER)
     draw = ImageDraw.Draw(page)
 
     y = _MARGIN
     _write(draw, (_MARGIN, y), inner, title, size=22, bold=True)
     y += 34
     if note:
-        _write(draw, (_MARGIN, y), inner, note, ink=_FAINT)
+        _write(draw, (_MARGIN, y), inner, note, ink=FAINT)
     for i, heading in enumerate(headings or []):
         _write(draw, (_left(i, cell), top - 26), cell, str(heading), size=16, bold=True)
     y = top
@@ -413,15 +412,15 @@ def _page(
         for i, picture in enumerate(cells):
             x = _left(i, cell)
             if picture is None:
-                draw.rectangle((x, y, x + cell - 1, y + height - 1), fill=_EMPTY)
-                _write(draw, (x + 12, y + 10), cell - 24, "No prediction", ink=_FAINT)
+                draw.rectangle((x, y, x + cell - 1, y + height - 1), fill=EMPTY)
+                _write(draw, (x + 12, y + 10), cell - 24, "No prediction", ink=FAINT)
             else:
                 page.paste(picture, (x + (cell - picture.width) // 2, y))
         texts = [caption] if isinstance(caption, str) else caption
         for i, text in enumerate(texts):
             room = inner if isinstance(caption, str) else cell
             at = (_left(i, cell), y + height + 6)
-            _write(draw, at, room, text, size=13, ink=_FAINT)
+            _write(draw, at, room, text, size=13, ink=FAINT)
         y += height + 34
     _legend(page, draw, y + 10, inner, legend)
     return page
@@ -439,14 +438,14 @@ def _write(
     *,
     size: int = 14,
     bold: bool = False,
-    ink: tuple[int, int, int] = _INK,
+    ink: tuple[int, int, int] = INK,
 ) -> None:
     style = font(size, bold)
     draw.text(at, shortened(text, style, room), font=style, fill=ink)
 
 
 def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, y: int, room: int, remark: str) -> None:
-    """Three swatches, drawn by the same function as the objects above them."""
+    """Draw three swatches by the function that drew the objects."""
     high, wide = 22, 44
     # Objects of the swatch's size on a picture of a cell's size: the same line widths as there.
     canvas = (3 * CELL // 4, CELL)
@@ -466,22 +465,14 @@ def _legend(page: Image.Image, draw: ImageDraw.ImageDraw, y: int, room: int, rem
         swatch = Image.fromarray(drawn).reduce(_SHARPNESS).crop((0, 0, wide, high))
         page.paste(swatch, (x, y))
         x += wide + 8
-        draw.text((x, y + 3), text, font=font(14), fill=_INK)
+        draw.text((x, y + 3), text, font=font(14), fill=INK)
         x += int(font(14).getlength(text)) + 24
     draw.line((x, y + high // 2, x + wide, y + high // 2), tuple(map(int, colour[0])), 3)
     x += wide + 8
     text = "outline of the whole object"
-    draw.text((x, y + 3), text, font=font(14), fill=_INK)
+    draw.text((x, y + 3), text, font=font(14), fill=INK)
     x += int(font(14).getlength(text)) + 24
     style = font(14)
     left = _MARGIN + room - x
     if style.getlength(remark) <= left:
-        draw.text((x, y + 3), remark, font=style, fill=_FAINT)
-
-
-def _objects(count: int) -> str:
-    return f"{_grouped(count)} object{'' if count == 1 else 's'}"
-
-
-def _grouped(count: int) -> str:
-    return f"{count:,}".replace(",", "\N{NO-BREAK SPACE}")
+        draw.text((x, y + 3), remark, font=style, fill=FAINT)

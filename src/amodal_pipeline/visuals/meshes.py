@@ -1,4 +1,4 @@
-"""What A3D makes of objects: pictures of meshes and masks, and the meshes themselves."""
+"""A3D's meshes of objects, and pictures of these and of its masks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from torch import Tensor
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.annotations.storage import replacing
-from amodal_pipeline.layers.cameras import Viewpoints, project
+from amodal_pipeline.layers.cameras import NEAR, Viewpoints, project
 from amodal_pipeline.layers.crops import aspects
 from amodal_pipeline.layers.meshes import Mesh, write_obj
 from amodal_pipeline.methods.a3d.method import A3D, Reconstruction
-from amodal_pipeline.visuals.colours import PALETTE
+from amodal_pipeline.visuals.colours import EMPTY, PALETTE
 from amodal_pipeline.visuals.objects import Seen, caption
 from amodal_pipeline.visuals.overlays import outline
 from amodal_pipeline.visuals.selection import half_hidden
-from amodal_pipeline.visuals.shading import shaded
 from amodal_pipeline.visuals.shape_prior import shape_cell
 from amodal_pipeline.visuals.sheet import CELL, sheet
 
-_OTHER = (90.0, 30.0)  # the other viewpoint: azimuth from the estimated one, elevation, in degrees
-_FILLED = 0.9  # of a cell, by the mesh from there
+_OTHER = (90.0, 30.0)  # second viewpoint, in degrees: azimuth from the estimated one, elevation
+_FILLED = 0.9  # share of a cell that the mesh fills from there
 _LAMP = (-45.0, 35.0)  # azimuth and elevation from those of the camera, in degrees
+_CLAY = (214, 202, 188)
+_AMBIENT = 0.4  # of the light
+_FINER = 3  # times as many pixels are drawn, and averaged
 _LINE = PALETTE[2]  # vermilion, on pictures with a white ground too
 _NAMED = 40  # characters of a category in a file's name
 COLUMNS = (
@@ -49,14 +51,14 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class MeshTable:
-    """Meshes of objects by file name, and a row of :data:`COLUMNS` for each in ``index``: angles in
+    """Hold meshes by file name, and ``index``, with a row of :data:`COLUMNS` for each: angles in
     degrees, IoU in 0–1 with the true amodal mask."""
 
     meshes: dict[str, Mesh]
     index: pd.DataFrame
 
     def save(self, folder: str | os.PathLike) -> None:
-        """An OBJ file for each, and ``index.csv``; replaces the folder as a whole."""
+        """Replace a folder by an OBJ file per mesh and ``index.csv``."""
         with replacing(folder) as path:
             path.mkdir()
             for name, mesh in self.meshes.items():
@@ -67,13 +69,13 @@ class MeshTable:
 def reconstructions(
     model: A3D, annotations: AmodalAnnotations, count: int
 ) -> tuple[Image.Image, MeshTable]:
-    """One row an object: photograph with the visible mask's outline, mesh from the estimated
-    viewpoint and from 90 degrees further round at an elevation of 30, coarse and refined mask, and
-    the truth (the paper's Fig. 4); and the meshes.
+    """Return the meshes of objects and a picture with one row per object (the paper's Fig. 4).
 
-    Objects are those of :func:`~amodal_pipeline.visuals.selection.half_hidden`, in windows around
-    their true boxes, whose aspect the cells keep. A model without a mesh has neither these columns
-    nor meshes.
+    A row shows the photograph with the visible mask's outline, the mesh from the estimated
+    viewpoint and from 90 degrees further round at an elevation of 30, coarse and refined mask, and
+    the truth. Objects are those of :func:`~amodal_pipeline.visuals.selection.half_hidden`, in
+    windows around their true boxes, whose aspect the cells keep. Without a mesh in the model there
+    are no columns of it and no meshes.
 
     Args:
         model: on the CPU, in evaluation mode.
@@ -129,7 +131,7 @@ def _photograph(seen: Seen) -> Image.Image:
 def _as_seen(
     model: A3D, found: Reconstruction, aspect: Tensor, size: tuple[int, int]
 ) -> Image.Image:
-    """The mesh as its coarse mask has it."""
+    """Draw the mesh where its coarse mask is."""
     screen = model.screen(found.vertices, found.viewpoints, aspect)
     return _drawn(model, found, screen, found.viewpoints, size)
 
@@ -140,7 +142,7 @@ def _from_the_side(model: A3D, found: Reconstruction) -> Image.Image:
         found.viewpoints,
         azimuth=found.viewpoints.azimuth + turn,
         elevation=torch.full_like(found.viewpoints.elevation, elevation),
-        # Far enough to have all of it in front, whatever the estimated one.
+        # Far enough for the whole mesh to be in front of the camera.
         distance=3 * found.vertices.norm(dim=2).amax(dim=1),
     )
     screen = project(found.vertices, viewpoints, model.preset.field_of_view)
@@ -166,7 +168,7 @@ def _drawn(
 
 
 def _framed(picture: Image.Image) -> Image.Image:
-    """A window in the middle of a cell."""
+    """Paste a picture into the middle of a white cell."""
     cell = Image.new("RGB", (CELL, CELL), "white")
     cell.paste(picture, ((CELL - picture.width) // 2, (CELL - picture.height) // 2))
     return cell
@@ -190,3 +192,56 @@ def _line(annotations: AmodalAnnotations, seen: Seen, found: Reconstruction) -> 
         seen.iou(found.amodal),
     )
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def shaded(
+    vertices: np.ndarray,
+    screen: np.ndarray,
+    faces: np.ndarray,
+    lamp: tuple[float, float, float],
+    size: tuple[int, int],
+) -> Image.Image:
+    """Draw a mesh of clay on a light ground, lit by Lambert's law, farthest faces first.
+
+    Both sides of a face are lit. Faces with a vertex that is not in front of the camera are left
+    out.
+
+    Args:
+        vertices: [V, 3], in the world.
+        screen: [V, 3], the same as seen by the camera: x to the right and y down, both -1..1
+            within the picture, and the depth.
+        faces: int [F, 3], counter-clockwise from outside.
+        lamp: direction in the world towards the light.
+        size: (width, height) in pixels.
+    """
+    import trimesh
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    normals = trimesh.Trimesh(vertices, faces, process=False).vertex_normals
+    corners = screen[faces]
+    shown = np.isfinite(corners).all(axis=(1, 2)) & (corners[..., 2] > NEAR).all(axis=1)
+    order = np.flatnonzero(shown)[np.argsort(-corners[shown, :, 2].mean(axis=1), kind="stable")]
+    x, y, _ = np.moveaxis(corners[order], 2, 0)
+    # Seen from outside, corners run counter-clockwise: clockwise in x and y, which points down.
+    turn = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (y[:, 1] - y[:, 0]) * (x[:, 2] - x[:, 0])
+    facing = -np.sign(turn)[:, None] * (normals[faces[order]] @ (lamp / np.linalg.norm(lamp)))
+    clay = np.array(_CLAY) / 255
+    figure = Figure(figsize=size, dpi=_FINER, facecolor=np.array(EMPTY) / 255)
+    canvas, axes = FigureCanvasAgg(figure), figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    if len(order):
+        axes.tripcolor(
+            x.ravel(),
+            y.ravel(),
+            np.maximum(facing, 0).ravel(),
+            triangles=np.arange(x.size).reshape(-1, 3),
+            cmap=LinearSegmentedColormap.from_list("clay", [_AMBIENT * clay, clay]),
+            shading="gouraud",
+            vmin=0,
+            vmax=1,
+        )
+    axes.set(xlim=(-1, 1), ylim=(1, -1))
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).reduce(_FINER)

@@ -1,4 +1,4 @@
-"""Objects as a completer sees them, and what its masks are worth."""
+"""Objects as a completer sees them, and the IoU of its masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from amodal_pipeline.visuals.selection import image_of
 
 @dataclass(frozen=True)
 class Seen:
-    """A true object in its window.
+    """Hold a true object in its window.
 
     ``record``: its row of ``instances``; ``image`` uint8 [3, H, W]; ``window`` float64 [1, 4] (x1,
     y1, x2, y2) in pixels; ``visible`` and ``amodal`` bool [1, S, S].
@@ -44,22 +44,22 @@ class Seen:
         return cls(record, torch.from_numpy(pixels).permute(2, 0, 1), window, visible, amodal)
 
     def crop(self, side: int) -> Tensor:
-        """The image in the window, uint8 [3, side, side]."""
+        """Return the image in the window, uint8 [3, side, side]."""
         return crop_image(self.image, self.window[0], side)
 
     def photograph(self, side: int) -> Image.Image:
-        """The same as a picture."""
+        """Return the image in the window as a picture."""
         return Image.fromarray(self.crop(side).permute(1, 2, 0).numpy())
 
     def iou(self, mask: Tensor) -> float:
-        """Of a mask in the window, float [1, S, S] of 0–1, with the true amodal mask, on the image
-        and not in the window."""
+        """Return the IoU, on the whole image, of the true amodal mask and a mask in the window,
+        float [1, S, S] of 0–1."""
         found = paste_masks(mask, self.window, tuple(self.image.shape[1:]))
         return rle.pair_iou(found, self.record["amodal_rle"].tolist())[0]
 
 
 def caption(annotations: AmodalAnnotations, seen: Seen, masks: Mapping[str, Tensor]) -> str:
-    """Category, occlusion rate, and the IoU of the visible mask and of ``masks`` by name."""
+    """Return a line on category, occlusion rate and IoU of the visible mask and of ``masks``."""
     names = {c.id: c.name for c in annotations.metadata.categories}
     record = seen.record
     visible = rle.pair_iou(record["visible_rle"].tolist(), record["amodal_rle"].tolist())[0]

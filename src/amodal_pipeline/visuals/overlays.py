@@ -1,4 +1,4 @@
-"""Objects drawn on their image: what is seen is filled, what is hidden is striped."""
+"""Objects drawn on their image: visible parts filled, hidden parts striped."""
 
 from collections.abc import Sequence
 
@@ -28,16 +28,16 @@ def draw_objects(
     labels: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """The image with every object's visible part filled, hidden part striped, amodal outline drawn.
+    """Draw every object on the image: visible part filled, hidden part striped, amodal outline.
 
-    The hidden part is amodal minus visible. Where the amodal mask is None the visible one stands
-    for it; where the visible mask is None nothing is taken to be hidden. Without labels, no pixel
-    outside the masks is touched. Neighbouring objects have stripes of opposite slants.
+    The hidden part is amodal minus visible. An amodal mask of None is replaced by the visible one;
+    with a visible mask of None, nothing is drawn as hidden. Without labels, pixels outside the
+    masks stay as they are. Neighbouring objects have stripes of opposite slants.
 
     Args:
         image: uint8 [H, W, 3].
         amodal_rles, visible_rles: N masks on the canvas (H, W).
-        colours: uint8 [N, 3]; by default one per position, see :func:`object_colours`.
+        colours: uint8 [N, 3]; by default :func:`object_colours` of the positions.
         labels: N short texts, set near the upper left corner of the object's box.
         size: (height, width) of the picture to make; masks and image are resampled to it first,
             so that lines keep their width. By default the image's own size.
@@ -54,9 +54,9 @@ def draw_objects(
     count = len(amodal_rles)
     colours = object_colours(range(count)) if colours is None else np.asarray(colours)
     if len(colours) != count or (labels is not None and len(labels) != count):
-        raise ValueError(f"{count} objects need as many colours and labels")
+        raise ValueError(f"{count} objects need {count} colours and {count} labels, or none")
 
-    # Large objects first: a small one is never buried under the fill of a large one.
+    # Large objects first, so that their fill never covers a small one.
     drawn = np.argsort(-rle.area(amodal_rles), kind="stable")
     stroke = stroke_width(size)
     picture = np.asarray(_resized(image, size), dtype=np.float32).copy()
@@ -84,11 +84,11 @@ def draw_order(
     *,
     colours: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The picture with an arrow for each pair: from the middle of the overlap, where the object in
-    front is, to the nearest visible part of the one behind.
+    """Draw an arrow for each pair, from the middle of the overlap to the nearest visible part of
+    the object behind.
 
-    Of an object behind of which nothing is visible the arrow ends in the middle of the whole. An
-    arrow has the colour of the object in front. Pairs whose amodal masks share no pixel have none.
+    If nothing of that object is visible, the arrow ends in the middle of its amodal mask. An arrow
+    has the colour of the object in front. Pairs whose amodal masks share no pixel have no arrow.
 
     Args:
         picture: uint8 [h, w, 3], of any size: what :func:`draw_objects` made, or the image.
@@ -122,18 +122,20 @@ def draw_order(
         along = head - tail
         if seen.any():
             head = head + reach * along / max(float(np.hypot(*along)), 1e-6)
-        _arrow(draw, tail, head, stroke, tuple(map(int, colours[front])))
+        line = np.stack([tail, head])
+        draw_arrow(draw, line, stroke, max(1.0, 0.4 * stroke), _UNDER)
+        draw_arrow(draw, line, stroke, 0.0, tuple(map(int, colours[front])))
     return np.asarray(image).copy()
 
 
 def draw_layers(
     image: np.ndarray, levels: VisibilityLevels, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The image with the number of hidden objects at each pixel as a colour.
+    """Draw the number of hidden objects at each pixel as a colour.
 
-    That is the deepest level of all objects there: 0 where what is there is seen, 1 where one
-    object lies behind another, and so on, :data:`~amodal_pipeline.visuals.colours.LAYERS`; deeper
-    ones have the last colour. The image is grey where there is no object.
+    It is the deepest level of the objects at the pixel: 0 where nothing is hidden, 1 where one
+    object lies behind another, and so on. :data:`~amodal_pipeline.visuals.colours.LAYERS` has the
+    colours, the last for all deeper levels. The image is grey where no object is.
 
     Args:
         image: uint8 [H, W, 3].
@@ -155,45 +157,43 @@ def draw_layers(
 
 
 def stroke_width(size: tuple[int, int]) -> float:
-    """Width in pixels of an outline in a picture of ``size`` (height, width)."""
+    """Return the width in pixels of an outline in a picture of ``size`` (height, width)."""
     return max(1.0, 0.0045 * float(np.sqrt(size[0] * size[1])))
 
 
 def _middle(mask: np.ndarray) -> np.ndarray:
-    """The pixel (x, y) of a mask that is nearest to its centre of mass."""
+    """Return the pixel (x, y) of a mask that is nearest to its centre of mass."""
     return _nearest(mask, np.argwhere(mask).mean(axis=0)[::-1])
 
 
 def _nearest(mask: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """The pixel (x, y) of a mask that is nearest to a point."""
+    """Return the pixel (x, y) of a mask that is nearest to a point."""
     pixels = np.argwhere(mask)[:, ::-1].astype(np.float64)
     return pixels[np.argmin(((pixels - point) ** 2).sum(axis=1))]
 
 
-def _arrow(
+def draw_arrow(
     draw: ImageDraw.ImageDraw,
-    tail: np.ndarray,
-    head: np.ndarray,
+    line: np.ndarray,
     stroke: float,
-    colour: tuple[int, int, int],
+    rim: float,
+    ink: tuple[int, int, int],
 ) -> None:
-    """An arrow with a dark rim, and a dot where it begins."""
-    along = (head - tail) / max(float(np.hypot(*(head - tail))), 1e-6)
+    """Draw a dot, a line along points [K, 2] and a head, all wider by ``rim`` on every side."""
+    tip, before = line[-1], line[max(-4, -len(line))]
+    along = (tip - before) / max(float(np.linalg.norm(tip - before)), 1e-6)
     across = np.array([-along[1], along[0]])
-    barb = 4 * stroke
-    for width, ink in ((stroke + max(2.0, 0.8 * stroke), _UNDER), (stroke, colour)):
-        rim = (width - stroke) / 2
-        neck = head - (barb - rim) * along
-        draw.line([*tail, *neck], fill=ink, width=max(1, round(width)))
-        tip, foot = head + 2 * rim * along, head - (barb + rim) * along
-        wing = (0.5 * barb + 1.5 * rim) * across
-        draw.polygon([tuple(tip), tuple(foot + wing), tuple(foot - wing)], fill=ink)
-        dot = 1.4 * stroke + rim
-        draw.ellipse([*(tail - dot), *(tail + dot)], fill=ink)
+    head = 5 * stroke
+    shaft = [*line[: max(1, len(line) - 2)], tip - 0.6 * head * along]
+    draw.line([tuple(p) for p in shaft], ink, max(1, round(stroke + 2 * rim)), joint="curve")
+    dot = 1.5 * stroke + rim
+    draw.ellipse([*(line[0] - dot), *(line[0] + dot)], fill=ink)
+    foot, wing = tip - (head + rim) * along, (0.5 * head + 1.4 * rim) * across
+    draw.polygon([tuple(tip + 1.8 * rim * along), tuple(foot + wing), tuple(foot - wing)], ink)
 
 
 class _Part:
-    """One object's masks, cut to the smallest box of the picture that holds them."""
+    """Hold one object's masks, cut to the smallest box of the picture that contains them."""
 
     def __init__(self, amodal: np.ndarray, visible: np.ndarray):
         seen = amodal | visible
@@ -242,7 +242,7 @@ def _blend(picture: np.ndarray, part: _Part, opacity: np.ndarray, colour: np.nda
 
 
 def _stripes(part: _Part, stroke: float, slant: int) -> np.ndarray:
-    """Opacity 0–1 of diagonal stripes, with soft edges, in the picture's coordinates."""
+    """Return the opacity 0–1 of diagonal stripes with soft edges, aligned over the picture."""
     y = np.arange(part.window[0].start, part.window[0].stop, dtype=np.float32)[:, None]
     x = np.arange(part.window[1].start, part.window[1].stop, dtype=np.float32)[None]
     across = (x - y if slant else x + y) / np.float32(np.sqrt(2))
@@ -252,7 +252,7 @@ def _stripes(part: _Part, stroke: float, slant: int) -> np.ndarray:
 
 
 def outline(mask: np.ndarray, stroke: float) -> np.ndarray:
-    """Opacity 0–1, [H, W], of a line of ``stroke`` pixels along the inside of a mask's edge."""
+    """Return the opacity 0–1, [H, W], of a line of ``stroke`` pixels just inside a mask's edge."""
     if mask.size == 0:
         return mask.astype(np.float32)
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
@@ -277,7 +277,7 @@ def _labelled(
     for (left, top), label, colour in zip(corners, labels, colours, strict=True):
         text = shortened(label, style, width - 2 * pad)
         wide = int(np.ceil(style.getlength(text))) + 2 * pad
-        # On the box's upper edge if that is free, else below; else wherever least is covered.
+        # On the box's upper edge if that is free, else below; else where it covers least.
         steps = np.array([-tall, 0, tall, -2 * tall, 2 * tall, 3 * tall, -3 * tall])
         y = np.clip(top + steps, 0, max(0, height - tall))
         x = np.full(len(y), np.clip(left, 0, max(0, width - wide)))
@@ -294,7 +294,7 @@ def _labelled(
 
 
 def _covered(places: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Pixels of each place [P, 4] (corners) that the taken ones [T, 4] cover, [P]."""
+    """Return how many pixels of each place [P, 4] (corners) the taken ones [T, 4] cover, [P]."""
     near = np.maximum(places[:, None, :2], taken[None, :, :2])
     far = np.minimum(places[:, None, 2:], taken[None, :, 2:])
     return np.prod(np.clip(far - near, 0, None), axis=2).sum(axis=1)

@@ -1,7 +1,7 @@
-"""The parts a page is made of: one HTML file with everything in it, that loads nothing.
+"""Parts of an HTML page that is one file and loads nothing.
 
-Pages are Jinja templates in ``templates/``, which escape whatever they are given. The functions
-here that give HTML take plain text and escape it, except where their arguments are said to be HTML.
+Pages are Jinja templates in ``templates/``, which escape all values. Functions here that return
+HTML take plain text and escape it, unless their arguments are said to be HTML.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Pairs = Mapping[str, object] | Sequence[tuple[str, object]]
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table says in one place.
+    """Hold the content of one cell of a table.
 
-    ``below`` are smaller lines under the text, ``marks`` what refers to notes, ``bar`` the length
-    of a bar in percent, ``hint`` a text on hovering, ``kind`` a class of the style sheet.
+    ``below`` are smaller lines under the text, ``marks`` references to notes, ``bar`` the length of
+    a bar in percent, ``hint`` a text on hovering, ``kind`` a class of the style sheet.
     """
 
     text: object
@@ -53,7 +53,7 @@ class Cell:
 
 
 def write(path: str | os.PathLike, template: str, **context: Any) -> Path:
-    """Write a page from a template; the file is replaced as a whole or not at all."""
+    """Write a page from a template and return its path; an error leaves the old file as it was."""
     page = _environment().get_template(template).render(context)
     with replacing(path) as temporary:
         temporary.write_text(page, "utf-8")
@@ -61,25 +61,22 @@ def write(path: str | os.PathLike, template: str, **context: Any) -> Path:
 
 
 def text(value: object) -> str:
+    """Return a value as escaped HTML."""
     return str(escape(value))
 
 
-def count(n: float) -> str:
-    """A whole number with its thousands apart."""
-    return f"{int(n):,}".replace(",", "\N{NO-BREAK SPACE}")
-
-
 def pairs(rows: Pairs) -> list[tuple[str, object]]:
+    """Return names and values as a list of pairs."""
     return list(rows.items()) if isinstance(rows, Mapping) else [(k, v) for k, v in rows]
 
 
 def tiles(rows: Pairs) -> str:
-    """Names and values as a grid of small cards."""
+    """Return names and values as a grid of small cards."""
     return str(_part("tiles")(pairs(rows)))
 
 
 def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells, ``headings`` too; the first of each line is its heading."""
+    """Return a table of headings and cells in HTML; the first cell of a line is its heading."""
 
     def cells(row: Iterable[str]) -> list[Cell]:
         return [Cell(Markup(html)) for html in row]
@@ -88,19 +85,19 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def picture(source: str, size: tuple[int, int], alt: str, caption: str) -> str:
-    """An image with its caption.
+    """Return a figure with its caption.
 
     Args:
         source: data URL, or relative URL.
-        size: (height, width) in pixels; the page reserves the room.
-        alt: what is there to be seen.
+        size: (height, width) in pixels, for which the page leaves room.
+        alt: description for readers who do not see it.
         caption: "" for none.
     """
     return str(_part("picture")(source, size, alt, caption))
 
 
 def drawn(figure: Figure) -> tuple[str, tuple[int, int]]:
-    """A matplotlib figure as a data URL that stays sharp, and its (height, width)."""
+    """Return a matplotlib figure as a data URL of an SVG, and its (height, width) in pixels."""
     import matplotlib
 
     packed = io.StringIO()
@@ -114,7 +111,7 @@ def drawn(figure: Figure) -> tuple[str, tuple[int, int]]:
 
 
 def embedded_file(folder: str | os.PathLike, name: str) -> tuple[str, tuple[int, int]]:
-    """A picture below ``folder`` as a data URL, and its (height, width).
+    """Return a picture below ``folder`` as a data URL, and its (height, width) in pixels.
 
     Raises:
         ValueError: it is missing, damaged or outside ``folder``.
@@ -127,7 +124,7 @@ def embedded_file(folder: str | os.PathLike, name: str) -> tuple[str, tuple[int,
 
 
 def embedded(pixels: np.ndarray) -> str:
-    """Pixels, uint8 [H, W, 3], as a JPEG data URL; a very large picture is made smaller."""
+    """Return pixels, uint8 [H, W, 3], as a JPEG data URL, reduced to 2400 pixels of width."""
     image = Image.fromarray(pixels)
     image.thumbnail((_WIDEST, 4 * _WIDEST), Image.Resampling.LANCZOS)
     packed = io.BytesIO()

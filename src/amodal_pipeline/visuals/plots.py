@@ -1,7 +1,7 @@
-"""Plots: losses by iteration, what is in a data set, results by method.
+"""Plots of losses, of data sets and of results.
 
-Each function returns a :class:`matplotlib.figure.Figure` that no window and no pyplot state knows
-of; ``figure.savefig("name.png")`` writes it without a display.
+Each function returns a :class:`matplotlib.figure.Figure` outside of pyplot;
+``figure.savefig("name.png")`` writes it without a display.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 from amodal_pipeline.annotations import AmodalAnnotations, rle
 from amodal_pipeline.visuals.colours import line_colours
 from amodal_pipeline.visuals.comparisons import Comparison, comparisons
+from amodal_pipeline.visuals.text import grouped, quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,14 +30,14 @@ _BATCH = 8192  # masks in memory at once
 
 
 def loss_curves(histories: Mapping[str, Sequence[dict]]) -> Figure:
-    """One panel per method: its losses by iteration, smooth over faint raw values.
+    """Plot the losses of each method by iteration in a panel, smoothed over faint raw values.
 
-    The total is the dark line; each part has its name at its right end. The scale is logarithmic
-    where all values are positive.
+    The total is the dark line; each line has its name at the right end. The scale is logarithmic if
+    all values are positive.
 
     Args:
-        histories: method → rows with "iteration" and any of "loss" and losses by name; other keys
-            that hold no loss ("learning_rate", "images_per_second") are not drawn.
+        histories: method → rows with "iteration", "loss" and losses by name; other keys
+            ("learning_rate", "images_per_second") are not drawn.
     """
     columns = int(min(2, max(1, len(histories))))
     rows = max(1, -(-len(histories) // columns))
@@ -52,9 +53,9 @@ def loss_curves(histories: Mapping[str, Sequence[dict]]) -> Figure:
 
 
 def occlusion_histogram(annotations: AmodalAnnotations) -> Figure:
-    """How much of the objects of a data set is hidden: shares of all objects by occlusion rate.
+    """Plot the shares of a data set's objects by occlusion rate.
 
-    Objects that are not occluded at all have a bar of their own, left of zero.
+    Objects without occlusion have a bar of their own, left of zero.
     """
     counted = annotations.instances[~annotations.instances["ignore"].to_numpy(dtype=bool)]
     rates = counted["occlusion_rate"].to_numpy(dtype=np.float64)
@@ -90,13 +91,13 @@ def occlusion_histogram(annotations: AmodalAnnotations) -> Figure:
     ticks = np.linspace(0, 1, 6)
     axes.set_xticks([-0.08, *ticks], ["none", *(f"{t:.0%}" for t in ticks)])
     axes.tick_params(axis="x", labelsize=9)
-    axes.set_xlabel(f"hidden share of the object ({_grouped(len(rates))} objects)")
+    axes.set_xlabel(f"hidden share of the object ({grouped(len(rates))} objects)")
     axes.set_ylabel("share of objects (%)")
     return figure
 
 
 def objects_per_image(annotations: AmodalAnnotations) -> Figure:
-    """Images by their number of objects, ignored ones aside; many different numbers are binned."""
+    """Plot the images by their number of objects, ignored ones aside, in at most 30 bins."""
     counted = annotations.instances[~annotations.instances["ignore"].to_numpy(dtype=bool)]
     image_ids = annotations.images["image_id"].to_numpy(dtype=np.int64)
     of = np.searchsorted(np.sort(image_ids), counted["image_id"].to_numpy(dtype=np.int64))
@@ -107,7 +108,7 @@ def objects_per_image(annotations: AmodalAnnotations) -> Figure:
     if not len(objects):
         _say(axes, "No images")
         return figure
-    # Whole numbers to a bar, and few enough bars to see one.
+    # A whole number of objects per bin, and few enough bars to tell them apart.
     width = max(1, -(-(int(objects.max()) + 1) // 30))
     bars = np.bincount(objects // width)
     left = width * np.arange(len(bars)) - 0.5
@@ -120,16 +121,15 @@ def objects_per_image(annotations: AmodalAnnotations) -> Figure:
     _whole_numbers(axes.xaxis)
     _whole_numbers(axes.yaxis)
     bins = "" if width == 1 else f", {width} numbers to a bar"
-    images = "image" if len(objects) == 1 else "images"
-    axes.set_xlabel(f"objects ({_grouped(len(objects))} {images}{bins})")
+    axes.set_xlabel(f"objects ({quantity(len(objects), 'image')}{bins})")
     axes.set_ylabel("images")
     return figure
 
 
 def size_histogram(annotations: AmodalAnnotations) -> Figure:
-    """Objects by the square root of their amodal area, ignored ones aside, on a logarithmic scale.
+    """Plot the objects by the square root of their amodal area, ignored ones aside.
 
-    The lines are COCO's: objects below 32 pixels are small, above 96 large.
+    The scale is logarithmic. The lines are COCO's limits: below 32 pixels small, above 96 large.
     """
     sides = np.sqrt(_amodal_areas(annotations))
     figure = _figure(6.0, 3.6)
@@ -167,21 +167,21 @@ def size_histogram(annotations: AmodalAnnotations) -> Figure:
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
             )
     _whole_numbers(axes.yaxis)
-    axes.set_xlabel(f"√area, pixels ({_grouped(len(sides))} objects)")
+    axes.set_xlabel(f"√area, pixels ({grouped(len(sides))} objects)")
     axes.set_ylabel("objects")
     return figure
 
 
 def results_chart(results: pd.DataFrame, metrics: Sequence[str]) -> Figure:
-    """Bars of each method, one panel per metric, side by side over the same list of methods.
+    """Plot results as bars of the methods, with one panel per metric.
 
-    Lines that may not be compared (other data set, split, protocol or kind of inputs, see
-    :func:`amodal_pipeline.visuals.comparisons.comparisons`) stand in rows of their own. Whiskers
-    span the interval, or one standard deviation of several runs.
+    Results of another data set, split, protocol or other inputs have a row of panels of their own
+    (see :func:`amodal_pipeline.visuals.comparisons.comparisons`). Whiskers span the interval, or
+    one standard deviation of several runs.
 
     Args:
         results: tidy rows of results.
-        metrics: the panels, left to right; those nobody has are left out.
+        metrics: the panels, left to right; metrics without a value are left out.
 
     Raises:
         ValueError: a column of the results is missing.
@@ -285,7 +285,7 @@ def _loss_panel(axes: Axes, method: str, history: Sequence[dict]) -> None:
 
 
 def _decades(axes: Axes) -> None:
-    """A logarithmic scale with labels at 1, 2 and 5 of each decade."""
+    """Set a logarithmic scale with labels at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_yscale("log")
@@ -295,7 +295,7 @@ def _decades(axes: Axes) -> None:
 
 
 def _end_labels(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Each line's name and last value right of the axes, pushed apart where they would touch."""
+    """Write each line's name and last value right of the axes, spaced so that none overlap."""
     values = np.array([end[2] for end in ends])
     low, high = axes.get_ylim()
     if axes.get_yscale() == "log":
@@ -327,7 +327,7 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
 def _mark_mean(
     axes: Axes, mean: float, text: str, height: float, span: tuple[float, float]
 ) -> None:
-    """A line at the mean, its text on the side where there is room."""
+    """Draw a line at the mean, with its text on the side that has room."""
     axes.axvline(mean, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
     place = (mean - span[0]) / (span[1] - span[0])
     axes.annotate(
@@ -343,7 +343,7 @@ def _mark_mean(
 
 
 def _amodal_areas(annotations: AmodalAnnotations) -> np.ndarray:
-    """Amodal pixels of each object that counts; masks are read a few thousand at a time."""
+    """Return the amodal area in pixels of each object that is not ignored."""
     counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
     masks = annotations.instances["amodal_rle"][counted]
     areas = [rle.area(masks.iloc[i : i + _BATCH].tolist()) for i in range(0, len(masks), _BATCH)]
@@ -354,11 +354,7 @@ def _whole_numbers(axis: Axis) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
-    axis.set_major_formatter(lambda value, _: _grouped(round(value)))
-
-
-def _grouped(count: int) -> str:
-    return f"{count:,}".replace(",", "\N{NO-BREAK SPACE}")
+    axis.set_major_formatter(lambda value, _: grouped(round(value)))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -372,7 +368,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _style(axes: Axes, title: str, grid: str = "y") -> None:
-    # Names are shown as they are: a dollar sign in one starts no formula.
+    # Without parsing: a dollar sign in a name starts no formula.
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, parse_math=False)
     axes.set_axisbelow(True)
     axes.grid(True, axis=grid, color=_GRID, linewidth=0.9)
@@ -415,14 +411,14 @@ def line_chart(
     ticks: Sequence[tuple[float, str]] | None = None,
     counts: Sequence[int] = (),
 ) -> Figure:
-    """A small chart of lines (name → x, y) in 0–100; the page it is on has the legend.
+    """Plot lines (name → x, y) of 0–100 in a small chart without a legend.
 
     Args:
-        lines: values that are NaN are left out.
+        lines: NaN leaves a gap.
         styles: name → colour and dash (:func:`amodal_pipeline.visuals.colours.line_styles`).
-        title: says what is on the chart.
-        x_label, y_label: what is along the axes, with units.
-        ticks: places and names on the x axis; each value gets a dot then. Else x is 0–100.
+        title: heading of the chart.
+        x_label, y_label: quantities of the axes, with units.
+        ticks: places and names on the x axis, with a dot for each value. By default x is 0–100.
         counts: objects at each tick, as bars below the chart.
     """
     figure = _figure(4.4, 3.3)
@@ -431,7 +427,7 @@ def line_chart(
         _style(below, "")
         below.bar([place for place, _ in ticks], counts, width=0.7, color="#b6bcc6")
         below.set_ylabel("objects")
-        below.set_yticks([max(counts)], [_grouped(max(counts))])
+        below.set_yticks([max(counts)], [grouped(max(counts))])
         lowest = below
     else:
         axes = lowest = figure.subplots()
@@ -441,7 +437,7 @@ def line_chart(
         marker = {"marker": "o", "markersize": 3.5} if ticks else {}
         axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.7, **marker)
     top = max((np.nanmax(y, initial=0) for _, y in lines.values()), default=0)
-    # Zero belongs to it, empty room does not.
+    # From zero, but only as high as the values reach.
     axes.set_ylim(0, 100 if top > 80 else max(1, 1.12 * top))
     axes.set_ylabel(y_label)
     lowest.set_xlabel(x_label)

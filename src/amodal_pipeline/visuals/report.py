@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, to be opened from disk or mailed."""
+"""The report: one HTML file that loads nothing, to be opened from disk or mailed."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from amodal_pipeline.visuals import breakdowns, page, plots
 from amodal_pipeline.visuals.colours import line_styles
 from amodal_pipeline.visuals.comparisons import Comparison, comparisons, in_words, with_lines
-from amodal_pipeline.visuals.definitions import (
-    MAIN_METRICS,
-    PROTOCOLS,
-    definition,
-)
+from amodal_pipeline.visuals.definitions import MAIN_METRICS, PROTOCOLS, SKILLS, definition
 from amodal_pipeline.visuals.page import Cell
+from amodal_pipeline.visuals.text import grouped, quantity
 
 EMBEDDED_BYTES = 20_000_000  # of pictures in one report; mail servers refuse more
 MOST_CATEGORIES = 25  # in a table that is seen at once
@@ -29,6 +26,7 @@ MOST_TRAININGS = 6  # seen at once
 MOST_PAIRED = 5  # methods compared in several tables at once
 
 _ASIDE = ("coco_agnostic", "vrsp_released", "orcnn", "amodalapi")  # folded protocols
+_OPENING = "comparison.png"  # shown first, where it is among the pictures
 _REPORTS = 1000  # rows of a history that are drawn: a screen has no more points
 
 _Table = tuple[list[Cell], list[list[Cell]]]
@@ -36,18 +34,18 @@ _Table = tuple[list[Cell], list[list[Cell]]]
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made from, of all methods and variants on one data set. Frames may be empty.
+    """Hold what a report shows of all methods and variants on one data set. Frames may be empty.
 
     results, curves, objects: rows with the columns of the tables of those names.
-    paired: differences of two lines ("a", "b") of one kind of "inputs", with the columns protocol,
+    paired: differences of two lines ("a", "b") with the same "inputs", with the columns protocol,
         metric, difference, low, high (−100–100) and probability (0–1) that a is above b.
     published: the columns method, variant, inputs, protocol, metric, ours, low, high, published,
         paper, table, row, note.
-    published_remark: a sentence on what there is, or why there is nothing.
+    published_remark: a sentence on the published numbers, or on why there are none.
     histories: line → rows with "iteration" and losses.
     costs: line → parameters, flops, height, width, images_per_second (or None), device; of a
-        completer with a detector before it also stage_one (method, parameters, flops).
-    starts: method → what it was started from, and what it took of that.
+        completer also stage_one (method, parameters, flops), its detector.
+    starts: method → what its training started from, and which tensors it took over.
     """
 
     results: pd.DataFrame
@@ -71,21 +69,23 @@ def write_report(
     notes: Sequence[str] = (),
     commands: page.Pairs = (),
 ) -> Path:
-    """Write ``folder/report.html``: results, what they are made of and rest on, what they mean.
+    """Write ``folder/report.html`` and return its path.
 
-    The page loads nothing from elsewhere. Pictures are embedded; once they come to more than
-    :data:`EMBEDDED_BYTES`, further ones are linked by their relative path and say so. All text is
-    escaped. Methods as published are seen at once; their variants, further metrics and protocols
-    are folded.
+    The page opens with one sentence, which says which method is best at what, and one picture;
+    results, pictures and their background are sections to unfold. In these, methods as published
+    are seen at once; their variants, further metrics and protocols are folded again. The page loads
+    nothing from elsewhere. Pictures are embedded; beyond :data:`EMBEDDED_BYTES`, further ones are
+    linked by their relative path and say so. All text is escaped.
 
     Args:
         folder: where the report goes; made if absent.
         title: heading of the page.
-        dataset_summary: name → value lines on the data ("Images" → "1 200").
-        material: what is shown.
-        figures: caption → PNG file, relative to ``folder``; shown in this order.
-        notes: paragraphs to be read with the numbers.
-        commands: what it does → command line, e.g. "Compare runs" → "mlflow ui …".
+        dataset_summary: name → value, on the data ("Images" → "1 200").
+        material: results and all that belongs to them.
+        figures: caption → PNG file, relative to ``folder``; shown in this order, except that
+            ``comparison.png``, or else the first, opens the page.
+        notes: paragraphs under the results.
+        commands: purpose → command line, e.g. "Compare runs" → "mlflow ui …".
 
     Returns:
         The path of the report.
@@ -100,16 +100,19 @@ def write_report(
     objects = _completed(material.objects, groups)
     lines = with_lines(results) if len(results) else pd.DataFrame({"line": [], "main": []})
     main = set(lines["line"][lines["main"].astype(bool)])
-    # Methods first, in the order of the tables: they have the colours that are told apart best.
+    # Methods first, in the order of the tables: the first colours are the easiest to tell apart.
     names = list(dict.fromkeys(line for group in groups for line in group.lines))
     names.sort(key=lambda name: name not in main)
     styles = dict(zip(names, line_styles(len(names)), strict=True))
+    opening, pictures = _pictures(folder, figures)
     shown, folded = _trainings(material.histories)
     known, further = _glossary(groups)
     return page.write(
         folder / "report.html",
         "report.html",
         title=title,
+        lead=_lead(groups, main, material.paired),
+        opening=opening,
         dataset_summary=page.pairs(dataset_summary),
         results=[_results(group, main) for group in groups],
         notes=notes,
@@ -118,7 +121,7 @@ def write_report(
         occlusion=_by_occlusion(objects, results, styles, main),
         categories=_by_category(results, main),
         precision=_precision(material.curves, styles, main),
-        pictures=_pictures(folder, figures),
+        pictures=pictures,
         training=shown,
         training_folded=folded,
         cost=_cost(material.costs),
@@ -130,13 +133,76 @@ def write_report(
     )
 
 
+def _lead(groups: Sequence[Comparison], main: set[str], paired: pd.DataFrame) -> Markup:
+    """Say in one sentence which method is best at what, with its interval."""
+    chosen = [g.among(main) or g for g in groups if g.protocol not in _ASIDE]
+    chosen.sort(key=lambda group: group.inputs != "image")
+    skills: dict[Markup, list[Markup]] = {}
+    for metric, skill in SKILLS.items():
+        found = next((part for group in chosen if (part := group.of([metric]))), None)
+        if found is None:
+            continue
+        given = "" if found.inputs == "image" else f", {found.given}"
+        ranked = np.argsort(-found.value[:, 0], kind="stable")
+        first, value = int(ranked[0]), float(found.value[ranked[0], 0])
+        tied = [found.lines[i] for i in ranked if round(found.value[i, 0], 1) == round(value, 1)]
+        remark = Markup("{} {:.1f}").format(_label(metric), value) + _uncertainty(found, first)
+        if len(found.lines) == 1:
+            who = Markup("<b>{}</b> is the only method measured").format(tied[0])
+        elif len(tied) == len(found.lines):
+            who = Markup("no method is ahead")
+        elif len(tied) > 1:
+            who = _listed([Markup("<b>{}</b>").format(t) for t in tied]) + " are level as best"
+        else:
+            who = Markup("<b>{}</b> is best").format(tied[0])
+            remark += _doubt(found, tied[0], found.lines[ranked[1]], paired)
+        text = Markup("{}{} <small>({})</small>").format(skill, given, remark)
+        skills.setdefault(who, []).append(text)
+    if not skills:
+        return Markup("No method has been compared yet." if groups else "There are no results yet.")
+    clauses = (who + " " + _listed(what) for who, what in skills.items())
+    place = f"On {groups[0].dataset} ({groups[0].split}), "
+    return escape(place) + Markup("; ").join(clauses) + "."
+
+
+def _listed(parts: Sequence[Markup]) -> Markup:
+    """Join parts by commas and a last "and"."""
+    head, last = Markup(", ").join(parts[:-1]), parts[-1]
+    return head + " and " + last if head else last
+
+
+def _uncertainty(group: Comparison, line: int) -> str:
+    """Give the interval of a line's only metric, or its deviation over several runs, in words."""
+    low, high = float(group.low[line, 0]), float(group.high[line, 0])
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return ""
+    if group.runs[line] > 1:
+        return f" ± {(high - low) / 2:.1f} over {group.runs[line]} runs"
+    return f", 95\N{NO-BREAK SPACE}% interval {low:.1f} to {high:.1f}"
+
+
+def _doubt(group: Comparison, best: str, second: str, paired: pd.DataFrame) -> str:
+    """Say so where the interval of the difference from the second does not leave out 0."""
+    if not len(paired):
+        return ""
+    of = {
+        "inputs": group.inputs,
+        "protocol": group.protocol,
+        "metric": group.metrics[0],
+        "a": best,
+        "b": second,
+    }
+    low = paired["low"][(paired[list(of)] == pd.Series(of)).all(axis=1).to_numpy(dtype=bool)]
+    return f", not clearly above {second}" if (low <= 0).any() else ""
+
+
 def _place(group: Comparison) -> int:
     order = list(PROTOCOLS)
     return order.index(group.protocol) if group.protocol in order else len(order)
 
 
 def _completed(objects: pd.DataFrame, groups: Sequence[Comparison]) -> pd.DataFrame:
-    """Without the rules that only order the objects of a method: they have its masks."""
+    """Leave out rules that only order the objects of a method, and so have its masks."""
     if not len(objects):
         return objects
     lines = {line for group in groups if group.protocol != "order" for line in group.lines}
@@ -144,14 +210,14 @@ def _completed(objects: pd.DataFrame, groups: Sequence[Comparison]) -> pd.DataFr
 
 
 def _results(group: Comparison, main: set[str]) -> dict[str, Any]:
-    """Main metrics as columns, methods as lines; variants and all metrics in tables to unfold."""
+    """Return a table of methods by main metrics, and folded ones of variants and all metrics."""
     numbers = _numbers_of_notes(group)
     methods = group.among(main) or group
-    variants = None if methods is group else group.among(set(group.lines) - main)
+    others = None if methods is group else group.among(set(group.lines) - main)
     headline = methods.of(MAIN_METRICS)
     folded: list[tuple[str, _Table]] = []
-    if variants is not None and (part := variants.of(MAIN_METRICS)) is not None:
-        folded.append((f"{len(part.lines)} variants", _by_line(part, numbers)))
+    if others is not None and (part := others.of(MAIN_METRICS)) is not None:
+        folded.append((quantity(len(part.lines), "variant"), _by_line(part, numbers)))
     if headline is None or set(group.metrics) != set(headline.metrics):
         folded.append((f"All {len(group.metrics)} metrics", _by_metric(group, numbers)))
     several = [f"{a}: {n}" for a, n in zip(group.lines, group.runs, strict=True) if n > 1]
@@ -178,7 +244,7 @@ def _by_line(group: Comparison, notes: Mapping[str, int]) -> _Table:
     common = [_common(group.n[:, m]) for m in range(len(group.metrics))]
     head = [Cell("Method")]
     for metric, n in zip(group.metrics, common, strict=True):
-        below = () if n is None else (f"n = {page.count(n)}",)
+        below = () if n is None else (f"n = {grouped(n)}",)
         head.append(Cell(_label(metric), below=below, hint=definition(metric)))
     lines = [
         [
@@ -202,7 +268,7 @@ def _by_metric(group: Comparison, notes: Mapping[str, int]) -> _Table:
             _cell(group, i, m, bool(best[i, m]), notes, with_n=n is None)
             for i in range(len(group.lines))
         )
-        total = Cell("" if n is None else page.count(n), kind="faint")
+        total = Cell("" if n is None else grouped(n), kind="faint")
         lines.append([Cell(_label(metric), hint=definition(metric)), *cells, total])
     return [Cell("Metric"), *(Cell(line) for line in group.lines), Cell("n")], lines
 
@@ -219,14 +285,14 @@ def _cell(
         several = group.runs[line] > 1
         below.append(f"± {(high - low) / 2:.1f}" if several else f"{low:.1f}–{high:.1f}")
     if with_n and np.isfinite(group.n[line, metric]):
-        below.append(f"n = {page.count(group.n[line, metric])}")
+        below.append(f"n = {grouped(group.n[line, metric])}")
     note = group.note[line, metric]
     marks = (notes[note],) if note else ()
     return Cell(f"{value:.1f}", strong=best, below=tuple(below), marks=marks)
 
 
 def _common(n: np.ndarray) -> float | None:
-    """The one n that all lines share, or None."""
+    """Return the one n that all lines share, or None."""
     known = np.unique(n[np.isfinite(n)])
     return float(known[0]) if len(known) == 1 else None
 
@@ -267,13 +333,13 @@ def _beside(rows: pd.DataFrame) -> _Table:
 def _span(low: float, high: float, decimals: int = 1) -> tuple[str, ...]:
     if pd.isna(low) or pd.isna(high):
         return ()
-    # A dash beside a minus cannot be read.
+    # A dash next to a minus cannot be read.
     between = "–" if low >= 0 else " to "
     return (f"{low:.{decimals}f}{between}{high:.{decimals}f}".replace("-", "−"),)
 
 
 def _paired(rows: pd.DataFrame, names: Sequence[str], main: set[str]) -> dict[str, list[tuple]]:
-    """Methods against one another, a table a metric; variants against their methods, in one."""
+    """Return a table per metric of methods against methods, and one of variants against theirs."""
     found: dict[str, list[tuple]] = {"methods": [], "variants": []}
     if not len(rows):
         return found
@@ -287,7 +353,7 @@ def _paired(rows: pd.DataFrame, names: Sequence[str], main: set[str]) -> dict[st
         there = {*part["a"], *part["b"]} & main
         lines = [line for line in names if line in there]
         for protocol, metric in measured:
-            # One half of the square: the other is its mirror image.
+            # Only one half of the square, as the other mirrors it.
             body = [
                 [
                     Cell(a),
@@ -332,7 +398,7 @@ def _by_occlusion(
     styles: Mapping[str, tuple[str, str]],
     main: set[str],
 ) -> list[dict[str, Any]]:
-    """Charts of mIoU by bins of the occlusion rate, and of AP above each evaluated rate."""
+    """Draw mIoU in bins of the occlusion rate, and AP above each evaluated rate."""
     if not len(objects):
         return []
     binned, groups = breakdowns.by_occlusion(objects), []
@@ -390,7 +456,7 @@ def _by_occlusion(
 def _charts(
     inputs: str, rows: pd.DataFrame, panel: Any, styles: Mapping[str, tuple[str, str]], main: set
 ) -> dict[str, Any]:
-    """A group of charts: methods at once, together with their variants to unfold."""
+    """Return a group of charts of the methods, and a folded one that has the variants too."""
     lines = [line for line in styles if (rows["line"] == line).any()]
     seen = [line for line in lines if line in main] or lines
 
@@ -415,13 +481,13 @@ def _bins(rows: pd.DataFrame, names: Sequence[str]) -> _Table:
             for line in lines
         ]
         unit = "" if place == 0 else " %"
-        objects = Cell(page.count(own["objects"].max()))
+        objects = Cell(grouped(own["objects"].max()))
         body.append([Cell(names[place] + unit), objects, *cells])
     return head, body
 
 
 def _by_category(results: pd.DataFrame, main: set[str]) -> list[tuple]:
-    """Tables of categories by methods; the first metric at once."""
+    """Return tables of categories by methods, one per main metric and protocol."""
     tables = []
     for metric in MAIN_METRICS:
         rows = breakdowns.by_category(results, metric) if len(results) else results
@@ -446,14 +512,14 @@ def _categories(rows: pd.DataFrame, categories: pd.Index, counts: pd.Series) -> 
     for category in categories:
         own = [values[n].get(category, np.nan) if n in values else np.nan for n in lines]
         cells = [Cell(_number(v), bar=None if pd.isna(v) else float(v)) for v in own]
-        body.append([Cell(category), Cell(page.count(counts[category]), kind="faint"), *cells])
+        body.append([Cell(category), Cell(grouped(counts[category]), kind="faint"), *cells])
     return [Cell("Category"), Cell("n"), *map(Cell, lines)], body
 
 
 def _precision(
     curves: pd.DataFrame, styles: Mapping[str, tuple[str, str]], main: set[str]
 ) -> list[dict[str, Any]]:
-    """Precision by recall, of whole objects at once, of their visible parts to unfold."""
+    """Draw precision by recall of amodal masks, and folded that of visible masks."""
     if not len(curves):
         return []
     rows, groups = breakdowns.precision_by_recall(curves), []
@@ -500,7 +566,7 @@ def _cost(costs: Mapping[str, Mapping[str, Any]]) -> _Table | None:
     lines = []
     for line, cost in costs.items():
         speed = cost["images_per_second"]
-        # Its detector is no part of the method, but of the way from an image to its masks.
+        # Its detector is not part of the method, but is needed from the image to the masks.
         before = cost.get("stage_one")
         beside = (f"after {before['method']}",) if before else ()
         lines.append(
@@ -527,8 +593,7 @@ def _billions(cost: Mapping[str, Any]) -> str:
 def _basis(
     results: pd.DataFrame, objects: pd.DataFrame, starts: Mapping[str, str]
 ) -> _Table | None:
-    """For each line: whose weights, started from what, which data, how many runs, and the objects
-    it found."""
+    """Return a table with each line's checkpoint, data, start, seeds, and objects it matched."""
     if not len(results):
         return None
     found = with_lines(objects) if len(objects) else None
@@ -547,10 +612,10 @@ def _basis(
         else:
             per = max(1, own["seed"].nunique())
             occluded = own[own["iou_occluded"].notna().to_numpy(dtype=bool)]
-            cells.append(Cell(page.count(own["image_id"].nunique())))
+            cells.append(Cell(grouped(own["image_id"].nunique())))
             for part in (own, occluded):
-                hits = f"{page.count(part['matched'].sum() / per)} matched"
-                cells.append(Cell(page.count(len(part) / per), below=(hits,)))
+                hits = f"{grouped(part['matched'].sum() / per)} matched"
+                cells.append(Cell(grouped(len(part) / per), below=(hits,)))
         lines.append(cells)
     return heads, lines
 
@@ -576,20 +641,23 @@ def _glossary(groups: Sequence[Comparison]) -> tuple[list[tuple], list[tuple]]:
     return main, [(_label(m), definition(m)) for m in rest]
 
 
-def _pictures(folder: Path, figures: Mapping[str, str | os.PathLike]) -> list[tuple]:
+def _pictures(
+    folder: Path, figures: Mapping[str, str | os.PathLike]
+) -> tuple[tuple | None, list[tuple]]:
+    """Return the picture that opens the page, :data:`_OPENING` or else the first, and the rest."""
     left, shown = EMBEDDED_BYTES, []
-    for caption, name in figures.items():
-        name = Path(name).as_posix()
+    names = [(caption, Path(name).as_posix()) for caption, name in figures.items()]
+    for caption, name in sorted(names, key=lambda figure: figure[1] != _OPENING):
         source, size = page.embedded_file(folder, name)
         remark = ""
         if len(source) <= left:
             left -= len(source)
         else:
             source, remark = "./" + quote(name), f" (in the file {name})"
-        # Wide ones are read by moving along them on a narrow screen.
+        # On a narrow screen, wide ones keep their size and scroll.
         kind = "broad" if size[1] > 1200 else ""
         shown.append((source, size, caption, caption + remark, kind))
-    return shown
+    return (shown[0], shown[1:]) if shown else (None, [])
 
 
 def _drawing(figure: Any, alt: str) -> tuple:

@@ -1,4 +1,4 @@
-"""Pictures of what VRSP makes of an object: coarse mask, nearest known shapes, refined mask."""
+"""Pictures of how VRSP segments an object: coarse mask, nearest known shapes, refined mask."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CONTEXT = 0.25  # of the box's sides, shown around it
 
 
 def retrieval_sheet(model: VRSP, annotations: AmodalAnnotations, count: int) -> Image.Image:
-    """One row an object: photograph, coarse amodal mask, its four nearest known shapes, refined
-    visible and amodal masks, and the truth, all within the true amodal box.
+    """Draw one row per object: photograph, coarse amodal mask, its four nearest known shapes,
+    refined visible and amodal masks, and the truth, all within the true amodal box.
 
-    Objects are those of :func:`~amodal_pipeline.visuals.selection.half_hidden`: enough is hidden
-    for known shapes to matter, enough is seen to choose among them.
+    Objects are those of :func:`~amodal_pipeline.visuals.selection.half_hidden`, of which enough is
+    hidden for known shapes to matter and enough is visible to choose among them.
 
     Args:
         model: on the CPU, in evaluation mode, with a shape prior.

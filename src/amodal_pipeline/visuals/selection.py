@@ -1,4 +1,4 @@
-"""Which images to show."""
+"""Selection of the images and objects to show."""
 
 import numpy as np
 import pandas as pd
@@ -11,21 +11,21 @@ _TYPICAL = 0.4  # occlusion rate
 
 
 def most_occluded(annotations: AmodalAnnotations, count: int) -> list[int]:
-    """Ids of the ``count`` images in which the largest share of the canvas hides something.
+    """Return the ids of the ``count`` images with most hidden pixels for their area.
 
-    Hidden pixels of each thing (stuff and ignored objects aside) are added up over the image and
-    divided by its area; equal images come in the order of their ids.
+    The hidden pixels of things are added up, without stuff and ignored objects. Equal images come
+    in the order of their ids.
     """
     hidden = _hidden_shares(annotations)
     return _ids(hidden.sort_index().sort_values(ascending=False, kind="stable").index[:count])
 
 
 def half_hidden(annotations: AmodalAnnotations, count: int) -> list[pd.DataFrame]:
-    """``count`` objects, a row of ``instances`` each: of the images that hide most, in that order,
-    the one whose occlusion rate is nearest to 40 %.
+    """Return up to ``count`` objects, each as a row of ``instances``: from the images that hide
+    most, in this order, the object whose occlusion rate is nearest to 40 %.
 
-    Ignored objects, those of which nothing is seen, and individuals (``track_id``) that an earlier
-    image has shown are passed over; an image that has no other gives none.
+    Ignored objects, fully hidden ones, and individuals (``track_id``) of an earlier image are not
+    chosen; an image without any other gives none.
     """
     found, tracks = [], set()
     for image_id in most_occluded(annotations, len(annotations.images)):
@@ -44,14 +44,14 @@ def half_hidden(annotations: AmodalAnnotations, count: int) -> list[pd.DataFrame
 
 
 def image_of(annotations: AmodalAnnotations, record: pd.DataFrame) -> np.ndarray:
-    """The image of an object (a row of ``instances``), uint8 [H, W, 3]."""
+    """Return the image of an object (a row of ``instances``), uint8 [H, W, 3]."""
     images = annotations.images
     name = images.loc[images["image_id"] == record["image_id"].item(), "file_name"].item()
     return read_image(annotations.metadata.image_root, name)
 
 
 def spread(annotations: AmodalAnnotations, count: int, seed: int = 0) -> list[int]:
-    """Ids of ``count`` images from lightly to heavily occluded, in the order of the table.
+    """Return ids of ``count`` images, from lightly to heavily occluded, in the table's order.
 
     Images that have objects are ordered by the share of their canvas that is hidden and cut into
     ``count`` equal parts; one is drawn from each. The same seed draws the same images.
@@ -68,7 +68,7 @@ def spread(annotations: AmodalAnnotations, count: int, seed: int = 0) -> list[in
 
 
 def best_median_worst(objects: pd.DataFrame, count: int) -> dict[int, str]:
-    """Images on which hidden parts were completed best, middling and worst.
+    """Return the images on which hidden parts were completed best, middling and worst.
 
     An image's value is the mean of ``iou_occluded`` over its occluded objects, by the reference:
     the line of ``objects`` (method, variant, inputs) with the highest mean over all of them.
@@ -76,10 +76,10 @@ def best_median_worst(objects: pd.DataFrame, count: int) -> dict[int, str]:
 
     Args:
         objects: rows of objects of one or several methods.
-        count: of images, shared among the three.
+        count: number of images, divided among the three.
 
     Returns:
-        Image id → what it is ("best by orcnn: mIoU_occluded 71.3"), best first; empty where no
+        Image id → reason ("best by orcnn: mIoU_occluded 71.3"), best first; empty where no
         object is occluded.
     """
     hidden = objects[objects["iou_occluded"].notna().to_numpy(dtype=bool)]
@@ -109,7 +109,7 @@ def best_median_worst(objects: pd.DataFrame, count: int) -> dict[int, str]:
 
 
 def _hidden_shares(annotations: AmodalAnnotations) -> pd.Series:
-    """Hidden pixels of an image's things over its area, float, by image id."""
+    """Return by image id the hidden pixels of an image's things over its area, float."""
     images, instances = annotations.images, annotations.instances
     areas = rle.area(instances["amodal_rle"].tolist()) - rle.area(instances["visible_rle"].tolist())
     counted = instances["is_thing"].to_numpy(bool) & ~instances["ignore"].to_numpy(bool)

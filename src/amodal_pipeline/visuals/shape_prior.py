@@ -7,10 +7,9 @@ from PIL import Image, ImageDraw
 
 from amodal_pipeline.methods.vrsp.auto_encoder import decode_all
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
-from amodal_pipeline.visuals.colours import PALETTE
+from amodal_pipeline.visuals.colours import EMPTY, FAINT, INK, PALETTE, PAPER
 from amodal_pipeline.visuals.text import font, shortened
 
-_INK, _FAINT, _PAPER, _EMPTY = (28, 32, 38), (104, 112, 124), (255, 255, 255), (241, 243, 246)
 _SHAPE = np.array(PALETTE[6])  # blue
 _MARGIN, _GAP = 24, 6
 _SHOWN = 16  # entries of a category in the sheet
@@ -22,37 +21,37 @@ _COVERED = 0.2  # of a panel, if it had room for all shapes
 
 
 def entries_sheet(stored: StoredShapePrior) -> Image.Image:
-    """One row a category: its entries with most masks, decoded, with how many masks each has."""
+    """Draw one row per category: its entries with most masks, decoded, and the masks of each."""
     shapes = _decoded(stored, _SHOWN)
     members = stored.weights["members"].numpy()
     across = max(max(map(len, shapes), default=0), 6)
     width = 2 * _MARGIN + _NAMES + across * (_CELL + _GAP)
     row = _CELL + 30
-    page = Image.new("RGB", (width, _MARGIN + 70 + row * len(shapes) + _MARGIN), _PAPER)
+    page = Image.new("RGB", (width, _MARGIN + 70 + row * len(shapes) + _MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
-    _title(draw, stored, "the entries with most masks, and how many each stands for", width)
+    _title(draw, stored, "the entries with most masks, and how many each represents", width)
     y = _MARGIN + 70
     for position, (category, found) in enumerate(zip(stored.card.categories, shapes, strict=True)):
         bold, plain, small = font(15, True), font(12), font(11)
-        draw.text((_MARGIN, y + 10), shortened(category.name, bold, _NAMES - 12), _INK, bold)
+        draw.text((_MARGIN, y + 10), shortened(category.name, bold, _NAMES - 12), INK, bold)
         count = stored.card.entries[position]
         text = f"{count} {'entry' if count == 1 else 'entries'}"
-        draw.text((_MARGIN, y + 32), text, _FAINT, plain)
+        draw.text((_MARGIN, y + 32), text, FAINT, plain)
         for i, shape in enumerate(found):
             x = _MARGIN + _NAMES + i * (_CELL + _GAP)
             page.paste(shape_cell(shape, _CELL), (x, y))
             stands_for = str(members[position, i])
             left = x + (_CELL - small.getlength(stands_for)) / 2
-            draw.text((left, y + _CELL + 3), stands_for, _FAINT, small)
+            draw.text((left, y + _CELL + 3), stands_for, FAINT, small)
         y += row
     return page
 
 
 def entries_map(stored: StoredShapePrior, seed: int = 0) -> Image.Image:
-    """t-SNE of the entries of categories, with decoded shapes at their places (paper's Fig. 5).
+    """Draw t-SNE maps of the entries of categories, with decoded shapes (paper's Fig. 5).
 
-    The six categories with most entries, a panel each. Shapes are drawn where there is room, those
-    with most masks first; every entry is a dot.
+    The six categories with most entries have one panel each. Every entry is a dot; shapes are drawn
+    where there is room, those with most masks first.
     """
     shapes = _decoded(stored, _MAPPED)
     order = sorted(range(len(shapes)), key=lambda i: (-len(shapes[i]), i))
@@ -61,7 +60,7 @@ def entries_map(stored: StoredShapePrior, seed: int = 0) -> Image.Image:
     down = max(1, -(-len(chosen) // across))
     step = _PANEL + _MARGIN
     width = max(2 * _MARGIN + across * step - _MARGIN, 700)
-    page = Image.new("RGB", (width, _MARGIN + 70 + down * (step + 30)), _PAPER)
+    page = Image.new("RGB", (width, _MARGIN + 70 + down * (step + 30)), PAPER)
     draw = ImageDraw.Draw(page)
     note = "entries by t-SNE of their codes: shapes where there is room, dots for the others"
     _title(draw, stored, note, width)
@@ -70,7 +69,7 @@ def entries_map(stored: StoredShapePrior, seed: int = 0) -> Image.Image:
         x = _MARGIN + panel % across * step
         y = _MARGIN + 70 + panel // across * (step + 30)
         name = f"{stored.card.categories[i].name}  ·  {stored.card.entries[i]} entries"
-        draw.text((x, y), shortened(name, font(15, True), _PANEL), _INK, font(15, True))
+        draw.text((x, y), shortened(name, font(15, True), _PANEL), INK, font(15, True))
         places = _places(codes[i, : len(shapes[i])], seed)
         page.paste(_map(places, shapes[i]), (x, y + 26))
     return page
@@ -79,12 +78,12 @@ def entries_map(stored: StoredShapePrior, seed: int = 0) -> Image.Image:
 def _title(draw: ImageDraw.ImageDraw, stored: StoredShapePrior, note: str, width: int) -> None:
     room = width - 2 * _MARGIN
     title = f"{stored.card.dataset}: shape prior"
-    draw.text((_MARGIN, _MARGIN), shortened(title, font(22, True), room), _INK, font(22, True))
-    draw.text((_MARGIN, _MARGIN + 34), shortened(note, font(14), room), _FAINT, font(14))
+    draw.text((_MARGIN, _MARGIN), shortened(title, font(22, True), room), INK, font(22, True))
+    draw.text((_MARGIN, _MARGIN + 34), shortened(note, font(14), room), FAINT, font(14))
 
 
 def _decoded(stored: StoredShapePrior, most: int) -> list[np.ndarray]:
-    """The first entries of each category, float [n, 28, 28] of 0–1."""
+    """Return the first entries of each category, decoded, float [n, 28, 28] of 0–1."""
     prior = stored.restore()
     return [
         decode_all(prior.auto_encoder, codes[: min(int(count), most)]).numpy()
@@ -93,18 +92,18 @@ def _decoded(stored: StoredShapePrior, most: int) -> list[np.ndarray]:
 
 
 def shape_cell(shape: np.ndarray, side: int, *, rim: bool = True) -> Image.Image:
-    """A shape, float [S, S] of 0–1, in colour on a light ground."""
-    mixed = shape[..., None] * _SHAPE + (1 - shape[..., None]) * np.array(_EMPTY)
-    # A mask reaches all four sides of its box: without a rim it would look cut off.
+    """Draw a shape, float [S, S] of 0–1, in colour on a light ground."""
+    mixed = shape[..., None] * _SHAPE + (1 - shape[..., None]) * np.array(EMPTY)
+    # Without a rim, a mask that touches all sides of its box would look cut off.
     left = side // 10 if rim else 0
     image = Image.fromarray(mixed.round().astype(np.uint8))
-    cell = Image.new("RGB", (side, side), _EMPTY)
+    cell = Image.new("RGB", (side, side), EMPTY)
     cell.paste(image.resize((side - 2 * left,) * 2, Image.Resampling.BICUBIC), (left, left))
     return cell
 
 
 def _places(codes: np.ndarray, seed: int) -> np.ndarray:
-    """Where each entry lies in a map, float [n, 2] in 0–1."""
+    """Return the place of each entry in a map, float [n, 2] in 0–1."""
     if len(codes) < 4:
         return np.linspace((0.2, 0.5), (0.8, 0.5), len(codes))
     from sklearn.manifold import TSNE
@@ -120,7 +119,7 @@ def _places(codes: np.ndarray, seed: int) -> np.ndarray:
 
 def _map(places: np.ndarray, shapes: np.ndarray) -> Image.Image:
     side = int(np.clip(_PANEL * np.sqrt(_COVERED / max(len(shapes), 1)), 26, 52))
-    panel = Image.new("RGB", (_PANEL, _PANEL), _EMPTY)
+    panel = Image.new("RGB", (_PANEL, _PANEL), EMPTY)
     draw = ImageDraw.Draw(panel)
     at = side / 2 + 4 + places * (_PANEL - side - 8)
     for x, y in at:
@@ -130,7 +129,7 @@ def _map(places: np.ndarray, shapes: np.ndarray) -> Image.Image:
         if any(np.abs(place - other).max() < side + 2 for other in drawn):
             continue
         drawn.append(place)
-        # The shape alone, without the haze around it.
+        # Transparent where the shape is faint, so that dots around it stay visible.
         opacity = Image.fromarray((255 * np.clip(2 * shape - 0.5, 0, 1)).astype(np.uint8))
         opacity = opacity.resize((side, side), Image.Resampling.BICUBIC)
         corner = tuple(int(v) for v in (place - side / 2).round())

@@ -1,7 +1,7 @@
-"""The records of a data set that deserve a look, drawn: cut most, hidden most, most entangled.
+"""Pictures of the oddest records of a data set: cut most, hidden most, most entangled.
 
-Which ones is a function of the table alone. An image that cannot be read is replaced by grey, and
-its caption says so: annotations can be looked at before the images are there.
+The table alone decides which they are. An image that cannot be read is replaced by grey, and its
+caption says so: annotations can be checked before the images are on disk.
 """
 
 import math
@@ -18,13 +18,14 @@ from amodal_pipeline.annotations.audit import largest_cycles
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import boxes
 from amodal_pipeline.visuals.colours import object_colours
-from amodal_pipeline.visuals.overlays import draw_objects
+from amodal_pipeline.visuals.overlays import draw_arrow, draw_objects
+from amodal_pipeline.visuals.text import quantity
 
 WIDTH = 720  # pixels of a picture of one object
 CROWD_WIDTH = 1080  # pixels of a picture of a whole image
 MOST_OBJECTS = 100  # drawn in one picture, the largest
 MOST_ARROWS = 40  # drawn in one picture, for the pairs that overlap most
-LARGEST = 1 << 25  # pixels of a canvas; objects on a larger one are only named
+LARGEST = 1 << 25  # pixels of a canvas; objects on a larger one are listed without a picture
 
 _ROOM = 0.35  # around an object, of its longer side
 _SHARPNESS = 2  # pictures are drawn this many times larger and reduced: lines come out smooth
@@ -34,16 +35,16 @@ _INK, _FAINT_INK, _CASING = (20, 24, 30), (95, 102, 112), (255, 255, 255)
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, uint8 [H, W, 3], with a line or two of plain text; None: it was not drawn."""
+    """Hold a picture, uint8 [H, W, 3] or None if it was not drawn, and a caption in plain text."""
 
     caption: str
     pixels: np.ndarray | None
 
 
 def most_cut(annotations: AmodalAnnotations, count: int) -> list[Example]:
-    """The repaired objects that lost the largest share of their visible mask, most first.
+    """Draw the repaired objects that lost the largest share of their visible mask, most first.
 
-    What was cut off is not in the table: the masks drawn are those after the repair.
+    The masks are those after the repair: the table does not keep the pixels that were cut off.
     """
     repaired = annotations.repaired
     share = repaired["share"].to_numpy(dtype=np.float64, na_value=np.nan)
@@ -54,7 +55,7 @@ def most_cut(annotations: AmodalAnnotations, count: int) -> list[Example]:
     instance_ids = annotations.instances["instance_id"].to_numpy(dtype=np.int64)
     position = pd.Series(np.arange(len(instance_ids)), index=instance_ids)
     rows = position.reindex(ids.iloc[known].astype(np.int64)).reset_index(drop=True)
-    # A part of a table still has the findings of the whole; a record may have several.
+    # A subset of a table still lists the repairs of the whole; a record may have several.
     rows = rows[rows.notna() & ~rows.duplicated()].head(count)
     return [
         _object(annotations, int(row), f"lost {_percent(share[known[i]])} of its visible mask")
@@ -63,9 +64,9 @@ def most_cut(annotations: AmodalAnnotations, count: int) -> list[Example]:
 
 
 def most_occluded_objects(annotations: AmodalAnnotations, count: int) -> list[Example]:
-    """The objects with the highest occlusion rates, ignored ones aside, at most one per image.
+    """Draw the objects with the highest occlusion rates, ignored ones aside, at most one per image.
 
-    Of equally hidden ones the largest come first.
+    Among equal rates the largest objects come first.
     """
     table = annotations.instances
     rate = table["occlusion_rate"].to_numpy(dtype=np.float64)
@@ -79,10 +80,10 @@ def most_occluded_objects(annotations: AmodalAnnotations, count: int) -> list[Ex
 
 
 def most_entangled(annotations: AmodalAnnotations, count: int) -> list[Example]:
-    """The images with the largest cycles in the order, most order pairs, and most objects.
+    """Draw the images with the largest cycles in the order, most order pairs, and most objects.
 
-    A third of them each, as far as there are any. Arrows lead from an object to what it hides;
-    they are fainter where the order was inferred.
+    Each of the three gives a third of the images, if it has as many. Arrows lead from an object to
+    the one that it hides; they are fainter where the order was inferred.
     """
     image_ids = annotations.images["image_id"].to_numpy(dtype=np.int64)
 
@@ -100,9 +101,9 @@ def most_entangled(annotations: AmodalAnnotations, count: int) -> list[Example]:
 
 
 def _alternating(rankings: list[list[int]], count: int) -> list[int]:
-    """The first of each ranking, then the second of each, …, without repetition."""
+    """Return the first of each ranking, then the second of each, …, without repetition."""
     longest = max(len(r) for r in rankings)
-    # No ranking has to be read further than this: the others can have taken no more.
+    # No ranking has to be read further: the others contribute at most this many.
     depth = min(longest, len(rankings) * count)
     merged = [r[k] for k in range(depth) for r in rankings if k < len(r)]
     return list(dict.fromkeys(merged))[:count]
@@ -114,14 +115,14 @@ def _sizes(column: pd.Series) -> pd.Series:
 
 
 def _object(annotations: AmodalAnnotations, row: int, remark: str) -> Example:
-    """One object and what is around it."""
+    """Draw one object and its surroundings."""
     record = annotations.instances.iloc[row]
     image_id = int(record["image_id"])
     names = {c.id: c.name for c in annotations.metadata.categories}
     category = names.get(int(record["category_id"]), f"category {record['category_id']}")
     what = f"{category}, instance {record['instance_id']}: {remark}"
     canvas = tuple(int(side) for side in annotations.sizes[row])
-    file_name = _file_name(annotations, image_id)
+    file_name = file_name_of(annotations.images, image_id)
     if math.prod(canvas) > LARGEST:
         return Example(f"{what}  ·  {file_name}  ·  {_too_large(canvas)}", None)
 
@@ -130,7 +131,7 @@ def _object(annotations: AmodalAnnotations, row: int, remark: str) -> Example:
     amodal, visible = [record["amodal_rle"]], [record["visible_rle"]]
     colours = object_colours(range(1))
     if problem:
-        # Nothing to see behind the masks: the other objects show who hides this one.
+        # Without the photograph, draw the other objects, to show which of them hide this one.
         others = annotations.of_image(image_id)
         others = others[(others["instance_id"] != record["instance_id"]).to_numpy(dtype=bool)]
         others = _largest(others, MOST_OBJECTS)
@@ -148,11 +149,11 @@ def _object(annotations: AmodalAnnotations, row: int, remark: str) -> Example:
 
 
 def _image(annotations: AmodalAnnotations, image_id: int, cycle: int) -> Example:
-    """A whole image with its objects and who hides whom."""
+    """Draw a whole image with its objects and their order."""
     objects = annotations.of_image(image_id)
     order = annotations.order[(annotations.order["image_id"] == image_id).to_numpy(dtype=bool)]
-    facts = [_file_name(annotations, image_id), _counted(len(objects), "object")]
-    facts.append(_counted(len(order), "order pair"))
+    facts = [file_name_of(annotations.images, image_id), quantity(len(objects), "object")]
+    facts.append(quantity(len(order), "order pair"))
     if cycle:
         facts.append("a mutual pair" if cycle == 2 else f"a cycle of {cycle} objects")
     record = annotations.images[(annotations.images["image_id"] == image_id).to_numpy(dtype=bool)]
@@ -195,21 +196,21 @@ def _image(annotations: AmodalAnnotations, image_id: int, cycle: int) -> Example
 def image_or_grey(
     annotations: AmodalAnnotations, file_name: str, canvas: tuple[int, int]
 ) -> tuple[np.ndarray, str]:
-    """The image, uint8 [H, W, 3], or grey where it cannot be read, and what a caption says then.
+    """Return the image, uint8 [H, W, 3], and ""; if it cannot be read, grey and a remark on it.
 
-    A table is worth looking at before its images are there.
+    A table can so be checked before its images are on disk.
     """
     try:
         return read_image(annotations.metadata.image_root, file_name, canvas), ""
     except ValueError as error:
-        # The rest of the message names the whole path again, and what to do for a single image.
+        # For a missing file the message would only repeat the path.
         missing = isinstance(error.__cause__, FileNotFoundError)
         problem = "image not on disk" if missing else f"not drawn on the image: {error}"
         return np.full((*canvas, 3), _GREY, np.uint8), f"  ·  {problem}"
 
 
 def _window(box: np.ndarray, canvas: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns around an object, 4:3 where the canvas has room."""
+    """Return rows and columns around an object, 4:3 if the canvas has room."""
     left, top, width, height = (float(v) for v in box)
     room = 2 * max(12.0, _ROOM * max(width, height))
     wide = max(width + room, 4 / 3 * (height + room))
@@ -230,7 +231,7 @@ def _cut(masks: Iterable[str], canvas: tuple[int, int], window: tuple[slice, sli
 
 
 def _size(canvas: tuple[int, int], width: int) -> tuple[int, int]:
-    """(height, width) of a picture within ``width`` × ``width`` pixels, of the canvas's shape."""
+    """Return (height, width) of a picture of the canvas's shape within ``width`` × ``width``."""
     scale = width / max(canvas)
     return max(1, round(canvas[0] * scale)), max(1, round(canvas[1] * scale))
 
@@ -243,7 +244,7 @@ def _largest(objects: pd.DataFrame, count: int) -> pd.DataFrame:
 def _anchor(
     amodal: str, visible: str, canvas: tuple[int, int], size: tuple[int, int]
 ) -> tuple[float, float]:
-    """(x, y) well inside the visible part of an object, or inside all of it if nothing is seen."""
+    """Return (x, y) well inside an object's visible part, or inside its amodal mask if hidden."""
     for counts in (visible, amodal):
         mask = Image.fromarray(255 * rle.decode([counts], canvas)[0])
         small = np.asarray(mask.resize((size[1] // 2 + 1, size[0] // 2 + 1))) > 127
@@ -251,7 +252,7 @@ def _anchor(
             depth = ndimage.distance_transform_edt(np.pad(small, 1))[1:-1, 1:-1]
             y, x = np.unravel_index(int(depth.argmax()), depth.shape)
             return 2.0 * x, 2.0 * y
-    # Too small to survive the reduction.
+    # Smaller than a pixel of the reduced masks.
     x, y, width, height = rle.box([amodal], canvas)[0]
     across, down = size[1] / canvas[1], size[0] / canvas[0]
     return float((x + width / 2) * across), float((y + height / 2) * down)
@@ -261,7 +262,7 @@ def _with_arrows(
     picture: np.ndarray,
     arrows: list[tuple[tuple[float, float], tuple[float, float], bool]],
 ) -> np.ndarray:
-    """Bent arrows (from, to, inferred), so that the two of a mutual pair keep apart."""
+    """Draw bent arrows (from, to, inferred), so that the two of a mutual pair do not overlap."""
     image = Image.fromarray(picture)
     image = image.resize((image.width * _SHARPNESS, image.height * _SHARPNESS))
     draw = ImageDraw.Draw(image)
@@ -270,44 +271,24 @@ def _with_arrows(
         (_bent(np.array(a) * _SHARPNESS, np.array(b) * _SHARPNESS), _FAINT_INK if i else _INK)
         for a, b, i in arrows
     ]
-    # All casings first, so that no arrow is cut by the next one's.
+    # All casings first, so that none covers another arrow.
     for line, _ in lines:
-        _arrow(draw, line, pen, 0.9 * pen, _CASING)
+        draw_arrow(draw, line, pen, 0.9 * pen, _CASING)
     for line, ink in lines:
-        _arrow(draw, line, pen, 0.0, ink)
+        draw_arrow(draw, line, pen, 0.0, ink)
     return np.asarray(image.reduce(_SHARPNESS)).copy()
 
 
 def _bent(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Points [24, 2] of a quadratic Bézier curve that leaves the straight line to its left."""
+    """Return points [24, 2] of a quadratic Bézier curve to the left of the straight line."""
     along = end - start
     control = (start + end) / 2 + 0.14 * np.array([along[1], -along[0]])
     t = np.linspace(0, 1, 24)[:, None]
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
 
 
-def _arrow(
-    draw: ImageDraw.ImageDraw, line: np.ndarray, pen: float, casing: float, ink: tuple
-) -> None:
-    """A dot, a line of width ``pen``, and a head at its end; all wider by ``casing`` around."""
-    tip, before = line[-1], line[-4]
-    length = max(float(np.linalg.norm(tip - before)), 1e-6)
-    ahead = (tip - before) / length
-    aside = np.array([-ahead[1], ahead[0]])
-    head = 6 * pen
-    shaft = np.concatenate([line[:-2], [tip - 0.6 * head * ahead]])
-    draw.line([tuple(p) for p in shaft], fill=ink, width=round(pen + 2 * casing), joint="curve")
-    radius = 1.7 * pen + casing
-    x, y = line[0]
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
-    tip = tip + 1.6 * casing * ahead
-    base = line[-1] - (head + casing) * ahead
-    wing = (0.5 * head + 1.3 * casing) * aside
-    draw.polygon([tuple(tip), tuple(base + wing), tuple(base - wing)], fill=ink)
-
-
-def _file_name(annotations: AmodalAnnotations, image_id: int) -> str:
-    images = annotations.images
+def file_name_of(images: pd.DataFrame, image_id: int) -> str:
+    """Return the file name of an image of a table of images."""
     return str(images["file_name"][(images["image_id"] == image_id).to_numpy(dtype=bool)].iloc[0])
 
 
@@ -315,11 +296,7 @@ def _too_large(canvas: tuple[int, int]) -> str:
     return f"not drawn: {canvas[0]}×{canvas[1]} pixels are more than {LARGEST}"
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}".replace(",", "\N{NO-BREAK SPACE}")
-
-
 def _percent(share: float) -> str:
-    # 100 % only if it is all: the difference is what one looks for.
+    # 100 % only if it is all: readers look for this difference.
     text = f"{100 * share:.1f}"
     return f"{'above 99.9' if text == '100.0' and share < 1 else text.removesuffix('.0')} %"

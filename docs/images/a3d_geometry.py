@@ -1,6 +1,6 @@
-"""The figure of A3D's geometry in its documentation, with the masks that the functions make.
+"""Draw the figure of A3D's geometry for docs/methods/a3d.md, with masks by the project's functions.
 
-python -m amodal_pipeline.visuals.geometry --out docs/images/a3d_geometry.png
+python docs/images/a3d_geometry.py
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _say(axes: Axes, at: np.ndarray, text: str, colour: str, side: str = "center
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/images/a3d_geometry.png"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".png"))
     out = parser.parse_args().out
     with replacing(out) as path:
         geometry_figure().savefig(path, format="png")
