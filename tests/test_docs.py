@@ -43,21 +43,54 @@ def test_every_page_is_in_the_navigation_once():
     assert own == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
-def test_the_python_of_the_readme_gives_masks_of_the_image(shapes, tmp_path):
-    checkpoint_of(methods.build(tiny_method("orcnn"), classes=2)).save(tmp_path)
-    image = shapes.images.iloc[0]
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = re.search(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
-    for written, own in {
-        "data/06_models/scenes/orcnn": tmp_path,
-        "data/02_intermediate/scenes/val/000000.png": (
-            Path(shapes.metadata.image_root) / image["file_name"]
-        ),
-    }.items():
-        assert written in code
-        code = code.replace(written, Path(own).as_posix())
+def blocks(page):
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def run(code, replaced):
+    """Run the Python of a page, with its names for other places and smaller numbers."""
+    for written, own in replaced.items():
+        assert written in code, written
+        code = code.replace(written, str(own))
     names = {}
     exec(code, names)
-    masks = names["masks"]
-    assert masks.shape[1:] == (image["height"], image["width"])
-    assert len(masks) == len(names["found"]["scores"])
+    return names
+
+
+def test_the_python_of_the_readme_gives_masks_of_the_image(shapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint_of(methods.build(tiny_method("orcnn"), classes=2)).save(tmp_path / "orcnn")
+    image = shapes.images.iloc[0]
+    picture = Path(shapes.metadata.image_root) / image["file_name"]
+    replaced = {
+        "data/06_models/scenes/orcnn": "orcnn",
+        "data/02_intermediate/scenes/val/000000.png": picture.as_posix(),
+        "above(0.5)": "above(0.0)",
+    }
+    names = run(blocks(ROOT / "README.md")[0], replaced)
+    assert names["masks"].shape[1:] == (image["height"], image["width"])
+    assert len(names["masks"]) == len(names["found"].scores) > 0
+    assert (tmp_path / "objects.png").exists() and (tmp_path / "objects.json").exists()
+
+
+def test_the_python_of_the_front_door_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, parts, pictures = blocks(DOCS / "python.md")
+    code = f"from tests.test_front import COMPLETER, TOKENIZER\n{data}\n{parts}\n{pictures}"
+    tiny = "iterations=2, model=COMPLETER, parts={'tokenizer': TOKENIZER}"
+    names = run(
+        code,
+        {
+            "train=400, val=80": "train=3, val=2",
+            "iterations=500": "iterations=2",
+            '"runs/c2f_seg")': f'"runs/c2f_seg", {tiny}, training={{"workers": 0}})',
+            "ap.complete(c2f, found)": "ap.complete(c2f, found, workers=0)",
+            "ap.true_objects(val))])": "ap.true_objects(val), workers=0)], resamples=2, headline_resamples=2)",
+            "ap.evaluate(val, [found])": "ap.evaluate(val, [found], resamples=2, headline_resamples=2)",
+            "street.jpg": "data/scenes/val/000000.png",
+            "above(0.5)": "above(0.0)",
+        },
+    )
+    assert (names["results"]["metric"] == "AP_amodal").any()
+    assert names["result"].masks.ndim == 3 and (tmp_path / "street.json").exists()
