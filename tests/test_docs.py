@@ -79,6 +79,7 @@ def test_the_python_of_the_front_door_runs(tmp_path, monkeypatch):
     data, parts, pictures = blocks(DOCS / "python.md")
     code = f"from tests.test_front import COMPLETER, TOKENIZER\n{data}\n{parts}\n{pictures}"
     tiny = "iterations=2, model=COMPLETER, parts={'tokenizer': TOKENIZER}"
+    few = "resamples=2, headline_resamples=2"
     names = run(
         code,
         {
@@ -86,8 +87,8 @@ def test_the_python_of_the_front_door_runs(tmp_path, monkeypatch):
             "iterations=500": "iterations=2",
             '"runs/c2f_seg")': f'"runs/c2f_seg", {tiny}, training={{"workers": 0}})',
             "ap.complete(c2f, found)": "ap.complete(c2f, found, workers=0)",
-            "ap.true_objects(val))])": "ap.true_objects(val), workers=0)], resamples=2, headline_resamples=2)",
-            "ap.evaluate(val, [found])": "ap.evaluate(val, [found], resamples=2, headline_resamples=2)",
+            "ap.true_objects(val))])": f"ap.true_objects(val), workers=0)], {few})",
+            "ap.evaluate(val, [found])": f"ap.evaluate(val, [found], {few})",
             "street.jpg": "data/scenes/val/000000.png",
             "above(0.5)": "above(0.0)",
         },

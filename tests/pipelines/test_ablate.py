@@ -15,9 +15,10 @@ from rich.console import Console
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.compose import ComposeConfig
 from amodal_pipeline.compose.source import read_source
-from amodal_pipeline.jobs.ablate import Places, _score, _trained_otherwise
+from amodal_pipeline.jobs.ablate import Given, _score, _trained_otherwise
 from amodal_pipeline.jobs.ablation_table import compare_rows, print_table
 from amodal_pipeline.jobs.modal import compose_modal, write_modal
+from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.jobs.rows import AblationConfig, Row, resolve
 from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.jobs.train import Job, Pretraining
@@ -407,8 +408,8 @@ def test_a_row_on_detections_of_visible_masks_only_has_what_was_detected(shapes)
     )
     job = Job.model_validate({"model": {"name": "c2f_seg"}})
     row = Row("on_detections", job, completes="detections")
-    places = Places(*[None] * 6, detections, *[None] * 3)
-    rows = _score(row, shapes, completed, places, QUICK).results
+    given = Given(Parts(), detections=detections)
+    rows = _score(row, shapes, completed, given, QUICK).results
     rows = rows[rows["category"] == "all"].set_index("metric")
     for metric in ("mIoU_full", "mIoU_full_matched"):
         assert rows.loc[metric, ["value", "n"]].tolist() == [100, 16]

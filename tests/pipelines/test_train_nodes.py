@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
-from amodal_pipeline.jobs.ablate import Places, _inputs
+from amodal_pipeline.jobs.ablate import Given, _inputs
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.jobs.rows import Row
 from amodal_pipeline.jobs.train import (
@@ -119,9 +119,9 @@ def test_restart_leaves_a_finished_part_that_is_unchanged(shapes, tmp_path):
 
 def test_a_row_that_completes_detections_needs_a_detector(shapes, tmp_path):
     nothing = detect([], shapes, None, completer_job())
-    places = Places(*[tmp_path] * 4, Parts(), None, nothing, [], None, None)
+    given = Given(Parts(), detections=nothing)
     row = Row("on_detections", completer_job())
-    assert _inputs(row, places) == "image"
-    assert _inputs(dataclasses.replace(row, completes="true"), places) == "true"
+    assert _inputs(row, given) == "image"
+    assert _inputs(dataclasses.replace(row, completes="true"), given) == "true"
     with pytest.raises(ValueError, match=r"rows\.on_detections"):
-        _inputs(dataclasses.replace(row, completes="detections"), places)
+        _inputs(dataclasses.replace(row, completes="detections"), given)

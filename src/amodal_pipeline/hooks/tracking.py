@@ -93,9 +93,9 @@ class TrackingHook:
             history = FollowedHistory(inputs[f"{node.namespace}.folder"] / "history.jsonl")
             log = partial(self._runs.log_history, run)
             self._follow(node, partial(history.send, log))
-        if rows := inputs.get(f"{node.namespace}.chosen"):
-            folder, parts = inputs[f"{node.namespace}.folder"], inputs["parts"]
-            self._rows = [FollowedRow(row, folder / row.name, parts) for row in rows]
+        if rows := inputs.get(f"{node.namespace}.chosen"):  # of an ablation, or of OrderNet
+            place = inputs[f"{node.namespace}.place"]
+            self._rows = [FollowedRow(row, place.rows / row.name, place.scores) for row in rows]
             self._row_start = now()
             self._follow(node, partial(self._look_at_rows, node.namespace))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,11 +21,10 @@ from amodal_pipeline.jobs.evaluate import (
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.jobs.progress import progress, training_progress
 from amodal_pipeline.jobs.rows import AblationConfig, Row, resolve
-from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.jobs.train import (
     Job,
     Pretraining,
-    ViewFolders,
+    ViewsPlan,
     choose_start,
     choose_start_or_train_upstream,
     on_true_objects,
@@ -41,27 +41,71 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Folders that the rows of an ablation write into, each row into one of its name.
+class Workplace:
+    """Where and how the rows of an ablation are made.
 
-    ``rows``: checkpoints and training states; ``output``: predictions; ``images``: pictures made
-    for a row. What they are made from: ``models`` has the checkpoints of the methods that rows
-    start from, ``parts`` are those of the data set. For completers: ``detected`` has what a
-    detector found of the training objects, ``detections`` all of it in the validation split;
-    ``detector`` is that itself. ``pretraining``: what rows start from unless theirs differs, and
-    ``views``, the folders of what it sees.
+    Folders, each row in one of its name: ``rows`` has checkpoints and training states, ``output``
+    predictions, ``images`` pictures that are made for a row. ``models`` has the checkpoints of the
+    methods that rows start from; ``scores`` all scores, as "<method>.<row>". ``workers`` processes
+    compose pictures (0: one per core). ``restart``: train the chosen rows anew.
     """
 
     rows: Path
     models: Path
     output: Path
-    images: Path
+    scores: Path
+    workers: int = 0
+    restart: bool = False
+    images: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What rows are made from beside the training split.
+
+    ``parts`` are those of the data set. For completers: ``detected`` has what a detector found of
+    the training objects, ``detections`` all of it in the validation split; ``detector`` is that
+    itself. ``views``: for methods that may be pretrained on views.
+    """
+
     parts: Parts
-    detected: Predictions | None
-    detections: Predictions | None
-    detector: list[Checkpoint]
-    pretraining: Pretraining | None
-    views: ViewFolders | None
+    detected: Predictions | None = None
+    detections: Predictions | None = None
+    detector: Sequence[Checkpoint] = ()
+    views: ViewsPlan | None = None
+
+
+def workplace(
+    rows: Path,
+    models: Path,
+    output: Path,
+    scores: Path,
+    workers: int,
+    restart: bool,
+    images: Path | None = None,
+) -> Workplace:
+    """Gather the folders of an ablation; below ``output`` and ``images`` it has one of its own."""
+    own = images / rows.name if images else None
+    return Workplace(rows, models, output / rows.name, scores, workers, restart, own)
+
+
+def gather(
+    train: AmodalAnnotations,
+    shape_prior: StoredShapePrior | None = None,
+    tokenizer: Checkpoint | None = None,
+    detections_train: Predictions | None = None,
+    detections: Predictions | None = None,
+    detector: list[Checkpoint] | None = None,
+    views: ViewsPlan | None = None,
+) -> Given:
+    """Gather what the rows of an ablation are made from; arguments as of :class:`Given`."""
+    return Given(
+        Parts(shape_prior, tokenizer),
+        on_true_objects(train, detections_train),
+        detections,
+        detector or (),
+        views,
+    )
 
 
 def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
@@ -86,11 +130,11 @@ def choose_rows_with_tokenizer(
 
 
 def choose_rows_with_pretraining(
-    ablation: AblationConfig, pretraining: Job, views: Source, *jobs: Job
+    ablation: AblationConfig, views: ViewsPlan, *jobs: Job
 ) -> tuple[dict[str, Row], list[Row]]:
     """As :func:`choose_rows`, for methods that may be pretrained on views."""
     checked = [Job.model_validate(job) for job in jobs]
-    return _chosen(ablation, checked, Pretraining(pretraining, views))
+    return _chosen(ablation, checked, views.pretraining)
 
 
 def _completed(parts: Parts, jobs: tuple[Job, ...]) -> list[Job]:
@@ -112,24 +156,10 @@ def ablate(
     chosen: list[Row],
     train: AmodalAnnotations,
     val: AmodalAnnotations,
-    rows_folder: Path,
-    models: Path,
-    output: Path,
-    images: Path,
-    parts: Path,
+    place: Workplace,
+    given: Given,
     inference: InferenceConfig,
     evaluation: EvaluationConfig,
-    workers: int,
-    restart: bool,
-    pretraining: Job | None = None,
-    views: Source | None = None,
-    shape_prior: StoredShapePrior | None = None,
-    tokenizer: Checkpoint | None = None,
-    detections_train: Predictions | None = None,
-    detections: Predictions | None = None,
-    detector: list[Checkpoint] | None = None,
-    views_images: Path | None = None,
-    views_raw: Path | None = None,
 ) -> list[str]:
     """Train and score rows one after another; what is finished and unchanged is not trained again.
 
@@ -139,16 +169,7 @@ def ablate(
     Args:
         chosen: the rows.
         train, val: the two splits.
-        rows_folder, models, output, images: folders of checkpoints of the rows, of all checkpoints,
-            of predictions and of images; in the last two, one of the name of ``rows_folder``.
-        parts: where scores are collected, as "<method>.<row>".
-        workers: processes that compose pictures; 0 is one a core.
-        restart: train the chosen rows anew, whatever is there.
-        pretraining, views: a job that rows may start from, and the views it learns from.
-        shape_prior, tokenizer: of the data set, for methods that have one.
-        detections_train, detections: of a detector for the two splits, for completers.
-        detector: itself, if any.
-        views_images, views_raw: folders of the views.
+        place, given: where rows are made, and from what.
 
     Returns:
         The names of the rows.
@@ -156,35 +177,19 @@ def ablate(
     Raises:
         ChangedTrainingError: a row on disk was trained with other values; names it and the remedy.
     """
-    name = rows_folder.name
-    detected = on_true_objects(train, detections_train)
-    finished = Parts(shape_prior, tokenizer)
-    places = Places(
-        rows=rows_folder,
-        models=models,
-        output=output / name,
-        images=images / name,
-        parts=finished,
-        detected=detected,
-        detections=detections,
-        detector=detector or [],
-        pretraining=Pretraining(pretraining, views) if pretraining else None,
-        views=ViewFolders(views_images, views_raw) if pretraining else None,
-    )
     for number, row in enumerate(chosen, 1):
         title = f"{number}/{len(chosen)} {row.name}"
-        checkpoint = train_row(row, train, places, workers, restart, title=title)
-        predictions = _predict(row, checkpoint, val, places, inference)
-        save_scores(parts, row.stem, _score(row, val, predictions, places, evaluation))
+        checkpoint = train_row(row, train, place, given, title=title)
+        predictions = _predict(row, checkpoint, val, place, given, inference)
+        save_scores(place.scores, row.stem, _score(row, val, predictions, given, evaluation))
     return [row.name for row in chosen]
 
 
 def train_row(
     row: Row,
     annotations: AmodalAnnotations,
-    places: Places,
-    workers: int,
-    restart: bool,
+    place: Workplace,
+    given: Given,
     *,
     as_start: bool = False,
     title: str = "",
@@ -201,22 +206,23 @@ def train_row(
     from amodal_pipeline.training import loop
     from amodal_pipeline.training.state import ChangedTrainingError, check_unchanged
 
+    restart = place.restart
     if row.weights_of:
-        return _use_otherwise(row, annotations, places, workers)
-    start = _start(row, annotations, places, workers, restart)
+        return _use_otherwise(row, annotations, place, given)
+    start = _start(row, annotations, place, given)
     if row.composed:
-        annotations = _compose(row, annotations, places.images / row.name, workers)
+        annotations = _compose(row, annotations, place)
     method, training = row.job.model.root, row.job.training
-    folder = places.rows / row.name
+    folder = place.rows / row.name
     pretrained = start[0] if start else None
-    components = places.parts.components(method)
+    components = given.parts.components(method)
     wanted = loop.fingerprint(
         method,
         training,
         annotations,
         pretrained,
         components,
-        places.detected,
+        given.detected,
         pretrained_categories=row.job.pretrained_categories,
     )
     try:
@@ -226,9 +232,9 @@ def train_row(
                 return found
             if not restart:
                 check_unchanged(found.card.fingerprint, wanted, folder)
-        if not restart and (found := _trained_whole(places.models / row.job.name, folder, wanted)):
+        if not restart and (found := _trained_whole(place.models / row.job.name, folder, wanted)):
             return found
-        shutil.rmtree(places.output / row.name, ignore_errors=True)
+        shutil.rmtree(place.output / row.name, ignore_errors=True)
         with training_progress(f"train {title or row.name}") as on_step:
             checkpoint = loop.train(
                 method,
@@ -238,7 +244,7 @@ def train_row(
                 pretrained=pretrained,
                 pretrained_categories=row.job.pretrained_categories,
                 components=components,
-                detected=places.detected,
+                detected=given.detected,
                 restart=restart,
                 on_step=on_step,
             )
@@ -264,10 +270,11 @@ def _trained_whole(method_folder: Path, folder: Path, wanted: Fingerprint) -> Ch
 
 
 def _use_otherwise(
-    row: Row, annotations: AmodalAnnotations, places: Places, workers: int
+    row: Row, annotations: AmodalAnnotations, place: Workplace, given: Given
 ) -> Checkpoint:
     """The checkpoint of a row that is another one with values that matter after training only."""
-    trained = train_row(row.weights_of, annotations, places, workers, False, as_start=True)
+    kept = dataclasses.replace(place, restart=False)
+    trained = train_row(row.weights_of, annotations, kept, given, as_start=True)
     method = row.job.model.root
     mark = Fingerprint.of(
         model=method.model_dump(),
@@ -276,81 +283,77 @@ def _use_otherwise(
     )
     card = trained.card.model_copy(update={"method": MethodConfig(method), "fingerprint": mark})
     checkpoint = Checkpoint(card, trained.weights)
-    checkpoint.save(places.rows / row.name)
+    checkpoint.save(place.rows / row.name)
     return checkpoint
 
 
 def _start(
-    row: Row, annotations: AmodalAnnotations, places: Places, workers: int, restart: bool
+    row: Row, annotations: AmodalAnnotations, place: Workplace, given: Given
 ) -> list[Checkpoint]:
     match row.upstream:
         case Row() as upstream:
-            return [train_row(upstream, annotations, places, workers, restart, as_start=True)]
+            return [train_row(upstream, annotations, place, given, as_start=True)]
         case Job() as upstream:
-            folder = places.models / upstream.name
+            folder, restart = place.models / upstream.name, place.restart
             return choose_start_or_train_upstream(annotations, row.job, upstream, folder, restart)
         case Pretraining() as upstream:
-            name = annotations.metadata.dataset
-            return [_pretrain(row, upstream, name, places, workers, restart)]
+            return [_pretrain(row, upstream, annotations.metadata.dataset, place, given.views)]
     return choose_start(row.job)
 
 
 def _pretrain(
-    row: Row, wanted: Pretraining, dataset: str, places: Places, workers: int, restart: bool
+    row: Row, wanted: Pretraining, dataset: str, place: Workplace, usual: ViewsPlan
 ) -> Checkpoint:
     """The pretraining of a row: that of all rows, or one of its own beside the row."""
-    usual, views = places.pretraining, places.views
-    folder = places.models / wanted.name
-    if wanted != usual:
-        folder = places.rows / _own_pretraining(row)
-    if wanted.views != usual.views:
+    views, folder = usual.folders, place.models / wanted.name
+    if wanted != usual.pretraining:
+        folder = place.rows / _own_pretraining(row)
+    if wanted.views != usual.pretraining.views:
         # A row may have pictures composed for itself, too.
-        views = dataclasses.replace(views, images=places.images / _own_pretraining(row))
-    return pretrain(wanted, dataset, views, folder, workers, restart)
+        views = dataclasses.replace(views, images=place.images / _own_pretraining(row))
+    return pretrain(wanted, dataset, views, folder, place.workers, place.restart)
 
 
 def _own_pretraining(row: Row) -> str:
     return f"{row.name}.pretraining"
 
 
-def _compose(
-    row: Row, annotations: AmodalAnnotations, folder: Path, workers: int
-) -> AmodalAnnotations:
+def _compose(row: Row, annotations: AmodalAnnotations, place: Workplace) -> AmodalAnnotations:
     from amodal_pipeline.jobs.modal import compose_modal
 
+    folder, workers = place.images / row.name, place.workers or usable_cores()
     with progress(f"compose {row.name}") as on_progress:
-        return compose_modal(
-            annotations, row.composed, folder, workers or usable_cores(), on_progress
-        )
+        return compose_modal(annotations, row.composed, folder, workers, on_progress)
 
 
 def _predict(
     row: Row,
     checkpoint: Checkpoint,
     val: AmodalAnnotations,
-    places: Places,
+    place: Workplace,
+    given: Given,
     inference: InferenceConfig,
 ) -> Predictions:
     """Predictions of a row; those on disk where they are of this checkpoint and these images."""
-    place = places.output / row.name / "predictions"
-    if (place / "metadata.json").exists():
-        found = Predictions.load(place)
+    folder = place.output / row.name / "predictions"
+    if (folder / "metadata.json").exists():
+        found = Predictions.load(folder)
         made = (found.metadata.checkpoint, found.metadata.annotations)
         same = made == (checkpoint.card.fingerprint.digest, val.fingerprint)
-        same = same and found.metadata.inputs == _inputs(row, places)
+        same = same and found.metadata.inputs == _inputs(row, given)
         if same and not _rests_on_estimates(row, checkpoint):
             return found
     if row.completes == "true_boxes":
         predictions = complete_true_boxes(checkpoint, val, inference)
     elif row.completes == "true":
-        predictions = complete_true(checkpoint, val, inference, places.detector)
+        predictions = complete_true(checkpoint, val, inference, given.detector)
     elif row.completes == "detections":
-        predictions = complete_detections(checkpoint, val, places.detections, inference)
+        predictions = complete_detections(checkpoint, val, given.detections, inference)
     else:
         predictions = predict(checkpoint, val, inference)
     metadata = predictions.metadata.model_copy(update={"variant": row.name})
     predictions = dataclasses.replace(predictions, metadata=metadata)
-    predictions.save(place)
+    predictions.save(folder)
     return predictions
 
 
@@ -359,7 +362,7 @@ def _rests_on_estimates(row: Row, checkpoint: Checkpoint) -> bool:
     return row.completes in ("true", "detections") and within_amodal_boxes(checkpoint.card)
 
 
-def _inputs(row: Row, places: Places) -> str:
+def _inputs(row: Row, given: Given) -> str:
     """What the predictions of a row are made from, as results have it.
 
     Raises:
@@ -370,19 +373,19 @@ def _inputs(row: Row, places: Places) -> str:
             return "image"
         case "true" | "true_boxes" as known:
             return known
-    if places.detections.metadata.method == "none":
+    if given.detections.metadata.method == "none":
         raise ValueError(
             f"rows.{row.name} completes detections, and {row.job.model.root.name}.detector is "
             "null: name a detector, or take the row away (null)"
         )
-    return places.detections.metadata.method
+    return given.detections.metadata.method
 
 
 def _score(
     row: Row,
     val: AmodalAnnotations,
     predictions: Predictions,
-    places: Places,
+    given: Given,
     evaluation: EvaluationConfig,
 ):
     from amodal_pipeline.metrics.completion import match_detections
@@ -390,7 +393,7 @@ def _score(
 
     # What was completed decides which objects are found, as for the method itself.
     detected = row.completes == "detections"
-    matches = match_detections(val, places.detections) if detected else None
+    matches = match_detections(val, given.detections) if detected else None
     with progress(f"evaluate {row.name}") as on_progress:
         return evaluate(
             val,

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.jobs.ablate import Workplace
 from amodal_pipeline.jobs.evaluate import predict, scored
 from amodal_pipeline.jobs.progress import plain_console, progress, training_progress
 from amodal_pipeline.jobs.rows import Row
@@ -77,13 +78,9 @@ def train_and_score(
     job: OrderNetJob,
     train: AmodalAnnotations,
     val: AmodalAnnotations,
-    folder: Path,
-    models: Path,
-    output: Path,
-    parts: Path,
+    place: Workplace,
     inference: InferenceConfig,
     evaluation: EvaluationConfig,
-    restart: bool,
 ) -> list[str]:
     """Train the networks one after another, and score each as soon as it is trained.
 
@@ -94,11 +91,8 @@ def train_and_score(
         chosen: the networks.
         job: where objects come from.
         train, val: the two splits.
-        folder, models, output, parts: folders of these networks' checkpoints, of all checkpoints,
-            of predictions, and of scores; a network has its own below the first, and one of its
-            name below ``order_net`` in the third.
+        place: the folders of these networks, of all checkpoints, of predictions and of scores.
         inference, evaluation: how networks are run, and intervals drawn.
-        restart: begin anew, whatever is there.
 
     Returns:
         The names of the networks.
@@ -112,8 +106,10 @@ def train_and_score(
     from amodal_pipeline.metrics.evaluate import evaluate
     from amodal_pipeline.training import loop, ordering
 
-    own, name = output / folder.name, job.source or "true"
-    seen, shown = (_objects(split, job.source, models, own, inference) for split in (train, val))
+    own, name = place.output, job.source or "true"
+    seen, shown = (
+        _objects(split, job.source, place.models, own, inference) for split in (train, val)
+    )
     pairs = ordering.pairs_of_truth(val, shown)
     only = evaluation.model_copy(update={"protocols": ("order",), "vrsp_released": False})
     _count_mutual(train, seen, job.model.mutual)
@@ -124,7 +120,7 @@ def train_and_score(
         return dataclasses.replace(found, objects=found.objects.iloc[:0])
 
     rules = scores.join(score(rule) for rule in _by_rules(shown, pairs))
-    save_scores(parts, f"order_net.{name}_rules", rules)
+    save_scores(place.scores, f"order_net.{name}_rules", rules)
     for number, row in enumerate(chosen, 1):
         start = choose_start(row.job)
         with training_progress(f"train {number}/{len(chosen)} {row.name}") as on_step:
@@ -132,13 +128,13 @@ def train_and_score(
                 row.job.model.root,
                 row.job.training,
                 train,
-                folder / row.name,
+                place.rows / row.name,
                 pretrained=start[0] if start else None,
                 detected=seen if job.source else None,
-                restart=restart,
+                restart=place.restart,
                 on_step=on_step,
             )
-        checkpoint.save(folder / row.name)
+        checkpoint.save(place.rows / row.name)
         with progress(f"order {row.name}") as on_progress:
             found = ordering.order(
                 restore(checkpoint),
@@ -151,7 +147,7 @@ def train_and_score(
                 on_progress=on_progress,
             )
         found.save(own / row.name / "predictions")
-        save_scores(parts, row.stem, score(found))
+        save_scores(place.scores, row.stem, score(found))
     return [row.name for row in chosen]
 
 

@@ -83,6 +83,19 @@ class ViewFolders:
     raw: Path
 
 
+@dataclass(frozen=True)
+class ViewsPlan:
+    """The pretraining on views that trainings may start from, and the folders of what it sees."""
+
+    pretraining: Pretraining
+    folders: ViewFolders
+
+
+def plan_views(pretraining: Job, views: Source, images: Path, raw: Path) -> ViewsPlan:
+    """Gather the pretraining on views and the folders of what it sees."""
+    return ViewsPlan(Pretraining(pretraining, views), ViewFolders(images, raw))
+
+
 def train(
     annotations: AmodalAnnotations,
     job: Job,
@@ -212,29 +225,20 @@ def _views_of(dataset: str) -> str:
 
 
 def choose_start_or_pretrain(
-    job: Job,
-    pretraining: Job,
-    views: Source,
-    dataset: str,
-    images: Path,
-    raw: Path,
-    folder: Path,
-    workers: int,
-    restart: bool,
+    job: Job, plan: ViewsPlan, dataset: str, folder: Path, workers: int, restart: bool
 ) -> list[Checkpoint]:
-    """As :func:`choose_start`, or the pretraining on views, done where need be.
+    """Return the start that a job names: a folder's, or its pretraining on views, done if need be.
 
     Args:
         job: of the method.
-        pretraining, views: its pretraining, and the views for that.
-        dataset, images, raw, workers: as for :func:`prepare_views`.
+        plan: its pretraining, and the views for that.
+        dataset, workers: as for :func:`prepare_views`.
         folder: of the pretraining's checkpoint.
         restart: see :func:`train_part`.
     """
-    chosen = Pretraining(pretraining, views)
-    if job.pretrained != chosen.name:
+    if job.pretrained != plan.pretraining.name:
         return choose_start(job)
-    return [pretrain(chosen, dataset, ViewFolders(images, raw), folder, workers, restart)]
+    return [pretrain(plan.pretraining, dataset, plan.folders, folder, workers, restart)]
 
 
 def pretrain(

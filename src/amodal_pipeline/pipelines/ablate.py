@@ -8,9 +8,12 @@ from amodal_pipeline.jobs.ablate import (
     choose_rows_with_pretraining,
     choose_rows_with_prior,
     choose_rows_with_tokenizer,
+    gather,
     show,
     summarise,
+    workplace,
 )
+from amodal_pipeline.jobs.train import plan_views
 from amodal_pipeline.methods.registry import describe
 from amodal_pipeline.pipelines.train import PARTS
 
@@ -24,56 +27,55 @@ def create_pipeline(method: str) -> Pipeline:
     """
     described = describe(method)
     jobs = (*described.compared_with, method)
-    choose, part, detections, folders = choose_rows, {}, {}, {}
+    name = f"ablate_{method}"
+    choose, part, given = choose_rows, {}, {"train": "annotations_train"}
     for made, argument in (PARTS[needed.job] for needed in described.parts.values()):
         choose, part = _CHOICES[argument], {argument: made}
+    plan = []
     if described.pretrained_on_views:
-        choose = choose_rows_with_pretraining
-        part = {"pretraining": f"params:pretrain_{method}", "views": "params:pretraining_views"}
-        folders = {"views_images": "views_images", "views_raw": "views_raw"}
+        choose, part = choose_rows_with_pretraining, {"views": "views"}
+        wanted = [f"params:pretrain_{method}", "params:pretraining_views"]
+        plan = [
+            node(plan_views, [*wanted, "views_images", "views_raw"], "views", name="plan_views")
+        ]
+    given |= part
     if described.task == "complete":
-        wanted = ["detections", "detector"]
-        wanted += ["detections_train"] if described.learns_from_detections else []
-        detections = {name: f"{method}.{name}" for name in wanted}
-    name = f"ablate_{method}"
-    shared = {f"params:{key}" for key in ("inference", "evaluation")}
-    shared |= {f"params:{key}" for key in ("workers", "restart", "dataset")}
-    shared |= {value for value in part.values() if value.startswith("params:")}
+        found = ["detections", "detector"]
+        found += ["detections_train"] if described.learns_from_detections else []
+        given |= {each: f"{method}.{each}" for each in found}
+    own = f"params:{name}"
     steps = Pipeline(
         [
+            *plan,
             node(
                 choose,
-                inputs=[f"params:{name}", *part.values(), *(f"params:{job}" for job in jobs)],
+                inputs=[own, *part.values(), *(f"params:{job}" for job in jobs)],
                 outputs=["rows", "chosen"],
                 name="choose_rows",
             ),
             node(
+                workplace,
+                inputs=[
+                    *("folder", "models", "model_output", "parts"),
+                    *("params:workers", "params:restart", "images"),
+                ],
+                outputs="place",
+                name="workplace",
+            ),
+            node(gather, given, "given", name="gather"),
+            node(
                 ablate,
-                inputs={
-                    "chosen": "chosen",
-                    "train": "annotations_train",
-                    "val": "annotations_val",
-                    "rows_folder": "folder",
-                    "models": "models",
-                    "output": "model_output",
-                    "images": "images",
-                    "parts": "parts",
-                    "inference": "params:inference",
-                    "evaluation": "params:evaluation",
-                    "workers": "params:workers",
-                    "restart": "params:restart",
-                    # Kedro builds parameters by their place: first, as in the function.
-                    **part,
-                    **detections,
-                    **folders,
-                },
+                inputs=[
+                    *("chosen", "annotations_train", "annotations_val", "place", "given"),
+                    *("params:inference", "params:evaluation"),
+                ],
                 outputs="done",
                 name="ablate",
             ),
             node(
                 summarise,
                 inputs=[
-                    f"params:{name}",
+                    own,
                     *("rows", "folder", "models", "parts", "annotations_val", "done"),
                 ],
                 outputs=["table", "chart", "loss_curves", "missing"],
@@ -83,22 +85,17 @@ def create_pipeline(method: str) -> Pipeline:
             # what it needs and is no file: rows know by themselves what is finished.
             node(
                 show,
-                inputs=[f"params:{name}", "table", "missing", "params:dataset"],
+                inputs=[own, "table", "missing", "params:dataset"],
                 outputs=None,
                 name="show",
             ),
         ],
     )
+    free = steps.inputs()
     return Pipeline(
         steps,
         namespace=name,
         tags="ablation",
-        inputs={
-            *("annotations_train", "annotations_val"),
-            *("models", "model_output", "images", "parts"),
-            *detections.values(),
-            *folders.values(),
-            *(value for value in part.values() if not value.startswith("params:")),
-        },
-        parameters=shared | {f"params:{key}" for key in (name, *jobs)},
+        inputs={each for each in free if not each.startswith("params:")} - {"folder"},
+        parameters={each for each in free if each.startswith("params:")},
     )

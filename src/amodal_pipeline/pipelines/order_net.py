@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Pipeline, node
 
+from amodal_pipeline.jobs.ablate import workplace
 from amodal_pipeline.jobs.order_net import (
     choose_networks,
     draw,
@@ -17,11 +18,19 @@ def create_pipeline() -> Pipeline:
         [
             node(choose_networks, own, "chosen", name="choose_networks"),
             node(
+                workplace,
+                inputs=[
+                    *("folder", "models", "model_output", "parts"),
+                    *("params:workers", "params:restart"),
+                ],
+                outputs="place",
+                name="workplace",
+            ),
+            node(
                 train_and_score,
                 inputs=[
-                    *("chosen", own, "annotations_train", "annotations_val"),
-                    *("folder", "models", "model_output", "parts"),
-                    *("params:inference", "params:evaluation", "params:restart"),
+                    *("chosen", own, "annotations_train", "annotations_val", "place"),
+                    *("params:inference", "params:evaluation"),
                 ],
                 outputs="done",
                 name="train_and_score",
@@ -40,6 +49,7 @@ def create_pipeline() -> Pipeline:
         tags="ablation",
         inputs={"annotations_train", "annotations_val", "models", "model_output", "parts"},
         parameters={
-            *(own, "params:inference", "params:evaluation", "params:restart", "params:pictures")
+            *(own, "params:inference", "params:evaluation", "params:pictures"),
+            *("params:workers", "params:restart"),
         },
     )

@@ -13,6 +13,7 @@ from amodal_pipeline.jobs.train import (
     detect,
     draw_particulars,
     find_detector,
+    plan_views,
     plot_losses,
     prepare_views,
     show_pretraining,
@@ -45,6 +46,9 @@ def create_pipeline(job: str, *, start_in_same_run: bool = False) -> Pipeline:
     if method.learns_from_detections:
         data["detections"] = "detections_train"
     steps = [_start(job, method, start_in_same_run), *_training(data)]
+    if method.pretrained_on_views:
+        plan = [f"params:pretrain_{job}", "params:pretraining_views", "views_images", "views_raw"]
+        steps.append(node(plan_views, plan, "plan", name="plan_views"))
     if method.picture:
         steps.append(_picture(method, "annotations_val"))
     training = _within(job, steps)
@@ -176,18 +180,8 @@ def _start(job: str, method: Description, in_same_run: bool) -> Node:
     if upstream == job:
         upstream = None
     if method.pretrained_on_views:
-        before = f"pretrain_{job}"
-        inputs = {
-            "job": own,
-            "pretraining": f"params:{before}",
-            "views": "params:pretraining_views",
-            "dataset": "params:dataset",
-            "images": "views_images",
-            "raw": "views_raw",
-            "folder": f"{before}.folder",
-            "workers": "params:workers",
-            "restart": "params:restart",
-        }
+        inputs = [own, "plan", "params:dataset", f"pretrain_{job}.folder"]
+        inputs += ["params:workers", "params:restart"]
         return node(choose_start_or_pretrain, inputs, "start", name="start")
     if upstream is None:
         return node(choose_start, own, "start", name="start")
