@@ -33,6 +33,7 @@ class FreshnessHook:
         checkpoint = f"{method}.checkpoint"
         if not catalog.exists(checkpoint):
             return
+        from amodal_pipeline.annotations.storage import checksum
         from amodal_pipeline.jobs.parts import with_forms
         from amodal_pipeline.methods.checkpoints import Fingerprint
         from amodal_pipeline.methods.training_config import WITHOUT_EFFECT
@@ -56,6 +57,10 @@ class FreshnessHook:
             parts["tokenizer"] = tokenizer.fingerprint.digest
         if job.detector is None:
             parts.pop("detected", None)
+        elif job.detector_file:
+            file = Path(job.detector_file.replace("{split}", "train")).expanduser()
+            if "detected" in parts and file.is_file():
+                parts["detected"] = checksum(file)
         elif "detected" in parts and catalog.exists(f"{job.detector}.checkpoint"):
             parts["detected"] = _card(catalog, job.detector).fingerprint.digest
         if card.fingerprint.parts["pretrained"] != "none" and job.pretrained_categories:

@@ -2,12 +2,17 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
+from types import TracebackType
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+_log = logging.getLogger(__name__)
 
 
 def show_markup(record: logging.LogRecord) -> bool:
@@ -19,8 +24,23 @@ def show_markup(record: logging.LogRecord) -> bool:
     return True
 
 
+def show_message(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an error as its message; its traceback goes to info.log."""
+    if not issubclass(kind, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    log = logging.getLogger("amodal_pipeline.traceback")
+    log.error("the run failed", exc_info=(kind, error, trace))
+    print(f"{kind.__name__}: {error}\nThe traceback is in info.log.", file=sys.stderr)
+
+
 class StartHook:
-    """Refuses what cannot end well before anything is read, written or deleted."""
+    """Refuses what cannot end well before anything is read, written or deleted; says each step."""
+
+    def __init__(self) -> None:
+        self._done, self._total = 0, 0
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -28,8 +48,9 @@ class StartHook:
 
         parameters.check_single_process(os.environ)
         parameters.check_place(context.project_path)
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(show_markup)
+        for logger in (logging.getLogger(), logging.getLogger("kedro")):
+            for handler in logger.handlers:
+                handler.addFilter(show_markup)
         loader = context.config_loader
         # pretrain_a3d.model is a copy of a3d.model, which must have its values by then.
         loader.runtime_params = dict(sorted((loader.runtime_params or {}).items()))
@@ -41,6 +62,7 @@ class StartHook:
     def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
         from amodal_pipeline.pipelines.parameters import ParameterError, check_method
 
+        self._done, self._total = 0, len(pipeline.nodes)
         inputs = pipeline.inputs()
         if "chosen.checkpoint" in inputs or (
             "chosen.folder" in inputs and catalog.load("params:predictions") is None
@@ -53,3 +75,14 @@ class StartHook:
                     f"{table} is missing: prepare the data set first, "
                     f"`kedro run{env} --pipeline=prepare`"
                 )
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        self._done += 1
+        _log.info("Step %d of %d: %s", self._done, self._total, node.name)
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        # Here, not at the start: a shell or a notebook that runs no pipeline keeps its own.
+        if sys.excepthook is sys.__excepthook__:
+            sys.excepthook = show_message

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -373,7 +373,7 @@ def predict_or_read(
     inference: InferenceConfig,
     predictions: str | None,
     masks: Literal["amodal", "visible"],
-    inputs: str | bool | None,
+    inputs: Any,
     model_output: Path,
     stage_one: str | None = None,
     detector: str | None = None,
@@ -445,7 +445,7 @@ def _complete_chosen(
     folder: Path,
     annotations: AmodalAnnotations,
     inference: InferenceConfig,
-    inputs: str | bool | None,
+    inputs: Any,
     model_output: Path,
     stage_one: str | None,
     detector: str | None,
