@@ -26,7 +26,6 @@ def read_coco_amodal(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
     """Read a flat amodal COCO file.
@@ -48,8 +47,7 @@ def read_coco_amodal(
         dataset, split: names, e.g. "mine", "val".
         folder: of this file's images, relative to ``image_root``.
         repairs: the faults this data set is known to have.
-        workers: processes.
-        on_progress: called with (pieces of the file done, pieces).
+        on_progress: called with (batches of records done, batches).
 
     Raises:
         ValueError: the file is no COCO JSON, or a modal one: no record has a visible mask.
@@ -62,6 +60,5 @@ def read_coco_amodal(
         dict.fromkeys((Format.FLAT, Format.AISTRON, Format.KINS_2019, Format.KINS_2020), FORM),
         folder=folder,
         repairs=repairs,
-        workers=workers,
         on_progress=on_progress,
     )

@@ -30,7 +30,7 @@ from amodal_pipeline.annotations.validation import (
 )
 
 # A damaged or hostile file could fill the memory. MAX_OVERHANG: image sides that a polygon may
-# reach beyond its image. The others say how many pixel columns the sides of all polygons of a piece
+# reach beyond its image. The others say how many pixel columns the sides of all polygons of a batch
 # may cross (what drawing takes of time and memory): so many, and for each mask
 # CROSSINGS_PER_CORNER for each of its corners, up to CROSSINGS_PER_MASK, which eight corners reach,
 # and CROSSINGS_PER_FURTHER_CORNER. A simple shape crosses each of its columns twice: thousands of
@@ -48,18 +48,17 @@ _NUMBERS = frozenset((int, float))  # exactly: true is no coordinate
 
 @dataclass(frozen=True)
 class CocoFile:
-    """The readable part of a COCO JSON file, its annotations left in pieces.
+    """A COCO JSON file, its images checked and its annotations as they are.
 
     ``images`` are the usable ones (columns of IMAGES, ``file_name`` below ``folder``);
-    ``rejected`` has a finding for each other image. ``document`` is the rest of the file.
+    ``rejected`` has a finding for each other image.
     """
 
     path: Path
     checksum: str
-    document: dict[str, Any]
     categories: tuple[Category, ...]
     images: pd.DataFrame
-    pieces: tuple[json_records.Piece, ...]
+    records: list[Any]
     rejected: tuple[Finding, ...]
 
 
@@ -80,7 +79,7 @@ def open_file(
     folder: str = "",
     lists: Sequence[str] = ("images", "annotations", "categories"),
 ) -> CocoFile:
-    """Open a COCO file: everything but its annotations is read.
+    """Read a COCO file and check everything but its annotations.
 
     Args:
         path: the file.
@@ -89,13 +88,14 @@ def open_file(
         lists: what the file must have.
 
     Raises:
-        ValueError: as :func:`json_records.scan`; a list is missing; a category is none.
+        ValueError: as :func:`json_records.read`; a list is missing; a category is no object with
+            an id and a name.
     """
-    return checked(json_records.scan(path, "annotations"), folder, lists)
+    return checked(json_records.read(path, "annotations"), folder, lists)
 
 
 def checked(file: json_records.RecordFile, folder: str, lists: Sequence[str]) -> CocoFile:
-    """What :func:`open_file` gives, of a file that was scanned already."""
+    """Return what :func:`open_file` does, for a file that was parsed already."""
     absent = [name for name in lists if not isinstance(file.document.get(name), list)]
     if absent:
         keys = ", ".join(map(shown, list(file.document)[:8]))
@@ -114,10 +114,9 @@ def checked(file: json_records.RecordFile, folder: str, lists: Sequence[str]) ->
     return CocoFile(
         path=file.path,
         checksum=file.checksum,
-        document=file.document,
         categories=categories(file.document.get("categories", []), file.path),
         images=table,
-        pieces=file.pieces,
+        records=file.records,
         rejected=(*unreadable, *unusable),
     )
 

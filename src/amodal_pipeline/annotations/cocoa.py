@@ -43,6 +43,7 @@ FORM = flat.FlatFormat(
     crowds=False,
 )
 REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL})
+BATCH = 256  # annotations converted at once: each has about ten regions
 MAX_REGIONS = 999  # of an annotation: instance ids have three digits for them
 MAX_ANNOTATION_ID = (1 << 63) // 1000 - 1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -69,7 +70,6 @@ def read_cocoa(
     annotators: Annotators = "first",
     regions: Regions = "all",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
     """Read COCOA: a file of all annotations, a file of one, or a folder of such.
@@ -101,8 +101,7 @@ def read_cocoa(
         regions: read all, or only things or stuff; those left out are listed in ``rejected``, with
             reasons that begin with "left out: ", and so are the order pairs they are in.
         repairs: the faults this data set is known to have.
-        workers: processes.
-        on_progress: called with (pieces of the file done, pieces).
+        on_progress: called with (batches of annotations done, batches).
 
     Raises:
         ValueError: the file is no JSON or no COCOA annotation, or no image can be used.
@@ -113,10 +112,10 @@ def read_cocoa(
             "'things' or 'stuff'"
         )
     opened = _open(Path(json_path), image_root, folder)
-    listed = json_records.in_pieces(opened.pieces, _annotations, workers)
-    chosen = _choose(opened, listed, each=annotators == "all")
+    chosen = _choose(opened, each=annotators == "all")
     convert = partial(_convert, images=chosen.images, keep=regions, repairs=repairs)
-    parts = json_records.in_pieces(chosen.jobs, convert, workers, on_progress)
+    batch = BATCH if len(opened.sources) == 1 else 1  # findings of a batch name one file
+    parts = json_records.in_batches(convert, chosen.annotations, batch, on_progress)
     return build(
         dataset=dataset,
         split=split,
@@ -124,7 +123,7 @@ def read_cocoa(
         image_root=str(image_root),
         images=chosen.images,
         instances=[part.checked for part in parts],
-        order=pd.concat([part.order for part in parts], ignore_index=True),
+        order=pd.concat([part.order for part in parts], ignore_index=True) if parts else None,
         sources=opened.sources,
         file=str(opened.path),
         rejected=[
@@ -137,11 +136,14 @@ def read_cocoa(
 
 @dataclass(frozen=True)
 class _Opened:
-    """Images that can be used, and pieces of annotations; ``sources`` are checksums of files."""
+    """Images that can be used, and annotations, each with the name of its file.
+
+    ``sources`` are checksums of files.
+    """
 
     path: Path
     images: pd.DataFrame
-    pieces: tuple[json_records.Piece, ...]
+    annotations: list[tuple[str, Any]]
     sources: dict[str, str]
     rejected: tuple[Finding, ...]
 
@@ -158,26 +160,17 @@ class _Annotation:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """The annotations of a piece to convert: their places in it, and the image of each."""
-
-    piece: json_records.Piece
-    places: np.ndarray
-    image_ids: np.ndarray
-
-
-@dataclass(frozen=True)
 class _Chosen:
-    """What is to be converted; the images of it; what is left out."""
+    """Annotations to convert, each as (file, image id, annotation); their images; the others."""
 
     images: pd.DataFrame
-    jobs: list[_Job]
+    annotations: list[tuple[str, int, dict]]
     rejected: list[Finding]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A converted piece; ``order`` has image_id, occluder_id, occludee_id and inferred."""
+    """A converted batch; ``order`` has image_id, occluder_id, occludee_id and inferred."""
 
     checked: CheckedInstances
     order: pd.DataFrame
@@ -186,16 +179,22 @@ class _Part:
 
 def _open(path: Path, image_root: str | os.PathLike, folder: str) -> _Opened:
     if path.is_dir():
-        singles = [json_records.scan(file, "annotations") for file in sorted(path.glob("*.json"))]
+        singles = [json_records.read(file, "annotations") for file in sorted(path.glob("*.json"))]
         if not singles:
             raise ValueError(f"{path} has no .json file: name the folder of the annotations")
         return _open_singles(path, singles, image_root, folder)
-    scanned = json_records.scan(path, "annotations")
-    if not scanned.pieces and recognise(scanned) is Format.COCOA:
-        return _open_singles(path, [scanned], image_root, folder)
-    file = coco_json.checked(scanned, folder, ("images", "annotations"))
+    parsed = json_records.read(path, "annotations")
+    if _is_single(parsed):
+        return _open_singles(path, [parsed], image_root, folder)
+    file = coco_json.checked(parsed, folder, ("images", "annotations"))
     require(file, Format.COCOA)
-    return _Opened(path, file.images, file.pieces, {path.name: file.checksum}, file.rejected)
+    annotations = [(str(path), entry) for entry in file.records]
+    return _Opened(path, file.images, annotations, {path.name: file.checksum}, file.rejected)
+
+
+def _is_single(file: json_records.RecordFile) -> bool:
+    """Tell whether a file is one annotation by itself."""
+    return not file.records and recognise([file.document]) is Format.COCOA
 
 
 def _open_singles(
@@ -208,7 +207,7 @@ def _open_singles(
     entries: dict[int, dict[str, Any]] = {}
     missing: dict[int, Finding] = {}
     for file in files:
-        if file.pieces or recognise(file) is not Format.COCOA:
+        if not _is_single(file):
             raise ValueError(
                 f"{file.path} is not a single annotation with 'regions', as all files of {path} "
                 "are to be: take it out, or name the file you mean"
@@ -229,7 +228,7 @@ def _open_singles(
     return _Opened(
         path,
         table,
-        tuple(json_records.Piece(f.path, 0, f.path.stat().st_size) for f in files),
+        [(str(f.path), f.document) for f in files],
         {f.path.name: f.checksum for f in files},
         (*lost, *unreadable, *unusable),
     )
@@ -246,10 +245,6 @@ def _image_of(stem: str, image_root: str | os.PathLike, folder: str) -> tuple[st
         if (Path(image_root) / name).is_file():
             return name, read_size(image_root, name)
     raise ValueError(f"is to be one of {', '.join(names)}, but none is in {image_root}")
-
-
-def _annotations(piece: json_records.Piece) -> list[_Annotation]:
-    return [_described(entry) for entry in json_records.records(piece)]
 
 
 def _described(entry: Any) -> _Annotation:
@@ -272,47 +267,42 @@ def _described(entry: Any) -> _Annotation:
     )
 
 
-def _choose(opened: _Opened, listed: Sequence[list[_Annotation]], each: bool) -> _Chosen:
-    """Which annotations are converted; ``each``: as an image of its own, else the first one."""
+def _choose(opened: _Opened, each: bool) -> _Chosen:
+    """Return what is converted: ``each`` annotation as an image of its own, or an image's first."""
     row_of = {image_id: row for row, image_id in enumerate(opened.images["image_id"])}
     seen: set[int | None] = set()
     annotated: dict[int, int] = {}  # image id of the table: row in the file's images
     used: set[int] = set()  # images of the file
-    jobs, rejected, miscounted = [], [], []
-    position = 0
-    for piece, annotations in zip(opened.pieces, listed, strict=True):
-        places, image_ids = [], []
-        for place, a in enumerate(annotations):
-            problem = a.problem
-            if problem is None and not 0 <= a.id <= MAX_ANNOTATION_ID:
-                problem = ("id", f"is {a.id}, not between 0 and {MAX_ANNOTATION_ID}")
-            elif problem is None and a.id in seen:
-                problem = ("id", "is used twice")
-            elif problem is None and a.image_id not in row_of:
-                problem = ("image_id", "names an image that is not there or was rejected")
-            elif problem is None and not each and a.image_id in used:
-                problem = ("image_id", FURTHER)
-            if problem is None:
-                image_id = a.id if each else a.image_id
-                annotated[image_id] = row_of[a.image_id]
-                used.add(a.image_id)
-                places.append(place)
-                image_ids.append(image_id)
-                if a.stated is not None and a.stated != a.regions:
-                    miscounted.append(a)
-            else:
-                known = a.id is not None and a.id not in seen and 0 <= a.id <= MAX_ANNOTATION_ID
-                name = f"annotation {a.id}" if known else f"annotation at position {position}"
-                rejected += _lost_regions(str(piece.path), name, a, problem, known)
-            seen.add(a.id)
-            position += 1
-        jobs.append(_Job(piece, np.array(places, np.int64), np.array(image_ids, np.int64)))
+    chosen, rejected, miscounted = [], [], []
+    for position, (file, entry) in enumerate(opened.annotations):
+        a = _described(entry)
+        problem = a.problem
+        if problem is None and not 0 <= a.id <= MAX_ANNOTATION_ID:
+            problem = ("id", f"is {a.id}, not between 0 and {MAX_ANNOTATION_ID}")
+        elif problem is None and a.id in seen:
+            problem = ("id", "is used twice")
+        elif problem is None and a.image_id not in row_of:
+            problem = ("image_id", "names an image that is not there or was rejected")
+        elif problem is None and not each and a.image_id in used:
+            problem = ("image_id", FURTHER)
+        if problem is None:
+            image_id = a.id if each else a.image_id
+            annotated[image_id] = row_of[a.image_id]
+            used.add(a.image_id)
+            chosen.append((file, image_id, entry))
+            if a.stated is not None and a.stated != a.regions:
+                miscounted.append(a)
+        else:
+            known = a.id is not None and a.id not in seen and 0 <= a.id <= MAX_ANNOTATION_ID
+            name = f"annotation {a.id}" if known else f"annotation at position {position}"
+            rejected += _lost_regions(file, name, a, problem, known)
+        seen.add(a.id)
     if miscounted:
         some = ", ".join(f"{a.id} ({a.stated} for {a.regions})" for a in miscounted[:3])
         _log.warning(
             "%s: %d of %d annotations state another `size` than the number of their regions, "
             "which counts: %s",
-            *(opened.path, len(miscounted), sum(len(job.places) for job in jobs), some),
+            *(opened.path, len(miscounted), len(chosen), some),
         )
     unused = [
         finding(str(opened.path), f"image {image_id}", "annotations", "has none that can be used")
@@ -323,7 +313,7 @@ def _choose(opened: _Opened, listed: Sequence[list[_Annotation]], each: bool) ->
     images = opened.images.iloc[rows if each else sorted(rows)].reset_index(drop=True)
     if each:
         images = frame(IMAGES, images.assign(image_id=[*annotated]))
-    return _Chosen(images, jobs, [*rejected, *unused])
+    return _Chosen(images, chosen, [*rejected, *unused])
 
 
 def _lost_regions(
@@ -357,15 +347,17 @@ class _Regions:
     rejected: list[Finding]
 
 
-def _convert(job: _Job, images: pd.DataFrame, keep: Regions, repairs: frozenset[Repair]) -> _Part:
-    file = str(job.piece.path)
-    listed = json_records.records(job.piece) if len(job.places) else []
+def _convert(
+    annotations: Sequence[tuple[str, int, dict]],
+    images: pd.DataFrame,
+    keep: Regions,
+    repairs: frozenset[Repair],
+) -> _Part:
     rejected: list[Finding] = []
     lost_pairs: list[Finding] = []
     records, ids, ranks = [], [], []
     stated: list[tuple[int, int, int]] = []
-    for place, image_id in zip(job.places.tolist(), job.image_ids.tolist(), strict=True):
-        annotation = listed[place]
+    for file, image_id, annotation in annotations:
         annotation_id = integer(annotation["id"])
         first_id = annotation_id * 1000
         found = _sorted_out(annotation["regions"], annotation_id, keep, file)

@@ -40,7 +40,6 @@ def read_cocoa_cls(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
     """Read a ready COCOA-cls file, or one of its kind (``…_detectron_no_stuff.json``).
@@ -59,7 +58,6 @@ def read_cocoa_cls(
         dict.fromkeys((Format.FLAT, Format.AISTRON), flat.CLASSES),
         folder=folder,
         repairs=repairs,
-        workers=workers,
         on_progress=on_progress,
     )
 
@@ -72,7 +70,6 @@ def merge_cocoa_cls(
     split: str,
     *,
     folder: str = "",
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
     threshold: float = THRESHOLD,
 ) -> tuple[AmodalAnnotations, pd.DataFrame]:
@@ -92,8 +89,8 @@ def merge_cocoa_cls(
         cocoa_json: as for :func:`cocoa.read_cocoa`; of several annotators the first counts.
         coco_instances_json: ``instances_train2014.json`` or ``instances_val2014.json``. Only the
             masks of COCOA's images are drawn.
-        image_root, dataset, split, folder, workers: as for :func:`cocoa.read_cocoa`.
-        on_progress: as there; called for the pieces of COCOA, then for those of COCO.
+        image_root, dataset, split, folder: as for :func:`cocoa.read_cocoa`.
+        on_progress: as there; called for the batches of COCOA, then for those of COCO.
         threshold: IoU that is to be exceeded, in [0, 1).
 
     Returns:
@@ -113,7 +110,6 @@ def merge_cocoa_cls(
         split,
         folder=folder,
         regions="things",
-        workers=workers,
         on_progress=on_progress,
     )
     file = coco_json.open_file(coco_instances_json)
@@ -121,7 +117,7 @@ def merge_cocoa_cls(
     shared, unknown = _shared_images(cocoa, file, str(cocoa_json))
     file = replace(file, images=file.images[file.images["image_id"].isin(shared)])
     repairs = frozenset({Repair.DEGENERATE_POLYGON})
-    records = flat.read_records(file, flat.MODAL, repairs, workers, on_progress, shared)
+    records = flat.read_records(file, flat.MODAL, repairs, on_progress, shared)
     instances = records.rows
     crowd = instances["ignore"].to_numpy(dtype=bool)
     iou, category_id = _best_matches(cocoa, instances[~crowd], shared)

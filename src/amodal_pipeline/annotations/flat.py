@@ -98,27 +98,25 @@ def read_records(
     file: CocoFile,
     form: FlatFormat,
     repairs: frozenset[Repair],
-    workers: int = 1,
     on_progress: Progress | None = None,
     image_ids: Iterable[int] | None = None,
 ) -> FlatRecords:
-    """Convert the annotations of a file, several processes at once.
+    """Draw and check the annotations of a file, batch by batch.
 
     Args:
+        on_progress: called with (batches done, batches).
         image_ids: convert the records of these images only; the others are not looked at.
-
-    Raises:
-        ValueError: the records are no JSON; names file and place.
     """
     convert = partial(
         _convert,
+        path=str(file.path),
         form=form,
         images=file.images[["image_id", "height", "width"]],
         category_ids=tuple(c.id for c in file.categories),
         repairs=repairs,
         only=None if image_ids is None else np.fromiter(image_ids, np.int64),
     )
-    done = json_records.in_pieces(file.pieces, convert, workers, on_progress)
+    done = json_records.in_batches(convert, file.records, on_progress=on_progress)
     starts = np.cumsum([0, *(part.read for part in done)])
     parts = tuple(
         replace(
@@ -152,7 +150,6 @@ def read_table(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = frozenset(),
-    workers: int = 1,
     on_progress: Progress | None = None,
 ) -> AmodalAnnotations:
     """The checked table of a file in one of some formats, with the order that its ranks state.
@@ -162,7 +159,7 @@ def read_table(
     """
     file = coco_json.open_file(json_path, folder)
     form = forms[require(file, *forms)]
-    records = read_records(file, form, repairs, workers, on_progress)
+    records = read_records(file, form, repairs, on_progress)
     rejected, order = [*file.rejected, *records.unranked], None
     if form.rank is not None:
         order, crowded = by_rank(
@@ -239,7 +236,7 @@ def check_records(
 
 @dataclass(frozen=True)
 class _Part:
-    """A converted piece; ``unnamed`` are problems of records without an id, by position."""
+    """A converted batch; ``unnamed`` are problems of records without an id, by position."""
 
     checked: CheckedInstances
     unnamed: tuple[tuple[int, str, str], ...]
@@ -251,15 +248,15 @@ class _Part:
 
 
 def _convert(
-    piece: json_records.Piece,
+    parsed: Sequence[Any],
+    path: str,
     form: FlatFormat,
     images: pd.DataFrame,
     category_ids: Sequence[int],
     repairs: frozenset[Repair],
     only: np.ndarray | None,
 ) -> _Part:
-    parsed = records = json_records.records(piece)
-    path = str(piece.path)
+    records = parsed
     rejected: list[Finding] = []
     unnamed: list[tuple[int, str, str]] = []
     columns = _ids(parsed)
@@ -359,7 +356,7 @@ def _key(record: dict, keys: Sequence[str]) -> str | None:
     return next((key for key in keys if record.get(key) is not None), None)
 
 
-def _ids(records: list[Any]) -> np.ndarray | None:
+def _ids(records: Sequence[Any]) -> np.ndarray | None:
     """Instance, image and category of all records, int64 [N, 3]; None if one is not in order."""
     try:
         ids = [(r["id"], r["image_id"], r["category_id"]) for r in records]

@@ -73,7 +73,6 @@ def read_kins(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
     """Read a KINS file of either year, or aistron's copy of one, which has no order.
@@ -97,6 +96,5 @@ def read_kins(
         FORMS,
         folder=folder,
         repairs=repairs,
-        workers=workers,
         on_progress=on_progress,
     )
