@@ -111,10 +111,13 @@ def checked(file: json_records.RecordFile, folder: str, lists: Sequence[str]) ->
             f"{f['record']}: {f['field']} {f['reason']}" for f in (unreadable + unusable)[:3]
         )
         raise ValueError(f"{file.path}: no image is usable: {first}")
+    found = ()
+    if "categories" in lists:
+        found = categories(file.document["categories"], file.path)
     return CocoFile(
         path=file.path,
         checksum=file.checksum,
-        categories=categories(file.document.get("categories", []), file.path),
+        categories=found,
         images=table,
         records=file.records,
         rejected=(*unreadable, *unusable),
