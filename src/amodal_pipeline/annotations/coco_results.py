@@ -103,8 +103,8 @@ def read_coco_results(
 ) -> Predictions:
     """Read a COCO results file as predictions for the split of ``annotations``.
 
-    Amodal, visible and invisible mask are what a record has under the first of the keys of
-    :mod:`formats`: run lengths (compressed or not) or polygons. A key whose masks are all empty,
+    Amodal, visible and invisible mask are the values of the first key of :mod:`formats` that a
+    record has: run lengths (compressed or not) or polygons. A key whose masks are all empty,
     in records that have another mask, counts as absent, and the log says so: aistron writes every
     key, empty where a method has no such mask.
     ``bbox`` is the box of the kind that ``masks`` names; boxes that are not given are computed
@@ -167,7 +167,7 @@ def read_results_folder(
 
 
 def _methods_in(folder: Path) -> list[tuple[str, Path, Path | None]]:
-    """Name, file and file of visible masks of each method."""
+    """Return name, file and file of visible masks of each method."""
     paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() != ".json" or path.name.startswith(".") or not path.is_file():
@@ -227,7 +227,7 @@ def _has_boxes_alone(path: Path) -> bool:
 
 
 def _visible_names(name: str) -> Iterator[str]:
-    """Names in which one "amodal", in any case, is "visible" instead."""
+    """Return the names that have "visible" instead of one "amodal", in any case."""
     for found in re.finditer("amodal", name, re.IGNORECASE):
         word = "visible"
         if found[0].isupper():
@@ -316,7 +316,7 @@ def _open(path: Path) -> RecordFile:
 
 @dataclass(frozen=True)
 class _Table:
-    """Predictions in a file's order, and the list of pairs, which knows them by ``ids``."""
+    """Predictions in a file's order, and the list of order pairs, which refers to their ``ids``."""
 
     path: Path
     checksum: str
@@ -440,7 +440,7 @@ def _filled_and_blank(records: Sequence[Any]) -> tuple[frozenset[str], frozenset
 def _values(
     record: Any, image_ids: frozenset[int], category_ids: tuple[int, ...], numbered: bool
 ) -> tuple[tuple[int, int, int, float, Sequence[float]], Problem | None]:
-    """Id, image, category, score and box (NaN where there is none); and the first problem."""
+    """Return id, image, category, score and box (NaN if absent); and the first problem."""
     nothing = (0, 0, 0, 0.0, _NO_BOX)
     if not isinstance(record, dict):
         return nothing, ("record", f"is a JSON {type(record).__name__}, not an object")
@@ -471,7 +471,7 @@ def _values(
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a value is a number that 32 bits can hold; true and false are none."""
+    """Tell whether a value is a number that 32 bits can hold; true and false are not."""
     return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
@@ -504,7 +504,7 @@ def _masks(
 def _boxes(
     texts: Sequence[str | None], sizes: np.ndarray, given: Sequence[Sequence[float]] | None
 ) -> np.ndarray:
-    """Boxes as given, else those of the masks; float32 [N, 4], NaN where there is neither."""
+    """Return the boxes given, else those of the masks; float32 [N, 4], NaN without either."""
     given = [_NO_BOX] * len(texts) if given is None else given
     boxes = np.array(given, np.float32).reshape(-1, 4)
     rows = [i for i in np.flatnonzero(np.isnan(boxes[:, 0])) if texts[i] is not None]
@@ -532,7 +532,7 @@ def _with_visible(one: _Table, other: _Table) -> pd.DataFrame:
 
 
 def _order(file: _Table, table: pd.DataFrame) -> pd.DataFrame:
-    """Who is in front of whom, from the list ``order`` of a file in the object form."""
+    """Return the order pairs of a file's list ``order``."""
     listed, ids = file.order, file.ids
     if listed is None:
         return frame(PREDICTION_ORDER, {})
@@ -566,7 +566,7 @@ def _order(file: _Table, table: pd.DataFrame) -> pd.DataFrame:
 def _pair(
     entry: Any, place: dict[int, int], image_ids: Sequence[int]
 ) -> tuple[tuple[int, int], Problem | None]:
-    """Rows of the one in front and of the one behind; and the first problem."""
+    """Return the rows of the occluder and of the occluded object; and the first problem."""
     nothing = (-1, -1)
     if not isinstance(entry, dict):
         return nothing, ("pair", f"is a JSON {type(entry).__name__}, not an object")
@@ -587,7 +587,7 @@ def _pair(
 
 
 def _remedies(problems: Sequence[tuple[int, Problem]], annotations: AmodalAnnotations) -> str:
-    """What to do about the problems that an error names."""
+    """Return what to do about the problems that an error names."""
     categories = annotations.metadata.categories
     names = ", ".join(f"{c.id} {c.name}" for c in categories[:_NAMED_CATEGORIES])
     more = len(categories) - _NAMED_CATEGORIES

@@ -1,7 +1,7 @@
 """COCOA (Zhu et al., "Semantic Amodal Segmentation", CVPR 2017): regions within annotations.
 
-An annotation is what one person made of one image: a list ``regions``, front to back, of things
-and stuff without categories. COCO images have one annotation, BSDS images five to seven. Published
+An annotation is one person's work on one image: a list ``regions``, front to back, of things and
+stuff without categories. COCO images have one annotation, BSDS images five to seven. Published
 as files of all annotations with a list of images, and singly, one bare annotation a file.
 Formats: https://github.com/Wakeupbuddy/amodalAPI.
 """
@@ -80,19 +80,19 @@ def read_cocoa(
     kept. The number ``size`` of regions that an annotation states may be wrong: the regions
     count, and the log says how often it differs.
 
-    Order: ``depth_constraint`` "1-2,1-5" says that the region whose ``order`` is 1 is in front of
-    those whose is 2 and 5. Where an annotation has no such key (an empty text is a statement), the
+    Order: ``depth_constraint`` "1-2,1-5" says that the region with ``order`` 1 is in front of
+    those with 2 and 5. Where an annotation has no such key (an empty text is a statement), the
     region with the smaller ``order`` is the occluder where its amodal mask meets the hidden part
     of the other; such pairs are marked ``inferred``.
 
-    An annotation that stands alone belongs to the image of its file's name: the size of 1.jpg,
-    1.jpeg or 1.png counts for 1.json. An image that no annotation is for, or only ones that cannot
-    be used, is rejected: nobody looked for objects there.
+    An annotation that is a file by itself belongs to the image of the same name: 1.json to 1.jpg,
+    1.jpeg or 1.png, whose size counts. An image without a usable annotation is rejected: its
+    objects are not annotated.
 
     Args:
         json_path: the file, or a folder of files of one annotation each (sorted by name).
-        image_root: folder that the table's file names are relative to; looked at only for
-            annotations that stand alone.
+        image_root: folder that the table's file names are relative to; read only for annotations
+            that are files by themselves.
         dataset, split: names, e.g. "cocoa", "val".
         folder: of the images, relative to ``image_root``.
         annotators: "first": of an image the first annotation that can be used; the regions of
@@ -104,7 +104,7 @@ def read_cocoa(
         on_progress: called with (batches of annotations done, batches).
 
     Raises:
-        ValueError: the file is no JSON or no COCOA annotation, or no image can be used.
+        ValueError: the file is not JSON or not a COCOA annotation, or no image can be used.
     """
     if annotators not in ("first", "all") or regions not in ("all", "things", "stuff"):
         raise ValueError(
@@ -150,7 +150,7 @@ class _Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """What an annotation says of itself; ``regions`` and ``stated``: how many (None: unknown)."""
+    """The head of an annotation; ``regions`` and ``stated``: their number (None: unknown)."""
 
     id: int | None
     image_id: int | None
@@ -203,7 +203,7 @@ def _open_singles(
     image_root: str | os.PathLike,
     folder: str,
 ) -> _Opened:
-    """Files of one annotation each, with the images that lie beside or elsewhere."""
+    """Return the annotations of files of one annotation each, and their images."""
     entries: dict[int, dict[str, Any]] = {}
     missing: dict[int, Finding] = {}
     for file in files:
@@ -235,10 +235,10 @@ def _open_singles(
 
 
 def _image_of(stem: str, image_root: str | os.PathLike, folder: str) -> tuple[str, tuple[int, int]]:
-    """File name and (height, width) of an annotation's image.
+    """Return file name and (height, width) of an annotation's image.
 
     Raises:
-        ValueError: there is none, or it cannot be read.
+        ValueError: the image is missing, or cannot be read.
     """
     names = [below(folder, stem + suffix) for suffix in IMAGE_SUFFIXES]
     for name in names:
@@ -319,7 +319,7 @@ def _choose(opened: _Opened, each: bool) -> _Chosen:
 def _lost_regions(
     file: str, name: str, annotation: _Annotation, problem: tuple[str, str], known: bool
 ) -> list[Finding]:
-    """A finding for each region of an annotation that is not converted."""
+    """Return a finding for each region of an annotation that is not converted."""
     if not annotation.regions:
         return [finding(file, name, *problem)]
     return [
@@ -419,7 +419,7 @@ def _sorted_out(regions: list, annotation_id: int, keep: Regions, file: str) -> 
 def _stated_pairs(
     constraint: Any, regions: _Regions
 ) -> tuple[list[tuple[int, int]], list[tuple[str, str]]]:
-    """Places (front, back) of a ``depth_constraint``; the text of other pairs, and the reason."""
+    """Return places (front, back) of a ``depth_constraint``; text and reason of unusable pairs."""
     if not isinstance(constraint, str):
         return [], [("list", f"is a JSON {type(constraint).__name__}, not text like 1-2,1-5")]
     pairs, lost = [], []

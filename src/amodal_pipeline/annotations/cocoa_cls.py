@@ -42,7 +42,7 @@ def read_cocoa_cls(
     repairs: frozenset[Repair] = REPAIRS,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
-    """Read a ready COCOA-cls file, or one of its kind (``…_detectron_no_stuff.json``).
+    """Read a COCOA-cls file, also one like ``…_detectron_no_stuff.json``.
 
     A record with neither a ``visible_mask`` nor an ``invisible_mask`` is not occluded. Categories
     are the file's, with COCO's ids. Where records have an ``occl_depth`` (0: front), the smaller
@@ -77,8 +77,8 @@ def merge_cocoa_cls(
 
     The paper's rule: a region stays if the IoU of its visible mask with an instance of its image
     is above 0.75, and takes the category of the instance with the largest one. Stuff is left out,
-    crowds are not compared. Nothing keeps two regions from taking the same instance. Images of
-    which no region stays are left out too: so the paper counts 3,501 of 3,823 images.
+    crowds are not compared. Two regions may take the same instance. Images without a remaining
+    region are left out too: so the paper counts 3,501 of 3,823 images.
 
     Ids are COCOA's (:func:`cocoa.read_cocoa`), categories those of COCO, all 80. Order pairs of
     regions that stay are kept. A region that goes is listed in ``rejected`` with the reason, so
@@ -99,7 +99,7 @@ def merge_cocoa_cls(
         of COCOA's. "instances": what became of COCO's in these images. "images": those kept.
 
     Raises:
-        ValueError: a file is none of its format; or no image can be used.
+        ValueError: a file has another format, or no image can be used.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold {threshold}: give an IoU of at least 0 and less than 1")
@@ -130,7 +130,7 @@ def merge_cocoa_cls(
 def _shared_images(
     cocoa: AmodalAnnotations, file: CocoFile, path: str
 ) -> tuple[np.ndarray, list[Finding]]:
-    """Ids of COCOA's images that COCO's file has in the same size; findings for the others."""
+    """Return ids of COCOA's images that COCO has in the same size; findings for the others."""
     ids = cocoa.images["image_id"].to_numpy(dtype=np.int64)
     ours = cocoa.images[["height", "width"]].to_numpy(dtype=np.int64)
     theirs = canvases(file.images, ids)
@@ -150,7 +150,7 @@ def _shared_images(
 def _best_matches(
     cocoa: AmodalAnnotations, instances: pd.DataFrame, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Largest IoU of each region's visible mask with an instance, and the instance's category.
+    """Return each region's largest visible IoU with an instance, and that instance's category.
 
     NaN and 0 where there is nothing to compare with.
     """
@@ -179,7 +179,7 @@ def _best_matches(
 def _fates(
     cocoa: AmodalAnnotations, iou: np.ndarray, threshold: float, images: np.ndarray
 ) -> np.ndarray:
-    """Why each region is left out, None where it stays."""
+    """Return why each region is left out, None where it stays."""
     fates = np.full(len(iou), None, dtype=object)
     fates[~(iou > threshold)] = f"left out: no instance with an IoU above {threshold:g}"
     fates[np.isnan(iou)] = "left out: no instance in its image to compare with"

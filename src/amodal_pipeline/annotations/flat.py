@@ -1,4 +1,4 @@
-"""Flat COCO-style files: one record per object. What their formats share, and where they differ."""
+"""Flat COCO-style files, one record per object: the common reader, and the formats' differences."""
 
 import os
 from collections import Counter
@@ -41,13 +41,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FlatFormat:
-    """Which key of a record holds what.
+    """The keys of a format's records.
 
     Of several keys the first that a record has counts. ``invisible`` is used where there is no
     visible mask. ``always_visible``: a record without both is not occluded, by the format's own
     rule; otherwise that is a fault. ``crowds``: ``iscrowd`` marks objects to ignore. ``cluster``
-    and ``rank`` say who is nearer: of two objects of an image and of a cluster, the smaller rank;
-    one below ``first_rank`` says nothing, nor does one without the cluster it counts in.
+    and ``rank`` say which object is nearer: of two objects of an image and of a cluster, that with
+    the smaller rank; ranks below ``first_rank``, or without their cluster, say nothing.
     ``ignored_elsewhere`` counts, by reason, records that another evaluator ignores.
     """
 
@@ -70,7 +70,7 @@ CLASSES = FlatFormat(
     always_visible=True,
     rank="occl_depth",
 )
-# Plain COCO: what is visible is all there is.
+# Plain COCO: only visible masks are known.
 MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 
 
@@ -90,7 +90,7 @@ class FlatRecords:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The good rows of all parts, in the file's order."""
+        """Return the good rows of all parts, in the file's order."""
         return concat(INSTANCES, [part.rows for part in self.parts])
 
 
@@ -152,7 +152,7 @@ def read_table(
     repairs: frozenset[Repair] = frozenset(),
     on_progress: Progress | None = None,
 ) -> AmodalAnnotations:
-    """The checked table of a file in one of some formats, with the order that its ranks state.
+    """Read a file in one of some formats: the checked table, with the order its ranks state.
 
     Args and errors: as :func:`coco_amodal.read_coco_amodal`; a file in none of ``forms`` is a
     ValueError too.
@@ -302,7 +302,7 @@ def _convert(
 def _both_masks(
     records: Sequence[dict], form: FlatFormat, sizes: np.ndarray, repairs: frozenset[Repair]
 ) -> tuple[list[str | None], list[str | None], np.ndarray, np.ndarray]:
-    """Amodal and visible masks, and of each record the problem (field, reason) and the field that
+    """Return amodal and visible masks, each record's problem (field, reason), and the field that
     lost polygons.
 
     A visible mask stays None where a record says nothing of it.
@@ -352,12 +352,12 @@ def _both_masks(
 
 
 def _key(record: dict, keys: Sequence[str]) -> str | None:
-    """The first of ``keys`` under which a record has something."""
+    """Return the first of ``keys`` whose value in a record is not null."""
     return next((key for key in keys if record.get(key) is not None), None)
 
 
 def _ids(records: Sequence[Any]) -> np.ndarray | None:
-    """Instance, image and category of all records, int64 [N, 3]; None if one is not in order."""
+    """Return instance, image and category of all records, int64 [N, 3]; None if any is unusable."""
     try:
         ids = [(r["id"], r["image_id"], r["category_id"]) for r in records]
         if not {int}.issuperset(map(type, chain.from_iterable(ids))):

@@ -1,6 +1,6 @@
-"""Which keys of a record hold which mask, and which published format a file is in.
+"""The keys that hold masks, and the published formats, recognised by the keys of the records.
 
-Both are seen from the records of a file, never from its name.
+The name of a file plays no part.
 """
 
 from collections.abc import Sequence

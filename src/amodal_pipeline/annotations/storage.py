@@ -1,4 +1,4 @@
-"""Writing that never leaves half a file, and paths that never leave their folder."""
+"""Writing that never leaves an incomplete file, and paths that stay in their folder."""
 
 import ctypes
 import errno
@@ -95,7 +95,7 @@ def _places(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _place_beside(path: Path) -> Iterator[Path]:
-    """A hidden folder that no other writer of ``path`` uses, without what killed ones left."""
+    """Yield a hidden folder for this writer of ``path`` alone; remove those of killed ones."""
     places = _places(path)
     with ExitStack() as held:
         for place in places:
@@ -152,7 +152,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def inside(root: str | os.PathLike, name: str) -> Path:
-    """The path ``name`` (relative, as data files write it) below ``root``.
+    """Return the path ``name`` (relative, as data files write it) below ``root``.
 
     Raises:
         ValueError: ``name`` is absolute, climbs out with ``..``, or is empty.
@@ -163,7 +163,7 @@ def inside(root: str | os.PathLike, name: str) -> Path:
 
 
 def is_relative_name(name: str) -> bool:
-    """Whether ``name`` is a relative path that cannot leave the folder it is joined to."""
+    """Tell whether ``name`` is a relative path that stays in the folder it is joined to."""
     path = PurePosixPath(str(name).replace("\\", "/"))
     if "\0" in str(name):  # no system has such files: opening one is another error everywhere
         return False
@@ -172,6 +172,6 @@ def is_relative_name(name: str) -> bool:
 
 
 def checksum(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+    """Return the SHA-256 of a file's bytes, as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
