@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from amodal_pipeline.annotations import coco_json, json_records, rle
+from amodal_pipeline.annotations import coco_json, rle
 from amodal_pipeline.annotations.coco_amodal import REPAIRS, read_coco_amodal
 from amodal_pipeline.annotations.cocoa_cls import read_cocoa_cls
 from amodal_pipeline.annotations.d2sa import read_d2sa
@@ -354,7 +354,7 @@ def test_visible_masks_may_come_late_in_a_file(tmp_path, monkeypatch):
     del bare["visible_mask"]
     path = tmp_path / "amodal.json"
     path.write_text(json.dumps(document([bare, bare | {"id": 2}, annotation(3)])))
-    monkeypatch.setattr(json_records, "BATCH", 1)
+    monkeypatch.setattr("amodal_pipeline.annotations.json_records.BATCH", 1)
     table = read_coco_amodal(path, tmp_path, "mine", "val")
     assert table.instances["occlusion_rate"].tolist() == pytest.approx([0, 0, 0.5])
 

@@ -105,8 +105,8 @@ def _of_image(root: Path, file_name: str, size: tuple[int, int]) -> Iterator[np.
 
 def _from_file(path: Path, images: pd.DataFrame) -> tuple[list[int], list[str], np.ndarray]:
     """Image, mask and amodal box (NaN where none is given) of each record, sorted by image."""
-    file = json_records.scan(path, "annotations", bare=True)
-    records = [record for piece in file.pieces for record in json_records.records(piece)]
+    file = json_records.read(path, "annotations", bare=True)
+    records = file.records
     if not records:
         raise ValueError(f"{path} has no records: write one for each object")
     listed = file.document.get("images") or []
