@@ -98,7 +98,6 @@ def read_coco_results(
     method: str | None = None,
     masks: Kind = "amodal",
     visible_path: str | os.PathLike | None = None,
-    workers: int = 1,
     on_progress: Progress | None = None,
 ) -> Predictions:
     """Read a COCO results file as predictions for the split of ``annotations``.
@@ -122,7 +121,6 @@ def read_coco_results(
         masks: which mask ``segmentation`` is in records that have no other key for that kind.
         visible_path: a second file with the visible masks of the same detections in the same
             order (VRSP and AISFormer write two files).
-        workers: processes.
         on_progress: called with (bytes of the files done, bytes).
 
     Returns:
@@ -147,7 +145,6 @@ def read_results_folder(
     annotations: AmodalAnnotations,
     *,
     masks: Kind = "amodal",
-    workers: int = 1,
     on_progress: Progress | None = None,
 ) -> list[Predictions]:
     """Read every ``*.json`` of a folder, or one file: a method each, named as the file.
