@@ -6,8 +6,9 @@ Parquet. Each measurement has a fresh process; they take turns, and the median c
 well: tables have the same bytes every time, the plain way has the same rows, and the accounting
 finds every fault that was put in.
 
-Seconds are those of reading, converting and writing. Memory is the peak of the resident memory.
-Limits at full size: 15 s of a processor and 1.5 GiB.
+Seconds are those of a processor for reading, converting and writing, which other programs on the
+machine disturb least; memory is the peak of the resident memory. Limits at full size: 15 s and
+1.5 GiB.
 
     python benchmarks/readers.py [--out benchmarks/results/readers.json] [--scale 0.01]
 """
@@ -78,10 +79,9 @@ WAYS = {"ours": convert, "plain": convert_plainly}
 def run_step(way: str, folder: Path, out: Path) -> dict[str, float]:
     """Measure one conversion, in the process that was started for it."""
     files = {split: folder / f"{split}.json" for split in ("train", "val")}
-    start, used = time.perf_counter(), time.process_time()
+    used = time.process_time()
     WAYS[way](files, out)
     return {
-        "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - used,
         "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -150,7 +150,7 @@ def benchmark(folder: Path, scale: float, runs: int) -> dict[str, Any]:
                 "tables differ from run to run": len(digests) > 1,
                 "the plain way has other rows": unlike > 0,
                 f"the accounting of {wrong} is wrong": bool(wrong),
-                f"more than {MAX_SECONDS:.0f} s": min(r["cpu_seconds"] for r in ours) > MAX_SECONDS,
+                f"more than {MAX_SECONDS:.0f} s": max(r["cpu_seconds"] for r in ours) > MAX_SECONDS,
                 f"more than {MAX_MEGABYTES} MB": max(r["peak_megabytes"] for r in ours)
                 > MAX_MEGABYTES,
             }.items()
@@ -160,12 +160,9 @@ def benchmark(folder: Path, scale: float, runs: int) -> dict[str, Any]:
 
 
 def summary(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Return the medians of the seconds and the largest of the peaks."""
+    """Return the median of the seconds and the largest of the peaks."""
     return {
-        **{
-            name: round(statistics.median(run[name] for run in runs), 2)
-            for name in ("seconds", "cpu_seconds")
-        },
+        "cpu_seconds": round(statistics.median(run["cpu_seconds"] for run in runs), 2),
         "peak_megabytes": round(max(run["peak_megabytes"] for run in runs)),
     }
 

@@ -374,7 +374,7 @@ def test_files_that_are_no_results(tmp_path, text, said):
 
 
 def test_what_cannot_be_asked_for(tmp_path):
-    with pytest.raises(ValueError, match=r"absent\.json is no file: give the path"):
+    with pytest.raises(ValueError, match=r"absent\.json is not a file: give the path"):
         read_coco_results(tmp_path / "absent.json", TRUTH)
     assert "masks is 'modal': it is 'amodal' or 'visible'" in refused_options(
         tmp_path, masks="modal"
@@ -560,7 +560,7 @@ def test_names_that_are_patterns_of_files_are_refused(tmp_path, name):
 def test_folders_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"has no file \*\.json: put results there"):
         read_results_folder(tmp_path, TRUTH)
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is not a file"):
         read_results_folder(tmp_path / "absent", TRUTH)
     write(tmp_path, [], "a.json")
     write(tmp_path, [], "a.JSON")

@@ -280,7 +280,7 @@ def test_damage_of_both_files_is_accounted_for(merge):
     assert found.pop("instance 1002") == ("segmentation", "is missing")
     assert found.pop("image 9") == (
         "id",
-        "is none of the images of instances_val2014.json: is that COCO's file of this split?",
+        "is not one of the images of instances_val2014.json: is that COCO's file of this split?",
     )
     size = "and width are 21x30, those in instances_val2014.json are 20x30"
     assert found.pop("image 2") == ("height", size)
@@ -314,7 +314,7 @@ def test_wrong_files_are_refused(merge):
         merge(coco, coco)
     with pytest.raises(ValueError, match=r"instances_val2014\.json is not plain COCO"):
         merge(cocoa, cocoa | {"categories": []})
-    with pytest.raises(ValueError, match=r"image 1: id is none of the images of instances_val"):
+    with pytest.raises(ValueError, match=r"image 1: id is not one of the images of instances_val"):
         merge(cocoa, coco_file([[1, 2, 18, strip(0, 9)]], ids=(2, 3)))
 
 

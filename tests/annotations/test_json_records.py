@@ -65,9 +65,9 @@ def test_without_the_list_the_document_is_whole(write):
         ("12", "holds a JSON int"),
         ('{"annotations": ["\\ud800"]}', "not UTF-8 text"),
         (b'{"annotations": [{"id": "\xff"}]}', "not UTF-8 text"),
-        ('{"annotations": [' + "9" * 5000 + "]}", "no annotation file"),
-        ('{"annotations": ' + "[" * 100_000 + "]" * 100_000 + "}", "no annotation file"),
-        ('{"annotations": [{"annotations": 1}, {"annotations": ' + "[" * 1010, "no annotation"),
+        ('{"annotations": [' + "9" * 5000 + "]}", "not an annotation file"),
+        ('{"annotations": ' + "[" * 100_000 + "]" * 100_000 + "}", "not an annotation file"),
+        ('{"annotations": [{"annotations": 1}, {"annotations": ' + "[" * 1010, "not an annotation"),
     ],
     ids=lambda v: None if isinstance(v, bytes) else f"{v:.40}",
 )

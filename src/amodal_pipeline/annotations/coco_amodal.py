@@ -36,7 +36,7 @@ def read_coco_amodal(
     neither is taken as not occluded; each such record is listed in ``repaired``
     (:attr:`Repair.VISIBLE_ABSENT`), and rejected if it states an ``occlude_rate`` above zero or
     that repair is not among ``repairs``. Boxes, areas and rates in the file are not used: they are
-    computed from the masks. ``iscrowd`` records are marked ``ignore``; ``isStuff`` ones are no
+    computed from the masks. ``iscrowd`` records are marked ``ignore``; ``isStuff`` ones are not
     things. Where records have an ``occl_depth``, the smaller one of two overlapping objects is in
     front.
 
@@ -50,7 +50,7 @@ def read_coco_amodal(
         on_progress: called with (batches of records done, batches).
 
     Raises:
-        ValueError: the file is no COCO JSON, or a modal one: no record has a visible mask.
+        ValueError: the file is not COCO JSON, or it is modal: no record has a visible mask.
     """
     return flat.read_table(
         json_path,

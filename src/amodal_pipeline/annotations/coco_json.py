@@ -88,8 +88,8 @@ def open_file(
         lists: what the file must have.
 
     Raises:
-        ValueError: as :func:`json_records.read`; a list is missing; a category is no object with
-            an id and a name.
+        ValueError: as :func:`json_records.read`; a list is missing; a category is not an
+            object with an id and a name.
     """
     return checked(json_records.read(path, "annotations"), folder, lists)
 
@@ -101,7 +101,7 @@ def checked(file: json_records.RecordFile, folder: str, lists: Sequence[str]) ->
         keys = ", ".join(map(shown, list(file.document)[:8]))
         raise ValueError(
             f"{file.path} has no list {' and no list '.join(map(repr, absent))} (its keys: "
-            f"{keys}): this is no COCO annotation file"
+            f"{keys}): this is not a COCO annotation file"
             + (", unless COCOA's: read it with --env=cocoa" if absent == ["categories"] else "")
         )
     table, unreadable = images(file.document["images"], file.path, folder)

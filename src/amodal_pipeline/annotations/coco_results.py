@@ -112,7 +112,7 @@ def read_coco_results(
 
     The file may be an object instead: ``{"predictions": [...], "order": [...]}`` with an ``id`` in
     each record and pairs ``{"image_id", "front_id", "back_id", "score"}``, ``score`` optional. This
-    is no part of COCO's format.
+    is not part of COCO's format.
 
     Args:
         path: the JSON file.
@@ -291,7 +291,7 @@ def _read(
 def _size(path: str | os.PathLike) -> int:
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} is no file: give the path of a COCO results file (JSON)")
+        raise ValueError(f"{path} is not a file: give the path of a COCO results file (JSON)")
     return path.stat().st_size
 
 

@@ -74,7 +74,7 @@ def read_cocoa(
 ) -> AmodalAnnotations:
     """Read COCOA: a file of all annotations, a file of one, or a folder of such.
 
-    All regions have the one category "object"; stuff is no thing. A region's id is a thousand
+    All regions have the one category "object"; stuff is not a thing. A region's id is a thousand
     times its annotation's plus its place in the list, from 1. A region with neither a
     ``visible_mask`` nor an ``invisible_mask`` is not occluded; one whose visible mask is empty is
     kept. The number ``size`` of regions that an annotation states may be wrong: the regions

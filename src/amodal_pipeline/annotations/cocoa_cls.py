@@ -138,7 +138,7 @@ def _shared_images(
     for image_id, (h, w), (height, width) in zip(ids, ours, theirs, strict=True):
         if not height:
             reason = (
-                f"is none of the images of {file.path.name}: is that COCO's file of this split?"
+                f"is not one of the images of {file.path.name}: is that COCO's file of this split?"
             )
             problems.append(finding(path, f"image {image_id}", "id", reason))
         elif (h, w) != (height, width):

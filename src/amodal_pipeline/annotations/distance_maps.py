@@ -125,7 +125,7 @@ class Regions:
     """Parts of an overlap with one order each.
 
     Attributes:
-        label: int32 [H, W]; region k has the number k + 1, 0 is none.
+        label: int32 [H, W]; region k has the number k + 1, the rest 0.
         sign: int8 [K]; 1 where A is in front, -1 where B is.
         area: int64 [K] in pixels.
     """

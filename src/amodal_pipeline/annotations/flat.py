@@ -78,7 +78,7 @@ MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 class FlatRecords:
     """The records of a file: checked parts; ``cluster`` and ``rank`` of all their rows.
 
-    ``unranked`` are findings about ranks that are no integers; ``ignored_elsewhere`` is what the
+    ``unranked`` are findings about ranks that are not integers; ``ignored_elsewhere`` is what the
     format counts of the rows.
     """
 

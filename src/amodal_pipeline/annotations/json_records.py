@@ -51,8 +51,8 @@ def read(path: str | os.PathLike, key: str, bare: bool = False) -> RecordFile:
         bare: accept a file that is the list itself.
 
     Raises:
-        ValueError: the file is missing, cannot be read, is larger than ``MAX_BYTES``, is no JSON
-            or no object, or has the list twice. The message names the file, the place and the
+        ValueError: the file is missing, cannot be read, is larger than ``MAX_BYTES``, is not JSON or
+            not an object, or has the list twice. The message names the file, the place and the
             remedy.
     """
     path = Path(path)
@@ -67,9 +67,9 @@ def read(path: str | os.PathLike, key: str, bare: bool = False) -> RecordFile:
             raise ValueError(
                 f"{path} holds a JSON {type(document).__name__}, "
                 + (
-                    "neither a list nor an object: this is no COCO results file"
+                    "neither a list nor an object: this is not a COCO results file"
                     if bare
-                    else "not an object: this is no COCO annotation file"
+                    else "not an object: this is not a COCO annotation file"
                 )
                 + (
                     " (a list of results is read as predictions)"
@@ -161,7 +161,7 @@ def _parse_with_python(text: bytes, path: Path, **options: Any) -> Any:
     except UnicodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}): fetch the file again") from error
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is no annotation file ({error}): fetch it again") from error
+        raise ValueError(f"{path} is not an annotation file ({error}): fetch it again") from error
 
 
 def _comes_twice(key: str, text: bytes, path: Path) -> bool:

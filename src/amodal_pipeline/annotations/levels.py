@@ -92,7 +92,7 @@ def levels_of_image(annotations: AmodalAnnotations, image_id: int) -> Visibility
     Ignored objects hide others like any; order pairs that are inferred count like stated ones.
 
     Raises:
-        KeyError: there is no such image.
+        KeyError: the image is unknown.
     """
     images = annotations.images
     row = np.flatnonzero(images["image_id"].to_numpy(dtype=np.int64) == image_id)
