@@ -51,9 +51,9 @@ def read(path: str | os.PathLike, key: str, bare: bool = False) -> RecordFile:
         bare: accept a file that is the list itself.
 
     Raises:
-        ValueError: the file is missing, cannot be read, is larger than ``MAX_BYTES``, is not JSON or
-            not an object, or has the list twice. The message names the file, the place and the
-            remedy.
+        ValueError: the file is missing, cannot be read, is larger than ``MAX_BYTES``, is not
+            JSON or not an object, or has the list twice. The message names the file, the place
+            and the remedy.
     """
     path = Path(path)
     text = _bytes(path)
