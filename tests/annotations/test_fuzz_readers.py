@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -185,7 +186,8 @@ def problems_of(table, paths):
         if area == 0 or both != seen or abs(row.occlusion_rate - (1 - seen / area)) > 1e-6:
             found.append("an empty mask, visible pixels outside or a wrong rate")
         for box, mask, pixels in ((row.amodal_box, amodal, area), (row.visible_box, visible, seen)):
-            if (list(box) if pixels else box) != ([*coco_mask.toBbox(mask)] if pixels else None):
+            given = None if box is pd.NA else list(box)
+            if given != ([*coco_mask.toBbox(mask)] if pixels else None):
                 found.append("a wrong box")
     for pair in table.order.itertuples():
         front, back = rows.get(pair.occluder_id), rows.get(pair.occludee_id)

@@ -125,8 +125,8 @@ def _bytes(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ValueError(
-                f"{path} has {size} bytes, more than the {MAX_BYTES} allowed: split annotations into "
-                "several files, leave out results of a low score"
+                f"{path} has {size} bytes, more than the {MAX_BYTES} allowed: split annotations "
+                "into several files, leave out results of a low score"
             )
         return path.read_bytes()
     except FileNotFoundError as error:
