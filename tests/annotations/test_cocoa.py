@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import logging
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from amodal_pipeline.annotations import coco_json, cocoa, json_records, rle
+from amodal_pipeline.annotations import coco_json, cocoa, rle
 from amodal_pipeline.annotations.cocoa import read_cocoa
 from amodal_pipeline.annotations.formats import Format, recognise
 from amodal_pipeline.annotations.order import TOO_CROWDED
@@ -576,7 +575,7 @@ def bytes_of(folder):
 
 
 @pytest.mark.parametrize("options", [{}, {"annotators": "all"}, {"regions": "things"}])
-def test_workers_and_pieces_do_not_change_a_byte(tmp_path, monkeypatch, options):
+def test_batches_do_not_change_a_byte(tmp_path, monkeypatch, options):
     images, annotations, _, _ = drawn(3, images=12)
     for i, a in enumerate(annotations):
         if i % 3 == 0:
@@ -588,26 +587,19 @@ def test_workers_and_pieces_do_not_change_a_byte(tmp_path, monkeypatch, options)
         a["id"] += 2000
     path = write(tmp_path / "a.json", images, annotations + again)
     read(path, **options).save(tmp_path / "whole")
-    monkeypatch.setattr(json_records, "scan", partial(json_records.scan, piece_bytes=1000))
-    assert len(json_records.scan(path, "annotations").pieces) > 8
-    tables = {}
-    for workers in (1, 2):
-        tables[workers] = read(path, workers=workers, **options)
-        tables[workers].save(tmp_path / str(workers))
-    assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "2")
-    whole, small = bytes_of(tmp_path / "whole"), bytes_of(tmp_path / "1")
+    monkeypatch.setattr(cocoa, "BATCH", 2)
+    read(path, **options).save(tmp_path / "small")
+    whole, small = bytes_of(tmp_path / "whole"), bytes_of(tmp_path / "small")
     assert {whole[f"{name}.parquet"] for name in ("images", "instances")} <= {*small.values()}
 
 
-def test_damage_behind_the_first_piece_names_the_place(tmp_path, monkeypatch):
+def test_damage_far_behind_names_the_place(tmp_path):
     images, annotations, _, _ = drawn(3, images=12)
     path = write(tmp_path / "a.json", images, annotations)
     text = path.read_text()
     path.write_text(text[:-900] + text[-900:].replace('"order": ', '"order"; ', 1))
-    monkeypatch.setattr(json_records, "scan", partial(json_records.scan, piece_bytes=1000))
-    for workers in (1, 2):
-        with pytest.raises(ValueError, match=r"a\.json is not JSON: .*line 1, column \d+"):
-            read(path, workers=workers)
+    with pytest.raises(ValueError, match=r"a\.json is not JSON: .*line 1, column \d+"):
+        read(path)
 
 
 def single(folder, stem, entry, picture=None, size=SIZES[0]):
@@ -644,14 +636,11 @@ def test_a_folder_of_single_annotations(tmp_path):
     assert accounting(table, "images") == (3, 2, 0, 1)
 
 
-def test_single_annotations_in_several_processes(tmp_path):
+def test_single_annotations_of_all_annotators(tmp_path):
     singles(tmp_path)
-    one, two = (
-        read_cocoa(tmp_path, tmp_path, "cocoa", "val", annotators="all", workers=n) for n in (1, 2)
-    )
-    assert one.fingerprint == two.fingerprint
-    assert one.images["image_id"].tolist() == [5, 8, 4]
-    assert one.images["file_name"].tolist() == ["a.jpg", "b.png", "b.png"]
+    table = read_cocoa(tmp_path, tmp_path, "cocoa", "val", annotators="all")
+    assert table.images["image_id"].tolist() == [5, 8, 4]
+    assert table.images["file_name"].tolist() == ["a.jpg", "b.png", "b.png"]
 
 
 def test_a_single_annotation(tmp_path):
@@ -698,7 +687,7 @@ def test_published_annotations_are_all_accounted_for(published, caplog):
         alone = read_cocoa(DATA / "5.json", DATA, "cocoa", "val")
     assert accounting(alone) == (6, 6, 0, 0)
     assert "409 (8 for 6)" in caplog.text
-    assert recognise(json_records.scan(DATA / "5.json", "annotations")) is Format.COCOA
+    assert recognise([json.loads((DATA / "5.json").read_text())]) is Format.COCOA
 
 
 @real

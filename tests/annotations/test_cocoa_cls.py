@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -281,7 +280,7 @@ def test_damage_of_both_files_is_accounted_for(merge):
     assert found.pop("instance 1002") == ("segmentation", "is missing")
     assert found.pop("image 9") == (
         "id",
-        "is none of the images of instances_val2014.json: is that COCO's file of this split?",
+        "is not one of the images of instances_val2014.json: is that COCO's file of this split?",
     )
     size = "and width are 21x30, those in instances_val2014.json are 20x30"
     assert found.pop("image 2") == ("height", size)
@@ -315,7 +314,7 @@ def test_wrong_files_are_refused(merge):
         merge(coco, coco)
     with pytest.raises(ValueError, match=r"instances_val2014\.json is not plain COCO"):
         merge(cocoa, cocoa | {"categories": []})
-    with pytest.raises(ValueError, match=r"image 1: id is none of the images of instances_val"):
+    with pytest.raises(ValueError, match=r"image 1: id is not one of the images of instances_val"):
         merge(cocoa, coco_file([[1, 2, 18, strip(0, 9)]], ids=(2, 3)))
 
 
@@ -364,7 +363,7 @@ def test_matches_are_those_of_a_plain_comparison(tmp_path_factory, regions, inst
         check_accounts(table, report, len(regions))
 
 
-def test_workers_do_not_change_a_byte(tmp_path, monkeypatch):
+def test_batches_do_not_change_a_byte(tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     shapes = [
         [strip(int(draw.integers(9)), 20, y) for y in range(int(draw.integers(1, 9)))]
@@ -379,23 +378,17 @@ def test_workers_do_not_change_a_byte(tmp_path, monkeypatch):
     paths = tmp_path / "cocoa.json", tmp_path / "coco.json"
     for path, document in zip(paths, (cocoa, coco_file(instances, range(1, 21))), strict=True):
         path.write_text(json.dumps(document))
-    monkeypatch.setattr(json_records, "scan", partial(json_records.scan, piece_bytes=1000))
-    reports, steps = [], []
-    for workers in (1, 2):
-        table, report = merge_cocoa_cls(
-            *paths,
-            tmp_path,
-            "cocoa_cls",
-            "val",
-            workers=workers,
-            on_progress=lambda *done: steps.append(done),
-        )
-        table.save(tmp_path / str(workers))
-        reports.append(report)
-    assert digests(tmp_path / "1") == digests(tmp_path / "2")
-    assert reports[0].equals(reports[1])
-    assert steps[: len(steps) // 2] == steps[len(steps) // 2 :]
-    assert sum(done == total for done, total in steps) == 4
+    names = (*paths, tmp_path, "cocoa_cls", "val")
+    whole, report = merge_cocoa_cls(*names)
+    whole.save(tmp_path / "whole")
+    monkeypatch.setattr(json_records, "BATCH", 7)
+    monkeypatch.setattr("amodal_pipeline.annotations.cocoa.BATCH", 3)
+    steps = []
+    table, again = merge_cocoa_cls(*names, on_progress=lambda *done: steps.append(done))
+    table.save(tmp_path / "small")
+    assert digests(tmp_path / "whole") == digests(tmp_path / "small")
+    assert report.equals(again)
+    assert sum(done == total for done, total in steps) == 2
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="COCO's photographs and masks are not here")

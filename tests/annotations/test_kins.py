@@ -1,7 +1,6 @@
 """KINS files of both years, written from their documentation, come back as they were drawn."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -161,21 +160,15 @@ def test_a_rank_without_its_cluster_states_no_order(tmp_path):
 
 
 @pytest.mark.parametrize("record", [kins_2019_record, kins_2020_record])
-def test_two_workers_give_the_same_bytes(tmp_path, monkeypatch, record):
+def test_batches_do_not_change_a_byte(tmp_path, monkeypatch, record):
     scene = street(3, images=8)
     path = writers.write(tmp_path / "a.json", scene, [*map(record, scene.things)])
-    monkeypatch.setattr(json_records, "scan", partial(json_records.scan, piece_bytes=1500))
-    assert len(json_records.scan(path, "annotations").pieces) > 5
-    steps = []
-    for workers in (1, 2):
-        table = read(path, workers=workers, on_progress=lambda *done: steps.append(done))
-        table.save(tmp_path / str(workers))
-    assert steps[: len(steps) // 2] == steps[len(steps) // 2 :]
-    assert digests(tmp_path / "1") == digests(tmp_path / "2")
-    # The pieces change nothing either.
-    monkeypatch.undo()
     read(path).save(tmp_path / "whole")
-    assert digests(tmp_path / "1") == digests(tmp_path / "whole")
+    monkeypatch.setattr(json_records, "BATCH", 4)
+    steps = []
+    read(path, on_progress=lambda *done: steps.append(done)).save(tmp_path / "small")
+    assert steps == [(n, len(steps)) for n in range(1, len(steps) + 1)] and len(steps) > 5
+    assert digests(tmp_path / "small") == digests(tmp_path / "whole")
 
 
 def test_folder_goes_before_every_file_name(tmp_path):

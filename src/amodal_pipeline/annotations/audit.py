@@ -1,13 +1,13 @@
-"""What a table of annotations holds and what was left out, in numbers.
+"""Counts of what a table of annotations holds and of what was left out.
 
 :func:`audit` counts; it draws nothing and changes nothing. The lines on occlusion are those of
 Follmann et al., "Learning to See the Invisible" (ORCNN), WACV 2019, Table 5: images with at least
 one occluded object over all images, occluded objects over all objects, and the mean occlusion
 rate (1 − |visible| / |amodal|) over all objects and over the occluded ones.
 
-The paper knows no objects to be ignored. Here they are counted in a line of their own, and in no
-other line on objects or occlusion: the metrics do not score them, and where a whole mask is not
-known to be whole its rate is too low. Order pairs count whatever the table has.
+The paper has no ignored objects. Here they are counted in a line of their own and in no other line
+on objects or occlusion: the metrics do not score them, and the rate of an object whose mask may be
+incomplete is too low. Order pairs of ignored objects count.
 """
 
 import math
@@ -34,7 +34,7 @@ _LONGEST = 240  # characters of an example; records and reasons come from files
 
 @dataclass(frozen=True)
 class Line:
-    """What a number of the audit is: ``unit`` is "" for a count, "%" for a share."""
+    """One number of the audit: ``unit`` is "" for a count, "%" for a share."""
 
     section: str
     label: str
@@ -118,7 +118,10 @@ LINES: dict[str, Line] = {
         "Pairs of objects of one image, ignored ones included, whose whole masks share a pixel.",
     ),
     "overlapping_pairs_without_order": Line(
-        _ORDER, "Overlapping pairs without order", "", "Those of which nobody says who is in front."
+        _ORDER,
+        "Overlapping pairs without order",
+        "",
+        "Those without a statement of which object is in front.",
     ),
     "images_with_cycles": Line(
         _ORDER,
@@ -135,7 +138,7 @@ LINES: dict[str, Line] = {
 class Number:
     """One line of :data:`LINES`: ours, the published one (None: not given), and the difference.
 
-    Shares are in percent; NaN where there is nothing to take a share of. ``difference`` is in
+    Shares are in percent; NaN where the total is zero. ``difference`` is in
     words, "" without a published number.
     """
 
@@ -146,7 +149,7 @@ class Number:
 
     @property
     def differs(self) -> bool:
-        """Whether the published number is another one, beyond the digits it is given with."""
+        """Tell whether the number differs from the published one within that one's digits."""
         return self.published is not None and _differs(self.value, self.published, self.name)
 
 
@@ -195,16 +198,16 @@ class Audit:
     categories: tuple[CategoryCount, ...]
 
     def __getitem__(self, name: str) -> float:
-        """The value of a line of :data:`LINES`."""
+        """Return the value of a line of :data:`LINES`."""
         return next(n.value for n in self.numbers if n.name == name)
 
     @property
     def differences(self) -> list[str]:
-        """A sentence for each number that is not the published one."""
+        """Return a sentence for each number that differs from the published one."""
         return [_sentence(n) for n in self.numbers if n.differs]
 
     def rows(self) -> pd.DataFrame:
-        """Everything as one tidy table: section, name, value, published, note.
+        """Return everything as one tidy table: section, name, value, published, note.
 
         Sections: accounting, repaired, rejected, remarks, counts, occlusion, order, and one for
         each column of the categories. Counts are integers, shares percent with four decimals.
@@ -272,7 +275,7 @@ def check_published(published: Mapping[str, float]) -> None:
     """Refuse numbers that :func:`audit` cannot compare with.
 
     Raises:
-        ValueError: a name that is none of :data:`LINES`, or no finite number.
+        ValueError: a name is not in :data:`LINES`, or a number is not finite.
     """
     for name, value in published.items():
         if name not in LINES:
@@ -285,14 +288,14 @@ def check_published(published: Mapping[str, float]) -> None:
 
 
 def _kinds(records: pd.Series) -> np.ndarray:
-    """The kind of each finding, from the name of its record: images, instances or order."""
+    """Return the kind of each finding, from its record's name: images, instances or order."""
     records = records.fillna("").astype(str)
     image, order = records.str.startswith("image "), records.str.startswith("order pair ")
     return np.select([image, order], ["images", "order"], "instances")
 
 
 def largest_cycles(order: pd.DataFrame) -> pd.Series:
-    """Objects in the largest cycle of each image that has one, by image id, ascending.
+    """Return the number of objects in the largest cycle of each image that has one, by image id.
 
     Objects belong to one cycle when each is in front of the other, directly or through others
     (the strongly connected components of the order).
@@ -391,7 +394,7 @@ _NUMERAL = re.compile(r"(?<!\d)-?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
 
 
 def _reasons(verdict: str, findings: pd.DataFrame) -> list[Reason]:
-    """Findings by kind, field and reason, the most frequent first; rare ones joined in a line."""
+    """Count findings by kind, field and reason, most frequent first; rare ones share a line."""
     if not len(findings):
         return []
     reason = findings["reason"].fillna("").astype(str)
@@ -421,7 +424,7 @@ def _reasons(verdict: str, findings: pd.DataFrame) -> list[Reason]:
 
 
 def _example(row: pd.Series, pattern: str) -> str:
-    """The record and its file, and its reason unless the group's says it all."""
+    """Return the record and its file, and its reason unless it is that of the whole group."""
     record, field, reason, file = (
         "" if pd.isna(row[name]) else str(row[name])
         for name in ("record", "field", "reason", "file")

@@ -27,7 +27,6 @@ def read_coco_amodal(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
     """Read a flat amodal COCO file.
@@ -38,7 +37,7 @@ def read_coco_amodal(
     neither is taken as not occluded; each such record is listed in ``repaired``
     (:attr:`Repair.VISIBLE_ABSENT`), and rejected if it states an ``occlude_rate`` above zero or
     that repair is not among ``repairs``. Boxes, areas and rates in the file are not used: they are
-    computed from the masks. ``iscrowd`` records are marked ``ignore``; ``isStuff`` ones are no
+    computed from the masks. ``iscrowd`` records are marked ``ignore``; ``isStuff`` ones are not
     things. Where records have an ``occl_depth``, the smaller one of two overlapping objects is in
     front.
 
@@ -49,11 +48,10 @@ def read_coco_amodal(
         dataset, split: names, e.g. "mine", "val".
         folder: of this file's images, relative to ``image_root``.
         repairs: the faults this data set is known to have.
-        workers: processes.
-        on_progress: called with (pieces of the file done, pieces).
+        on_progress: called with (batches of records done, batches).
 
     Raises:
-        ValueError: the file is no COCO JSON, or a modal one: no record has a visible mask.
+        ValueError: the file is not COCO JSON, or it is modal: no record has a visible mask.
     """
     return flat.read_table(
         json_path,
@@ -63,7 +61,6 @@ def read_coco_amodal(
         dict.fromkeys((Format.FLAT, Format.AISTRON, Format.KINS_2019, Format.KINS_2020), FORM),
         folder=folder,
         repairs=repairs,
-        workers=workers,
         on_progress=on_progress,
     )
 

@@ -1,8 +1,8 @@
-"""COCO's JSON, read with suspicion: the skeleton every COCO-like format shares.
+"""Checked reading of COCO's JSON: what all COCO-like formats have in common.
 
-A file that is no COCO JSON at all is an error that names the file and the remedy. A record that
-lacks a key or holds a mask that cannot be one becomes a finding with its reason; the readers hand
-the findings to :func:`amodal_pipeline.annotations.build`, which counts them.
+A file that is not COCO JSON is an error that names the file and the remedy. A record that lacks a
+key or has an unusable mask becomes a finding with its reason; the readers pass the findings to
+:func:`amodal_pipeline.annotations.build`, which counts them.
 """
 
 import os
@@ -30,12 +30,12 @@ from amodal_pipeline.annotations.validation import (
 )
 
 # A damaged or hostile file could fill the memory. MAX_OVERHANG: image sides that a polygon may
-# reach beyond its image. The others say how many pixel columns the sides of all polygons of a piece
-# may cross (what drawing takes of time and memory): so many, and for each mask
-# CROSSINGS_PER_CORNER for each of its corners, up to CROSSINGS_PER_MASK, which eight corners reach,
-# and CROSSINGS_PER_FURTHER_CORNER. A simple shape crosses each of its columns twice: thousands of
-# objects as wide as a picture of 8,000 columns are within, and so are outlines of many corners,
-# whose sides are short. Thousands of sides that each run from end to end are not.
+# reach beyond its image. The others limit the pixel columns that the sides of all polygons of a
+# batch cross, which is the time and memory of drawing: MAX_CROSSINGS, and for each mask the smaller
+# of CROSSINGS_PER_CORNER per corner and of CROSSINGS_PER_MASK plus CROSSINGS_PER_FURTHER_CORNER per
+# corner. A simple shape crosses each of its columns twice: thousands of objects as wide as a
+# picture of 8,000 columns are allowed, and so are outlines of many corners, whose sides are short.
+# Thousands of sides that each run across the whole image are not.
 MAX_OVERHANG = 4
 MAX_CROSSINGS = 1 << 22
 CROSSINGS_PER_MASK = 1 << 14
@@ -43,29 +43,28 @@ CROSSINGS_PER_CORNER = 1 << 11
 CROSSINGS_PER_FURTHER_CORNER = 1 << 6
 
 _ONE_RUN = re.compile("[P-o]*[0-O]")  # of a compressed string: digits that go on, and the last
-_NUMBERS = frozenset((int, float))  # exactly: true is no coordinate
+_NUMBERS = frozenset((int, float))  # exactly: true is not a coordinate
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """The readable part of a COCO JSON file, its annotations left in pieces.
+    """A COCO JSON file, its images checked and its annotations as they are.
 
     ``images`` are the usable ones (columns of IMAGES, ``file_name`` below ``folder``);
-    ``rejected`` has a finding for each other image. ``document`` is the rest of the file.
+    ``rejected`` has a finding for each other image.
     """
 
     path: Path
     checksum: str
-    document: dict[str, Any]
     categories: tuple[Category, ...]
     images: pd.DataFrame
-    pieces: tuple[json_records.Piece, ...]
+    records: list[Any]
     rejected: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Masks drawn from JSON: a string or a reason for each; None and None where no image is known.
+    """Masks drawn from JSON: a string or a reason for each; neither where the image is unknown.
 
     ``left_out`` bool [N]: polygons of fewer than three points beside others were left out.
     """
@@ -80,7 +79,7 @@ def open_file(
     folder: str = "",
     lists: Sequence[str] = ("images", "annotations", "categories"),
 ) -> CocoFile:
-    """Open a COCO file: everything but its annotations is read.
+    """Read a COCO file and check everything but its annotations.
 
     Args:
         path: the file.
@@ -89,19 +88,20 @@ def open_file(
         lists: what the file must have.
 
     Raises:
-        ValueError: as :func:`json_records.scan`; a list is missing; a category is none.
+        ValueError: as :func:`json_records.read`; a list is missing; a category is not an
+            object with an id and a name.
     """
-    return checked(json_records.scan(path, "annotations"), folder, lists)
+    return checked(json_records.read(path, "annotations"), folder, lists)
 
 
 def checked(file: json_records.RecordFile, folder: str, lists: Sequence[str]) -> CocoFile:
-    """What :func:`open_file` gives, of a file that was scanned already."""
+    """Return what :func:`open_file` does, for a file that was parsed already."""
     absent = [name for name in lists if not isinstance(file.document.get(name), list)]
     if absent:
         keys = ", ".join(map(shown, list(file.document)[:8]))
         raise ValueError(
             f"{file.path} has no list {' and no list '.join(map(repr, absent))} (its keys: "
-            f"{keys}): this is no COCO annotation file"
+            f"{keys}): this is not a COCO annotation file"
             + (", unless COCOA's: read it with --env=cocoa" if absent == ["categories"] else "")
         )
     table, unreadable = images(file.document["images"], file.path, folder)
@@ -111,23 +111,25 @@ def checked(file: json_records.RecordFile, folder: str, lists: Sequence[str]) ->
             f"{f['record']}: {f['field']} {f['reason']}" for f in (unreadable + unusable)[:3]
         )
         raise ValueError(f"{file.path}: no image is usable: {first}")
+    found = ()
+    if "categories" in lists:
+        found = categories(file.document["categories"], file.path)
     return CocoFile(
         path=file.path,
         checksum=file.checksum,
-        document=file.document,
-        categories=categories(file.document.get("categories", []), file.path),
+        categories=found,
         images=table,
-        pieces=file.pieces,
+        records=file.records,
         rejected=(*unreadable, *unusable),
     )
 
 
 def categories(entries: Sequence[Any], path: Path) -> tuple[Category, ...]:
-    """The categories of a file.
+    """Return the categories of a file.
 
     Raises:
-        ValueError: one lacks an integer ``id`` or a ``name``, or has the id of another; without
-            categories no record means anything, so this is no finding.
+        ValueError: one lacks an integer ``id`` or a ``name``, or has the id of another. This is
+            not a finding, since no record can be understood without categories.
     """
     found: dict[int, Category] = {}
     for position, entry in enumerate(entries):
@@ -147,7 +149,7 @@ def categories(entries: Sequence[Any], path: Path) -> tuple[Category, ...]:
 def images(
     entries: Sequence[Any], path: Path, folder: str = ""
 ) -> tuple[pd.DataFrame, list[Finding]]:
-    """The table of images (columns of IMAGES), and a finding for each that cannot be one."""
+    """Return the table of images (columns of IMAGES), and a finding for each unusable entry."""
     rows, findings = [], []
     for position, entry in enumerate(entries):
         name, values, problem = integers(entry, ("id", "height", "width"), position, "image")
@@ -171,12 +173,12 @@ def images(
 
 
 def below(folder: str, name: str) -> str:
-    """``name`` in ``folder``; one that is not relative is left as it is, for the check to see."""
+    """Return ``name`` below ``folder``; an unsafe name stays as it is, for the check to find."""
     return str(PurePosixPath(folder) / name) if folder and is_relative_name(name) else name
 
 
 def integer(value: Any) -> int | None:
-    """``value`` as a 64-bit integer (3 and 3.0 are one), else None."""
+    """Return ``value`` as a 64-bit integer (3 and 3.0 are integers), else None."""
     if type(value) is int:
         return value if abs(value) < 1 << 63 else None
     if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 63:
@@ -187,7 +189,7 @@ def integer(value: Any) -> int | None:
 def integers(
     entry: Any, keys: Sequence[str], position: int, kind: str
 ) -> tuple[str, dict[str, int], tuple[str, str] | None]:
-    """The record's name, its integer values, and the first problem (field, reason) with them."""
+    """Return the record's name, its integers, and the first problem (field, reason) with them."""
     place = f"{kind} at position {position}"
     if not isinstance(entry, dict):
         return place, {}, (kind, f"is a JSON {type(entry).__name__}, not an object")
@@ -203,7 +205,7 @@ def integers(
 
 
 def shown(value: Any) -> str:
-    """A value in a message: not all of it, however long and deep it is."""
+    """Return a value as a message shows it: 40 characters at most, however deep it is."""
     return reprlib.repr(value)[:40]
 
 
@@ -218,7 +220,7 @@ def is_blank(segmentation: Any) -> bool:
 
 
 def masks(segmentations: Sequence[Any], sizes: np.ndarray, leave_out: bool = False) -> Masks:
-    """Compressed run-length strings from COCO segmentations of any form.
+    """Return compressed run-length strings of COCO segmentations in any form.
 
     Polygons (a list of [x1, y1, x2, y2, …] lists, or one flat such list as COCOA has it), run
     lengths as a list, or as a compressed string. Several polygons are one mask, their union.
@@ -289,7 +291,7 @@ def _pack_lists(segmentations, listed, counts, reasons) -> list[int]:
         if not values or None in values or not all(0 <= v <= MAX_PIXELS for v in values):
             reasons[i] = "a run length is not an integer between 0 and the pixels of a canvas"
         else:
-            # Runs of no length, which some programs write, join the runs beside them.
+            # Empty runs, which some programs write: their neighbours become one run.
             runs[i] = _without_empty(values) if 0 in values[1:] else values
     lengths = [len(values) for values in runs.values()]
     flat = np.fromiter(chain.from_iterable(runs.values()), np.int64, sum(lengths))
@@ -312,10 +314,10 @@ def _without_empty(runs: list[int]) -> list[int]:
 
 
 def _draw(parts, owner, sizes, counts, reasons) -> None:
-    """Polygons of all records: checked in one array, drawn in one call."""
+    """Check the polygons of all records in one array, and draw them in one call."""
     flat = _coordinates(parts)
     if flat is None:
-        # Find out whose is no number, at the price of a slower pass.
+        # Find the parts with a value that is not a number, in a slower pass.
         numeric = np.array([_coordinates([part]) is not None for part in parts], bool)
         for i in owner[~numeric]:
             reasons[i] = "a coordinate is not a number"
@@ -367,7 +369,7 @@ def _costly(crossings: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 def _united(owner: np.ndarray, texts: list[str]) -> tuple[list[int], list[str]]:
-    """The union of the masks of each owner, who are sorted; by halves, for there may be many."""
+    """Return the owners, and the union of the masks of each; pairwise, as there may be many."""
     while True:
         place = np.arange(len(owner)) - np.searchsorted(owner, owner)
         second = np.flatnonzero(place % 2 == 1)
@@ -384,7 +386,7 @@ def _united(owner: np.ndarray, texts: list[str]) -> tuple[list[int], list[str]]:
 
 
 def _coordinates(parts: Sequence[list]) -> np.ndarray | None:
-    """All numbers of all parts, float64; None if one is no number, or no float can hold it."""
+    """Return all numbers of all parts, float64; None if one is not a number that fits."""
     if not _NUMBERS.issuperset(map(type, chain.from_iterable(parts))):
         return None
     try:

@@ -98,13 +98,12 @@ def read_coco_results(
     method: str | None = None,
     masks: Kind = "amodal",
     visible_path: str | os.PathLike | None = None,
-    workers: int = 1,
     on_progress: Progress | None = None,
 ) -> Predictions:
     """Read a COCO results file as predictions for the split of ``annotations``.
 
-    Amodal, visible and invisible mask are what a record has under the first of the keys of
-    :mod:`formats`: run lengths (compressed or not) or polygons. A key whose masks are all empty,
+    Amodal, visible and invisible mask are the values of the first key of :mod:`formats` that a
+    record has: run lengths (compressed or not) or polygons. A key whose masks are all empty,
     in records that have another mask, counts as absent, and the log says so: aistron writes every
     key, empty where a method has no such mask.
     ``bbox`` is the box of the kind that ``masks`` names; boxes that are not given are computed
@@ -113,7 +112,7 @@ def read_coco_results(
 
     The file may be an object instead: ``{"predictions": [...], "order": [...]}`` with an ``id`` in
     each record and pairs ``{"image_id", "front_id", "back_id", "score"}``, ``score`` optional. This
-    is no part of COCO's format.
+    is not part of COCO's format.
 
     Args:
         path: the JSON file.
@@ -122,8 +121,7 @@ def read_coco_results(
         masks: which mask ``segmentation`` is in records that have no other key for that kind.
         visible_path: a second file with the visible masks of the same detections in the same
             order (VRSP and AISFormer write two files).
-        workers: processes.
-        on_progress: called with (pieces of the files done, pieces).
+        on_progress: called with (bytes of the files done, bytes).
 
     Returns:
         Variant "full", inputs "image"; ``checkpoint`` is the SHA-256 of the file (of both digests
@@ -139,7 +137,7 @@ def read_coco_results(
             "out one of masks='visible' and visible_path"
         )
     method = Path(path).stem if method is None else method
-    return _read([(method, path, visible_path)], annotations, masks, workers, on_progress)[0]
+    return _read([(method, path, visible_path)], annotations, masks, on_progress)[0]
 
 
 def read_results_folder(
@@ -147,7 +145,6 @@ def read_results_folder(
     annotations: AmodalAnnotations,
     *,
     masks: Kind = "amodal",
-    workers: int = 1,
     on_progress: Progress | None = None,
 ) -> list[Predictions]:
     """Read every ``*.json`` of a folder, or one file: a method each, named as the file.
@@ -162,12 +159,12 @@ def read_results_folder(
     """
     path = Path(path)
     if not path.is_dir():
-        return _read([(path.stem, path, None)], annotations, masks, workers, on_progress)
-    return _read(_methods_in(path), annotations, masks, workers, on_progress)
+        return _read([(path.stem, path, None)], annotations, masks, on_progress)
+    return _read(_methods_in(path), annotations, masks, on_progress)
 
 
 def _methods_in(folder: Path) -> list[tuple[str, Path, Path | None]]:
-    """Name, file and file of visible masks of each method."""
+    """Return name, file and file of visible masks of each method."""
     paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() != ".json" or path.name.startswith(".") or not path.is_file():
@@ -216,8 +213,8 @@ def _boxes_beside_masks(paths: dict[str, Path]) -> list[str]:
 
 
 def _has_boxes_alone(path: Path) -> bool:
-    """Tell whether the first records of a results file (two megabytes) have boxes and no mask."""
-    first = [r for piece in _open(path).pieces[:1] for r in json_records.records(piece)]
+    """Tell whether the first records of a results file have boxes and no mask."""
+    first = _open(path).records[: json_records.BATCH]
     return bool(first) and all(
         isinstance(record, dict)
         and record.get("bbox") is not None
@@ -227,7 +224,7 @@ def _has_boxes_alone(path: Path) -> bool:
 
 
 def _visible_names(name: str) -> Iterator[str]:
-    """Names in which one "amodal", in any case, is "visible" instead."""
+    """Return the names that have "visible" instead of one "amodal", in any case."""
     for found in re.finditer("amodal", name, re.IGNORECASE):
         word = "visible"
         if found[0].isupper():
@@ -241,35 +238,35 @@ def _read(
     methods: Sequence[tuple[str, str | os.PathLike, str | os.PathLike | None]],
     annotations: AmodalAnnotations,
     masks: Kind,
-    workers: int,
     on_progress: Progress | None,
 ) -> list[Predictions]:
     if masks not in _FORMS:
         raise ValueError(f"masks is {masks!r}: it is 'amodal' or 'visible'")
-    opened = []
-    for name, path, visible_path in methods:
+    for name, path, _ in methods:
         if not is_relative_name(name) or set("/\\[]*?") & set(name):
             raise ValueError(
                 f"{path}: the method's name {name!r} cannot be a file's name: give another"
             )
-        opened.append((name, _open(path), None if visible_path is None else _open(visible_path)))
-    total = sum(len(f.pieces) for _, *files in opened for f in files if f is not None)
+    sizes = {Path(path): _size(path) for _, *paths in methods for path in paths if path is not None}
     begun = 0
 
-    def table(file: RecordFile, form: _Form) -> tuple[pd.DataFrame, np.ndarray]:
+    def table(path: Path, form: _Form) -> _Table:
         nonlocal begun
-        start, begun = begun, begun + len(file.pieces)
-        advance = on_progress and (lambda done, _: on_progress(start + done, total))
-        return _table(file, annotations, form, workers, advance)
+        size, start = sizes[path], begun
+        begun += size
+        advance = on_progress and (
+            lambda done, batches: on_progress(start + size * done // batches, sum(sizes.values()))
+        )
+        return _table(_open(path), annotations, form, advance)
 
     found = []
-    for name, file, visible_file in opened:
-        rows, ids = table(file, _FORMS[masks if visible_file is None else "amodal"])
-        checkpoint = file.checksum
-        if visible_file is not None:
-            seen, _ = table(visible_file, _VISIBLE_ONLY)
-            rows = _with_visible(rows, file, seen, visible_file)
-            both = file.checksum + visible_file.checksum
+    for name, path, visible_path in methods:
+        one = table(Path(path), _FORMS[masks if visible_path is None else "amodal"])
+        rows, checkpoint = one.rows, one.checksum
+        if visible_path is not None:
+            other = table(Path(visible_path), _VISIBLE_ONLY)
+            rows = _with_visible(one, other)
+            both = one.checksum + other.checksum
             checkpoint = hashlib.sha256(both.encode()).hexdigest()
         metadata = annotations.metadata
         found.append(
@@ -285,17 +282,21 @@ def _read(
                 ),
                 annotations.images,
                 rows.sort_values("image_id", kind="stable").reset_index(drop=True),
-                _order(file, rows, ids),
+                _order(one, rows),
             )
         )
     return found
 
 
-def _open(path: str | os.PathLike) -> RecordFile:
+def _size(path: str | os.PathLike) -> int:
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} is no file: give the path of a COCO results file (JSON)")
-    file = json_records.scan(path, "predictions", bare=True)
+        raise ValueError(f"{path} is not a file: give the path of a COCO results file (JSON)")
+    return path.stat().st_size
+
+
+def _open(path: Path) -> RecordFile:
+    file = json_records.read(path, "predictions", bare=True)
     if not isinstance(file.document.get("predictions"), list):
         keys = ", ".join(map(shown, list(file.document)[:8]))
         truth = {"images", "annotations"} & set(file.document)
@@ -310,14 +311,23 @@ def _open(path: str | os.PathLike) -> RecordFile:
     return file
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Predictions in a file's order, and the list of order pairs, which refers to their ``ids``."""
+
+    path: Path
+    checksum: str
+    rows: pd.DataFrame
+    ids: np.ndarray
+    order: Any
+
+
 def _table(
     file: RecordFile,
     annotations: AmodalAnnotations,
     form: _Form,
-    workers: int,
     on_progress: Progress | None,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Predictions in the file's order, and the ids that the list of pairs knows them by."""
+) -> _Table:
     convert = partial(
         _convert,
         form=form,
@@ -325,7 +335,7 @@ def _table(
         category_ids=tuple(c.id for c in annotations.metadata.categories),
         numbered=file.document.get("order") is not None,
     )
-    done = json_records.in_pieces(file.pieces, convert, workers, on_progress)
+    done = json_records.in_batches(convert, file.records, on_progress=on_progress)
     filled = frozenset().union(*(part.filled for part in done))
     blank = frozenset().union(*(part.blank for part in done)) - filled
     if blank:
@@ -334,7 +344,7 @@ def _table(
             *(file.path, " and ".join(sorted(blank)) + (" are" if len(blank) > 1 else " is")),
         )
         convert = partial(convert, form=form.without(blank))
-        done = json_records.in_pieces(file.pieces, convert, workers)
+        done = json_records.in_batches(convert, file.records)
     starts = np.cumsum([0, *(part.read for part in done)]).tolist()
     problems = [
         (start + at, problem)
@@ -347,12 +357,13 @@ def _table(
     columns = {name: table[name] for name in table.columns}
     numbers = np.arange(1, len(table) + 1)
     ids = np.concatenate([np.zeros(0, np.int64), *(part.ids for part in done)])
-    return frame(PREDICTIONS, columns | {"prediction_id": numbers}), ids
+    rows = frame(PREDICTIONS, columns | {"prediction_id": numbers})
+    return _Table(file.path, file.checksum, rows, ids, file.document.get("order"))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A converted piece: rows without a number, or by position what is wrong with its records.
+    """A converted batch: rows without a number, or by position what is wrong with its records.
 
     ``filled`` are the keys under which some record has a mask that is not empty, ``blank`` those
     under which one has an empty mask beside another that is not.
@@ -367,13 +378,12 @@ class _Part:
 
 
 def _convert(
-    piece: json_records.Piece,
+    records: Sequence[Any],
     form: _Form,
     images: pd.DataFrame,
     category_ids: tuple[int, ...],
     numbered: bool,
 ) -> _Part:
-    records = json_records.records(piece)
     known = frozenset(images["image_id"].tolist())
     values: list[tuple] = []
     problems: dict[int, Problem] = {}
@@ -427,7 +437,7 @@ def _filled_and_blank(records: Sequence[Any]) -> tuple[frozenset[str], frozenset
 def _values(
     record: Any, image_ids: frozenset[int], category_ids: tuple[int, ...], numbered: bool
 ) -> tuple[tuple[int, int, int, float, Sequence[float]], Problem | None]:
-    """Id, image, category, score and box (NaN where there is none); and the first problem."""
+    """Return id, image, category, score and box (NaN if absent); and the first problem."""
     nothing = (0, 0, 0, 0.0, _NO_BOX)
     if not isinstance(record, dict):
         return nothing, ("record", f"is a JSON {type(record).__name__}, not an object")
@@ -458,7 +468,7 @@ def _values(
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a value is a number that 32 bits can hold; true and false are none."""
+    """Tell whether a value is a number that 32 bits can hold; true and false are not."""
     return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
@@ -491,7 +501,7 @@ def _masks(
 def _boxes(
     texts: Sequence[str | None], sizes: np.ndarray, given: Sequence[Sequence[float]] | None
 ) -> np.ndarray:
-    """Boxes as given, else those of the masks; float32 [N, 4], NaN where there is neither."""
+    """Return the boxes given, else those of the masks; float32 [N, 4], NaN without either."""
     given = [_NO_BOX] * len(texts) if given is None else given
     boxes = np.array(given, np.float32).reshape(-1, 4)
     rows = [i for i in np.flatnonzero(np.isnan(boxes[:, 0])) if texts[i] is not None]
@@ -499,21 +509,18 @@ def _boxes(
     return boxes
 
 
-def _with_visible(
-    table: pd.DataFrame, file: RecordFile, visible: pd.DataFrame, visible_file: RecordFile
-) -> pd.DataFrame:
-    """The table with the visible masks of the other, which has the same detections."""
+def _with_visible(one: _Table, other: _Table) -> pd.DataFrame:
+    """Return predictions with the visible masks of others, which are the same detections."""
+    table, visible = one.rows, other.rows
     if table["visible_rle"].notna().any():
-        raise ValueError(
-            f"{file.path} has visible masks itself: read it without {visible_file.path}"
-        )
+        raise ValueError(f"{one.path} has visible masks itself: read it without {other.path}")
     problem = f"{len(table)} and {len(visible)} records" if len(table) != len(visible) else None
     for name in ("image_id", "category_id", "score"):
         if problem is None and not (same := table[name] == visible[name]).all():
             problem = f"another {name} at position {np.flatnonzero(~same)[0]}"
     if problem is not None:
         raise ValueError(
-            f"{file.path} and {visible_file.path} do not have the same detections in the same "
+            f"{one.path} and {other.path} do not have the same detections in the same "
             f"order ({problem}): write both from one run, or, where they are two methods, rename "
             "one so that the names do not differ in 'amodal' and 'visible' alone"
         )
@@ -521,9 +528,9 @@ def _with_visible(
     return table.assign(**columns)
 
 
-def _order(file: RecordFile, table: pd.DataFrame, ids: np.ndarray) -> pd.DataFrame:
-    """Who is in front of whom, from the list ``order`` of a file in the object form."""
-    listed = file.document.get("order")
+def _order(file: _Table, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the order pairs of a file's list ``order``."""
+    listed, ids = file.order, file.ids
     if listed is None:
         return frame(PREDICTION_ORDER, {})
     if not isinstance(listed, list):
@@ -556,7 +563,7 @@ def _order(file: RecordFile, table: pd.DataFrame, ids: np.ndarray) -> pd.DataFra
 def _pair(
     entry: Any, place: dict[int, int], image_ids: Sequence[int]
 ) -> tuple[tuple[int, int], Problem | None]:
-    """Rows of the one in front and of the one behind; and the first problem."""
+    """Return the rows of the occluder and of the occluded object; and the first problem."""
     nothing = (-1, -1)
     if not isinstance(entry, dict):
         return nothing, ("pair", f"is a JSON {type(entry).__name__}, not an object")
@@ -577,7 +584,7 @@ def _pair(
 
 
 def _remedies(problems: Sequence[tuple[int, Problem]], annotations: AmodalAnnotations) -> str:
-    """What to do about the problems that an error names."""
+    """Return what to do about the problems that an error names."""
     categories = annotations.metadata.categories
     names = ", ".join(f"{c.id} {c.name}" for c in categories[:_NAMED_CATEGORIES])
     more = len(categories) - _NAMED_CATEGORIES

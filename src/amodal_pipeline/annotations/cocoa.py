@@ -1,7 +1,7 @@
 """COCOA (Zhu et al., "Semantic Amodal Segmentation", CVPR 2017): regions within annotations.
 
-An annotation is what one person made of one image: a list ``regions``, front to back, of things
-and stuff without categories. COCO images have one annotation, BSDS images five to seven. Published
+An annotation is one person's work on one image: a list ``regions``, front to back, of things and
+stuff without categories. COCO images have one annotation, BSDS images five to seven. Published
 as files of all annotations with a list of images, and singly, one bare annotation a file.
 Formats: https://github.com/Wakeupbuddy/amodalAPI.
 """
@@ -43,6 +43,7 @@ FORM = flat.FlatFormat(
     crowds=False,
 )
 REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL})
+BATCH = 256  # annotations converted at once: each has about ten regions
 MAX_REGIONS = 999  # of an annotation: instance ids have three digits for them
 MAX_ANNOTATION_ID = (1 << 63) // 1000 - 1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -69,30 +70,29 @@ def read_cocoa(
     annotators: Annotators = "first",
     regions: Regions = "all",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
     """Read COCOA: a file of all annotations, a file of one, or a folder of such.
 
-    All regions have the one category "object"; stuff is no thing. A region's id is a thousand
+    All regions have the one category "object"; stuff is not a thing. A region's id is a thousand
     times its annotation's plus its place in the list, from 1. A region with neither a
     ``visible_mask`` nor an ``invisible_mask`` is not occluded; one whose visible mask is empty is
     kept. The number ``size`` of regions that an annotation states may be wrong: the regions
     count, and the log says how often it differs.
 
-    Order: ``depth_constraint`` "1-2,1-5" says that the region whose ``order`` is 1 is in front of
-    those whose is 2 and 5. Where an annotation has no such key (an empty text is a statement), the
+    Order: ``depth_constraint`` "1-2,1-5" says that the region with ``order`` 1 is in front of
+    those with 2 and 5. Where an annotation has no such key (an empty text is a statement), the
     region with the smaller ``order`` is the occluder where its amodal mask meets the hidden part
     of the other; such pairs are marked ``inferred``.
 
-    An annotation that stands alone belongs to the image of its file's name: the size of 1.jpg,
-    1.jpeg or 1.png counts for 1.json. An image that no annotation is for, or only ones that cannot
-    be used, is rejected: nobody looked for objects there.
+    An annotation that is a file by itself belongs to the image of the same name: 1.json to 1.jpg,
+    1.jpeg or 1.png, whose size counts. An image without a usable annotation is rejected: its
+    objects are not annotated.
 
     Args:
         json_path: the file, or a folder of files of one annotation each (sorted by name).
-        image_root: folder that the table's file names are relative to; looked at only for
-            annotations that stand alone.
+        image_root: folder that the table's file names are relative to; read only for annotations
+            that are files by themselves.
         dataset, split: names, e.g. "cocoa", "val".
         folder: of the images, relative to ``image_root``.
         annotators: "first": of an image the first annotation that can be used; the regions of
@@ -101,11 +101,10 @@ def read_cocoa(
         regions: read all, or only things or stuff; those left out are listed in ``rejected``, with
             reasons that begin with "left out: ", and so are the order pairs they are in.
         repairs: the faults this data set is known to have.
-        workers: processes.
-        on_progress: called with (pieces of the file done, pieces).
+        on_progress: called with (batches of annotations done, batches).
 
     Raises:
-        ValueError: the file is no JSON or no COCOA annotation, or no image can be used.
+        ValueError: the file is not JSON or not a COCOA annotation, or no image can be used.
     """
     if annotators not in ("first", "all") or regions not in ("all", "things", "stuff"):
         raise ValueError(
@@ -113,10 +112,10 @@ def read_cocoa(
             "'things' or 'stuff'"
         )
     opened = _open(Path(json_path), image_root, folder)
-    listed = json_records.in_pieces(opened.pieces, _annotations, workers)
-    chosen = _choose(opened, listed, each=annotators == "all")
+    chosen = _choose(opened, each=annotators == "all")
     convert = partial(_convert, images=chosen.images, keep=regions, repairs=repairs)
-    parts = json_records.in_pieces(chosen.jobs, convert, workers, on_progress)
+    batch = BATCH if len(opened.sources) == 1 else 1  # findings of a batch name one file
+    parts = json_records.in_batches(convert, chosen.annotations, batch, on_progress)
     return build(
         dataset=dataset,
         split=split,
@@ -124,7 +123,7 @@ def read_cocoa(
         image_root=str(image_root),
         images=chosen.images,
         instances=[part.checked for part in parts],
-        order=pd.concat([part.order for part in parts], ignore_index=True),
+        order=pd.concat([part.order for part in parts], ignore_index=True) if parts else None,
         sources=opened.sources,
         file=str(opened.path),
         rejected=[
@@ -137,18 +136,21 @@ def read_cocoa(
 
 @dataclass(frozen=True)
 class _Opened:
-    """Images that can be used, and pieces of annotations; ``sources`` are checksums of files."""
+    """Images that can be used, and annotations, each with the name of its file.
+
+    ``sources`` are checksums of files.
+    """
 
     path: Path
     images: pd.DataFrame
-    pieces: tuple[json_records.Piece, ...]
+    annotations: list[tuple[str, Any]]
     sources: dict[str, str]
     rejected: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """What an annotation says of itself; ``regions`` and ``stated``: how many (None: unknown)."""
+    """The head of an annotation; ``regions`` and ``stated``: their number (None: unknown)."""
 
     id: int | None
     image_id: int | None
@@ -158,26 +160,17 @@ class _Annotation:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """The annotations of a piece to convert: their places in it, and the image of each."""
-
-    piece: json_records.Piece
-    places: np.ndarray
-    image_ids: np.ndarray
-
-
-@dataclass(frozen=True)
 class _Chosen:
-    """What is to be converted; the images of it; what is left out."""
+    """Annotations to convert, each as (file, image id, annotation); their images; the others."""
 
     images: pd.DataFrame
-    jobs: list[_Job]
+    annotations: list[tuple[str, int, dict]]
     rejected: list[Finding]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A converted piece; ``order`` has image_id, occluder_id, occludee_id and inferred."""
+    """A converted batch; ``order`` has image_id, occluder_id, occludee_id and inferred."""
 
     checked: CheckedInstances
     order: pd.DataFrame
@@ -186,16 +179,22 @@ class _Part:
 
 def _open(path: Path, image_root: str | os.PathLike, folder: str) -> _Opened:
     if path.is_dir():
-        singles = [json_records.scan(file, "annotations") for file in sorted(path.glob("*.json"))]
+        singles = [json_records.read(file, "annotations") for file in sorted(path.glob("*.json"))]
         if not singles:
             raise ValueError(f"{path} has no .json file: name the folder of the annotations")
         return _open_singles(path, singles, image_root, folder)
-    scanned = json_records.scan(path, "annotations")
-    if not scanned.pieces and recognise(scanned) is Format.COCOA:
-        return _open_singles(path, [scanned], image_root, folder)
-    file = coco_json.checked(scanned, folder, ("images", "annotations"))
+    parsed = json_records.read(path, "annotations")
+    if _is_single(parsed):
+        return _open_singles(path, [parsed], image_root, folder)
+    file = coco_json.checked(parsed, folder, ("images", "annotations"))
     require(file, Format.COCOA)
-    return _Opened(path, file.images, file.pieces, {path.name: file.checksum}, file.rejected)
+    annotations = [(str(path), entry) for entry in file.records]
+    return _Opened(path, file.images, annotations, {path.name: file.checksum}, file.rejected)
+
+
+def _is_single(file: json_records.RecordFile) -> bool:
+    """Tell whether a file is one annotation by itself."""
+    return not file.records and recognise([file.document]) is Format.COCOA
 
 
 def _open_singles(
@@ -204,11 +203,11 @@ def _open_singles(
     image_root: str | os.PathLike,
     folder: str,
 ) -> _Opened:
-    """Files of one annotation each, with the images that lie beside or elsewhere."""
+    """Return the annotations of files of one annotation each, and their images."""
     entries: dict[int, dict[str, Any]] = {}
     missing: dict[int, Finding] = {}
     for file in files:
-        if file.pieces or recognise(file) is not Format.COCOA:
+        if not _is_single(file):
             raise ValueError(
                 f"{file.path} is not a single annotation with 'regions', as all files of {path} "
                 "are to be: take it out, or name the file you mean"
@@ -229,27 +228,23 @@ def _open_singles(
     return _Opened(
         path,
         table,
-        tuple(json_records.Piece(f.path, 0, f.path.stat().st_size) for f in files),
+        [(str(f.path), f.document) for f in files],
         {f.path.name: f.checksum for f in files},
         (*lost, *unreadable, *unusable),
     )
 
 
 def _image_of(stem: str, image_root: str | os.PathLike, folder: str) -> tuple[str, tuple[int, int]]:
-    """File name and (height, width) of an annotation's image.
+    """Return file name and (height, width) of an annotation's image.
 
     Raises:
-        ValueError: there is none, or it cannot be read.
+        ValueError: the image is missing, or cannot be read.
     """
     names = [below(folder, stem + suffix) for suffix in IMAGE_SUFFIXES]
     for name in names:
         if (Path(image_root) / name).is_file():
             return name, read_size(image_root, name)
     raise ValueError(f"is to be one of {', '.join(names)}, but none is in {image_root}")
-
-
-def _annotations(piece: json_records.Piece) -> list[_Annotation]:
-    return [_described(entry) for entry in json_records.records(piece)]
 
 
 def _described(entry: Any) -> _Annotation:
@@ -272,47 +267,42 @@ def _described(entry: Any) -> _Annotation:
     )
 
 
-def _choose(opened: _Opened, listed: Sequence[list[_Annotation]], each: bool) -> _Chosen:
-    """Which annotations are converted; ``each``: as an image of its own, else the first one."""
+def _choose(opened: _Opened, each: bool) -> _Chosen:
+    """Return what is converted: ``each`` annotation as an image of its own, or an image's first."""
     row_of = {image_id: row for row, image_id in enumerate(opened.images["image_id"])}
     seen: set[int | None] = set()
     annotated: dict[int, int] = {}  # image id of the table: row in the file's images
     used: set[int] = set()  # images of the file
-    jobs, rejected, miscounted = [], [], []
-    position = 0
-    for piece, annotations in zip(opened.pieces, listed, strict=True):
-        places, image_ids = [], []
-        for place, a in enumerate(annotations):
-            problem = a.problem
-            if problem is None and not 0 <= a.id <= MAX_ANNOTATION_ID:
-                problem = ("id", f"is {a.id}, not between 0 and {MAX_ANNOTATION_ID}")
-            elif problem is None and a.id in seen:
-                problem = ("id", "is used twice")
-            elif problem is None and a.image_id not in row_of:
-                problem = ("image_id", "names an image that is not there or was rejected")
-            elif problem is None and not each and a.image_id in used:
-                problem = ("image_id", FURTHER)
-            if problem is None:
-                image_id = a.id if each else a.image_id
-                annotated[image_id] = row_of[a.image_id]
-                used.add(a.image_id)
-                places.append(place)
-                image_ids.append(image_id)
-                if a.stated is not None and a.stated != a.regions:
-                    miscounted.append(a)
-            else:
-                known = a.id is not None and a.id not in seen and 0 <= a.id <= MAX_ANNOTATION_ID
-                name = f"annotation {a.id}" if known else f"annotation at position {position}"
-                rejected += _lost_regions(str(piece.path), name, a, problem, known)
-            seen.add(a.id)
-            position += 1
-        jobs.append(_Job(piece, np.array(places, np.int64), np.array(image_ids, np.int64)))
+    chosen, rejected, miscounted = [], [], []
+    for position, (file, entry) in enumerate(opened.annotations):
+        a = _described(entry)
+        problem = a.problem
+        if problem is None and not 0 <= a.id <= MAX_ANNOTATION_ID:
+            problem = ("id", f"is {a.id}, not between 0 and {MAX_ANNOTATION_ID}")
+        elif problem is None and a.id in seen:
+            problem = ("id", "is used twice")
+        elif problem is None and a.image_id not in row_of:
+            problem = ("image_id", "names an image that is not there or was rejected")
+        elif problem is None and not each and a.image_id in used:
+            problem = ("image_id", FURTHER)
+        if problem is None:
+            image_id = a.id if each else a.image_id
+            annotated[image_id] = row_of[a.image_id]
+            used.add(a.image_id)
+            chosen.append((file, image_id, entry))
+            if a.stated is not None and a.stated != a.regions:
+                miscounted.append(a)
+        else:
+            known = a.id is not None and a.id not in seen and 0 <= a.id <= MAX_ANNOTATION_ID
+            name = f"annotation {a.id}" if known else f"annotation at position {position}"
+            rejected += _lost_regions(file, name, a, problem, known)
+        seen.add(a.id)
     if miscounted:
         some = ", ".join(f"{a.id} ({a.stated} for {a.regions})" for a in miscounted[:3])
         _log.warning(
             "%s: %d of %d annotations state another `size` than the number of their regions, "
             "which counts: %s",
-            *(opened.path, len(miscounted), sum(len(job.places) for job in jobs), some),
+            *(opened.path, len(miscounted), len(chosen), some),
         )
     unused = [
         finding(str(opened.path), f"image {image_id}", "annotations", "has none that can be used")
@@ -323,13 +313,13 @@ def _choose(opened: _Opened, listed: Sequence[list[_Annotation]], each: bool) ->
     images = opened.images.iloc[rows if each else sorted(rows)].reset_index(drop=True)
     if each:
         images = frame(IMAGES, images.assign(image_id=[*annotated]))
-    return _Chosen(images, jobs, [*rejected, *unused])
+    return _Chosen(images, chosen, [*rejected, *unused])
 
 
 def _lost_regions(
     file: str, name: str, annotation: _Annotation, problem: tuple[str, str], known: bool
 ) -> list[Finding]:
-    """A finding for each region of an annotation that is not converted."""
+    """Return a finding for each region of an annotation that is not converted."""
     if not annotation.regions:
         return [finding(file, name, *problem)]
     return [
@@ -357,15 +347,17 @@ class _Regions:
     rejected: list[Finding]
 
 
-def _convert(job: _Job, images: pd.DataFrame, keep: Regions, repairs: frozenset[Repair]) -> _Part:
-    file = str(job.piece.path)
-    listed = json_records.records(job.piece) if len(job.places) else []
+def _convert(
+    annotations: Sequence[tuple[str, int, dict]],
+    images: pd.DataFrame,
+    keep: Regions,
+    repairs: frozenset[Repair],
+) -> _Part:
     rejected: list[Finding] = []
     lost_pairs: list[Finding] = []
     records, ids, ranks = [], [], []
     stated: list[tuple[int, int, int]] = []
-    for place, image_id in zip(job.places.tolist(), job.image_ids.tolist(), strict=True):
-        annotation = listed[place]
+    for file, image_id, annotation in annotations:
         annotation_id = integer(annotation["id"])
         first_id = annotation_id * 1000
         found = _sorted_out(annotation["regions"], annotation_id, keep, file)
@@ -427,7 +419,7 @@ def _sorted_out(regions: list, annotation_id: int, keep: Regions, file: str) -> 
 def _stated_pairs(
     constraint: Any, regions: _Regions
 ) -> tuple[list[tuple[int, int]], list[tuple[str, str]]]:
-    """Places (front, back) of a ``depth_constraint``; the text of other pairs, and the reason."""
+    """Return places (front, back) of a ``depth_constraint``; text and reason of unusable pairs."""
     if not isinstance(constraint, str):
         return [], [("list", f"is a JSON {type(constraint).__name__}, not text like 1-2,1-5")]
     pairs, lost = [], []

@@ -40,10 +40,9 @@ def read_cocoa_cls(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
-    """Read a ready COCOA-cls file, or one of its kind (``…_detectron_no_stuff.json``).
+    """Read a COCOA-cls file, also one like ``…_detectron_no_stuff.json``.
 
     A record with neither a ``visible_mask`` nor an ``invisible_mask`` is not occluded. Categories
     are the file's, with COCO's ids. Where records have an ``occl_depth`` (0: front), the smaller
@@ -59,7 +58,6 @@ def read_cocoa_cls(
         dict.fromkeys((Format.FLAT, Format.AISTRON), flat.CLASSES),
         folder=folder,
         repairs=repairs,
-        workers=workers,
         on_progress=on_progress,
     )
 
@@ -72,7 +70,6 @@ def merge_cocoa_cls(
     split: str,
     *,
     folder: str = "",
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
     threshold: float = THRESHOLD,
 ) -> tuple[AmodalAnnotations, pd.DataFrame]:
@@ -80,8 +77,8 @@ def merge_cocoa_cls(
 
     The paper's rule: a region stays if the IoU of its visible mask with an instance of its image
     is above 0.75, and takes the category of the instance with the largest one. Stuff is left out,
-    crowds are not compared. Nothing keeps two regions from taking the same instance. Images of
-    which no region stays are left out too: so the paper counts 3,501 of 3,823 images.
+    crowds are not compared. Two regions may take the same instance. Images without a remaining
+    region are left out too: so the paper counts 3,501 of 3,823 images.
 
     Ids are COCOA's (:func:`cocoa.read_cocoa`), categories those of COCO, all 80. Order pairs of
     regions that stay are kept. A region that goes is listed in ``rejected`` with the reason, so
@@ -92,8 +89,8 @@ def merge_cocoa_cls(
         cocoa_json: as for :func:`cocoa.read_cocoa`; of several annotators the first counts.
         coco_instances_json: ``instances_train2014.json`` or ``instances_val2014.json``. Only the
             masks of COCOA's images are drawn.
-        image_root, dataset, split, folder, workers: as for :func:`cocoa.read_cocoa`.
-        on_progress: as there; called for the pieces of COCOA, then for those of COCO.
+        image_root, dataset, split, folder: as for :func:`cocoa.read_cocoa`.
+        on_progress: as there; called for the batches of COCOA, then for those of COCO.
         threshold: IoU that is to be exceeded, in [0, 1).
 
     Returns:
@@ -102,7 +99,7 @@ def merge_cocoa_cls(
         of COCOA's. "instances": what became of COCO's in these images. "images": those kept.
 
     Raises:
-        ValueError: a file is none of its format; or no image can be used.
+        ValueError: a file has another format, or no image can be used.
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold {threshold}: give an IoU of at least 0 and less than 1")
@@ -113,7 +110,6 @@ def merge_cocoa_cls(
         split,
         folder=folder,
         regions="things",
-        workers=workers,
         on_progress=on_progress,
     )
     file = coco_json.open_file(coco_instances_json)
@@ -121,7 +117,7 @@ def merge_cocoa_cls(
     shared, unknown = _shared_images(cocoa, file, str(cocoa_json))
     file = replace(file, images=file.images[file.images["image_id"].isin(shared)])
     repairs = frozenset({Repair.DEGENERATE_POLYGON})
-    records = flat.read_records(file, flat.MODAL, repairs, workers, on_progress, shared)
+    records = flat.read_records(file, flat.MODAL, repairs, on_progress, shared)
     instances = records.rows
     crowd = instances["ignore"].to_numpy(dtype=bool)
     iou, category_id = _best_matches(cocoa, instances[~crowd], shared)
@@ -134,7 +130,7 @@ def merge_cocoa_cls(
 def _shared_images(
     cocoa: AmodalAnnotations, file: CocoFile, path: str
 ) -> tuple[np.ndarray, list[Finding]]:
-    """Ids of COCOA's images that COCO's file has in the same size; findings for the others."""
+    """Return ids of COCOA's images that COCO has in the same size; findings for the others."""
     ids = cocoa.images["image_id"].to_numpy(dtype=np.int64)
     ours = cocoa.images[["height", "width"]].to_numpy(dtype=np.int64)
     theirs = canvases(file.images, ids)
@@ -142,7 +138,7 @@ def _shared_images(
     for image_id, (h, w), (height, width) in zip(ids, ours, theirs, strict=True):
         if not height:
             reason = (
-                f"is none of the images of {file.path.name}: is that COCO's file of this split?"
+                f"is not one of the images of {file.path.name}: is that COCO's file of this split?"
             )
             problems.append(finding(path, f"image {image_id}", "id", reason))
         elif (h, w) != (height, width):
@@ -154,7 +150,7 @@ def _shared_images(
 def _best_matches(
     cocoa: AmodalAnnotations, instances: pd.DataFrame, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Largest IoU of each region's visible mask with an instance, and the instance's category.
+    """Return each region's largest visible IoU with an instance, and that instance's category.
 
     NaN and 0 where there is nothing to compare with.
     """
@@ -183,7 +179,7 @@ def _best_matches(
 def _fates(
     cocoa: AmodalAnnotations, iou: np.ndarray, threshold: float, images: np.ndarray
 ) -> np.ndarray:
-    """Why each region is left out, None where it stays."""
+    """Return why each region is left out, None where it stays."""
     fates = np.full(len(iou), None, dtype=object)
     fates[~(iou > threshold)] = f"left out: no instance with an IoU above {threshold:g}"
     fates[np.isnan(iou)] = "left out: no instance in its image to compare with"

@@ -22,7 +22,6 @@ def read_d2sa(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
     """Read a D2SA file (``rot0``, ``augmented``, ``validation``); the training set is two of them.
@@ -42,6 +41,5 @@ def read_d2sa(
         dict.fromkeys((Format.FLAT, Format.AISTRON), flat.CLASSES),
         folder=folder,
         repairs=repairs,
-        workers=workers,
         on_progress=on_progress,
     )

@@ -1,4 +1,4 @@
-"""Semantics-aware distance maps, the layers they are learnt from, and what they say about order.
+"""Semantics-aware distance maps, the layers they are learnt from, and the order they imply.
 
 Zhang et al., "Learning Semantics-aware Distance Map with Semantics Layering Network" (SLN), ACM MM
 2019, sections 3 (eqs. 1 to 5), 4.3, 4.4 and 5.2. The prose lets values run from 0 upwards; eq. 1
@@ -26,7 +26,7 @@ Array = TypeVar("Array")  # a NumPy array or a tensor
 
 
 def global_layers(amodal: np.ndarray, level: np.ndarray, layers: int) -> np.ndarray:
-    """The global layering map (section 4.3): where some object has the level of the layer.
+    """Return the global layering map (section 4.3): where any object has the layer's level.
 
     Args:
         amodal, level: bool and uint8 [N, H, W], of an image's objects
@@ -45,7 +45,7 @@ def global_layers(amodal: np.ndarray, level: np.ndarray, layers: int) -> np.ndar
 
 
 def instance_layers(amodal: np.ndarray, level: np.ndarray, layers: int) -> np.ndarray:
-    """The instance layering maps (section 4.4): each object in the layers of its own levels.
+    """Return the instance layering maps (section 4.4): each object in the layers of its levels.
 
     Args and raises: as :func:`global_layers`, of any window.
 
@@ -58,7 +58,7 @@ def instance_layers(amodal: np.ndarray, level: np.ndarray, layers: int) -> np.nd
 
 
 def distance_map(confidence: Array, level: Array) -> Array:
-    """M = C - L (eq. 1), of any shape.
+    """Return M = C - L (eq. 1), of any shape.
 
     Args:
         confidence: C, within [0, 1). What may round to 1, as a sigmoid does, must be kept at
@@ -71,7 +71,7 @@ def distance_map(confidence: Array, level: Array) -> Array:
 def true_distance_maps(
     amodal: np.ndarray, level: np.ndarray, layers: int | None = None
 ) -> np.ndarray:
-    """The maps of the truth, float32 [N, H, W]: 0 off an object.
+    """Return the maps of the ground truth, float32 [N, H, W]: 0 off an object.
 
     Args:
         amodal, level: bool and uint8 [N, H, W].
@@ -87,27 +87,27 @@ def true_distance_maps(
 
 
 def modal_heatmap(distance: Array) -> Array:
-    """Confidence of the visible part (eq. 2), within [0, 1); ``distance`` of any shape."""
+    """Return the confidence of the visible part (eq. 2), in [0, 1); ``distance`` of any shape."""
     return distance * ((distance >= 0) & (distance < 1))
 
 
 def amodal_heatmap(distance: Array) -> Array:
-    """Confidence of the whole object, the fractional part (eq. 3), within [0, 1)."""
+    """Return the confidence of the whole object, the fractional part (eq. 3), in [0, 1)."""
     return distance - _floor(distance)
 
 
 def visible_mask(distance: Array, confidence: float = CONFIDENCE) -> Array:
-    """Where the modal heatmap is above c; bool."""
+    """Return where the modal heatmap is above c; bool."""
     return modal_heatmap(distance) > confidence
 
 
 def amodal_mask(distance: Array, confidence: float = CONFIDENCE) -> Array:
-    """Where the amodal heatmap is above c; bool."""
+    """Return where the amodal heatmap is above c; bool."""
     return amodal_heatmap(distance) > confidence
 
 
 def relative_map(a: Array, b: Array, confidence: float = CONFIDENCE) -> Array:
-    """R_AB (eq. 4): above 0 where A is in front of B, below 0 where it is behind.
+    """Return R_AB (eq. 4): above 0 where A is in front of B, below 0 where it is behind.
 
     Args:
         a, b: distance maps of one canvas or window.
@@ -125,7 +125,7 @@ class Regions:
     """Parts of an overlap with one order each.
 
     Attributes:
-        label: int32 [H, W]; region k has the number k + 1, 0 is none.
+        label: int32 [H, W]; region k has the number k + 1, the rest 0.
         sign: int8 [K]; 1 where A is in front, -1 where B is.
         area: int64 [K] in pixels.
     """
@@ -136,7 +136,7 @@ class Regions:
 
 
 def regions(relative: np.ndarray) -> Regions:
-    """The order region by region: connected parts of R of one sign.
+    """Return the order of each region: connected parts of R of one sign.
 
     Pixels are connected that touch at a side or corner. Parts where R is 0 state no order.
 
@@ -154,7 +154,7 @@ def regions(relative: np.ndarray) -> Regions:
 
 
 def object_order(relative: np.ndarray) -> int:
-    """The order of two objects as a whole: that of the largest region (section 5.2).
+    """Return the order of two objects as a whole: that of the largest region (section 5.2).
 
     Returns:
         1 where A is in front, -1 where B is, 0 where there is no region or two of the largest
@@ -171,7 +171,7 @@ def object_order(relative: np.ndarray) -> int:
 def depth_order(
     distance: np.ndarray, boxes: np.ndarray, pairs: np.ndarray, confidence: float = CONFIDENCE
 ) -> np.ndarray:
-    """:func:`object_order` of pairs of objects of one image.
+    """Return :func:`object_order` of pairs of objects of one image.
 
     Args:
         distance: maps of N objects, [N, H, W].

@@ -1,4 +1,4 @@
-"""Flat COCO-style files: one record per object. What their formats share, and where they differ."""
+"""Flat COCO-style files, one record per object: the common reader, and the formats' differences."""
 
 import os
 from collections import Counter
@@ -41,13 +41,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FlatFormat:
-    """Which key of a record holds what.
+    """The keys of a format's records.
 
     Of several keys the first that a record has counts. ``invisible`` is used where there is no
     visible mask. ``always_visible``: a record without both is not occluded, by the format's own
     rule; otherwise that is a fault. ``crowds``: ``iscrowd`` marks objects to ignore. ``cluster``
-    and ``rank`` say who is nearer: of two objects of an image and of a cluster, the smaller rank;
-    one below ``first_rank`` says nothing, nor does one without the cluster it counts in.
+    and ``rank`` say which object is nearer: of two objects of an image and of a cluster, that with
+    the smaller rank; ranks below ``first_rank``, or without their cluster, say nothing.
     ``ignored_elsewhere`` counts, by reason, records that another evaluator ignores.
     """
 
@@ -70,7 +70,7 @@ CLASSES = FlatFormat(
     always_visible=True,
     rank="occl_depth",
 )
-# Plain COCO: what is visible is all there is.
+# Plain COCO: only visible masks are known.
 MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 
 
@@ -78,7 +78,7 @@ MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 class FlatRecords:
     """The records of a file: checked parts; ``cluster`` and ``rank`` of all their rows.
 
-    ``unranked`` are findings about ranks that are no integers; ``ignored_elsewhere`` is what the
+    ``unranked`` are findings about ranks that are not integers; ``ignored_elsewhere`` is what the
     format counts of the rows.
     """
 
@@ -90,7 +90,7 @@ class FlatRecords:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The good rows of all parts, in the file's order."""
+        """Return the good rows of all parts, in the file's order."""
         return concat(INSTANCES, [part.rows for part in self.parts])
 
 
@@ -98,27 +98,25 @@ def read_records(
     file: CocoFile,
     form: FlatFormat,
     repairs: frozenset[Repair],
-    workers: int = 1,
     on_progress: Progress | None = None,
     image_ids: Iterable[int] | None = None,
 ) -> FlatRecords:
-    """Convert the annotations of a file, several processes at once.
+    """Draw and check the annotations of a file, batch by batch.
 
     Args:
+        on_progress: called with (batches done, batches).
         image_ids: convert the records of these images only; the others are not looked at.
-
-    Raises:
-        ValueError: the records are no JSON; names file and place.
     """
     convert = partial(
         _convert,
+        path=str(file.path),
         form=form,
         images=file.images[["image_id", "height", "width"]],
         category_ids=tuple(c.id for c in file.categories),
         repairs=repairs,
         only=None if image_ids is None else np.fromiter(image_ids, np.int64),
     )
-    done = json_records.in_pieces(file.pieces, convert, workers, on_progress)
+    done = json_records.in_batches(convert, file.records, on_progress=on_progress)
     starts = np.cumsum([0, *(part.read for part in done)])
     parts = tuple(
         replace(
@@ -152,17 +150,16 @@ def read_table(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = frozenset(),
-    workers: int = 1,
     on_progress: Progress | None = None,
 ) -> AmodalAnnotations:
-    """The checked table of a file in one of some formats, with the order that its ranks state.
+    """Read a file in one of some formats: the checked table, with the order its ranks state.
 
     Args and errors: as :func:`coco_amodal.read_coco_amodal`; a file in none of ``forms`` is a
     ValueError too.
     """
     file = coco_json.open_file(json_path, folder)
     form = forms[require(file, *forms)]
-    records = read_records(file, form, repairs, workers, on_progress)
+    records = read_records(file, form, repairs, on_progress)
     rejected, order = [*file.rejected, *records.unranked], None
     if form.rank is not None:
         order, crowded = by_rank(
@@ -239,7 +236,7 @@ def check_records(
 
 @dataclass(frozen=True)
 class _Part:
-    """A converted piece; ``unnamed`` are problems of records without an id, by position."""
+    """A converted batch; ``unnamed`` are problems of records without an id, by position."""
 
     checked: CheckedInstances
     unnamed: tuple[tuple[int, str, str], ...]
@@ -251,15 +248,15 @@ class _Part:
 
 
 def _convert(
-    piece: json_records.Piece,
+    parsed: Sequence[Any],
+    path: str,
     form: FlatFormat,
     images: pd.DataFrame,
     category_ids: Sequence[int],
     repairs: frozenset[Repair],
     only: np.ndarray | None,
 ) -> _Part:
-    parsed = records = json_records.records(piece)
-    path = str(piece.path)
+    records = parsed
     rejected: list[Finding] = []
     unnamed: list[tuple[int, str, str]] = []
     columns = _ids(parsed)
@@ -305,7 +302,7 @@ def _convert(
 def _both_masks(
     records: Sequence[dict], form: FlatFormat, sizes: np.ndarray, repairs: frozenset[Repair]
 ) -> tuple[list[str | None], list[str | None], np.ndarray, np.ndarray]:
-    """Amodal and visible masks, and of each record the problem (field, reason) and the field that
+    """Return amodal and visible masks, each record's problem (field, reason), and the field that
     lost polygons.
 
     A visible mask stays None where a record says nothing of it.
@@ -355,12 +352,12 @@ def _both_masks(
 
 
 def _key(record: dict, keys: Sequence[str]) -> str | None:
-    """The first of ``keys`` under which a record has something."""
+    """Return the first of ``keys`` whose value in a record is not null."""
     return next((key for key in keys if record.get(key) is not None), None)
 
 
-def _ids(records: list[Any]) -> np.ndarray | None:
-    """Instance, image and category of all records, int64 [N, 3]; None if one is not in order."""
+def _ids(records: Sequence[Any]) -> np.ndarray | None:
+    """Return instance, image and category of all records, int64 [N, 3]; None if any is unusable."""
     try:
         ids = [(r["id"], r["image_id"], r["category_id"]) for r in records]
         if not {int}.issuperset(map(type, chain.from_iterable(ids))):

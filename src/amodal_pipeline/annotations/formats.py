@@ -1,13 +1,13 @@
-"""Which keys of a record hold which mask, and which published format a file is in.
+"""The keys that hold masks, and the published formats, recognised by the keys of the records.
 
-Both are seen from the records of a file, never from its name.
+The name of a file plays no part.
 """
 
+from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
-from amodal_pipeline.annotations import json_records
 from amodal_pipeline.annotations.coco_json import CocoFile
-from amodal_pipeline.annotations.json_records import RecordFile
 
 # The keys of annotations and of results, in the order in which they are looked for.
 # ``segmentation`` comes after all of these: which mask it has depends on the others.
@@ -59,41 +59,22 @@ _REMEDY = {
 }
 
 
-def recognise(file: CocoFile | RecordFile, thorough: bool = False) -> Format:
-    """The format of a file: the first whose keys any of its first records has.
-
-    A file without records may be one itself, as COCOA's annotations sometimes come singly.
-
-    Args:
-        thorough: go on where the first records (two megabytes) look like plain COCO: masks that are
-            said to be visible may come later, of a file that has them for occluded objects only.
-    """
-    keys: set[str] = set() if file.pieces else set(file.document)
-    found = _of(keys)
-    for piece in file.pieces:
-        for record in json_records.records(piece):
-            if isinstance(record, dict):
-                keys |= record.keys()
-        found = _of(keys)
-        if not (thorough and found is Format.MODAL):
-            break
-    return found
-
-
-def _of(keys: set[str]) -> Format:
+def recognise(records: Sequence[Any]) -> Format:
+    """Return the format of a file: the first one with a key that any of its records has."""
+    keys = {key for record in records if isinstance(record, dict) for key in record}
     return next((form for form, marks in _MARKS if keys & marks), Format.UNKNOWN)
 
 
 def require(file: CocoFile, *wanted: Format) -> Format:
-    """The format of a file, which must be among those wanted.
+    """Return the format of a file, which must be one of those wanted.
 
     Raises:
         ValueError: it is another; names the file, what it looks like and the remedy.
     """
-    found = recognise(file, thorough=Format.MODAL not in wanted)
+    found = recognise(file.records)
     if found in wanted:
         return found
-    if not file.pieces:
+    if not file.records:
         raise ValueError(f"{file.path} has no annotations: fetch it again, or name another file")
     named = " or ".join(form.value for form in wanted)
     raise ValueError(

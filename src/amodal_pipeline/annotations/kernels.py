@@ -16,7 +16,7 @@ compiled = njit(cache=True, nogil=True)
 
 @compiled
 def run_counts(chars, offsets):
-    """How many runs each string has; its last character counts as the end of one."""
+    """Count the runs of each string; the last character counts as the end of a run."""
     counts = np.zeros(len(offsets) - 1, np.int64)
     for i in range(len(counts)):
         for at in range(offsets[i], offsets[i + 1]):
@@ -27,7 +27,7 @@ def run_counts(chars, offsets):
 
 @compiled
 def unpack(chars, offsets, run_offsets):
-    """Runs of all strings, and which strings are damaged.
+    """Return the runs of all strings, and which strings are damaged.
 
     COCO's strings hold five bits a character, lowest first, with a sixth for "more follows"; from
     the fourth run on it is the difference to the run two places before that is written.
@@ -60,7 +60,7 @@ def unpack(chars, offsets, run_offsets):
 
 @compiled
 def pack(runs, offsets):
-    """Characters of all masks end to end, and their offsets; the inverse of :func:`unpack`."""
+    """Return the characters of all masks end to end, and offsets; inverse of :func:`unpack`."""
     chars = np.empty(MAX_GROUPS * len(runs), np.uint8)
     char_offsets = np.zeros(len(offsets), np.int64)
     out = 0
@@ -82,7 +82,7 @@ def pack(runs, offsets):
 
 @compiled
 def check(runs, offsets, pixels):
-    """A code for each mask: 0 in order, 1 a negative run, 2 an empty one inside, 3 wrong sum.
+    """Return a code per mask: 0 sound, 1 a negative run, 2 an empty run inside, 3 wrong sum.
 
     The sums come back too. pycocotools stops early at empty runs, and writes beyond its memory
     where there are more runs than pixels.
@@ -113,7 +113,7 @@ def area(runs, offsets):
 
 @compiled
 def box(runs, offsets, heights):
-    """Tight boxes (x, y, width, height); NaN for an empty mask."""
+    """Return tight boxes (x, y, width, height); NaN for an empty mask."""
     boxes = np.full((len(heights), 4), np.nan, np.float32)
     for i in range(len(heights)):
         height = heights[i]
@@ -141,7 +141,7 @@ def box(runs, offsets, heights):
 
 @compiled
 def merge(a, a_offsets, b, b_offsets, keep):
-    """Masks combined row by row: ``keep[2 * in_a + in_b]`` says which pixels are foreground."""
+    """Combine masks row by row: ``keep[2 * in_a + in_b]`` says which pixels are foreground."""
     runs = np.empty(len(a) + len(b) + len(a_offsets), np.int64)
     offsets = np.zeros(len(a_offsets), np.int64)
     out = 0
@@ -177,7 +177,7 @@ def merge(a, a_offsets, b, b_offsets, keep):
 
 @compiled
 def shared_area(a, start_a, stop_a, b, start_b, stop_b):
-    """Pixels that are foreground in both of two masks."""
+    """Count the pixels that are foreground in both of two masks."""
     at_a, at_b = start_a + 1, start_b + 1
     if at_a >= stop_a or at_b >= stop_b:
         return np.int64(0)
@@ -202,7 +202,7 @@ def shared_area(a, start_a, stop_a, b, start_b, stop_b):
 
 @compiled
 def shared_areas(a, a_offsets, b, b_offsets):
-    """:func:`shared_area` row by row."""
+    """Return :func:`shared_area` row by row."""
     areas = np.zeros(len(a_offsets) - 1, np.int64)
     for i in range(len(areas)):
         areas[i] = shared_area(a, a_offsets[i], a_offsets[i + 1], b, b_offsets[i], b_offsets[i + 1])
@@ -211,7 +211,7 @@ def shared_areas(a, a_offsets, b, b_offsets):
 
 @compiled
 def shared_areas_of_pairs(a, a_offsets, i, b, b_offsets, j):
-    """:func:`shared_area` of masks ``i[p]`` of a and ``j[p]`` of b, for each pair p."""
+    """Return :func:`shared_area` of masks ``i[p]`` of a and ``j[p]`` of b, for each pair p."""
     areas = np.zeros(len(i), np.int64)
     for p in range(len(i)):
         x, y = i[p], j[p]
@@ -221,7 +221,7 @@ def shared_areas_of_pairs(a, a_offsets, i, b, b_offsets, j):
 
 @compiled
 def overlaps(runs, offsets, boxes, groups):
-    """Pairs (i < j) of masks of one group that share pixels, and how many: int64 [P, 3].
+    """Find pairs (i < j) of masks of one group that share pixels, and count these: int64 [P, 3].
 
     ``groups`` int64 [G + 1]: rows ``groups[g]:groups[g + 1]`` belong together.
     """
@@ -254,7 +254,7 @@ def overlaps(runs, offsets, boxes, groups):
 
 @compiled
 def crossings(points, offsets, widths):
-    """How many pixel columns the sides of each polygon begin, at most: what :func:`draw` costs."""
+    """Count the pixel columns that each polygon's sides cross, which is the work to draw it."""
     totals = np.zeros(len(widths), np.int64)
     for i in range(len(widths)):
         for at in range(offsets[i], offsets[i + 1]):
@@ -266,7 +266,7 @@ def crossings(points, offsets, widths):
 
 @compiled
 def draw(points, offsets, heights, widths):
-    """Runs and their offsets of polygons, pixel for pixel as pycocotools draws them.
+    """Return runs and their offsets of polygons, pixel for pixel as pycocotools draws them.
 
     COCO lays a polygon on a grid five times finer than the image and joins its corners by straight
     lines of grid points; a pixel column begins where such a line steps over the column's middle.
@@ -324,14 +324,14 @@ def _grid(coordinate):
 
 @compiled
 def _columns(x0, x1, width):
-    """First and last pixel column that begins between two grid coordinates."""
+    """Return the first and last pixel column that begins between two grid coordinates."""
     low, high = min(x0, x1), max(x0, x1)
     return max((low + GRID - 3) // GRID, 0), min((high - 3) // GRID, width - 1)
 
 
 @compiled
 def _place_columns(points, start, stop, width, places):
-    """Where in the list of changes each column's begin; the first and last column touched."""
+    """Set where each column's part of the changes begins; return the first and last column."""
     low, high = width, np.int64(-1)
     for at in range(start, stop):
         after = at + 1 if at + 1 < stop else start
@@ -396,11 +396,11 @@ def _sort(values):
 
 @compiled
 def close_pairs(a, a_offsets, a_boxes, a_groups, b, b_offsets, b_boxes, b_groups, minimum):
-    """Pairs (i of a, j of b) of one group with IoU >= ``minimum`` > 0: int64 [P, 2], float64 [P].
+    """Find pairs (i of a, j of b) of one group with IoU >= ``minimum`` > 0: int64 [P, 2], float64.
 
-    Group g has rows ``a_groups[g]:a_groups[g + 1]`` of a, and likewise of b. Most pairs are told
-    apart by their areas and boxes: a shared part is no larger than either mask or than what their
-    boxes share.
+    Group g has rows ``a_groups[g]:a_groups[g + 1]`` of a, and likewise of b. Most pairs are ruled
+    out by their areas and boxes: the shared part is no larger than either mask, nor than the
+    intersection of the boxes.
     """
     a_areas, b_areas = area(a, a_offsets), area(b, b_offsets)
     pairs, ious = np.empty((1024, 2), np.int64), np.empty(1024)
@@ -438,10 +438,10 @@ def close_pairs(a, a_offsets, a_boxes, a_groups, b, b_offsets, b_boxes, b_groups
 
 @compiled
 def crops(runs, offsets, boxes, heights, widths, side):
-    """Masks within their boxes (x, y, width, height), float32 [N, side, side] of covered shares.
+    """Return the covered shares of masks in their boxes (x, y, w, h), float32 [N, side, side].
 
     RoIAlign of the mask (aligned, as many samples a cell as it has pixels a side, rounded up)
-    without a canvas: its bilinear weights are a product of one factor an axis, so what a run in a
+    without a canvas: its bilinear weights are a product of one factor per axis, so what a run in a
     pixel column adds is a difference of sums along y, times the column's weights along x.
     """
     out = np.zeros((len(heights), side, side), np.float32)
@@ -476,7 +476,7 @@ def crops(runs, offsets, boxes, heights, widths, side):
 
 @compiled
 def _axis_weights(start, extent, size, side):
-    """The first pixel that counts, and the weights [side, pixels] of pixels in cells."""
+    """Return the first pixel that counts, and weights [side, pixels] of pixels in cells."""
     samples = max(np.int64(np.ceil(extent / side)), 1)
     first = min(max(np.int64(np.floor(start)) - 1, 0), size - 1)
     last = min(max(np.int64(np.ceil(start + extent)), first), size - 1)

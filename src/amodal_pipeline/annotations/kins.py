@@ -1,7 +1,7 @@
 """KINS (Qi et al., "Amodal Instance Segmentation with KINS Dataset", CVPR 2019).
 
-Amodal annotations of KITTI's object images. Two layouts are in use and are told apart by their
-records: that of 2019 (``segmentation`` amodal, ``inmodal_seg`` visible) and that of 2020
+Amodal annotations of KITTI's object images. Two layouts are in use and are distinguished by
+their records: that of 2019 (``segmentation`` amodal, ``inmodal_seg`` visible) and that of 2020
 (``a_segm``, ``i_segm``, with order). Boxes and areas in the files are not used; ``iscrowd`` marks
 nothing and is passed over, as in every loader of this data set. VRSP's evaluator (also AISFormer's)
 uses both: :func:`ignored_by_vrsp`.
@@ -73,7 +73,6 @@ def read_kins(
     *,
     folder: str = "",
     repairs: frozenset[Repair] = REPAIRS,
-    workers: int = 1,
     on_progress: flat.Progress | None = None,
 ) -> AmodalAnnotations:
     """Read a KINS file of either year, or aistron's copy of one, which has no order.
@@ -97,6 +96,5 @@ def read_kins(
         FORMS,
         folder=folder,
         repairs=repairs,
-        workers=workers,
         on_progress=on_progress,
     )

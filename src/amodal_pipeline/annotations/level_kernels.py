@@ -11,7 +11,7 @@ from amodal_pipeline.annotations.kernels import compiled
 
 @compiled
 def draw_levels(changes, precedes, amodal, level, unresolved):
-    """Fill the three maps, which come empty.
+    """Write the three maps, which must be zero.
 
     Between two changes the same objects lie on every pixel, so that one look serves a run.
 
@@ -65,7 +65,7 @@ def draw_levels(changes, precedes, amodal, level, unresolved):
 
 @compiled
 def occupied_layers(amodal, level, layers):
-    """Which layers hold an object, bit by bit: uint8 [H, W]; deeper levels are in the last one."""
+    """Return which layers hold an object, a bit each, uint8 [H, W]; deeper levels in the last."""
     n, height, width = amodal.shape
     found = np.zeros((height, width), np.uint8)
     last = np.uint8(layers - 1)
@@ -78,7 +78,7 @@ def occupied_layers(amodal, level, layers):
 
 @compiled
 def _count_in_front(hidden, precedes, front):
-    """How many of ``hidden`` are in front of each of them; whether every pair is told apart.
+    """Count how many of ``hidden`` are in front of each; tell whether all pairs are known.
 
     A pair is told apart by what is stated about it, or about others that lie between the two.
     """

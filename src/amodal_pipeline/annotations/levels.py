@@ -1,8 +1,8 @@
-"""Visibility levels: how many objects must be taken away before a part of one is seen.
+"""Visibility levels: how many objects hide a part of an object.
 
 Zhang et al., "Learning Semantics-aware Distance Map with Semantics Layering Network" (SLN), ACM MM
-2019, section 3. Nothing is stored by the pixel: levels are computed from the run lengths of an
-image when it is needed. Maps made of them are in
+2019, section 3. No pixels are stored: levels are computed from the run lengths of an image when it
+is needed. Maps that are computed from them are in
 :mod:`amodal_pipeline.annotations.distance_maps`.
 """
 
@@ -24,8 +24,8 @@ class VisibilityLevels:
         amodal: bool [N, H, W].
         level: uint8 [N, H, W]; 0 where an object is visible and where it is not, 255 means 255 or
             more.
-        unresolved: bool [H, W]: here some hidden objects are not told apart. Those not told apart
-            from one another do not count as in front of one another.
+        unresolved: bool [H, W]: the order of some hidden objects is not known here. Such objects
+            do not count as in front of one another.
     """
 
     amodal: np.ndarray
@@ -34,7 +34,7 @@ class VisibilityLevels:
 
     @property
     def visible(self) -> np.ndarray:
-        """bool [N, H, W]."""
+        """Return the visible masks, bool [N, H, W]."""
         return self.amodal & (self.level == 0)
 
     @property
@@ -45,16 +45,15 @@ class VisibilityLevels:
 def visibility_levels(
     amodal: rle.Masks, visible: rle.Masks, order: np.ndarray, size: tuple[int, int]
 ) -> VisibilityLevels:
-    """The level of every pixel of every object.
+    """Return the level of every pixel of every object.
 
     It is 0 where the object is visible. Elsewhere it counts the objects in front of it at this
-    pixel: all that are visible there (one, where nobody is: something that has no mask), and of
-    the hidden ones those that the order puts before it, directly or by way of others hidden there.
+    pixel: all that are visible there (one, if none is: something without a mask), and the hidden
+    ones that the order puts before it, directly or by way of others hidden there.
 
-    Order is looked at among the objects hidden at a pixel only, so that a cycle, or a pair that
-    stands both ways (rider and horse), matters nowhere but where it is hidden as a whole. There
-    the pair that stands both ways is told apart by the others' order if that decides it; what
-    remains open is ``unresolved``.
+    Only the order among the objects hidden at a pixel counts, so that a cycle, or a mutual pair
+    (rider and horse), matters only where all of it is hidden. There a mutual pair is decided by
+    the others' order if possible; what remains undecided is ``unresolved``.
 
     Args:
         amodal, visible: run lengths of N objects; of decoded masks, :func:`rle.encode` gives them.
@@ -88,12 +87,12 @@ def visibility_levels(
 
 
 def levels_of_image(annotations: AmodalAnnotations, image_id: int) -> VisibilityLevels:
-    """:func:`visibility_levels` of the objects of one image, in the order of ``of_image``.
+    """Return :func:`visibility_levels` of an image's objects, in the order of ``of_image``.
 
     Ignored objects hide others like any; order pairs that are inferred count like stated ones.
 
     Raises:
-        KeyError: there is no such image.
+        KeyError: the image is unknown.
     """
     images = annotations.images
     row = np.flatnonzero(images["image_id"].to_numpy(dtype=np.int64) == image_id)
@@ -109,7 +108,7 @@ def levels_of_image(annotations: AmodalAnnotations, image_id: int) -> Visibility
 
 
 def order_of_image(annotations: AmodalAnnotations, image_id: int) -> np.ndarray:
-    """Order pairs of one image as positions among its objects, int64 [P, 2]."""
+    """Return order pairs of one image as positions among its objects, int64 [P, 2]."""
     order = annotations.order
     pairs = order[order["image_id"].to_numpy(dtype=np.int64) == image_id]
     ids = pd.Index(annotations.of_image(image_id)["instance_id"].to_numpy(dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Whether the images a table names are there, and of the size it says."""
+"""Checks that the images of a table exist and have the size that it says."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ _READERS = 16  # threads: headers of small files are a matter of waiting
 
 
 def check_on_disk(annotations: AmodalAnnotations) -> None:
-    """Complain about absent and changed images before anything trains, not hours later.
+    """Refuse absent and changed images before anything trains, not hours later.
 
     Raises:
         ValueError: some images are missing, unreadable or of another size; counts them and names
@@ -37,7 +37,7 @@ def check_on_disk(annotations: AmodalAnnotations) -> None:
 
 
 def image_problems(images: pd.DataFrame, root: str | os.PathLike) -> list[tuple[str, str] | None]:
-    """(field, reason) for each image that is missing, unreadable or of another size, else None.
+    """Return (field, reason) for each missing, unreadable or resized image, else None.
 
     Args:
         images: rows of IMAGES.

@@ -1,4 +1,4 @@
-"""Who is in front of whom, where a data set states it by ranks, or only by a list and masks."""
+"""Order pairs of data sets that state the order by ranks, or by a list and masks alone."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,8 @@ from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import boxes, strings
 from amodal_pipeline.annotations.validation import Finding, finding
 
-# Pairs grow with the square of an image's objects; looked at are those of images with so many of
-# them, and with so many times the characters of all their masks.
+# Pairs grow with the square of an image's objects. They are compared only in images with at most
+# MAX_OBJECTS objects and at most MAX_WORK objects times characters of all their masks.
 MAX_OBJECTS = 500
 MAX_WORK = 1 << 31
 _CHUNK = 2048  # objects whose masks are compared at once
@@ -18,7 +18,7 @@ TOO_CROWDED = "too many objects, or too detailed ones, to look at all pairs: no 
 
 
 def too_crowded(instances: pd.DataFrame) -> np.ndarray:
-    """Ids of the images whose objects are too many, or too detailed, to look at all pairs."""
+    """Return ids of images with too many or too detailed objects to compare all pairs."""
     masks = strings(instances["amodal_rle"])
     image_id, row = np.unique(instances["image_id"].to_numpy(np.int64), return_inverse=True)
     objects = np.bincount(row, minlength=len(image_id))
@@ -29,7 +29,7 @@ def too_crowded(instances: pd.DataFrame) -> np.ndarray:
 def overlapping_pairs(
     instances: pd.DataFrame, rows: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """Pairs of objects of one image whose amodal masks share a pixel, piece by piece.
+    """Yield pairs of objects of one image whose amodal masks share a pixel, some at a time.
 
     Masks are read some at a time, and a crowded image is compared block by block: memory grows
     neither with the data set nor with the square of an image's objects.
@@ -53,7 +53,7 @@ def overlapping_pairs(
 
 
 def overlapping(instances: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All :func:`overlapping_pairs` at once, but for those of images that are :func:`too_crowded`.
+    """Return all :func:`overlapping_pairs` of the images that are not :func:`too_crowded`.
 
     Returns:
         rows ``i`` and ``j`` of ``instances``, int64 [P] each, i < j; and the ids of the images
@@ -69,7 +69,7 @@ def overlapping(instances: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.nda
 def by_rank(
     instances: pd.DataFrame, cluster: np.ndarray, rank: np.ndarray, field: str, file: str
 ) -> tuple[pd.DataFrame, list[Finding]]:
-    """Order pairs of overlapping objects of a cluster: the smaller rank is in front.
+    """Return order pairs of overlapping objects of a cluster: the smaller rank is in front.
 
     Args:
         instances: rows of INSTANCES.
@@ -89,7 +89,7 @@ def by_rank(
 def by_hidden_part(
     instances: pd.DataFrame, rank: np.ndarray, field: str, file: str
 ) -> tuple[pd.DataFrame, list[Finding]]:
-    """Order pairs that a list from front to back suggests and the masks confirm.
+    """Return order pairs that a front-to-back list suggests and the masks confirm.
 
     Of two objects of an image the one with the smaller rank is the occluder where its amodal mask
     meets the hidden part (amodal without visible) of the other.
@@ -109,7 +109,7 @@ def by_hidden_part(
 def _front_and_back(
     i: np.ndarray, j: np.ndarray, rank: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs that ranks tell apart, the smaller one first."""
+    """Return the pairs whose ranks differ, the smaller rank first."""
     ranked = (rank[i] >= 0) & (rank[j] >= 0) & (rank[i] != rank[j])
     i, j = i[ranked], j[ranked]
     nearer = rank[i] < rank[j]
@@ -136,7 +136,7 @@ def _passed_over(
 
 
 def _pieces(image_ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Rows to compare, offsets of their images, and 0, or where the second of two blocks begins.
+    """Yield rows to compare, offsets of their images, and 0 or where the second block begins.
 
     Of two blocks of one image only the pairs across are wanted: those within a block come with
     the block alone.

@@ -1,5 +1,5 @@
-"""Processes beside one another: locks that die with who holds them, workers that die with who
-started them."""
+"""Locks that end with the process that holds them, and workers that end with the one that started
+them."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ except ImportError:  # Windows
 
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _UNLOCKABLE_FOR = 24 * 3600  # seconds, where the file system has no locks
-_TEXT = 300  # bytes: what a longer name left is written over
+_TEXT = 300  # bytes: long enough to overwrite an earlier holder's longer name
 _held: set[int] = set()
 
 
@@ -27,14 +27,14 @@ class HeldError(RuntimeError):
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, which says who holds it and is removed at the end.
+    """Hold the lock file ``path``, which names its holder and is removed at the end.
 
-    The kernel frees the lock of a process that was killed, so that a file that one left is no
-    obstacle. On a file system without locks a file that is younger than a day counts as held.
+    The kernel frees the lock of a killed process, so that a file left behind does not block. On a
+    file system without locks a file that is younger than a day counts as held.
 
     Raises:
-        HeldError: somebody else has it; says who ("process 123 on host").
-        FileNotFoundError: the folder is not there (any more).
+        HeldError: another process has it; the message names it ("process 123 on host").
+        FileNotFoundError: the folder does not exist (any more).
     """
     descriptor = _acquire(path)
     try:
@@ -91,8 +91,8 @@ def _is_file(path: Path, descriptor: int) -> bool:
 
 
 def _close_in_child() -> None:
-    """Locks stay with the process that took them: a worker that outlives it for a moment would
-    hold them on."""
+    """Close the locks in a forked worker, which would hold them longer than the process that took
+    them."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -103,7 +103,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def working(workers: int) -> AbstractContextManager:
-    """Let ``joblib.Parallel()`` in the block use so many processes, of one thread each, that end
+    """Let ``joblib.Parallel()`` in the block use this many processes of one thread each, which end
     when this one does."""
     from joblib import parallel_config
 

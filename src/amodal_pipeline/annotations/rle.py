@@ -78,7 +78,7 @@ def _unpack(counts: Sequence[str] | pa.Array) -> tuple[Runs, np.ndarray]:
 
 
 def pack(runs: np.ndarray, offsets: np.ndarray) -> list[str]:
-    """Compressed strings of N masks from their run lengths; the inverse of :func:`unpack`."""
+    """Return compressed strings of N masks from their run lengths; inverse of :func:`unpack`."""
     runs = np.ascontiguousarray(runs, dtype=np.int64)
     offsets = np.ascontiguousarray(offsets, dtype=np.int64)
     chars, places = kernels.pack(runs, offsets)
@@ -87,7 +87,7 @@ def pack(runs: np.ndarray, offsets: np.ndarray) -> list[str]:
 
 
 def draw(polygons: np.ndarray, offsets: np.ndarray, sizes: Sizes) -> list[str]:
-    """Compressed strings of polygons, pixel for pixel as pycocotools draws them.
+    """Return compressed strings of polygons, pixel for pixel as pycocotools draws them.
 
     Args:
         polygons: float64 [P, 2], corners (x, y) of all polygons in pixels, finite.
@@ -107,7 +107,7 @@ def draw(polygons: np.ndarray, offsets: np.ndarray, sizes: Sizes) -> list[str]:
 
 
 def intervals(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Foreground of all masks as intervals of pixels, numbered column by column.
+    """Return the foreground of all masks as intervals of pixels, numbered column by column.
 
     Returns:
         ``owner`` (the mask, ascending), ``start`` and ``stop`` (exclusive), each int64 [R].
@@ -124,7 +124,7 @@ def intervals(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def from_intervals(
     owner: np.ndarray, start: np.ndarray, stop: np.ndarray, sizes: Sizes, n: int
 ) -> list[str]:
-    """Compressed strings of ``n`` masks; the inverse of :func:`intervals`.
+    """Return compressed strings of ``n`` masks; inverse of :func:`intervals`.
 
     Intervals must be sorted by mask and start, not be empty and not overlap; those that touch
     become one run. ``sizes`` are the canvases of the n masks.
@@ -149,7 +149,7 @@ def from_intervals(
 
 
 def characters(counts: Masks) -> np.ndarray:
-    """Characters of each mask (of :class:`Runs`: runs, which are no more), int64 [N]; 0 of null."""
+    """Count the characters of each mask (the runs of :class:`Runs`), int64 [N]; 0 for null."""
     if isinstance(counts, Runs):
         return np.diff(counts.offsets)
     if isinstance(counts, pa.Array):
@@ -158,7 +158,7 @@ def characters(counts: Masks) -> np.ndarray:
 
 
 def batches(characters: np.ndarray, masks: np.ndarray | int = 1) -> Iterator[slice]:
-    """Rows to be worked on at once: few where their masks are long.
+    """Split rows into batches to work on at once: fewer rows where masks are long.
 
     Args:
         characters: of all masks of a row, or what else makes it long, [N].
@@ -170,7 +170,7 @@ def batches(characters: np.ndarray, masks: np.ndarray | int = 1) -> Iterator[sli
 
 
 def problems(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
-    """What is wrong with each mask: an object array [N] of None or a reason.
+    """Return the reason why each mask is unusable, else None: an object array [N].
 
     Checks that each string can be read, has no negative run, no empty one but the first, and
     fills its canvas exactly. pycocotools reads and writes outside its memory when given a string
@@ -184,7 +184,7 @@ def problems(counts: Sequence[str], sizes: Sizes) -> np.ndarray:
 
 
 def inspect(counts: Sequence[str] | pa.Array, sizes: Sizes) -> tuple[Runs, np.ndarray]:
-    """The run lengths of all masks, and their :func:`problems`; unpacked at once."""
+    """Return the run lengths of all masks, and their :func:`problems`; unpacked at once."""
     sizes = _sizes(sizes, len(counts))
     runs, damaged = _unpack(counts)
     pixels = sizes[:, 0] * sizes[:, 1]
@@ -202,7 +202,7 @@ def inspect(counts: Sequence[str] | pa.Array, sizes: Sizes) -> tuple[Runs, np.nd
 
 
 def encode(masks: np.ndarray) -> list[str]:
-    """Compressed strings of masks [N, H, W] (any non-zero value is foreground)."""
+    """Return compressed strings of masks [N, H, W] (any non-zero value is foreground)."""
     if len(masks) == 0:
         return []
     stack = np.asfortranarray(np.moveaxis(np.asarray(masks) != 0, 0, -1).astype(np.uint8))
@@ -210,14 +210,14 @@ def encode(masks: np.ndarray) -> list[str]:
 
 
 def decode(counts: Sequence[str], size: tuple[int, int]) -> np.ndarray:
-    """Masks uint8 [N, H, W] of 0 and 1 from strings that share one canvas ``size`` (H, W)."""
+    """Return masks uint8 [N, H, W] of 0 and 1 from strings on one canvas ``size`` (H, W)."""
     if len(counts) == 0:
         return np.zeros((0, *size), np.uint8)
     return np.moveaxis(coco_mask.decode(as_coco(counts, size)), -1, 0)
 
 
 def as_coco(counts: Sequence[str], sizes: Sizes) -> list[dict]:
-    """The dictionaries pycocotools works on."""
+    """Return the dictionaries that pycocotools works on."""
     return [
         {"size": [int(h), int(w)], "counts": c.encode("ascii")}
         for c, (h, w) in zip(counts, _sizes(sizes, len(counts)), strict=True)
@@ -225,7 +225,7 @@ def as_coco(counts: Sequence[str], sizes: Sizes) -> list[dict]:
 
 
 def area(counts: Masks) -> np.ndarray:
-    """Foreground pixels of each mask, int64 [N]."""
+    """Return the foreground pixels of each mask, int64 [N]."""
     areas = np.zeros(len(counts), np.int64)
     for batch in batches(characters(counts)):
         runs = unpack(counts[batch])
@@ -234,7 +234,7 @@ def area(counts: Masks) -> np.ndarray:
 
 
 def box(counts: Masks, sizes: Sizes) -> np.ndarray:
-    """Tight boxes (x, y, width, height) in pixels, float32 [N, 4]; an empty mask has NaN."""
+    """Return tight boxes (x, y, width, height) in pixels, float32 [N, 4]; NaN for an empty mask."""
     sizes = _sizes(sizes, len(counts))
     boxes = np.zeros((len(counts), 4), np.float32)
     for batch in batches(characters(counts)):
@@ -244,7 +244,7 @@ def box(counts: Masks, sizes: Sizes) -> np.ndarray:
 
 
 def crop(counts: Masks, boxes: np.ndarray, sizes: Sizes, side: int) -> np.ndarray:
-    """Masks as a RoI of their box sees them, bool [N, side, side].
+    """Return masks as a RoI of their box samples them, bool [N, side, side].
 
     The same sampling as that of mask targets (RoIAlign at the image's own resolution, at least one
     half), so that a shape looks the same wherever it comes from; areas alone would leave the
@@ -266,17 +266,17 @@ def crop(counts: Masks, boxes: np.ndarray, sizes: Sizes, side: int) -> np.ndarra
 
 
 def intersection(a: Masks, b: Masks) -> list[str]:
-    """a ∩ b, row by row."""
+    """Return a ∩ b, row by row."""
     return _merge(a, b, _INTERSECTION)
 
 
 def union(a: Masks, b: Masks) -> list[str]:
-    """a ∪ b, row by row."""
+    """Return a ∪ b, row by row."""
     return _merge(a, b, _UNION)
 
 
 def difference(a: Masks, b: Masks) -> list[str]:
-    """a without b, row by row."""
+    """Return a without b, row by row."""
     return _merge(a, b, _DIFFERENCE)
 
 
@@ -301,7 +301,7 @@ def dilate(counts: Masks, sizes: Sizes) -> list[str]:
 
 
 def shared_area(a: Masks, b: Masks) -> np.ndarray:
-    """Pixels of a ∩ b, row by row, int64 [N]."""
+    """Return the pixels of a ∩ b, row by row, int64 [N]."""
     areas = np.zeros(len(a), np.int64)
     for batch in batches(characters(a) + characters(b)):
         x, y = unpack(a[batch]), unpack(b[batch])
@@ -310,7 +310,7 @@ def shared_area(a: Masks, b: Masks) -> np.ndarray:
 
 
 def shared_area_of_pairs(a: Masks, i: np.ndarray, b: Masks, j: np.ndarray) -> np.ndarray:
-    """Pixels of a[i] ∩ b[j] of each pair of positions, int64 [P]; both columns are unpacked whole.
+    """Return the pixels of a[i] ∩ b[j] for each pair of positions, int64 [P].
 
     Where a mask is in many pairs this spares a copy of it for each.
     """
@@ -322,7 +322,7 @@ def shared_area_of_pairs(a: Masks, i: np.ndarray, b: Masks, j: np.ndarray) -> np
 def overlaps(
     counts: Masks, boxes: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of masks within a group that share pixels.
+    """Return pairs of masks within a group that share pixels.
 
     Args:
         counts: N strings; those of one group have one canvas and stand together.
@@ -354,7 +354,7 @@ def close_pairs(
     heights: np.ndarray,
     minimum: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of a mask of ``a`` and one of ``b`` of the same group that overlap enough.
+    """Return pairs of a mask of ``a`` and one of ``b`` of the same group that overlap enough.
 
     Args:
         a, b: strings; those of one group have one canvas and stand together.
@@ -387,14 +387,14 @@ def close_pairs(
 
 
 def iou(a: Sequence[str], b: Sequence[str], size: tuple[int, int]) -> np.ndarray:
-    """Intersection over union of every a with every b on one canvas, float64 [len(a), len(b)]."""
+    """Return the IoU of every a with every b on one canvas, float64 [len(a), len(b)]."""
     if len(a) == 0 or len(b) == 0:
         return np.zeros((len(a), len(b)))
     return coco_mask.iou(as_coco(a, size), as_coco(b, size), np.zeros(len(b), np.uint8))
 
 
 def pair_iou(a: Sequence[str], b: Sequence[str]) -> np.ndarray:
-    """Intersection over union row by row, float64 [N]; two empty masks have 0."""
+    """Return the IoU row by row, float64 [N]; two empty masks have 0."""
     shared = shared_area(a, b)
     joined = area(a) + area(b) - shared
     return shared / np.maximum(joined, 1)

@@ -1,4 +1,4 @@
-"""Writing that never leaves half a file, and paths that never leave their folder."""
+"""Writing that never leaves an incomplete file, and paths that stay in their folder."""
 
 import ctypes
 import errno
@@ -96,7 +96,7 @@ def _places(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _place_beside(path: Path) -> Iterator[Path]:
-    """A hidden folder that no other writer of ``path`` uses, without what killed ones left."""
+    """Yield a hidden folder for this writer of ``path`` alone; remove those of killed ones."""
     places = _places(path)
     with ExitStack() as held:
         for place in places:
@@ -153,7 +153,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def inside(root: str | os.PathLike, name: str) -> Path:
-    """The path ``name`` (relative, as data files write it) below ``root``.
+    """Return the path ``name`` (relative, as data files write it) below ``root``.
 
     Raises:
         ValueError: ``name`` is absolute, climbs out with ``..``, or is empty.
@@ -164,7 +164,7 @@ def inside(root: str | os.PathLike, name: str) -> Path:
 
 
 def is_relative_name(name: str) -> bool:
-    """Whether ``name`` is a relative path that cannot leave the folder it is joined to."""
+    """Tell whether ``name`` is a relative path that stays in the folder it is joined to."""
     path = PurePosixPath(str(name).replace("\\", "/"))
     if "\0" in str(name):  # no system has such files: opening one is another error everywhere
         return False
@@ -185,6 +185,6 @@ def check_local(path: str) -> str:
 
 
 def checksum(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+    """Return the SHA-256 of a file's bytes, as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The two tables everything rests on: annotations (truth) and predictions.
+"""The two tables of the project: annotations (ground truth) and predictions.
 
 Both are small frozen containers of pandas frames with Arrow-backed columns (forked loader workers
 share their memory) and are stored as a folder of Parquet files with one ``metadata.json``.
@@ -116,7 +116,7 @@ class Accounting(BaseModel):
 
 
 class AnnotationsMetadata(BaseModel):
-    """What a table of annotations is and where it comes from.
+    """Description and origin of a table of annotations.
 
     ``image_root`` is the folder that ``file_name`` is relative to. ``sources`` maps each source
     (a file, a renderer's configuration) to its SHA-256. ``ignored_elsewhere`` counts, by reason,
@@ -138,14 +138,14 @@ class AnnotationsMetadata(BaseModel):
 
 
 FROM_TRUTH = ("true", "true_boxes")
-"""``inputs`` of what was given true visible masks, or these and the true amodal boxes."""
+"""``inputs`` of predictions from true visible masks, or from these and the true amodal boxes."""
 
 
 class PredictionsMetadata(BaseModel):
-    """Who predicted what, from what: ``inputs`` is "image", "true" or the name of a detector.
+    """Origin of a table of predictions: ``inputs`` is "image", "true" or the name of a detector.
 
     ``boxes_by`` and ``boxes_checkpoint`` are the detector that estimated the amodal boxes of known
-    objects, and the fingerprint of its checkpoint; "" where none did.
+    objects, and the fingerprint of its checkpoint; "" without such a detector.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -164,7 +164,7 @@ class PredictionsMetadata(BaseModel):
 
 
 def frame(schema: pa.Schema, rows: Iterable[dict] | pd.DataFrame | dict[str, Any]) -> pd.DataFrame:
-    """An Arrow-backed frame with exactly the columns of ``schema``; absent columns become null.
+    """Return an Arrow-backed frame with exactly the columns of ``schema``; absent ones are null.
 
     Raises:
         ValueError: a column the schema does not have, or a value its type cannot hold.
@@ -193,7 +193,7 @@ def frame(schema: pa.Schema, rows: Iterable[dict] | pd.DataFrame | dict[str, Any
 
 
 def boxes(column: pd.Series) -> np.ndarray:
-    """A box column as float32 [N, 4] of (x, y, width, height); null boxes are NaN."""
+    """Return a box column as float32 [N, 4] of (x, y, width, height); null boxes are NaN."""
     array = pa.chunked_array(column.array.__arrow_array__()).combine_chunks()
     out = np.full((len(array), 4), np.nan, np.float32)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
@@ -202,13 +202,13 @@ def boxes(column: pd.Series) -> np.ndarray:
 
 
 def strings(column: pd.Series) -> pa.Array:
-    """A column of text as one Arrow array, without a copy where it is one already."""
+    """Return a column of text as one Arrow array, without a copy if it is one already."""
     array = pa.Array.from_pandas(column)
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def concat(schema: pa.Schema, frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Frames of one schema below one another."""
+    """Return the rows of several frames of one schema as one frame."""
     frames = list(frames)
     if len(frames) == 1:
         return frames[0]
@@ -244,15 +244,15 @@ class AmodalAnnotations:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Canvas (height, width) of every instance, int64 [len(instances), 2]."""
+        """Return the canvas (height, width) of every row, int64 [N, 2]."""
         return _sizes_of(self.images, self.instances["image_id"])
 
     def of_image(self, image_id: int) -> pd.DataFrame:
-        """The instances of one image (a view)."""
+        """Return the rows of one image (a view)."""
         return self.instances.iloc[self._rows.get(image_id, slice(0, 0))]
 
     def subset(self, image_ids: Iterable[int]) -> "AmodalAnnotations":
-        """The same annotations for some of the images, in the table's order."""
+        """Return the same annotations for some of the images, in the table's order."""
         wanted = np.fromiter(image_ids, np.int64)
 
         def pick(table: pd.DataFrame) -> pd.DataFrame:
@@ -296,11 +296,11 @@ class AmodalAnnotations:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a method says about the images of one split.
+    """Predictions of a method for the images of one split.
 
     Every prediction has an amodal or a visible mask; ``invisible_rle`` only where the method
     predicts it by itself. ``instance_id`` names the true object that was completed, ``source_id``
-    the detection that was. ``order`` holds who is in front of whom, where a method tells.
+    the completed detection. ``order`` has pairs (occluder, occluded) of methods that predict it.
     """
 
     metadata: PredictionsMetadata
@@ -314,11 +314,11 @@ class Predictions:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Canvas (height, width) of every prediction, int64 [len(predictions), 2]."""
+        """Return the canvas (height, width) of every row, int64 [N, 2]."""
         return _sizes_of(self.images, self.predictions["image_id"])
 
     def of_image(self, image_id: int) -> pd.DataFrame:
-        """The predictions for one image (a view)."""
+        """Return the rows of one image (a view)."""
         return self.predictions.iloc[self._rows.get(image_id, slice(0, 0))]
 
     def save(self, folder: str | os.PathLike) -> None:
@@ -352,7 +352,7 @@ def fingerprint_of(
     instances: pd.DataFrame,
     order: pd.DataFrame,
 ) -> str:
-    """SHA-256 over the content of the tables, their categories and their sources."""
+    """Return the SHA-256 over the content of the tables, their categories and their sources."""
     digest = hashlib.sha256()
     described = metadata.model_dump(include={"dataset", "split", "categories", "sources"})
     digest.update(json.dumps(described, sort_keys=True).encode())
@@ -393,12 +393,12 @@ def _load_metadata(folder: str | os.PathLike, model: type[T]) -> T:
 
 
 def write_parquet(path: str | os.PathLike, table: pd.DataFrame, schema: pa.Schema) -> None:
-    """A frame of ``schema`` as one Parquet file that any reader of Parquet understands."""
+    """Write a frame of ``schema`` as one Parquet file that any reader of Parquet understands."""
     pq.write_table(_to_arrow(table, schema), path, compression="zstd")
 
 
 def read_parquet(path: str | os.PathLike, schema: pa.Schema) -> pd.DataFrame:
-    """What :func:`write_parquet` wrote, with exactly the columns of ``schema``.
+    """Read what :func:`write_parquet` wrote, with exactly the columns of ``schema``.
 
     Raises:
         OSError, KeyError, ValueError, pa.ArrowException: the file is missing, damaged or of another

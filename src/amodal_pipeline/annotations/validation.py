@@ -1,4 +1,4 @@
-"""From raw records to a checked table: everything read is kept, repaired or rejected."""
+"""Checks raw records and builds tables: everything read is kept, repaired or rejected."""
 
 import logging
 from collections import Counter
@@ -39,7 +39,7 @@ Finding = dict[str, Any]  # a row of the table of findings
 
 
 class Repair(Enum):
-    """A fault that a data set is known to have and that is mended, counted and listed."""
+    """A known fault of a data set that is repaired, counted and listed."""
 
     VISIBLE_OUTSIDE_AMODAL = "visible mask reached outside the amodal mask and was cut to it"
     VISIBLE_ABSENT = "no visible mask, which others of its file have: taken as not occluded"
@@ -48,7 +48,7 @@ class Repair(Enum):
 
 @dataclass(frozen=True)
 class CheckedInstances:
-    """Instances whose masks are in order, with boxes and rates; what was mended, what rejected.
+    """Instances with sound masks, boxes and rates; what was repaired, and what was rejected.
 
     ``kept`` int64: which of the rows given each row of ``rows`` was. ``mended`` lists (row of
     ``rows``, finding): a row may have several.
@@ -61,12 +61,12 @@ class CheckedInstances:
 
 
 def finding(file: str, record: str, field: str, reason: str, share: float | None = None) -> Finding:
-    """A row of the tables ``repaired`` and ``rejected``."""
+    """Return a row of the tables ``repaired`` and ``rejected``."""
     return {"file": str(file), "record": record, "field": field, "reason": reason, "share": share}
 
 
 def as_findings(table: pd.DataFrame) -> list[Finding]:
-    """The rows of a table of findings, to be handed on to :func:`build`."""
+    """Return the rows of a table of findings, for :func:`build`."""
     return pa.Table.from_pandas(table, schema=FINDINGS, preserve_index=False).to_pylist()
 
 
@@ -84,7 +84,7 @@ def build(
     file: str = "",
     rejected: Sequence[Finding] = (),
 ) -> AmodalAnnotations:
-    """Check raw records, mend what may be mended, and derive boxes, rates and overlaps.
+    """Check raw records, repair what may be repaired, and compute boxes, rates and overlaps.
 
     Args:
         dataset, split: names, e.g. "kins", "train".
@@ -98,9 +98,9 @@ def build(
             masks and is not the data set's own statement); overlap areas are computed here.
         sources: checksum of each source file or configuration.
         repairs: the faults this data set is known to have, see :func:`check_instances`.
-        file: what to name as the origin of the records in ``rejected``.
-        rejected: what a reader had to reject before it could become a record, as findings; they
-            count as read: as images or order pairs where ``record`` begins with "image " or
+        file: the origin of the records, as ``rejected`` names it.
+        rejected: findings about what a reader rejected before it became a record; they count as
+            read: as images or order pairs where ``record`` begins with "image " or
             "order pair ", else as instances.
 
     Returns:
@@ -162,7 +162,7 @@ def build(
 
 
 def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
-    """Several files of one split as one table.
+    """Return several files of one split as one table.
 
     Where a part has an image or instance id that an earlier one has too, all its ids of that kind
     are raised by the same power of ten; the log says so. ``repaired`` names the raised ids, which
@@ -236,7 +236,7 @@ def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
 def reject_images(
     annotations: AmodalAnnotations, problems: Sequence[tuple[str, str] | None]
 ) -> AmodalAnnotations:
-    """The table without some images, their objects and pairs, which count as rejected now.
+    """Return the table without some images, their objects and pairs, which count as rejected.
 
     Args:
         problems: (field, reason) or None for each image, as of :func:`on_disk.image_problems`.
@@ -297,7 +297,7 @@ def reject_images(
 
 
 def check_images(images: pd.DataFrame, file: str = "") -> tuple[pd.DataFrame, list[Finding]]:
-    """The usable rows of a table of images, and a finding for each of the others."""
+    """Return the usable rows of a table of images, and a finding for each of the others."""
     found = _Problems(len(images))
     found.mark(images["image_id"].isna(), "image_id", "is missing")
     found.mark(images["image_id"].duplicated(), "image_id", "is used twice")
@@ -357,7 +357,7 @@ def _check(
     repairs: frozenset[Repair],
     file: str,
 ) -> CheckedInstances:
-    """:func:`check_instances` of some rows at once."""
+    """Return :func:`check_instances` of some rows at once."""
     sizes = canvases(images, instances["image_id"].fillna(-1))
     found = _Problems(len(instances))
     found.mark(instances["instance_id"].isna(), "instance_id", "is missing")
@@ -419,7 +419,7 @@ def _check(
 
 
 def canvases(images: pd.DataFrame, image_ids: Iterable[int]) -> np.ndarray:
-    """Canvas (height, width) of each image id, int64 [N, 2]; 0 where there is no such image."""
+    """Return the canvas (height, width) of each image id, int64 [N, 2]; 0 for an unknown image."""
     ids = images["image_id"].to_numpy(dtype=np.int64)
     sizes = pd.DataFrame(images[["height", "width"]].to_numpy(dtype=np.int64), index=ids)
     wanted = np.asarray(image_ids, dtype=np.int64)
@@ -433,7 +433,7 @@ def _with_fingerprint(metadata, images, instances, order, repaired, rejected):
 
 
 def _shift(ids: pd.Series, taken: np.ndarray, what: str) -> int:
-    """By how much ids must be raised to be none of those taken."""
+    """Return by how much ids must be raised so that none of them is taken."""
     ids = ids.to_numpy(dtype=np.int64)
     if not np.isin(ids, taken).any():
         return 0
@@ -469,7 +469,7 @@ class _Problems:
     def split(
         self, table: pd.DataFrame, kind: str, ids: pd.Series, file: str
     ) -> tuple[pd.DataFrame, list[Finding]]:
-        """``table`` without the rows that have a problem, and these as findings."""
+        """Return ``table`` without the rows that have a problem, and these as findings."""
         good = self.without()
         if good.all():
             return table, []
@@ -480,7 +480,7 @@ class _Problems:
 def _join(
     parts: Sequence[CheckedInstances], file: str
 ) -> tuple[pd.DataFrame, list[tuple[int, Finding]], list[Finding]]:
-    """All parts by image; repairs with the row they are about; and instances that come twice."""
+    """Return all rows by image; repairs with their rows; and instances whose id comes twice."""
     table = concat(INSTANCES, [part.rows for part in parts])
     starts = np.cumsum([0, *(len(part.rows) for part in parts)])
     mended = [
@@ -556,7 +556,7 @@ def _check_order(
 
 
 def _shared_pixels(instances: pd.DataFrame, front: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """Pixels that the amodal masks of pairs of rows share."""
+    """Return the pixels that the amodal masks of pairs of rows share."""
     masks = strings(instances["amodal_rle"])
     shared = np.zeros(len(front), np.int64)
     # Batches by what of masks comes in with each pair: pairs of an image share them.

@@ -75,7 +75,7 @@ def read_masks(
     """
     known = _Images(images, damaged)
     if path.suffix.lower() == ".json":
-        file = json_records.scan(path, "annotations", bare=True)
+        file = json_records.read(path, "annotations", bare=True)
         if is_labelme(file.document):
             marked = _of_labelme(file, PurePosixPath(path.name), known)
             if marked is None:
@@ -157,7 +157,7 @@ def _of_folder(root: Path, folder: Path, known: _Images) -> list[_Marked]:
         hidden = any(part.startswith(".") for part in place.parts)
         if path.suffix.lower() != ".json" or hidden or not path.is_file():
             continue
-        file = json_records.scan(path, "annotations", bare=True)
+        file = json_records.read(path, "annotations", bare=True)
         found = (
             _of_labelme(file, place, known) if is_labelme(file.document) else _of_coco(file, known)
         )
@@ -251,7 +251,7 @@ def _of_labelme(file: RecordFile, place: PurePosixPath, known: _Images) -> list[
 def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
     """Return the objects in a COCO file, annotations or results."""
     path = file.path
-    records = [record for piece in file.pieces for record in json_records.records(piece)]
+    records = file.records
     if not records:
         raise ValueError(f"{path} has no records: write one for each object")
     images = _images_of(file, records, known)

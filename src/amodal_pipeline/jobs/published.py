@@ -31,7 +31,6 @@ def read_split(
     dataset: str,
     raw_folder: Path,
     output_folder: Path,
-    workers: int,
     on_progress: Progress,
 ) -> AmodalAnnotations:
     """All files of a split as one table.
@@ -68,7 +67,6 @@ def read_split(
                 dataset,
                 split,
                 folder=folder,
-                workers=workers,
                 on_progress=on_progress,
             )
         )
