@@ -196,7 +196,9 @@ def test_ignored_objects_are_neither_objects_nor_background(shapes):
 
 
 def test_unknown_keys_and_values_are_refused():
-    with pytest.raises(ValueError, match="extra"):
+    with pytest.raises(
+        ValueError, match="visible_los is unknown; the nearest name is visible_loss"
+    ):
         MethodConfig.model_validate({"name": "orcnn", "visible_los": False})
     with pytest.raises(ValueError, match="tag"):
         MethodConfig.model_validate({"name": "yolo"})

@@ -85,7 +85,7 @@ def test_damage_says_how_to_get_another(project):
     path = project / "data/06_models/scenes/shape_prior/shape_prior.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    with pytest.raises(ValueError, match=r"shape_prior\.safetensors is damaged.*restart=true"):
+    with pytest.raises(ValueError, match=r"is damaged.*shape_prior\.safetensors.*restart=true"):
         run(project)
     run(project, {**SMALL, "restart": True})
     assert path.read_bytes() == whole

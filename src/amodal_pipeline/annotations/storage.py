@@ -4,7 +4,6 @@ import ctypes
 import errno
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -170,18 +169,6 @@ def is_relative_name(name: str) -> bool:
         return False
     drive = len(str(name)) > 1 and str(name)[1] == ":"
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not drive
-
-
-def check_local(path: str) -> str:
-    """Return ``path`` if it is one of this machine's file systems.
-
-    Raises:
-        ValueError: it begins with a protocol ("s3://bucket/images"), of which ``Path`` would make a
-            local folder.
-    """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
-        raise ValueError(f"{path} is remote, and only local paths are read: copy or mount it first")
-    return path
 
 
 def checksum(path: str | os.PathLike) -> str:

@@ -10,7 +10,8 @@ from kedro_datasets._typing import ImagePreview
 from PIL import Image
 
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.storage import check_local, replacing
+from amodal_pipeline.annotations.storage import replacing
+from amodal_pipeline.local_paths import check_local
 
 _PREVIEW_SIDE = 1400
 

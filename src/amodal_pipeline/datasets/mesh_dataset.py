@@ -9,7 +9,8 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import TablePreview
 
-from amodal_pipeline.annotations.storage import check_local, recover
+from amodal_pipeline.annotations.storage import recover
+from amodal_pipeline.local_paths import check_local
 
 if TYPE_CHECKING:
     from amodal_pipeline.visuals.meshes import MeshTable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
-from amodal_pipeline.annotations.storage import check_local
+from amodal_pipeline.local_paths import check_local
 
 if TYPE_CHECKING:
     from amodal_pipeline.methods.vrsp.stored import StoredShapePrior

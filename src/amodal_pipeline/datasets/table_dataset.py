@@ -11,7 +11,8 @@ from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
-from amodal_pipeline.annotations.storage import check_local, sweep
+from amodal_pipeline.annotations.storage import sweep
+from amodal_pipeline.local_paths import check_local
 
 Table = AmodalAnnotations | Predictions
 

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from amodal_pipeline.annotations.storage import check_local
+from amodal_pipeline.local_paths import check_local
 
 # A path on this machine; remote ones ("s3://bucket/images") are refused.
 LocalPath = Annotated[StrictStr, AfterValidator(check_local)]
