@@ -9,29 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
-
 from amodal_pipeline.pipelines.ablate.rows import Row, resolve
-from amodal_pipeline.pipelines.parameters import _schema, with_defaults
+from amodal_pipeline.pipelines.parameters import check
 from amodal_pipeline.pipelines.train.nodes import Pretraining
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
+from tests.pipelines.conftest import ENVIRONMENTS, configuration
 
-ROOT = Path(__file__).resolve().parents[2]
 RECORD = Path(__file__).with_name("configurations.json")
-ENVIRONMENTS = sorted(
-    {p.parent.name for p in ROOT.glob("conf/*/globals.yml")} - {"base"} | {"scenes"}
-)
 
 
-def configuration(env: str) -> dict[str, Any]:
-    """Return the parameters of an environment, each row of its ablations as it is trained, and where
-    its files lie, by dotted name."""
-    loader = OmegaConfigLoader(
-        str(ROOT / "conf"), "local" if env == "scenes" else env, **CONFIG_LOADER_ARGS
-    )
-    parameters = with_defaults(loader["parameters"])
-    parameters = {k: v for k, v in parameters.items() if not k.startswith("_")}
-    checked = _schema().model_validate(parameters)
+def resolved(env: str) -> dict[str, Any]:
+    """Return the parameters of an environment and each row of its ablations, by dotted name."""
+    loader = configuration(env)
+    checked = check(loader["parameters"])
     found = checked.model_dump(mode="json")
     # Only the section that counts; an environment need not clear the others.
     chosen = checked.source.chosen.model_dump(mode="json")
@@ -41,11 +30,7 @@ def configuration(env: str) -> dict[str, Any]:
     }
     pretraining = Pretraining(checked.pretrain_a3d, checked.pretraining_views)
     for name in [name for name in found if name.startswith("ablate_")]:
-        try:
-            rows = resolve(getattr(checked, name), jobs, pretraining)
-        except ValueError as error:
-            found[name]["rows"] = str(error)
-            continue
+        rows = resolve(getattr(checked, name), jobs, pretraining)
         found[name] |= {
             "order": list(rows),
             "rows": {row.name: dict(_differences(row, jobs)) for row in rows.values()},
@@ -86,7 +71,7 @@ def _leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 def _record() -> dict[str, Any]:
     """Return the value of each name, or, where they differ, values by environments."""
-    found = {env: configuration(env) for env in ENVIRONMENTS}
+    found = {env: resolved(env) for env in ENVIRONMENTS}
     together: dict[str, Any] = {}
     for name in sorted({name for values in found.values() for name in values}):
         values: dict[str, list[str]] = {}
