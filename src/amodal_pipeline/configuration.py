@@ -19,8 +19,8 @@ DEFAULT = "the method's default"
 class LayeredConfigLoader(OmegaConfigLoader):
     """Merges base, what an environment extends, and the environment, in this order.
 
-    An environment names the folder that it extends in its globals.yml, ``extends: small``; that
-    folder may extend another. ``kedro run`` without ``--env`` is the default environment with the
+    An environment names the folder that it extends in its globals.yml, ``extends: profiles/small``;
+    that folder may extend another. ``kedro run`` without ``--env`` is the default environment with the
     user's own values in conf/local on top.
     """
 
@@ -70,7 +70,10 @@ def main(**options: Any) -> None:
     Args:
         options: those of :class:`LayeredConfigLoader`.
     """
-    parser = ArgumentParser(prog="python -m amodal_pipeline.settings", description=main.__doc__)
+    parser = ArgumentParser(
+        prog="python -m amodal_pipeline.settings",
+        description="Print values of the configuration, and the file that sets each.",
+    )
     parser.add_argument("name", help="of a parameter, as --params takes it: orcnn.training")
     parser.add_argument("--env", help="a folder of conf/; the embedded scenes by default")
     given = parser.parse_args()
