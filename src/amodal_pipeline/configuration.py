@@ -19,9 +19,9 @@ DEFAULT = "the method's default"
 class LayeredConfigLoader(OmegaConfigLoader):
     """Merges base, what an environment extends, and the environment, in this order.
 
-    An environment names the folder that it extends in its globals.yml, ``extends: profiles/small``;
-    that folder may extend another. ``kedro run`` without ``--env`` is the default environment with the
-    user's own values in conf/local on top.
+    An environment names the folder that it extends in its globals.yml
+    (``extends: profiles/small``), which may extend another. ``kedro run`` without ``--env`` is the
+    default environment with the user's own values in conf/local on top.
     """
 
     local = "local"
