@@ -31,7 +31,7 @@ def measure(size: int, batch: int, repeats: int) -> None:
     from amodal_pipeline.methods.registry import MethodConfig
 
     torch.manual_seed(0)
-    # The sizes of conf/base/globals.yml.
+    # The sizes of conf/profiles/small/globals.yml.
     config = {
         "name": "orcnn",
         "detector": {

@@ -6,7 +6,21 @@ from pathlib import Path
 import pytest
 from kedro.framework.startup import bootstrap_project
 
+from amodal_pipeline.configuration import LayeredConfigLoader
+from amodal_pipeline.settings import CONFIG_LOADER_ARGS
+
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENTS = sorted({p.parent.name for p in ROOT.glob("conf/*/globals.yml")} - {"base", "local"})
+# Those with small networks; the others have the papers'.
+SMALL_ENVIRONMENTS = ("composed_coco", "scenes", "views", "views_unseen")
+
+
+def configuration(env=None, **runtime_params):
+    """Return the configuration of an environment as `kedro run` has it."""
+    return LayeredConfigLoader(
+        str(ROOT / "conf"), env, runtime_params=runtime_params, **CONFIG_LOADER_ARGS
+    )
+
 
 # A detector that trains in seconds, and how; each module takes what it needs of it.
 DETECTOR = {

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 from mlflow import MlflowClient
 from PIL import Image
@@ -18,9 +17,8 @@ from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.jobs.train import Job, Pretraining
 from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
 from amodal_pipeline.metrics.score_files import load_scores
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from amodal_pipeline.training.state import ChangedTrainingError
-from tests.pipelines.conftest import METHOD, ROOT
+from tests.pipelines.conftest import ENVIRONMENTS, METHOD, SMALL_ENVIRONMENTS, configuration
 
 OBJECTS = {"iterations": 2, "batch_size": 4, "checkpoint_every": 1, "log_every": 1}
 MODEL = {
@@ -55,17 +53,16 @@ SMALL = {
     "tracking": False,
 }
 KEPT = ("a3d", "without_3d", "on_detections", "on_true_masks")
-ENVIRONMENTS = sorted(p.parent.name for p in ROOT.glob("conf/*/parameters_a3d.yml"))
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_environment_has_a_pretraining_that_fits_and_rows(env):
-    values = OmegaConfigLoader(str(ROOT / "conf"), env, **CONFIG_LOADER_ARGS)["parameters"]
+    values = configuration(env)["parameters"]
     job, before = (Job.model_validate(values[name]) for name in ("a3d", "pretrain_a3d"))
     stage_one = Job.model_validate(values["mask_rcnn_visible"])
     assert job.detector == stage_one.name == "mask_rcnn_visible" and values["stage_one"] is None
     assert job.model == before.model
-    if env not in ("base", "views", "views_unseen", "composed_coco"):
+    if env not in SMALL_ENVIRONMENTS:
         assert (job.model.root.code, job.training.learning_rate) == (512, 1e-4)
     pretraining = Pretraining(before, Source.model_validate(values["pretraining_views"]))
     ablation = AblationConfig.model_validate(values["ablate_a3d"])
@@ -86,10 +83,8 @@ def test_every_environment_has_a_pretraining_that_fits_and_rows(env):
 
 def test_views_of_the_pretraining_may_be_those_of_others_or_of_own_meshes():
     asked = {"meshes": "mine", "pretraining_views": {"kind": "nmr"}}
-    loader = OmegaConfigLoader(
-        str(ROOT / "conf"), "kins", runtime_params=asked, **CONFIG_LOADER_ARGS
-    )
-    views = Source.model_validate(loader["parameters"]["pretraining_views"])
+    parameters = configuration("kins", **asked)["parameters"]
+    views = Source.model_validate(parameters["pretraining_views"])
     assert views.chosen is views.nmr and views.nmr.folder
     assert (views.views.config.meshes, views.views.train) == ("mine", 2000)
 

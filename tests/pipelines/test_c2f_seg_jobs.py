@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 from PIL import Image
 
@@ -15,9 +14,8 @@ from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.jobs.rows import AblationConfig, resolve
 from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from amodal_pipeline.training.state import ChangedTrainingError
-from tests.pipelines.conftest import METHOD, ROOT
+from tests.pipelines.conftest import ENVIRONMENTS, METHOD, SMALL_ENVIRONMENTS, configuration
 
 OBJECTS = {"iterations": 3, "batch_size": 4, "checkpoint_every": 1, "log_every": 1}
 COMPLETER = {
@@ -54,17 +52,14 @@ SMALL = {
 }
 
 
-ENVIRONMENTS = sorted(p.parent.name for p in ROOT.glob("conf/*/parameters_c2f_seg.yml"))
-
-
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_environment_has_a_tokenizer_that_fits_and_rows_that_are_trained_alike(env):
-    values = OmegaConfigLoader(str(ROOT / "conf"), env, **CONFIG_LOADER_ARGS)["parameters"]
+    values = configuration(env)["parameters"]
     job = Job.model_validate(values["c2f_seg"])
     tokenizer = Job.model_validate(values["mask_tokenizer"]).model.root
     completer = job.model.root.model_copy(update={"tokenizer": tokenizer})
     assert completer.crop.side == tokenizer.crop.side
-    published = env != "base"
+    published = env not in SMALL_ENVIRONMENTS
     assert (completer.layers, completer.width, tokenizer.channels) == (
         (12, 768, 128) if published else (4, 192, 8)
     )

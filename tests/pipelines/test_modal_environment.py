@@ -4,20 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from kedro.config import OmegaConfigLoader
 from PIL import Image
 
 from amodal_pipeline.jobs.prepare import prepare
 from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.jobs.train import Job
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.conftest import configuration
 
 
 @pytest.fixture
 def parameters():
-    loader = OmegaConfigLoader(str(ROOT / "conf"), env="coco_modal", **CONFIG_LOADER_ARGS)
-    return loader["parameters"]
+    return configuration("coco_modal")["parameters"]
 
 
 def test_plain_coco_is_prepared_and_its_detector_learns_what_is_visible(

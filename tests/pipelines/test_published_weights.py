@@ -1,17 +1,13 @@
 """What the backbones of the published environments start from, without fetching it."""
 
-from pathlib import Path
-
 import pytest
 import timm
-from kedro.config import OmegaConfigLoader
 
 from amodal_pipeline.layers.backbone import timm_body
 from amodal_pipeline.layers.configs import BackboneConfig, EncoderConfig
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
+from amodal_pipeline.pipelines.parameters import check
+from tests.pipelines.conftest import ENVIRONMENTS, SMALL_ENVIRONMENTS, configuration
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-ENVIRONMENTS = sorted(f.name for f in CONF.iterdir() if (f / "globals.yml").is_file())
 # torchvision's "IMAGENET1K_V1" of both networks that the papers use.
 FILES = {"resnet50": "resnet50-0676ba61.pth", "resnet101": "resnet101-63fe2227.pth"}
 
@@ -27,13 +23,11 @@ def networks(values):
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_residual_networks_start_from_torchvisions_first_weights(env):
-    loader = OmegaConfigLoader(str(CONF), env, **CONFIG_LOADER_ARGS)
-    found = set(networks(loader["parameters"]))
-    small = {("tf_efficientnet_lite0", "embedded")}
-    if "resnet" in (CONF / env / "globals.yml").read_text():
-        assert found - small == {("resnet50", "tv_in1k")}
+    found = set(networks(check(configuration(env)["parameters"]).model_dump()))
+    if env in SMALL_ENVIRONMENTS:
+        assert found == {("tf_efficientnet_lite0", "embedded")}
     else:
-        assert found == small
+        assert found == {("resnet50", "tv_in1k")}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 """Losses and initialisation of box heads are those of the code that each recipe was run with."""
 
 import pytest
-from kedro.config import OmegaConfigLoader
 
 from amodal_pipeline.jobs.train import Job
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.conftest import configuration
 
 DETECTRON2 = (0.0, 0.0, "detectron")
 DETECTRON = (pytest.approx(1 / 9), 1.0, "detectron")
@@ -16,7 +14,7 @@ TORCHVISION = (1 / 9, 1 / 9, "torchvision")  # to the bit: results of the embedd
 @pytest.mark.parametrize(
     ("env", "vrsp", "orcnn", "sln"),
     [
-        ("base", TORCHVISION, TORCHVISION, TORCHVISION),
+        ("scenes", TORCHVISION, TORCHVISION, TORCHVISION),
         # KINS' figures of ORCNN are VRSP's.
         ("kins", DETECTRON2, DETECTRON2, MASK_RCNN_OF_SLN),
         ("d2sa", DETECTRON2, DETECTRON, MASK_RCNN_OF_SLN),
@@ -26,8 +24,7 @@ TORCHVISION = (1 / 9, 1 / 9, "torchvision")  # to the bit: results of the embedd
     ],
 )
 def test_recipes(env, vrsp, orcnn, sln):
-    options = {**CONFIG_LOADER_ARGS, "default_run_env": env}  # none of the user's own
-    parameters = OmegaConfigLoader(str(ROOT / "conf"), env=env, **options)["parameters"]
+    parameters = configuration(env)["parameters"]
     for method, wanted in (("vrsp", vrsp), ("mask_rcnn", vrsp), ("orcnn", orcnn), ("sln", sln)):
         model = Job.model_validate(parameters[method]).model.root
         heads = getattr(model, "detector", model)

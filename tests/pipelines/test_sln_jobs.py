@@ -2,18 +2,16 @@
 
 import pandas as pd
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.jobs.rows import AblationConfig, resolve
 from amodal_pipeline.jobs.train import Job
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
-from tests.pipelines.conftest import ROOT
+from tests.pipelines.conftest import configuration
 
 ENVIRONMENTS = (
-    *("base", "scenes_large", "composed_coco"),
+    *("scenes", "scenes_large", "composed_coco"),
     *("cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "kins"),
 )
 SMALL = {
@@ -49,7 +47,7 @@ SMALL = {
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_every_environment_has_a_training_in_stages_and_its_rows(env):
-    values = OmegaConfigLoader(str(ROOT / "conf"), env, **CONFIG_LOADER_ARGS)["parameters"]
+    values = configuration(env)["parameters"]
     jobs = {name: Job.model_validate(values[name]) for name in ("mask_rcnn", "sln")}
     own = jobs["sln"]
     staged = [stage.trained[0] for stage in own.training.stages]

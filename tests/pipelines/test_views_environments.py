@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 
 from amodal_pipeline.annotations import AmodalAnnotations
@@ -12,14 +11,13 @@ from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.methods.configs import A3DConfig
 from amodal_pipeline.scenes.view_config import SYNSETS
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
+from tests.pipelines.conftest import configuration
 from tests.scenes.test_nmr import objects
 
 PASCAL3D = {
     *("aeroplane", "bicycle", "boat", "bottle", "bus", "car", "chair", "diningtable"),
     *("motorbike", "sofa", "train", "tvmonitor"),
 }
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +50,8 @@ def test_views(project, env, shown):
 
 @pytest.mark.parametrize("env", ["views", "views_unseen"])
 def test_a_folder_of_meshes_joins_the_families(env):
-    loader = OmegaConfigLoader(
-        str(ROOT / "conf"), env, runtime_params={"meshes": "my/meshes"}, **CONFIG_LOADER_ARGS
-    )
-    config = Source.model_validate(loader["parameters"]["source"]).chosen.config
+    parameters = configuration(env, meshes="my/meshes")["parameters"]
+    config = Source.model_validate(parameters["source"]).chosen.config
     assert config.meshes == "my/meshes" and config.families
     assert config.distance * np.sin(np.radians(config.field_of_view / 2)) > config.radius
 
@@ -80,10 +76,7 @@ def test_shapenet(project, tmp_path):
 
 
 def resolved(env, **parameters):
-    loader = OmegaConfigLoader(
-        str(ROOT / "conf"), env, runtime_params=parameters, **CONFIG_LOADER_ARGS
-    )
-    return loader["parameters"]
+    return configuration(env, **parameters)["parameters"]
 
 
 def test_pascal3d(project, tmp_path):

@@ -4,7 +4,6 @@ import json
 
 import pandas as pd
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.framework.session import KedroSession
 from PIL import Image
 
@@ -13,9 +12,8 @@ from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.jobs.rows import AblationConfig, resolve
 from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.methods.configs import ShapePriorConfig
-from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 from amodal_pipeline.training.state import ChangedTrainingError
-from tests.pipelines.conftest import METHOD, ROOT
+from tests.pipelines.conftest import METHOD, configuration
 
 VRSP = METHOD | {
     "model": METHOD["model"]
@@ -46,7 +44,7 @@ RELEASED = {
 
 @pytest.mark.parametrize("env", RELEASED)
 def test_the_released_row_has_every_difference_of_the_authors_code(env):
-    values = OmegaConfigLoader(str(ROOT / "conf"), env, **CONFIG_LOADER_ARGS)["parameters"]
+    values = configuration(env)["parameters"]
     jobs = {name: Job.model_validate(values[name]) for name in ("mask_rcnn", "orcnn", "vrsp")}
     rows = resolve(AblationConfig.model_validate(values["ablate_vrsp"]), jobs)
     own, paper = rows["released"].job.model.root, jobs["vrsp"].model.root

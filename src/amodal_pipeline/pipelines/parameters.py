@@ -137,8 +137,9 @@ class ParameterError(ClickException, ValueError):
     """A parameter that no run can have; the command line prints it without a traceback."""
 
 
-def check(parameters: Mapping[str, Any]) -> None:
-    """Check all parameters of a run; names that begin with "_" are left to YAML anchors.
+def check(parameters: Mapping[str, Any]) -> Parameters:
+    """Check all parameters of a run, and return them with the defaults of methods; names that begin
+    with "_" are left to YAML anchors.
 
     Raises:
         ParameterError: names are unknown, or values are impossible; names each, with the nearest
@@ -146,7 +147,7 @@ def check(parameters: Mapping[str, Any]) -> None:
     """
     given = {k: v for k, v in with_defaults(parameters).items() if not k.startswith("_")}
     try:
-        _schema().model_validate(given)
+        return _schema().model_validate(given)
     except ValidationError as error:
         lines = [_sentence(each) for each in error.errors()]
         raise ParameterError("\n".join(["wrong parameters, nothing was run:", *lines])) from None
