@@ -124,6 +124,11 @@ def test_every_recipe_can_be_shortened(name):
     assert short.learning_rate == whole.learning_rate
 
 
+def test_every_published_data_set_has_its_file_names():
+    for name in ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "shapenet_pascal3d"):
+        assert front._published(name).chosen is not None
+
+
 def test_what_is_unknown_is_named(scenes, tmp_path):
     with pytest.raises(ValueError, match=r"no method is called 'orcn'.*orcnn"):
         ap.train("orcn", scenes[0], tmp_path)

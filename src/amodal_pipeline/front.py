@@ -85,6 +85,10 @@ def _published(name: str) -> Any:
         values = yaml.safe_load(file.read_text()) or {}
         if "source" in values:
             return Source.model_validate(values["source"])
+    described = _PUBLISHED / name / "globals.yml"
+    extended = yaml.safe_load(described.read_text()).get("extends") if described.exists() else None
+    if extended:
+        return _published(extended)
     known = sorted(p.name for p in _PUBLISHED.glob("*") if (p / "globals.yml").exists())
     raise ValueError(
         f"no data set is called {name!r}: take scenes, coco_amodal, or one of {', '.join(known)}"
