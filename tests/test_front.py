@@ -84,7 +84,7 @@ def test_from_data_to_a_table_of_scores(scenes, orcnn, tmp_path):
     visible[5:20, 10:25] = True
     result = model.complete(np.full((30, 40, 3), 128, np.uint8), visible)
     assert result.masks.shape == (1, 30, 40) and (result.masks[0] >= visible).all()
-    with pytest.raises(ValueError, match="completes objects"):
+    with pytest.raises(ValueError, match="finds no objects itself"):
         model.predict(np.full((30, 40, 3), 128, np.uint8))
 
 
@@ -110,7 +110,7 @@ def test_pictures_of_any_kind(orcnn, tmp_path):
     assert len(records) == n and records[0]["file_name"] == "street.png"
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\]"):
         model.predict(pixels.astype(np.float32))
-    with pytest.raises(ValueError, match="finds objects itself"):
+    with pytest.raises(ValueError, match="completes no objects"):
         model.complete(pixels, pixels[..., 0])
 
 
@@ -125,7 +125,7 @@ def test_every_recipe_can_be_shortened(name):
 
 
 def test_every_published_data_set_has_its_file_names():
-    for name in ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "shapenet_pascal3d"):
+    for name in ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "shapenet"):
         assert front._published(name).chosen is not None
 
 

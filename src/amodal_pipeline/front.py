@@ -83,13 +83,14 @@ def _published(name: str) -> Any:
 
     for file in sorted((_PUBLISHED / name).glob("parameters*.yml")):
         values = yaml.safe_load(file.read_text()) or {}
-        if "source" in values:
+        kind = values.get("source", {}).get("kind")
+        if kind in Source.model_fields and "${" not in str(values["source"]):
             return Source.model_validate(values["source"])
     described = _PUBLISHED / name / "globals.yml"
     extended = yaml.safe_load(described.read_text()).get("extends") if described.exists() else None
     if extended:
         return _published(extended)
-    known = sorted(p.name for p in _PUBLISHED.glob("*") if (p / "globals.yml").exists())
+    known = ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "coco_modal", "shapenet")
     raise ValueError(
         f"no data set is called {name!r}: take scenes, coco_amodal, or one of {', '.join(known)}"
     )
@@ -120,7 +121,8 @@ def train(
         iterations: how many instead of the paper's; warm-up, steps and stages are shortened alike.
         training: other values of the recipe that differ.
         start: a checkpoint to start from.
-        parts: by name of a part, its ``model`` and ``training`` values.
+        parts: by name of a part, its ``model`` values, and ``iterations`` and ``training`` of one
+            that is trained as methods are. They are not shortened with ``iterations``.
         restart: throw away what is in ``folder`` first.
 
     Raises:
@@ -196,6 +198,11 @@ def _parts(
         own = values.get(part, {})
         if job in jobs():
             tokenizer = train(job, annotations, folder / part, restart=restart, **own)
+        elif strangers := sorted(own.keys() - {"model"}):
+            raise ValueError(
+                f"{part} has only values of its model, and was given {', '.join(strangers)}: put "
+                f'them there, as {{"{part}": {{"model": {{"iterations": 1000}}}}}}'
+            )
         else:
             prior = _shape_prior(annotations, folder / part, own.get("model", {}), restart)
     return Parts(prior, tokenizer)
@@ -240,6 +247,9 @@ def complete(checkpoint: Checkpoint, objects: Predictions, **inference: Any) -> 
     """
     from amodal_pipeline.jobs.evaluate import complete as run
 
+    method = checkpoint.card.method.root
+    if method.DESCRIPTION.task != "complete":
+        raise ValueError(f"{method.name} completes nothing: take c2f_seg, a3d or another completer")
     return run(checkpoint, objects, InferenceConfig(**inference))
 
 
@@ -259,18 +269,28 @@ def evaluate(
     Returns:
         Tidy rows (docs/metrics.md): method, inputs, protocol, category, metric, value, low, high.
     """
+    from amodal_pipeline.jobs.evaluate import scored
     from amodal_pipeline.metrics.completion import match_detections
     from amodal_pipeline.metrics.config import EvaluationConfig
     from amodal_pipeline.metrics.evaluate import evaluate as run
     from amodal_pipeline.metrics.results import join
 
     config = EvaluationConfig(**evaluation)
-    detectors = {each.metadata.method: each for each in predictions}
+    completed = {each.metadata.inputs for each in predictions}
+    detectors: dict[str, Predictions] = {}
+    for each in predictions:
+        name = each.metadata.method
+        if name in completed and name in detectors:
+            raise ValueError(
+                f"two tables are of {name!r}, and masks that it found are completed: score them "
+                "in two calls, each with its completions"
+            )
+        detectors[name] = each
     tables = []
     for each in predictions:
-        completed = detectors.get(each.metadata.inputs)
-        matches = match_detections(annotations, completed) if completed else None
-        tables.append(run(annotations, each, config, matches).results)
+        detector = detectors.get(each.metadata.inputs)
+        matches = match_detections(annotations, detector) if detector else None
+        tables.append(run(annotations, each, config, matches, run_id=scored(each)).results)
     return join(tables)
 
 

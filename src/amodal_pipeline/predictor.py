@@ -47,7 +47,8 @@ class Result:
 
     @property
     def visible_masks(self) -> np.ndarray | None:
-        return self._masks("visible_rle") if self._has("visible_rle") else None
+        empty = len(self.names) == 0
+        return self._masks("visible_rle") if empty or self._has("visible_rle") else None
 
     @property
     def boxes(self) -> np.ndarray:
@@ -114,11 +115,10 @@ class Predictor:
         Raises:
             ValueError: the method completes objects that it is given; or a picture cannot be read.
         """
-        if self.module.config.DESCRIPTION.task != "detect":
-            raise ValueError(
-                f"{self.name} completes objects that it is given and finds none itself: use "
-                "complete(image, masks)"
-            )
+        task = self.module.config.DESCRIPTION.task
+        if task != "detect":
+            use = "use complete(image, masks)" if task == "complete" else "load a detector"
+            raise ValueError(f"{self.name} finds no objects itself: {use}")
         if isinstance(pictures, list):
             return [self.predict(each) for each in pictures]
         pixels, name = _pixels(pictures)
@@ -150,7 +150,7 @@ class Predictor:
         from amodal_pipeline.methods.completer import complete
 
         if self.module.config.DESCRIPTION.task != "complete":
-            raise ValueError(f"{self.name} finds objects itself: use predict(image)")
+            raise ValueError(f"{self.name} completes no objects: use predict(image) of a detector")
         pixels, name = _pixels(picture)
         visible = np.asarray(torch.as_tensor(masks).cpu() != 0)
         whole = complete(self.module, pixels, visible, amodal_boxes, raw=raw)
@@ -195,7 +195,14 @@ def _pixels(picture: Picture) -> tuple[np.ndarray, str]:
     if isinstance(picture, Image.Image):
         name = Path(getattr(picture, "filename", "") or "picture").name
         return np.array(picture.convert("RGB")), name
-    pixels = picture.cpu().permute(1, 2, 0).numpy() if isinstance(picture, Tensor) else picture
+    pixels = picture
+    if isinstance(picture, Tensor) and picture.ndim == 3:
+        pixels = picture.cpu().permute(1, 2, 0).numpy()
+    if not isinstance(pixels, np.ndarray):
+        raise ValueError(
+            f"a picture is a path, a PIL image, an array or a tensor [3, H, W], not a "
+            f"{type(picture).__name__}"
+        )
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(
             f"a picture is uint8 [H, W, 3] as an array or [3, H, W] as a tensor, not "

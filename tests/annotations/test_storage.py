@@ -201,3 +201,15 @@ def test_a_full_disk_names_the_folder_and_the_remedy(tmp_path, error):
         raise error
     assert str(path.parent) in str(raised.value) and "run the same command" in str(raised.value)
     assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_link_to_another_disk_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    far, link = tmp_path / "far", tmp_path / "link"
+    far.mkdir()
+    link.symlink_to(far)
+    for content in ("one", "two"):
+        with replacing(link) as folder:
+            folder.mkdir()
+            (folder / "a").write_text(content)
+        assert link.is_symlink() and (far / "a").read_text() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "link"]

@@ -1,8 +1,11 @@
+import errno
 import os
 from pathlib import Path
 from signal import SIGKILL
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from kedro.io import DatasetError, Version
@@ -126,3 +129,32 @@ def test_folders_give_their_path_and_are_not_saved_to(tmp_path):
     assert dataset.load() == Path(tmp_path)
     with pytest.raises(DatasetError, match="is a folder"):
         dataset.save("a value")
+
+
+def test_a_version_that_another_run_has_found_is_never_removed(shapes, tmp_path):
+    save(shapes, tmp_path, "1", keep=1)
+    other = TableDataset(filepath=str(tmp_path / "a"), version=Version("1", None))
+    assert other.exists()  # as a run asks at its start for what it loads at its end
+    for version in ("2", "3"):
+        save(shapes, tmp_path, version, keep=1)
+    assert versions(tmp_path) == ["1", "3"]
+    assert other.load().fingerprint == shapes.fingerprint
+    del other
+    save(shapes, tmp_path, "4", keep=1)
+    assert versions(tmp_path) == ["4"]
+
+
+def test_a_full_disk_costs_no_scores_that_were_there(tmp_path, monkeypatch):
+    from amodal_pipeline.metrics import score_files
+
+    (tmp_path / "orcnn.csv").write_text("before")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(score_files, "write_parquet", full)
+    scores = SimpleNamespace(results=pd.DataFrame(), draws=None, curves=None, objects=None)
+    with pytest.raises(OSError, match="the disk is full"):
+        score_files.save_scores(tmp_path, "orcnn", scores)
+    assert [path.name for path in tmp_path.iterdir()] == ["orcnn.csv"]
+    assert (tmp_path / "orcnn.csv").read_text() == "before"

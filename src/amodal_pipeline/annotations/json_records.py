@@ -169,5 +169,8 @@ def _comes_twice(key: str, text: bytes, path: Path) -> bool:
     letters = b"".join(rb"(?:%c|\\u%04x)" % (letter, letter) for letter in key.encode())
     if len(re.findall(b'"' + letters + rb'"\s*:', text, re.IGNORECASE)) < 2:
         return False
-    pairs = _parse_with_python(text, path, object_pairs_hook=list)
-    return [name for name, _ in pairs].count(key) > 1
+    # Names alone: the values of a whole file are many times larger.
+    names = _parse_with_python(
+        text, path, object_pairs_hook=lambda pairs: [name for name, _ in pairs]
+    )
+    return names.count(key) > 1

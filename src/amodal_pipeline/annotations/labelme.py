@@ -126,6 +126,8 @@ def _pasted(mask: Any, origin: list[float], name: str, size: tuple[int, int]) ->
         data = base64.b64decode(mask, validate=True)
     except ValueError as error:
         raise ValueError(f"{name} is no base64 ({error}): save it with labelme again") from error
+    if not all(abs(value) < 1e9 for value in origin):  # NaN and infinity, too
+        raise ValueError(f"{name} begins at {shown(origin)}, outside its image")
     values = labels_of(data, name, (size[0] + 1, size[1] + 1))  # labelme rounds both corners
     left, top = (round(value) for value in origin)
     if not (0 <= left <= size[1] and 0 <= top <= size[0]):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -129,3 +130,44 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+class Shares:
+    """Files that are in use as long as this object lives, which other processes can ask.
+
+    The kernel forgets those of a killed process. Where there are no locks (Windows) only this
+    object knows.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[Path, BinaryIO | None] = {}
+
+    def __reduce__(self) -> tuple:
+        return (Shares, ())  # a copy uses nothing yet
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._files
+
+    def add(self, path: Path) -> None:
+        """Use a file that exists."""
+        if path in self._files:
+            return
+        file = path.open("rb")
+        if fcntl is not None:
+            with suppress(OSError):  # no locks on this file system
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        self._files[path] = file
+
+
+def is_shared(path: Path) -> bool:
+    """Tell whether a file is in use by a :class:`Shares`, of this process or another."""
+    if fcntl is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # removed a moment ago, or no locks on this file system
+        return False
+    return False

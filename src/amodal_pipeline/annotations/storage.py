@@ -28,7 +28,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
         OSError: the disk is full; names ``path`` and the remedy.
     """
-    path = Path(path)
+    # What a link leads to is replaced, not the link: data stay on the disk that the user chose.
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming_full_disk(path), _place_beside(path) as place:
         temporary = place / path.name
@@ -99,7 +100,9 @@ def _place_beside(path: Path) -> Iterator[Path]:
     places = _places(path)
     with ExitStack() as held:
         for place in places:
-            place.mkdir(exist_ok=True)
+            # Another writer may remove it, and the folder around it, at any moment.
+            with suppress(FileExistsError):
+                place.mkdir(parents=True)
             # Passed over: in use, removed a moment ago, or left by another user.
             with suppress(HeldError, FileNotFoundError, PermissionError):
                 held.callback(_remove_empty, place)
@@ -135,7 +138,7 @@ def _clear(place: Path, path: Path) -> None:
     for entry in entries:
         if entry.name == _ASIDE and not path.exists():
             entry.replace(path)
-        elif entry.is_dir():
+        elif entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)

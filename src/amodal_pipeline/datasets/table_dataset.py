@@ -11,6 +11,7 @@ from kedro.io import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import TablePreview
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations.processes import Shares, is_shared
 from amodal_pipeline.annotations.storage import sweep
 from amodal_pipeline.local_paths import check_local
 
@@ -34,7 +35,8 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
 
     A folder with ``predictions.parquet`` holds predictions, any other annotations. Of its versions,
     the newest ``keep_versions`` are kept, counted after each save; 0 or None keeps all. The version
-    that was just saved, and those that this dataset was or is to be loaded from, always stay.
+    that was just saved, and those that this dataset or one of another run has found, loaded or
+    saved, always stay.
 
     Raises:
         DatasetError: ``keep_versions`` is negative or no whole number.
@@ -60,12 +62,12 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
                 "kept, or 0 for all"
             )
         self._keep_versions = keep_versions
-        self._used: set[Path] = set()
+        self._used = Shares()
         self.metadata = metadata
 
     def load(self) -> Table:
         folder = Path(str(self._get_load_path()))
-        self._used.add(folder)
+        self._use(folder)
         kind = Predictions if (folder / "predictions.parquet").exists() else AmodalAnnotations
         try:
             return kind.load(folder)
@@ -75,9 +77,18 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
     def save(self, data: Table) -> None:
         folder = Path(str(self._get_save_path()))
         data.save(folder)
+        self._use(folder)
         self._sweep()
         if self._version and self._keep_versions:
             self._prune(folder)
+
+    def _use(self, folder: Path) -> bool:
+        """Keep other runs from removing a version; False where there is none."""
+        try:
+            self._used.add(folder / "metadata.json")
+        except FileNotFoundError:
+            return False
+        return True
 
     def _sweep(self) -> None:
         """Remove what killed writes have left: of versions that are never written again."""
@@ -91,12 +102,15 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
         """Remove the versions before the newest ones, and what killed runs left between them."""
         versions = sorted(Path(str(self._filepath)).glob(self._pattern), reverse=True)
         complete = [path for path in versions if (path / "metadata.json").exists()]
-        kept = {*complete[: self._keep_versions], *self._used, saved}
+        kept = {*complete[: self._keep_versions], saved}
         if self._version.load:
             kept.add(Path(str(self._get_load_path())))
         oldest = min(complete[: self._keep_versions])
         for path in versions:
-            if path not in kept and path < oldest:
+            file = path / "metadata.json"
+            if path not in kept and path < oldest and file not in self._used:
+                if is_shared(file):
+                    continue
                 shutil.rmtree(path.parent, ignore_errors=True)
 
     def preview(self, nrows: int = 10) -> TablePreview:
@@ -108,7 +122,7 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
         return pd.DataFrame(cells).to_dict(orient="split")
 
     def _exists(self) -> bool:
-        return (Path(str(self._get_load_path())) / "metadata.json").exists()
+        return self._use(Path(str(self._get_load_path())))
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "version": self._version}

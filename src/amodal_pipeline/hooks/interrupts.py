@@ -72,7 +72,11 @@ class InterruptHook:
         if hasattr(signal, "SIGCHLD"):
             # Loader workers die of the same signal: no error that hides why the run ends.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        said = f"\nStopped by {signal.Signals(number).name}. {self._advice()}\n"
+        try:
+            advice = self._advice()
+        except Exception:  # a module is half imported, a folder gone: the run ends all the same
+            advice = "Run the same command again: what is finished is kept."
+        said = f"\nStopped by {signal.Signals(number).name}. {advice}\n"
         try:
             sys.stderr.write(said)
             sys.stderr.flush()

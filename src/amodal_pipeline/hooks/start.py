@@ -63,6 +63,9 @@ class StartHook:
         from amodal_pipeline.pipelines.parameters import ParameterError, check_method
 
         self._done, self._total = 0, len(pipeline.nodes)
+        # Here, not at the start: a shell or a notebook that runs no pipeline keeps its own.
+        if sys.excepthook is sys.__excepthook__:
+            sys.excepthook = show_message
         inputs = pipeline.inputs()
         if "chosen.checkpoint" in inputs or (
             "chosen.folder" in inputs and catalog.load("params:predictions") is None
@@ -82,7 +85,6 @@ class StartHook:
         _log.info("Step %d of %d: %s", self._done, self._total, node.name)
 
     @hook_impl
-    def on_pipeline_error(self) -> None:
-        # Here, not at the start: a shell or a notebook that runs no pipeline keeps its own.
-        if sys.excepthook is sys.__excepthook__:
-            sys.excepthook = show_message
+    def after_pipeline_run(self) -> None:
+        if sys.excepthook is show_message:
+            sys.excepthook = sys.__excepthook__

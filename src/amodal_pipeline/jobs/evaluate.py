@@ -469,7 +469,7 @@ def _complete_chosen(
         boxes_by = [load_stage_one(checkpoint, models, stage_one, detector)] if boxed else []
         true = {name: complete_true(checkpoint, annotations, inference, boxes_by)}
     if inputs not in ("true", "true_boxes"):
-        otherwise = (stage_one or detector) if boxed else "orcnn"
+        otherwise = (stage_one or detector) if boxed else (detector or "orcnn")
         chosen = inputs or _detector_of(checkpoint, models, otherwise)
         given = _detections(chosen, models, annotations, inference, model_output)
         if boxed and given.predictions["amodal_box"].isna().any():
@@ -511,6 +511,8 @@ def _detector_of(checkpoint: Checkpoint, models: Path, otherwise: str | None) ->
     Raises:
         ValueError: that checkpoint is not there any more.
     """
+    if otherwise and otherwise.endswith(".json"):  # another program's results
+        return otherwise
     digest = checkpoint.card.fingerprint.parts.get("detected")
     for path in sorted(models.glob("*/method.json")) if digest else ():
         if MethodCard.load(path.parent).fingerprint.digest == digest:
@@ -540,6 +542,17 @@ def read_visible_masks(
         )
 
 
+def read_results_of_split(pattern: str, annotations: AmodalAnnotations) -> Predictions:
+    """Read another program's detections from the file of a split.
+
+    ``pattern`` is its name, where "{split}" stands for the split's; they are called as the file
+    without that.
+    """
+    path = Path(pattern.replace("{split}", annotations.metadata.split)).expanduser()
+    name = Path(pattern.replace("{split}", "")).stem.strip("_-. ")
+    return read_visible_masks(path, annotations, method=name or None)
+
+
 def _detections(
     chosen: str,
     models: Path,
@@ -549,7 +562,7 @@ def _detections(
 ) -> Predictions:
     """What a detector found, from a file, from an earlier evaluation, or by running it."""
     if chosen.endswith(".json"):
-        return read_visible_masks(Path(chosen).expanduser(), annotations)
+        return read_results_of_split(chosen, annotations)
     if not (models / chosen / "method.json").exists():
         raise ValueError(
             f"{chosen!r} is no detector that is trained here ({models / chosen} holds none), nor a "

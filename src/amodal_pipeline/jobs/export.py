@@ -33,7 +33,7 @@ def export_predictions(
         annotations: the split.
         inference: how the method is run.
         model_output: folder with the predictions of all methods.
-        stage_one, detector: as for :func:`~..evaluate.nodes.predict_or_read`.
+        stage_one, detector: as for :func:`~.evaluate.predict_or_read`.
     """
     from amodal_pipeline.annotations.export import write_coco_amodal, write_coco_results
 

@@ -192,7 +192,7 @@ def _of_pngs(
 ) -> Iterator[_Marked]:
     """Yield the objects of one image: of its label image, and of its folder of a PNG for each."""
     stem, size = PurePosixPath(name).with_suffix(""), known.sizes[image_id]
-    labels = stem.with_suffix(".png")
+    labels = PurePosixPath(name).with_suffix(".png")  # not of the stem: "street.1" has a dot
     path = root / labels
     # Masks may lie among the images, some of which are PNG files themselves.
     if path.is_file() and not path.samefile(folder / name):

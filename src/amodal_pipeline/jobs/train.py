@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
@@ -50,6 +50,17 @@ class Job(Strict):
                 "names have train and val, as in results/theirs_{split}.json"
             )
         return detector
+
+    @model_validator(mode="after")
+    def _can_estimate_boxes(self) -> Job:
+        method = self.model.root
+        if self.detector_file and method.DESCRIPTION.needs_boxes:
+            raise ValueError(
+                f"{method.name} needs a detector that estimates amodal boxes, and detector is "
+                f"{self.detector}: name a method, and complete these results with `kedro run "
+                f"--pipeline=evaluate --params method={method.name},inputs=<file>`"
+            )
+        return self
 
     @property
     def detector_file(self) -> str | None:
@@ -321,15 +332,12 @@ def detect(
     Raises:
         ValueError: the results of another program are missing or damaged; names the file.
     """
-    from amodal_pipeline.jobs.evaluate import nothing, predict, read_visible_masks
+    from amodal_pipeline.jobs.evaluate import nothing, predict, read_results_of_split
 
     if detector:
         return predict(detector[0], annotations, inference)
     if job.detector_file:
-        split = annotations.metadata.split
-        name = Path(job.detector_file.replace("{split}", "")).stem.strip("_-. ")
-        path = Path(job.detector_file.replace("{split}", split)).expanduser()
-        return read_visible_masks(path, annotations, method=name or None)
+        return read_results_of_split(job.detector_file, annotations)
     return nothing(annotations)
 
 

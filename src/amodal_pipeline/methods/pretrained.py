@@ -143,9 +143,15 @@ def _check_network(own: BaseModel | None, source: BaseModel) -> None:
     ]
     if None not in places:
         place, other = places
-        same = _value(own, f"{place}name") == _value(source, f"{other}name")
+        name = _value(source, f"{other}name")
+        if _value(own, f"{place}name") != name:
+            raise ValueError(
+                f"the pretrained checkpoint's backbone is {name}, this one is "
+                f"{_value(own, f'{place}name')}, and tensors of the same name would be mixed: set "
+                f"{job_name(own)}.model.{place}name={name}, or pretrained to null"
+            )
         stride = _value(source, f"{other}stride_in_1x1")
-        if same and _value(own, f"{place}stride_in_1x1") != stride:
+        if _value(own, f"{place}stride_in_1x1") != stride:
             raise ValueError(
                 "the pretrained checkpoint's backbone shrinks maps in other convolutions: set "
                 f"{job_name(own)}.model.{place}stride_in_1x1={str(stride).lower()}, or pretrained "

@@ -1,5 +1,6 @@
 """Scores on disk: four files side by side, the results last."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,14 +21,16 @@ _SUFFIXES = {
 
 def save_scores(folder: Path, stem: str, scores: Scores) -> None:
     """Write scores below ``folder``; where the results are, the other three are of the same run."""
-    (folder / f"{stem}.csv").unlink(missing_ok=True)
-    for name, suffix in _SUFFIXES.items():
-        table = getattr(scores, name)
-        with replacing(folder / f"{stem}{suffix}") as path:
+    with ExitStack() as files:
+        # All are written before any is renamed; entered first, the results are renamed last.
+        for name, suffix in reversed(_SUFFIXES.items()):
+            path = files.enter_context(replacing(folder / f"{stem}{suffix}"))
+            table = getattr(scores, name)
             if suffix == ".csv":
                 table.to_csv(path, index=False)
             else:
                 write_parquet(path, table, SCHEMAS[name])
+        (folder / f"{stem}.csv").unlink(missing_ok=True)
 
 
 def load_scores(folder: Path, stem: str) -> Scores:

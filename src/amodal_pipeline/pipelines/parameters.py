@@ -118,7 +118,9 @@ def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if describe(job).task not in ("detect", "complete"):
             continue
         given = parameters.get(job) or {}
-        added[job] = {**given, "model": {"name": name, **given.get("model", {})}}
+        model = given.get("model", {}) if isinstance(given, Mapping) else None
+        if isinstance(model, Mapping):  # anything else is named when it is checked
+            added[job] = {**given, "model": {"name": name, **model}}
     for key in _jobs().keys() - parameters.keys():
         if not key.startswith("ablate_"):
             continue

@@ -1,7 +1,7 @@
 """Batches of objects for completers: what is seen of each, within its surroundings.
 
 Pure functions of (seed, iteration), and what is drawn for an object of (seed, iteration, index), as
-:mod:`.data` has them for detectors.
+:mod:`.images` has them for detectors.
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """Pairs of objects for OrderNet: what is seen of both, and which one is in front.
 
 Pure functions of (seed, iteration), and what is drawn for a pair of (seed, iteration, index), as
-:mod:`.data` has them for detectors.
+:mod:`.images` has them for detectors.
 """
 
 from dataclasses import dataclass

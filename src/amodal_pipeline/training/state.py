@@ -118,13 +118,20 @@ def remove_states(folder: Path, kept: Collection[int] = ()) -> None:
 
 
 def read_card(folder: Path) -> StateCard | None:
-    """The card of the last state in ``folder``; None where there is none.
+    """Return the card of the last state in ``folder`` that has an intact one; None without a state.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: all of them are damaged; names the last.
     """
-    iterations = _iterations(folder)
-    return _card(_place(folder, iterations[0]))[0] if iterations else None
+    damage: DamagedError | None = None
+    for iteration in _iterations(folder):
+        try:
+            return _card(_place(folder, iteration))[0]
+        except DamagedError as error:
+            damage = damage or error
+    if damage:
+        raise damage
+    return None
 
 
 def read_state(folder: Path, wanted: Fingerprint) -> State | None:
