@@ -52,10 +52,9 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
     ) -> None:
         path = PurePosixPath(check_local(filepath))
         # Kedro's own pattern takes brackets in the project's path for a set of characters.
-        self._pattern = f"*/{escape(path.name)}"
-        super().__init__(
-            path, version, glob_function=lambda _: map(str, Path(path).glob(self._pattern))
-        )
+        self._pattern = pattern = f"*/{escape(path.name)}"
+        # A cycle, with self in the function, would keep versions in use after this object has gone.
+        super().__init__(path, version, glob_function=lambda _: map(str, Path(path).glob(pattern)))
         if keep_versions is not None and (type(keep_versions) is not int or keep_versions < 0):
             raise DatasetError(
                 f"keep_versions of {filepath} is {keep_versions!r}: give how many versions are "
