@@ -198,10 +198,10 @@ def test_scores_come_back_as_they_were_and_damage_is_named(shapes, tmp_path):
     )
     save_scores(tmp_path, "other", evaluate(shapes, other, QUICK, tmp_path))
     (tmp_path / "other.draws.parquet").replace(tmp_path / "detector.draws.parquet")
-    with pytest.raises(DatasetError, match="the draws are of another evaluation"):
+    with pytest.raises(ValueError, match="the draws are of another evaluation"):
         load_scores(tmp_path, "detector")
     (tmp_path / "detector.draws.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DatasetError, match=r"detector\.draws\.parquet cannot be read as draws"):
+    with pytest.raises(ValueError, match=r"detector\.draws\.parquet cannot be read as draws"):
         load_scores(tmp_path, "detector")
 
 

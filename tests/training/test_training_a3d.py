@@ -144,7 +144,8 @@ def test_the_published_configuration_keeps_its_mesh(rendered, tmp_path):
         seed=1,  # one of the five of eight that were lost with He's weights in the last layer
     )
     model = restore(loop.train(PUBLISHED, config, rendered, tmp_path)).train()
-    whole = loop.batches_of(PUBLISHED, config.model_copy(update={"batch_size": 64}), rendered)[0]
+    wide = config.model_copy(update={"batch_size": 64})
+    whole = methods.make_batches(PUBLISHED, wide, rendered)[0]
     with torch.no_grad():
         found = model.explain(whole.images, whole.targets)
     assert 0.5 < found.coarse.mean() < 0.95
