@@ -12,7 +12,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/amodal_pipeline"
 WIRING = {"hooks", "pipeline_registry", "pipelines", "settings"}  # Kedro's, not for import
-PROJECT = ("README.md", "CONTRIBUTING.md")  # pages of the project's root, in the folder project/
+PROJECT = ("README.md", "CONTRIBUTING.md", "conf/README.md")  # pages too, in the folder project/
 
 
 def rooms() -> dict[str, list[str]]:
