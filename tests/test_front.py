@@ -136,6 +136,8 @@ def test_what_is_unknown_is_named(scenes, tmp_path):
         ap.read("kinz", tmp_path)
     with pytest.raises(ValueError, match="orcnn has no part prior"):
         ap.train("orcnn", scenes[0], tmp_path, parts={"prior": {}})
+    with pytest.raises(ValueError, match="matched_by names methods in a project's folders"):
+        ap.evaluate(scenes[0], [], matched_by=["orcnn"])
 
 
 def test_neither_kedro_nor_mlflow_is_imported():

@@ -264,10 +264,14 @@ def evaluate(
     Args:
         annotations: the truth.
         predictions: of one or several methods.
-        evaluation: values of EvaluationConfig: ``protocols``, ``resamples``, ….
+        evaluation: values of EvaluationConfig: ``protocols``, ``resamples``, …; not
+            ``matched_by``, which names methods in a project's folders.
 
     Returns:
         Tidy rows (docs/metrics.md): method, inputs, protocol, category, metric, value, low, high.
+
+    Raises:
+        ValueError: ``matched_by`` is given, or it is open which detector's objects were completed.
     """
     from amodal_pipeline.jobs.evaluate import scored
     from amodal_pipeline.metrics.completion import match_detections
@@ -276,6 +280,11 @@ def evaluate(
     from amodal_pipeline.metrics.results import join
 
     config = EvaluationConfig(**evaluation)
+    if config.matched_by:
+        raise ValueError(
+            "matched_by names methods in a project's folders, which are not read here: use "
+            "kedro run --pipeline=evaluate --params evaluation.matched_by=..."
+        )
     completed = {each.metadata.inputs for each in predictions}
     detectors: dict[str, Predictions] = {}
     for each in predictions:
