@@ -84,7 +84,7 @@ def read_labels(
 
 
 def labels_of(data: bytes, name: str, size: tuple[int, int]) -> np.ndarray:
-    """As :func:`read_labels`, of an image in memory, which ``name`` stands for in messages.
+    """Read labels as :func:`read_labels` does, of an image in memory; messages call it ``name``.
 
     Args:
         size: the largest (height, width) in pixels that it may have; checked before any pixel is

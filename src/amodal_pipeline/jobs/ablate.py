@@ -109,7 +109,7 @@ def gather(
 
 
 def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
-    """All rows of the ablation by name, and those to run now."""
+    """Return all rows of the ablation by name, and those to run now."""
     # Kedro builds the model of the first only, of parameters that come as *args.
     checked = [Job.model_validate(job) for job in jobs]
     return _chosen(ablation, checked)
@@ -118,21 +118,21 @@ def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], l
 def choose_rows_with_prior(
     ablation: AblationConfig, shape_prior: StoredShapePrior, *jobs: Job
 ) -> tuple[dict[str, Row], list[Row]]:
-    """As :func:`choose_rows`, for methods that have a shape prior."""
+    """Choose rows as :func:`choose_rows` does, for methods that have a shape prior."""
     return _chosen(ablation, _completed(Parts(shape_prior=shape_prior), jobs))
 
 
 def choose_rows_with_tokenizer(
     ablation: AblationConfig, tokenizer: Checkpoint, *jobs: Job
 ) -> tuple[dict[str, Row], list[Row]]:
-    """As :func:`choose_rows`, for methods that have a mask tokenizer."""
+    """Choose rows as :func:`choose_rows` does, for methods that have a mask tokenizer."""
     return _chosen(ablation, _completed(Parts(tokenizer=tokenizer), jobs))
 
 
 def choose_rows_with_pretraining(
     ablation: AblationConfig, views: ViewsPlan, *jobs: Job
 ) -> tuple[dict[str, Row], list[Row]]:
-    """As :func:`choose_rows`, for methods that may be pretrained on views."""
+    """Choose rows as :func:`choose_rows` does, for methods that may be pretrained on views."""
     checked = [Job.model_validate(job) for job in jobs]
     return _chosen(ablation, checked, views.pretraining)
 

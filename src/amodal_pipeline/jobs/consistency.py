@@ -108,7 +108,7 @@ def _evaluate(
 
 
 def _scored(predictions: Predictions, annotations: AmodalAnnotations) -> str:
-    """What a row rests on: the checkpoint, the pictures, and the split they were made from."""
+    """Name the checkpoint, the pictures and the split that a row was computed from."""
     made = predictions.metadata
     return "-".join(d[:12] for d in (made.checkpoint, made.annotations, annotations.fingerprint))
 

@@ -63,7 +63,7 @@ def predict(
 def predict_at_cost(
     checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
 ) -> tuple[Predictions, dict[str, object]]:
-    """As :func:`predict`, and what it takes: the fields of :class:`~..training.cost.Cost`.
+    """Predict as :func:`predict` does, and measure its :class:`~..training.cost.Cost`.
 
     Images per second are those of the whole job: reading, the network, masks at full resolution.
     """
@@ -161,7 +161,7 @@ def complete_true_where_boxes_are_known(
     inference: InferenceConfig,
     stage_one: list[Checkpoint],
 ) -> Predictions:
-    """As :func:`complete_true`; nothing where there is no stage one."""
+    """Complete as :func:`complete_true` does; no objects where there is no stage one."""
     if not stage_one:
         return complete(checkpoint, nothing(annotations), inference)
     return complete_true(checkpoint, annotations, inference, stage_one)
@@ -186,7 +186,7 @@ def complete_true_at_cost(
     inference: InferenceConfig,
     stage_one: Sequence[Checkpoint] = (),
 ) -> tuple[Predictions, dict[str, object]]:
-    """As :func:`complete_true`, and what it takes: the fields of :class:`~..training.cost.Cost`.
+    """Complete as :func:`complete_true` does, and measure its :class:`~..training.cost.Cost`.
 
     Images per second are objects: reading, the network, masks at full resolution.
     """
@@ -200,7 +200,7 @@ def complete_true_boxes_at_cost(
     inference: InferenceConfig,
     stage_one: Sequence[Checkpoint] = (),
 ) -> tuple[Predictions, dict[str, object]]:
-    """As :func:`complete_true_boxes`, and what it takes as in :func:`complete_true_at_cost`.
+    """Complete as :func:`complete_true_boxes` does, and measure its cost.
 
     That is the completer alone; "stage_one" has the name, parameters and operations of the detector
     that it works with, if any: an image goes through that first.
@@ -283,7 +283,7 @@ def with_missing_boxes(
     *,
     categories: bool = True,
 ) -> Predictions:
-    """As :func:`with_boxes`; boxes that the objects have stay what they are."""
+    """Estimate the boxes that are missing; those that the objects have stay what they are."""
     import numpy as np
 
     estimated = with_boxes(stage_one, objects, inference, categories=categories)
@@ -681,8 +681,7 @@ def evaluate_each(
     model_output: Path,
     predictions_true_boxes: dict[str, Predictions],
 ) -> Iterator[dict[str, Scores]]:
-    """As :func:`evaluate` and :func:`evaluate_completions`, for what :func:`predict_or_read` gives:
-    several methods, each saved before the next is begun."""
+    """Score what :func:`predict_or_read` returns: several methods, each saved before the next."""
     for name in predictions | predictions_true | predictions_true_boxes:
         true, found, source, boxes = (
             of.get(name)
@@ -712,7 +711,7 @@ def _matched_by(methods: tuple[str, ...], annotations: AmodalAnnotations, folder
 
 
 def newest(method: str, folder: Path, kind: str = "predictions") -> Predictions:
-    """Return the newest table of a kind that a method has in the folder of all methods.
+    """Load a method's newest predictions, or its newest table of another ``kind``.
 
     Raises:
         ValueError: it has none.
@@ -727,8 +726,8 @@ def newest(method: str, folder: Path, kind: str = "predictions") -> Predictions:
 
 
 def scored(predictions: Predictions) -> str:
-    """What a row of results rests on: the start of the fingerprints of the checkpoint, of the one
-    that estimated boxes, if any did, and of the data."""
+    """Name what a row of results was computed from: the start of the fingerprints of the
+    checkpoint, of the one that estimated boxes, if any did, and of the data."""
     made = predictions.metadata
     boxes_by = f"{made.boxes_checkpoint[:12]}-" if made.boxes_checkpoint else ""
     return f"{made.checkpoint[:12]}-{boxes_by}{made.annotations[:12]}"
@@ -750,7 +749,7 @@ def draw_completions(
     count: int,
     true_boxes: Predictions | None = None,
 ) -> Image.Image:
-    """As :func:`draw`, for a completer on true visible masks beside that on a detector's."""
+    """Draw a completer on true visible masks beside the same on a detector's masks."""
     from amodal_pipeline.visuals.grids import prediction_grid
     from amodal_pipeline.visuals.selection import most_occluded
 
@@ -772,7 +771,7 @@ def draw_each(
     count: int,
     predictions_true_boxes: dict[str, Predictions],
 ) -> dict[str, Image.Image]:
-    """As :func:`draw` and :func:`draw_completions`, for several methods.
+    """Draw several methods as :func:`draw` and :func:`draw_completions` do, by name.
 
     Nothing where an image to be drawn on is missing or not that of the annotations: what another
     program predicted is scored without images. The log says so.

@@ -23,7 +23,7 @@ class Parts:
     tokenizer: Checkpoint | None = None
 
     def complete(self, method: Any) -> Any:
-        """As :func:`with_forms`, with the forms of these parts."""
+        """Return the method with what its configuration takes from these parts."""
         return with_forms(
             method,
             self.shape_prior.card if self.shape_prior else None,
@@ -31,7 +31,7 @@ class Parts:
         )
 
     def components(self, method: Any) -> dict[str, Component]:
-        """The weights that ``method`` is given of these parts."""
+        """Return the weights that ``method`` takes from these parts, by name."""
         from amodal_pipeline.training.loop import Component
 
         made: dict[str, Component] = {}

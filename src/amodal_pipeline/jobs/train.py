@@ -156,8 +156,11 @@ def train(
 def train_part(
     annotations: AmodalAnnotations, job: Job, folder: Path, restart: bool, start: list[Checkpoint]
 ) -> tuple[Checkpoint, pd.DataFrame]:
-    """As :func:`train`, for what a method is trained with: ``restart``, which is meant for the
-    method, replaces a finished one only where it was trained with other values."""
+    """Train a part that a method needs, such as its mask tokenizer.
+
+    ``restart``, which is meant for the method, replaces a finished part only where it was trained
+    with other values.
+    """
     from amodal_pipeline.training.loop import fingerprint
 
     if restart and (folder / "method.json").exists():
@@ -174,14 +177,14 @@ def train_part(
 
 
 def choose_start(job: Job) -> list[Checkpoint]:
-    """The checkpoint that ``pretrained`` names by its folder; none where it is null."""
+    """Load the checkpoint that ``pretrained`` names by its folder; none where it is null."""
     if job.pretrained is None:
         return []
     return [Checkpoint.load(Path(job.pretrained).expanduser())]
 
 
 def choose_start_or_upstream(job: Job, upstream: Job, trained: Checkpoint) -> list[Checkpoint]:
-    """As :func:`choose_start`, or the upstream method that this run has trained."""
+    """Choose as :func:`choose_start` does, or the upstream method that this run has trained."""
     if job.pretrained == upstream.name:
         return [trained]
     return choose_start(job)
@@ -190,10 +193,10 @@ def choose_start_or_upstream(job: Job, upstream: Job, trained: Checkpoint) -> li
 def choose_start_or_train_upstream(
     annotations: AmodalAnnotations, job: Job, upstream: Job, upstream_folder: Path, restart: bool
 ) -> list[Checkpoint]:
-    """As :func:`choose_start`, or the upstream method of this data set, trained where need be.
+    """Choose as :func:`choose_start` does, or train the upstream method of this data set.
 
-    One that is there, finished and of the same configuration and data, is taken as it is. One of
-    another is an error, or with ``restart`` is trained anew.
+    A finished upstream method of the same configuration and data is used again. One of another
+    configuration is an error, or with ``restart`` is trained anew.
     """
     from amodal_pipeline.training.loop import fingerprint
 
