@@ -194,7 +194,7 @@ def train_row(
     as_start: bool = False,
     title: str = "",
 ) -> Checkpoint:
-    """The checkpoint of a row, trained where it is not there.
+    """Return the checkpoint of a row, trained where it is not there.
 
     Args:
         as_start: the row is what another starts from: ``restart`` replaces it only where it was
@@ -414,7 +414,7 @@ def summarise(
     val: AmodalAnnotations,
     done: list[str],
 ) -> tuple[pd.DataFrame, object, object, list[str]]:
-    """All rows that were ever scored and are up to date, side by side.
+    """Return all rows that were ever scored and are up to date, side by side.
 
     Rows trained with other values than they have now, or scored on other validation data, are left
     out with a warning.

@@ -34,7 +34,7 @@ COLUMNS = (
 def compare_rows(
     ablation: AblationConfig, scores: Mapping[str, Scores]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The chosen metrics of all rows, in the order of ``scores`` and of ``ablation.metrics``.
+    """Return the chosen metrics of all rows, ordered as ``scores`` and ``ablation.metrics``.
 
     Returns:
         The table with :data:`COLUMNS`, and the same rows of results with each row's name as its

@@ -40,7 +40,7 @@ def make_variants(
 def predict_variants(
     folder: Path, variants: AmodalAnnotations, inference: InferenceConfig
 ) -> dict[str, Predictions]:
-    """Predictions for these pictures of the method whose checkpoint ``folder`` has, by its name."""
+    """Predict these pictures with the method whose checkpoint ``folder`` has; by its name."""
     return {folder.name: predict(Checkpoint.load(folder), variants, inference)}
 
 
@@ -50,7 +50,7 @@ def evaluate_variants(
     predictions: dict[str, Predictions],
     evaluation: EvaluationConfig,
 ) -> dict[str, Scores]:
-    """How consistent a method is, and the baselines that complete its visible masks.
+    """Return how consistent a method is, and the baselines that complete its visible masks.
 
     Args:
         annotations: the validation split, whose images the pictures were made from.

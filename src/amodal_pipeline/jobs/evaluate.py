@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 def predict(
     checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
 ) -> Predictions:
-    """Predictions of a trained detector for every image of a split."""
+    """Predict every image of a split with a trained detector."""
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training import inference as run
 
@@ -84,12 +84,12 @@ def predict_at_cost(
 
 
 def is_completer(card: MethodCard) -> bool:
-    """Whether a method completes objects that it is given; a detector finds them itself."""
+    """Return whether a method completes objects that it is given; a detector finds them itself."""
     return card.method.root.DESCRIPTION.task == "complete"
 
 
 def within_amodal_boxes(card: MethodCard) -> bool:
-    """Whether a completer is given amodal boxes beside the visible masks."""
+    """Return whether a completer is given amodal boxes beside the visible masks."""
     return card.method.root.crop.around == "amodal"
 
 
@@ -131,7 +131,7 @@ def complete_true(
     inference: InferenceConfig,
     stage_one: Sequence[Checkpoint] = (),
 ) -> Predictions:
-    """What a completer makes of the true visible masks of a split; ``inputs`` is "true".
+    """Complete the true visible masks of a split; ``inputs`` is "true".
 
     Args:
         stage_one: the detector that estimates amodal boxes, for a completer that needs them.
@@ -170,7 +170,7 @@ def complete_true_where_boxes_are_known(
 def complete_true_boxes(
     checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
 ) -> Predictions:
-    """What a completer makes of the true visible masks within the true amodal boxes of a split.
+    """Complete the true visible masks of a split within their true amodal boxes.
 
     It knows how far each object reaches: ``inputs`` is "true_boxes".
     """
@@ -294,7 +294,7 @@ def with_missing_boxes(
 
 
 def nothing(annotations: AmodalAnnotations) -> Predictions:
-    """What a detector that is not there finds in a split, or what is made of that."""
+    """Return what a detector that is not there finds in a split, or what is made of that."""
     truth = annotations.metadata
     metadata = PredictionsMetadata(
         dataset=truth.dataset,
@@ -316,7 +316,7 @@ def complete_detections(
     detections: Predictions,
     inference: InferenceConfig,
 ) -> Predictions:
-    """What a completer makes of the visible masks that a detector predicts for a split.
+    """Complete the visible masks that a detector predicts for a split.
 
     Classes and scores are the detector's, boxes those of the completed masks; ``inputs`` is its
     name, ``source_id`` its detection.
@@ -380,7 +380,7 @@ def predict_or_read(
 ) -> tuple[
     dict[str, Predictions], dict[str, Predictions], dict[str, Predictions], dict[str, Predictions]
 ]:
-    """Predictions to be scored, by method.
+    """Return predictions to be scored, by method.
 
     Args:
         folder: of the checkpoint of the chosen method.
@@ -483,7 +483,7 @@ def _complete_chosen(
 def load_stage_one(
     checkpoint: Checkpoint, models: Path, stage_one: str | None, detector: str | None
 ) -> Checkpoint:
-    """The detector that estimates amodal boxes for a completer; arguments as for
+    """Return the detector that estimates amodal boxes for a completer; arguments as for
     :func:`predict_or_read`.
 
     Raises:

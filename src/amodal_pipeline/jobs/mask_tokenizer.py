@@ -22,7 +22,7 @@ def describe_mask_tokenizer(
     job: Job,
     inference: InferenceConfig,
 ) -> tuple[pd.DataFrame, Image.Image]:
-    """How well masks of both splits come back from their tokens, by category and as a picture.
+    """Measure how well masks come back from their tokens, by split and category, and draw it.
 
     Of a split with more than 2,000 objects so many are drawn. Printed too; warned of where the
     mean IoU on ``val`` is below ``job.model.poor_below``.

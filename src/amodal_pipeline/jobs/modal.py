@@ -48,7 +48,7 @@ def compose_modal(
 
 
 def write_modal(annotations: AmodalAnnotations, path: Path) -> None:
-    """The visible masks of a table as plain COCO; objects that are hidden wholly are not in it."""
+    """Write the visible masks of a table as plain COCO, without objects hidden wholly."""
     images = [
         {"id": image_id, "file_name": name, "height": height, "width": width}
         for image_id, name, height, width in zip(

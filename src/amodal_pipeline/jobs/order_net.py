@@ -214,7 +214,7 @@ def _count_mutual(annotations: AmodalAnnotations, objects: Predictions, learnt: 
 
 
 def tabulate(parts: Path, val: AmodalAnnotations, done: list[str]) -> pd.DataFrame:
-    """Every source and what tells its order, side by side: SLN's Table 2.
+    """Return every source and what tells its order, side by side: SLN's Table 2.
 
     Args:
         parts: folder of scores; those of other validation data are left out.
@@ -296,7 +296,7 @@ def draw(
 
 
 def plot_losses(done: list[str], folder: Path) -> object:
-    """The losses of the networks of this run, as a figure."""
+    """Return the losses of the networks of this run, as a figure."""
     from amodal_pipeline.training.state import read_history
     from amodal_pipeline.visuals.plots import loss_curves
 

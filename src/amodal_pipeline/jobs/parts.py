@@ -49,7 +49,7 @@ class Parts:
 
 
 def with_forms(method: Any, prior: ShapePriorCard | None, tokenizer: MethodCard | None) -> Any:
-    """The method with the forms of its parts, where it uses them and names none.
+    """Return the method with the forms of its parts, where it uses them and names none.
 
     Raises:
         ValueError: it names a form, and that of the data set is another.

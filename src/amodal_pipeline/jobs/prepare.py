@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 def prepare(
     source: Source, dataset: str, images_folder: Path, raw_folder: Path, workers: int
 ) -> tuple[AmodalAnnotations, AmodalAnnotations]:
-    """The training and the validation split of the data set.
+    """Return the training and the validation split of the data set.
 
     Args:
         source: what to read, render or compose.
@@ -58,7 +58,7 @@ def prepare_split(
     raw_folder: Path,
     workers: int,
 ) -> AmodalAnnotations:
-    """One split of the data set."""
+    """Return one split of the data set."""
     workers = workers or usable_cores()
     with progress(f"{dataset} {split}") as on_progress:
         match source.chosen:
@@ -110,14 +110,14 @@ def prepare_split(
 def prepare_test(
     source: Source, dataset: str, images_folder: Path, raw_folder: Path, workers: int
 ) -> AmodalAnnotations:
-    """The test split, of a data set that has one."""
+    """Return the test split, of a data set that has one."""
     if not isinstance(source.chosen, (AnnotatedImages, RenderedArchives)):
         raise ValueError(f"{dataset} has no test split: a source of this kind has none")
     return prepare_split(source, "test", dataset, images_folder, raw_folder, workers)
 
 
 def audit(annotations: AmodalAnnotations, config: AuditConfig, folder: Path) -> pd.DataFrame:
-    """What was read, kept, repaired and rejected, and how occluded it is: a table, and a page.
+    """Tabulate what was read, kept, repaired and rejected, and occlusion; also as a page.
 
     The page is ``audit_<split>.html`` in ``folder``.
     """
@@ -147,7 +147,7 @@ def audit(annotations: AmodalAnnotations, config: AuditConfig, folder: Path) -> 
 
 
 def preview(annotations: AmodalAnnotations) -> tuple[Image.Image, object]:
-    """A sheet of images with their truth, and the histogram of occlusion rates (a figure)."""
+    """Draw a sheet of images with their truth, and the histogram of occlusion rates."""
     from amodal_pipeline.visuals.grids import preview_sheet
     from amodal_pipeline.visuals.plots import occlusion_histogram
 

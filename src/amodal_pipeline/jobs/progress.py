@@ -27,7 +27,7 @@ def plain_console() -> Console:
 
 @contextmanager
 def progress(title: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A callback ``(done, total)`` that drives one bar, with the time left."""
+    """Yield a callback ``(done, total)`` that drives one bar, with the time left."""
     with _bar(console) as bar:
         task = bar.add_task(title, total=None, note="")
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -37,7 +37,7 @@ def progress(title: str, console: Console | None = None) -> Iterator[Callable[[i
 def training_progress(
     title: str, console: Console | None = None
 ) -> Iterator[Callable[[Step], None]]:
-    """A callback for the training loop: losses, images a second and the time left."""
+    """Yield a callback for the training loop: losses, images a second and the time left."""
     with _bar(console) as bar:
         task = bar.add_task(title, total=None, note="")
 

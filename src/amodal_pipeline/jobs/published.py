@@ -33,7 +33,7 @@ def read_split(
     output_folder: Path,
     on_progress: Progress,
 ) -> AmodalAnnotations:
-    """All files of a split as one table.
+    """Return all files of a split as one table.
 
     Args:
         source: one whose chosen section is an :class:`AnnotatedImages`.
@@ -93,7 +93,7 @@ def read_archives_of(
     on_progress: Progress,
     dataset: str,
 ) -> AmodalAnnotations:
-    """The views of a split that others rendered, as picture files in ``images_folder``.
+    """Return the views of a split that others rendered, as picture files in ``images_folder``.
 
     Raises:
         FileNotFoundError: a file is missing; says which, and where they come from.
@@ -188,7 +188,7 @@ def _existing(folder: Path, names: tuple[str, ...]) -> list[Path]:
 def find(
     folder: Path, names: tuple[str, ...], section: AnnotatedImages | ComposedPhotographs
 ) -> Path:
-    """The first of ``names`` that exists below ``folder``.
+    """Return the first of ``names`` that exists below ``folder``.
 
     Raises:
         FileNotFoundError: none does; says what is expected, and where it comes from.

@@ -24,7 +24,7 @@ _CHARTED_METRICS = (
 
 
 def join_results(parts: Path, annotations: AmodalAnnotations, *evaluated: Scores) -> pd.DataFrame:
-    """The rows of every method and variant evaluated on this data set, in this run or before.
+    """Return the rows of all methods and variants evaluated on this data set, now or before.
 
     Args:
         parts: folder with the scores of each method and variant.

@@ -129,7 +129,7 @@ class Row:
 def resolve(
     ablation: AblationConfig, jobs: Mapping[str, Job], pretraining: Pretraining | None = None
 ) -> dict[str, Row]:
-    """All rows of an ablation, in its order.
+    """Return all rows of an ablation, in its order.
 
     Args:
         jobs: by name of the method.

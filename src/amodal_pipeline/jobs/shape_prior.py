@@ -73,7 +73,7 @@ def describe_shape_prior(
     val: AmodalAnnotations,
     config: ShapePriorConfig,
 ) -> pd.DataFrame:
-    """How well the masks of both splits come back, by category; printed too.
+    """Return how well the masks of both splits come back, by category; printed too.
 
     Categories with fewer than ``config.poor_below`` entries are warned of.
     """
@@ -92,7 +92,7 @@ def describe_shape_prior(
 
 
 def draw_shape_prior(stored: StoredShapePrior) -> tuple[Image.Image, Image.Image]:
-    """The entries of each category, decoded, and a map of them."""
+    """Return the entries of each category, decoded, and a map of them."""
     from amodal_pipeline.visuals.shape_prior import entries_map, entries_sheet
 
     return entries_sheet(stored), entries_map(stored)

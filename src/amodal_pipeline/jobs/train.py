@@ -263,7 +263,7 @@ def pretrain(
     workers: int,
     restart: bool,
 ) -> Checkpoint:
-    """A method trained on the training split of views; one that is there and finished stays."""
+    """Train a method on the training split of views; a finished one is used again."""
     annotations = prepare_split(
         pretraining.views, "train", _views_of(dataset), folders.images, folders.raw, workers
     )
@@ -276,7 +276,7 @@ def pretrain(
 def find_detector(
     annotations: AmodalAnnotations, job: Job, models: Path, restart: bool, **detectors: Job
 ) -> list[Checkpoint]:
-    """The detector that a completer works with: ``job.detector``, if it is one of this project.
+    """Find the detector a completer works with: ``job.detector``, if it is of this project.
 
     One that is trained on these annotations is taken as it is, however it was configured; those
     that need no part made before them are trained first where they are not there.
@@ -347,7 +347,7 @@ def detect(
 def on_true_objects(
     annotations: AmodalAnnotations, detections: Predictions | None
 ) -> Predictions | None:
-    """The detections that are matched to a true object, with its id; None without any detection.
+    """Return the detections matched to a true object, with its id; None without a detection.
 
     Raises:
         ValueError: the detector predicts no visible masks.
@@ -404,7 +404,7 @@ def show_pretraining(scores: Scores) -> None:
 
 
 def plot_losses(job: Job, history: pd.DataFrame) -> object:
-    """The curves of all losses, as a figure."""
+    """Return the curves of all losses, as a figure."""
     from amodal_pipeline.visuals.plots import loss_curves
 
     return loss_curves({job.name: history.to_dict("records")})

@@ -40,7 +40,7 @@ def make_batches(
 
 
 def load(folder: str | os.PathLike) -> nn.Module:
-    """The trained method in a checkpoint folder, in evaluation mode, with its ``categories``.
+    """Load the trained method in a checkpoint folder, in evaluation mode, with ``categories``.
 
     >>> model = methods.load("data/06_models/scenes/orcnn")
     >>> detections = model([image])  # image: uint8 or float tensor [3, H, W]

@@ -20,7 +20,7 @@ _BATCH = 4096  # masks worked on at once: bounds the memory
 
 
 def visible_mask(predictions: Predictions) -> Predictions:
-    """The visible mask taken for the whole object: nothing is completed.
+    """Return the visible mask taken for the whole object: nothing is completed.
 
     Args:
         predictions: of a detector that predicts visible masks, or true objects.
@@ -38,7 +38,7 @@ def visible_mask(predictions: Predictions) -> Predictions:
 
 
 def convex_hull(predictions: Predictions) -> Predictions:
-    """The convex hull of the visible mask taken for the whole object.
+    """Return the convex hull of the visible mask taken for the whole object.
 
     The hull of the centres of the visible pixels: a pixel is foreground when its centre lies in
     it or on its rim. It holds every visible pixel, and a single pixel or a straight line of
@@ -64,7 +64,7 @@ def _complete(
 
 
 def visible_masks(predictions: Predictions, method: str) -> list[str]:
-    """The masks that ``method`` is to complete.
+    """Return the masks that ``method`` is to complete.
 
     Raises:
         ValueError: a prediction has none.
@@ -82,7 +82,7 @@ def visible_masks(predictions: Predictions, method: str) -> list[str]:
 def with_amodal(
     predictions: Predictions, amodal: list[str], completed_by: dict[str, object]
 ) -> Predictions:
-    """The same objects with other amodal masks and their tight boxes.
+    """Return the same objects with other amodal masks and their tight boxes.
 
     Args:
         predictions: with the visible masks that were completed.

@@ -316,7 +316,7 @@ def _flatten(name: str, value: object, parts: dict[str, str]) -> None:
 
 
 def git_revision() -> str:
-    """The commit of the project, with "+changes" where files differ; or "unknown"."""
+    """Return the commit of the project, with "+changes" where files differ; or "unknown"."""
 
     def git(*args: str) -> str:
         return subprocess.run(

@@ -80,7 +80,7 @@ def load(name: str) -> Any:
 
 
 def parts_of(config: Any) -> dict[str, str]:
-    """The jobs that make the parts a configuration needs, by module of its network."""
+    """Return the jobs that make the parts a configuration needs, by module of its network."""
     parts = config.DESCRIPTION.parts
     return {name: part.job for name, part in parts.items() if part.used(config)}
 

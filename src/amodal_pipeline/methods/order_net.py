@@ -53,7 +53,7 @@ class OrderNet(nn.Module):
         return {"logits": (forth - back) / 2}
 
     def logits(self, images: Tensor, objects: Tensor) -> Tensor:
-        """What the network says of (A, B), float [N]; (B, A) may get another size."""
+        """Return what the network says of (A, B), float [N]; (B, A) may get another size."""
         (features,) = self.encoder(images, objects)
         return self.classifier(torch.mean(features, dim=(2, 3))).squeeze(1)
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def restore(checkpoint: Checkpoint) -> nn.Module:
-    """The method with the weights of the checkpoint, in evaluation mode, on the CPU.
+    """Return the method with the weights of the checkpoint, in evaluation mode, on the CPU.
 
     Raises:
         ValueError: the weights are of another method than the card's.
@@ -32,7 +32,7 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
 
 
 def without_download(config: BaseModel) -> BaseModel:
-    """The configuration with no pretrained backbone to fetch: the checkpoint has the weights."""
+    """Return the configuration with no backbone to fetch: the checkpoint has its weights."""
     values = config.model_dump()
     # The normalisation came with the backbone's name and stays; only its weights are dropped.
     if "detector" in values:
@@ -210,7 +210,7 @@ def _copy_rows(name: str, tensor: Tensor, source: Tensor, rows: list[tuple[int, 
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model on the CPU, detached from it."""
+    """Return the state of a model on the CPU, detached from it."""
     with torch.no_grad():
         # Whatever the order of the model's own: files hold contiguous tensors.
         plain = torch.contiguous_format

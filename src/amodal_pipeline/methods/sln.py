@@ -308,7 +308,7 @@ def with_layers(target: dict, layers: int) -> dict:
 
 
 def global_truth(target: dict, size: tuple[int, int], stride: int, layers: int) -> Tensor:
-    """The true global layering map (section 4.3) of an image, float [L, H, W] of 0 and 1.
+    """Return the true global layering map (section 4.3) of an image, float [L, H, W] of 0 and 1.
 
     Args:
         target: of :func:`with_layers`.

@@ -37,7 +37,7 @@ class TrainingBatch:
 
 @lru_cache(maxsize=2)
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of n images, or objects, in an epoch."""
+    """Return the order of n images, or objects, in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 

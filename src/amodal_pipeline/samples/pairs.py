@@ -162,7 +162,7 @@ class TruePairs:
 
 
 def true_pairs(annotations: AmodalAnnotations, objects: Predictions) -> TruePairs:
-    """The order pairs of the annotations, inferred ones too, between objects of a table.
+    """Return the order pairs of the annotations, inferred ones too, between objects of a table.
 
     Args:
         objects: each with the ``instance_id`` of the true object that it stands for.

@@ -35,7 +35,7 @@ def complete(
     checkpoint: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """The objects of ``predictions`` with the amodal masks that a completer gives them.
+    """Complete the objects of ``predictions``: give each its amodal mask.
 
     Each image is read once, and its objects are completed together with those of others. Masks are
     pasted at full resolution and kept as run lengths only: memory grows with the number of objects,
@@ -94,7 +94,7 @@ def estimate_boxes(
     *,
     categories: bool = True,
 ) -> Predictions:
-    """The objects of ``predictions`` with the amodal boxes that a detector estimates for them.
+    """Estimate the amodal boxes of the objects of ``predictions`` with a detector.
 
     The detector sees each image once, and its box head is given the boxes of the visible masks in
     place of proposals; what it makes of one, as an object of that category, is united with it. An

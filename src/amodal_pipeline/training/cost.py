@@ -63,7 +63,7 @@ def cost(
 
 
 def device_name(device: str) -> str:
-    """The device as its maker calls it: "NVIDIA H100", or "CPU, 2 threads"."""
+    """Return the device as its maker calls it: "NVIDIA H100", or "CPU, 2 threads"."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{device.upper()}, {torch.get_num_threads()} threads"

@@ -4,12 +4,12 @@ import torch
 
 
 def resolve_device(name: str) -> str:
-    """The device that "auto" means here, or ``name``."""
+    """Return the device that "auto" means here, or ``name``."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
 
 
 def wants_bfloat16(precision: str, device: str) -> bool:
-    """Whether to compute in bf16: where asked for, and on a GPU unless asked otherwise."""
+    """Return whether to compute in bf16: where asked for, and on a GPU unless asked otherwise."""
     return precision == "bfloat16" or (precision == "auto" and device.startswith("cuda"))

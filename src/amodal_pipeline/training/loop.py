@@ -80,7 +80,7 @@ def fingerprint(
     detected: Predictions | None = None,
     pretrained_categories: Mapping[str, str] = MappingProxyType({}),
 ) -> Fingerprint:
-    """What decides the weights: configuration, data, the start, and parts that are finished."""
+    """Collect what decides the weights: configuration, data, start and finished parts."""
     return Fingerprint.of(
         **{name: component.digest for name, component in components.items()},
         **(

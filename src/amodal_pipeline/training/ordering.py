@@ -31,7 +31,7 @@ _ANY_OVERLAP = 1e-9  # intersection over union
 
 
 def best_matches(annotations: AmodalAnnotations, predictions: Predictions) -> Predictions:
-    """What was predicted for each true object: the prediction whose mask overlaps it most.
+    """Return what was predicted for each true object: the prediction whose mask overlaps it most.
 
     As SLN's paper chooses masks (section 5.2): by the largest IoU of amodal masks, whatever the
     category, the score, and who else has the same. True objects that no prediction touches, and
@@ -101,7 +101,7 @@ def order(
     checkpoint: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """The objects with the order that OrderNet gives them.
+    """Order objects with OrderNet.
 
     Args:
         model: an OrderNet.
@@ -144,7 +144,7 @@ def order(
 
 
 def by_relative_map(objects: Predictions, pairs: np.ndarray | None = None) -> Predictions:
-    """The order that R (eq. 4) gives: of two objects that of the largest region of their overlap.
+    """Order by R (eq. 4): of two objects, by the largest region of their overlap.
 
     Distance maps are made from the masks and the order of the table. Method
     "order_by_relative_map".

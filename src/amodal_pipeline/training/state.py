@@ -135,7 +135,7 @@ def read_card(folder: Path) -> StateCard | None:
 
 
 def read_state(folder: Path, wanted: Fingerprint) -> State | None:
-    """The last intact state in ``folder``; None where there is no state.
+    """Return the last intact state in ``folder``; None where there is no state.
 
     Args:
         folder: of the checkpoint.
@@ -213,7 +213,7 @@ def truncate_history(path: Path, iteration: int) -> None:
 
 
 def read_history(path: Path) -> list[dict]:
-    """The rows of a ``history.jsonl``, without a last line that was cut off."""
+    """Return the rows of a ``history.jsonl``, without a last line that was cut off."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

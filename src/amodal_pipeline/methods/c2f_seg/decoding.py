@@ -51,7 +51,7 @@ def masked_after(length: int, steps: int) -> list[int]:
 
 
 def drawn(logits: Tensor, gumbel: Tensor) -> Tensor:
-    """A token from the k likeliest at each place, by its probability among them.
+    """Return a token from the k likeliest at each place, by its probability among them.
 
     Args:
         logits: [..., codes].

@@ -95,7 +95,7 @@ class C2FSeg(nn.Module):
         return masks if found.visible is None else masks | {"visible_masks": found.visible}
 
     def explain(self, images: Tensor, targets: dict[str, Tensor]) -> Completion:
-        """Every step on the way to the masks of objects, in evaluation mode; takes what
+        """Return every step on the way to the masks of objects, in evaluation mode; takes what
         evaluation takes."""
         maps, decoding = self._decode(images, targets)
         steps = torch.stack([self._mask(tokens) for tokens in decoding.tokens])

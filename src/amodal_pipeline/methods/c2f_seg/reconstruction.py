@@ -85,7 +85,7 @@ def reconstruct(
 
 
 def describe(found: Reconstruction, annotations: AmodalAnnotations) -> pd.DataFrame:
-    """One row for all objects ("all"), then one a category.
+    """Return one row for all objects ("all"), then one a category.
 
     Columns: split, category, objects, ``iou`` (mean of 0–100, NaN without objects), ``used_codes``,
     ``dead_codes`` (the others), and ``perplexity`` (the number of codes that, used equally often,

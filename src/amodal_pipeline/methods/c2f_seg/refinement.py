@@ -90,7 +90,7 @@ class _Branch(nn.Module):
 
 
 def attention(features: Tensor, mask: Tensor, *, scaled: bool = True) -> Tensor:
-    """The softmax of eq. 8 over all places: how alike each is to what the mask covers.
+    """Return the softmax of eq. 8 over all places: how alike each is to what the mask covers.
 
     "Downsampled mask times features" is read, as in the released code, as the mean of the features
     within the mask: one query of d numbers. An empty mask attends to all places alike.

@@ -44,11 +44,11 @@ class Tokenizer(nn.Module):
         return self.drawn(F.embedding(tokens, self.codes)).clamp(0, 1)
 
     def vectors(self, masks: Tensor) -> Tensor:
-        """What the encoder makes of masks, [N, T, T, code_size]: not yet codes."""
+        """Return what the encoder makes of masks, [N, T, T, code_size]: not yet codes."""
         return self.encoder(masks[:, None].to(self.codes.dtype)).permute(0, 2, 3, 1)
 
     def drawn(self, vectors: Tensor) -> Tensor:
-        """What the decoder makes of vectors [N, T, T, code_size]: [N, S, S], not limited."""
+        """Return what the decoder makes of vectors [N, T, T, code_size]: [N, S, S], not limited."""
         return self.decoder(vectors.permute(0, 3, 1, 2))[:, 0]
 
 

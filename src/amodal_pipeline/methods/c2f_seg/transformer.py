@@ -85,7 +85,7 @@ class MaskTransformer(nn.Module):
         nn.init.normal_(self.position, std=0.02)
 
     def context(self, features: Tensor, visible: Tensor) -> Tensor:
-        """What stays the same over the steps of decoding.
+        """Return what stays the same over the steps of decoding.
 
         Args:
             features: of the image [N, channels, h, w].

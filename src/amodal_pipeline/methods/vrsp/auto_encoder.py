@@ -76,7 +76,7 @@ def fit(
     device: str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AutoEncoder:
-    """An auto-encoder trained to give its masks back, by the mean squared error.
+    """Return an auto-encoder trained to give its masks back, by the mean squared error.
 
     Every batch is drawn anew (with all masks before any comes again), in one of the eight ways
     where ``config.turned``. On a CPU a seed gives the same bits.

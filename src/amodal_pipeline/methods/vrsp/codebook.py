@@ -67,7 +67,7 @@ class ShapePrior(nn.Module):
 
     @classmethod
     def of(cls, config: ShapePriorConfig, model: AutoEncoder, codebook: Codebook) -> "ShapePrior":
-        """A shape prior with what was learnt."""
+        """Return a shape prior with what was learnt."""
         prior = cls(config, len(codebook.count))
         prior.auto_encoder.load_state_dict(model.state_dict())
         for name in ("codes", "count", "members"):
@@ -80,7 +80,7 @@ class ShapePrior(nn.Module):
 
     @torch.no_grad()
     def nearest(self, masks: Tensor, category: Tensor, k: int) -> Retrieved:
-        """The k entries of each mask's category whose codes are nearest to its own.
+        """Return the k entries of each mask's category whose codes are nearest to its own.
 
         In ascending distance; a category with fewer entries repeats them in turn, one without any
         gives the mask itself with distance 0. No gradient goes through.
@@ -148,7 +148,7 @@ def build_codebook(
     config: ShapePriorConfig,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Codebook:
-    """The entries of every category: K-means centres of its codes.
+    """Return the entries of every category: K-means centres of its codes.
 
     A category with no more than K different masks keeps the codes of all of them.
 

@@ -37,7 +37,7 @@ class Shapes:
 
 
 def true_shapes(annotations: AmodalAnnotations) -> Shapes:
-    """The true amodal masks of a split within their amodal boxes.
+    """Return the true amodal masks of a split within their amodal boxes.
 
     Without ignored objects, and without what is too thin to be seen at 28x28.
     """
@@ -110,7 +110,7 @@ def learn(
     device: str = "cpu",
     progress: Progresses | None = None,
 ) -> StoredShapePrior:
-    """A shape prior from the masks of the training split.
+    """Return a shape prior from the masks of the training split.
 
     On a CPU, equal arguments give equal bits.
 
@@ -157,7 +157,7 @@ def describe(
     poor_below: int,
     on_progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """How well the masks of a split come back, by category and over all objects.
+    """Return how well the masks of a split come back, by category and over all objects.
 
     Columns: split, category ("all" first), objects, entries, the smallest, median and largest
     number of masks of an entry, ``iou_auto_encoder`` (masks decoded from their own codes) and

@@ -113,7 +113,7 @@ class VRSP(nn.Module):
         return losses
 
     def segment(self, features: Tensor, labels: Tensor) -> Segmentation:
-        """All masks of RoIs from their features [N, C, 14, 14] and 1-based classes [N]."""
+        """Return all masks of RoIs from their features [N, C, 14, 14] and 1-based classes [N]."""
         config = self.config
         every = config.all_channel_weighting
         coarse_amodal = _apply(self.amodal_head, features, labels, every)
@@ -152,7 +152,7 @@ class VRSP(nn.Module):
         return Segmentation(coarse_amodal, coarse_visible, visible, amodal, classes, prior, known)
 
     def explain(self, image: Tensor, boxes: Tensor, labels: Tensor) -> Segmentation:
-        """What becomes of given objects of an image, in evaluation mode.
+        """Return what becomes of given objects of an image, in evaluation mode.
 
         Args:
             image: [3, H, W] as for detection.

@@ -71,7 +71,7 @@ class StoredShapePrior:
     weights: dict[str, Tensor]
 
     def restore(self) -> ShapePrior:
-        """The module, in evaluation mode."""
+        """Return the module, in evaluation mode."""
         from amodal_pipeline.methods.vrsp.codebook import ShapePrior
 
         prior = ShapePrior(self.card.config, len(self.card.categories))
@@ -131,7 +131,7 @@ class StoredShapePrior:
 
 
 def load_card(folder: str | os.PathLike) -> ShapePriorCard:
-    """The card alone.
+    """Return the card alone.
 
     Raises:
         FileNotFoundError: there is none.
