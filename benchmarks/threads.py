@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from amodal_pipeline.cores import share_cores
-from record import seconds_of, write
 
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
@@ -29,6 +28,7 @@ def measure(size: int, batch: int, repeats: int) -> None:
 
     from amodal_pipeline import methods
     from amodal_pipeline.methods.registry import MethodConfig
+    from record import seconds_of  # imports torch, which the settings come before
 
     torch.manual_seed(0)
     # The sizes of conf/profiles/small/globals.yml.
@@ -151,6 +151,8 @@ def main() -> None:
         "busy_over_quiet_without_settings": round(loaded / quiet, 2),
         "busy_over_quiet_with_settings": round(loaded_with / quiet_with, 2),
     }
+    from record import write
+
     write(result, arguments.out)
 
 
