@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# OpenMP's threads sleep while they wait: spinning, they cost a busy machine most of its time.
+# OpenMP's threads sleep while they wait: spinning, they cost a busy machine time (benchmarks/threads.py).
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 

@@ -3,7 +3,7 @@
 OpenMP's threads spin at every barrier unless the environment says otherwise (see
 amodal_pipeline/cores.py). It is read once, so that every measurement is a process of its own; the
 four kinds take turns. The busy process beside uses one core all the time, as another training or a
-backup does. Nothing else may run: without the settings a step then takes half a minute and more.
+backup does. Nothing else may run.
 
     python benchmarks/threads.py --out benchmarks/results/threads.json
 """

@@ -63,9 +63,10 @@ def _quota_of_version_1(group: Path) -> float | None:
 def share_cores() -> None:
     """Let OpenMP's threads sleep while they wait, and have no more of them than usable cores.
 
-    Threads that spin at every barrier, as is the default, make a step of training ten to
-    twenty-five times slower where another process uses a core (benchmarks/threads.py). What the
-    environment says already is kept. OpenMP reads it once: call this before torch is imported.
+    Threads that spin at every barrier, as is the default, take the core that another process could
+    use: beside one busy process a training step is 1.34 times as fast without
+    (benchmarks/results/threads.json). What the environment says already is kept. OpenMP reads it
+    once: call this before torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
