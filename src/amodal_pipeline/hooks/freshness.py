@@ -112,7 +112,7 @@ class FreshnessHook:
         check_unchanged(Fingerprint(parts=found), wanted, folder)
 
     def _check_detections(self, method: str, detector: str | None, catalog: DataCatalog) -> None:
-        """Completed masks rest on a detector, also where the completer has learnt nothing of it."""
+        """Check that what is completed was detected by the detector's present checkpoint."""
         found = f"{method}.detections"
         if detector is None or not catalog.exists(found):
             return
