@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from amodal_pipeline.annotations import (
@@ -109,6 +110,15 @@ def test_predictions_round_trip(tmp_path):
     assert_same(found, again, ("images", "predictions", "order"))
     assert again.predictions["amodal_rle"].isna().tolist() == [False, True]
     assert again.of_image(3)["score"].tolist() == [0.25]
+
+
+def test_predictions_without_tracks_are_of_an_older_version_and_can_be_read(tmp_path):
+    predictions().save(tmp_path / "table")
+    file = tmp_path / "table" / "predictions.parquet"
+    pq.write_table(pq.read_table(file).drop_columns("track_id"), file)
+    loaded = Predictions.load(tmp_path / "table")
+    assert list(loaded.predictions.columns) == PREDICTIONS.names
+    assert loaded.predictions["track_id"].isna().all()
 
 
 def test_saving_over_a_table_replaces_it(tmp_path):

@@ -23,7 +23,7 @@ def true_objects(annotations: AmodalAnnotations, boxes: bool = False) -> Predict
     """
     counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
     table = annotations.instances[counted]
-    same = ["image_id", "category_id", "instance_id", "visible_rle", "visible_box"]
+    same = ["image_id", "category_id", "instance_id", "track_id", "visible_rle", "visible_box"]
     if boxes:
         same.append("amodal_box")
     described = annotations.metadata.model_dump(

@@ -84,6 +84,7 @@ PREDICTIONS = pa.schema(
         "visible_box": BOX,
         "instance_id": pa.int64(),
         "source_id": pa.int64(),
+        "track_id": pa.int64(),
     }
 )
 PREDICTION_ORDER = pa.schema(
@@ -300,7 +301,8 @@ class Predictions:
 
     Every prediction has an amodal or a visible mask; ``invisible_rle`` only where the method
     predicts it by itself. ``instance_id`` names the true object that was completed, ``source_id``
-    the completed detection. ``order`` has pairs (occluder, occluded) of methods that predict it.
+    the completed detection; ``track_id`` is the same for an object in all frames of a video.
+    ``order`` has pairs (occluder, occluded) of methods that predict it.
     """
 
     metadata: PredictionsMetadata
@@ -400,11 +402,16 @@ def write_parquet(path: str | os.PathLike, table: pd.DataFrame, schema: pa.Schem
 def read_parquet(path: str | os.PathLike, schema: pa.Schema) -> pd.DataFrame:
     """Read what :func:`write_parquet` wrote, with exactly the columns of ``schema``.
 
+    ``track_id``, which older files lack, is null where it is missing.
+
     Raises:
         OSError, KeyError, ValueError, pa.ArrowException: the file is missing, damaged or of another
             layout.
     """
-    return _to_pandas(pq.read_table(path, memory_map=True).select(schema.names).cast(schema))
+    table = pq.read_table(path, memory_map=True)
+    if "track_id" in schema.names and "track_id" not in table.column_names:
+        table = table.append_column("track_id", pa.nulls(len(table), pa.int64()))
+    return _to_pandas(table.select(schema.names).cast(schema))
 
 
 def _load_table(folder: str | os.PathLike, name: str, schema: pa.Schema) -> pd.DataFrame:

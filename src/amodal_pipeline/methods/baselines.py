@@ -94,7 +94,8 @@ def with_amodal(
     """
     table, sizes = predictions.predictions, predictions.sizes
     visible = table["visible_rle"].tolist()
-    columns = {name: table[name] for name in ("image_id", "category_id", "score", "instance_id")}
+    kept = ("image_id", "category_id", "score", "instance_id", "track_id")
+    columns = {name: table[name] for name in kept}
     completed_detections = len(table) > 0 and bool(table["source_id"].notna().all())
     completes = completed_detections or bool(table["instance_id"].notna().any())
     source = table["source_id"] if completes else table["prediction_id"]
