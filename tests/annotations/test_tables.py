@@ -42,6 +42,7 @@ def annotations(**changes):
             "height": [4] * 3,
             "width": [6] * 3,
             "video_id": [None, 8, 8],
+            "frame": [None, 0, 1],
         },
         "instances": {
             "instance_id": [1, 2, 3, 4],

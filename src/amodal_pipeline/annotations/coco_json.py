@@ -355,7 +355,7 @@ def _draw(parts, owner, sizes, counts, reasons) -> None:
         points = flat[np.repeat(good, lengths)].reshape(-1, 2)
         offsets = np.concatenate([[0], np.cumsum(lengths[good] // 2)])
     drawn = rle.draw(points, offsets, sizes[owner[good]])
-    for i, text in zip(*_united(owner[good], drawn), strict=True):
+    for i, text in zip(*rle.united(owner[good], drawn), strict=True):
         counts[i] = text
 
 
@@ -366,23 +366,6 @@ def _costly(crossings: np.ndarray, corners: np.ndarray) -> np.ndarray:
     )
     cheapest = np.argsort(crossings, kind="stable")
     return cheapest[np.cumsum(crossings[cheapest]) > MAX_CROSSINGS + allowed.sum()]
-
-
-def _united(owner: np.ndarray, texts: list[str]) -> tuple[list[int], list[str]]:
-    """Return the owners, and the union of the masks of each; pairwise, as there may be many."""
-    while True:
-        place = np.arange(len(owner)) - np.searchsorted(owner, owner)
-        second = np.flatnonzero(place % 2 == 1)
-        if not len(second):
-            return owner.tolist(), texts
-        for i, text in zip(
-            second - 1,
-            rle.union([texts[i - 1] for i in second], [texts[i] for i in second]),
-            strict=True,
-        ):
-            texts[i] = text
-        first = np.flatnonzero(place % 2 == 0)
-        owner, texts = owner[first], [texts[i] for i in first]
 
 
 def _coordinates(parts: Sequence[list]) -> np.ndarray | None:

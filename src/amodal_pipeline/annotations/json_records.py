@@ -85,6 +85,18 @@ def read(path: str | os.PathLike, key: str, bare: bool = False) -> RecordFile:
     return RecordFile(path, checksum, document | {key: []}, records)
 
 
+def load(path: str | os.PathLike) -> tuple[Any, str]:
+    """Return the value of a JSON file of any form, and the file's SHA-256.
+
+    Raises:
+        ValueError: as :func:`read`, but for what it says of objects and lists.
+    """
+    path = Path(path)
+    text = _bytes(path)
+    with collection_paused():
+        return _parse(text.removeprefix(codecs.BOM_UTF8), path), hashlib.sha256(text).hexdigest()
+
+
 def in_batches(
     function: Callable[[Sequence[Any]], T],
     records: Sequence[Any],

@@ -106,6 +106,30 @@ def by_hidden_part(
     return pairs, _passed_over(instances, rank, crowded, field, file)
 
 
+def by_visible_part(
+    instances: pd.DataFrame, field: str, file: str
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Return order pairs that follow from exact masks: A hides B where A is seen within all of B.
+
+    Both (A, B) and (B, A) come where each hides a part of the other.
+
+    Args:
+        instances: rows of INSTANCES, their masks as a renderer made them.
+        field, file: the masks' key and the file, for findings.
+
+    Returns:
+        columns image_id, occluder_id, occludee_id, inferred (true); and a finding for each image
+        that is :func:`too_crowded`.
+    """
+    i, j, crowded = overlapping(instances)
+    amodal, visible = strings(instances["amodal_rle"]), strings(instances["visible_rle"])
+    front, back = np.concatenate([i, j]), np.concatenate([j, i])
+    hides = rle.shared_area_of_pairs(visible, front, amodal, back) > 0
+    pairs = _pairs(instances, front[hides], back[hides]).assign(inferred=True)
+    all_ranked = np.zeros(len(instances), np.int64)
+    return pairs, _passed_over(instances, all_ranked, crowded, field, file)
+
+
 def _front_and_back(
     i: np.ndarray, j: np.ndarray, rank: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -280,6 +280,26 @@ def difference(a: Masks, b: Masks) -> list[str]:
     return _merge(a, b, _DIFFERENCE)
 
 
+def united(owner: np.ndarray, counts: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Return each owner of some masks once, and the union of its masks.
+
+    Args:
+        owner: of each mask, ascending, int64 [N].
+        counts: the masks; those of one owner have one canvas.
+    """
+    counts = list(counts)
+    while True:  # pairwise, as one owner may have many
+        place = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        second = np.flatnonzero(place % 2 == 1)
+        if not len(second):
+            return owner.tolist(), counts
+        both = union([counts[i - 1] for i in second], [counts[i] for i in second])
+        for i, text in zip(second - 1, both, strict=True):
+            counts[i] = text
+        first = np.flatnonzero(place % 2 == 0)
+        owner, counts = owner[first], [counts[i] for i in first]
+
+
 def dilate(counts: Masks, sizes: Sizes) -> list[str]:
     """Add to each mask the pixels above, below, left and right of its own, within its canvas."""
     n = len(counts)

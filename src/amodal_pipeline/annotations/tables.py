@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amodal_pipeline.annotations.storage import replacing
+from amodal_pipeline.annotations.tracks import track_rows
 
 BOX = pa.list_(pa.float32(), 4)
 # Parquet readers fail on lists of fixed length with nulls: on disk the length is left open.
@@ -224,8 +225,10 @@ class AmodalAnnotations:
     Invariants: ids are unique; every mask fits its image's canvas; the amodal mask is not empty
     and holds the visible one; ``visible_box`` is null exactly where nothing is visible;
     ``occlusion_rate`` = 1 − |visible| / |amodal|; the amodal masks of an order pair overlap.
-    ``instances`` is sorted by image. ``repaired`` and ``rejected`` name each record that was
-    mended or left out, with the reason.
+    ``instances`` is sorted by image. Images of a video (those with ``video_id`` and ``frame``)
+    stand together, sorted by frame; no two have the same frame; a ``track_id`` of theirs is of one
+    video and comes once in a frame. ``repaired`` and ``rejected`` name each record that was mended
+    or left out, with the reason.
     """
 
     metadata: AnnotationsMetadata
@@ -242,6 +245,11 @@ class AmodalAnnotations:
     @cached_property
     def _rows(self) -> dict[int, slice]:
         return _row_slices(self.instances["image_id"])
+
+    @cached_property
+    def tracks(self) -> dict[int, np.ndarray]:
+        """Return the rows of each track in the order of their frames: see :func:`track_rows`."""
+        return track_rows(self.instances, self.images)
 
     @cached_property
     def sizes(self) -> np.ndarray:

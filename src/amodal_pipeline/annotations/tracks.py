@@ -33,6 +33,67 @@ def frame_of(instances: pd.DataFrame, images: pd.DataFrame) -> tuple[np.ndarray,
     return np.where(has, np.append(frame_by_id.to_numpy(np.int64), 0)[found], 0), has
 
 
+def by_frame(images: pd.DataFrame) -> pd.DataFrame:
+    """Return the images with those of each video together, by frame, where the first of them was.
+
+    Args:
+        images: rows of IMAGES; those without a video keep their places.
+    """
+    video, has_video = _integers(images["video_id"])
+    if not has_video.any():
+        return images
+    frame, _ = _integers(images["frame"])
+    place = np.arange(len(images))
+    _, first, of = np.unique(video[has_video], return_index=True, return_inverse=True)
+    place[has_video] = np.flatnonzero(has_video)[first][of]
+    rows = np.lexsort([frame, place])
+    return images.iloc[rows].reset_index(drop=True)
+
+
+def frame_problems(images: pd.DataFrame) -> list[tuple[np.ndarray, str]]:
+    """Return what contradicts the time axis: which images, bool [N], and why."""
+    video, has_video = _integers(images["video_id"])
+    frame, has_frame = _integers(images["frame"])
+    if not (has_video | has_frame).any():
+        return []
+    place = pd.DataFrame({"video": video, "frame": frame})
+    return [
+        (has_video != has_frame, "without video_id, or video_id without it: give both or neither"),
+        (has_frame & (frame < 0), "is negative"),
+        (has_video & place.duplicated().to_numpy(), "is that of an earlier image of its video"),
+    ]
+
+
+def contradictions(instances: pd.DataFrame, images: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return which instances have a track of another video, or one that is in their frame already.
+
+    Tracks in images without a video (views of one object) are free of both rules.
+
+    Args:
+        instances: rows of INSTANCES; the first of a track says which video it is of.
+        images: rows of IMAGES.
+
+    Returns:
+        bool [N], bool [N].
+    """
+    elsewhere, again = np.zeros((2, len(instances)), bool)
+    videos, has_video = _integers(images["video_id"])
+    if not has_video.any():
+        return elsewhere, again
+    image_ids = pd.Index(_integers(images["image_id"])[0])
+    image, _ = _integers(instances["image_id"])
+    place = image_ids.get_indexer(image)
+    track, has_track = _integers(instances["track_id"])
+    rows = np.flatnonzero(has_track & (place >= 0))
+    # A number of its own for each video, and one for all images without.
+    number = np.where(has_video, pd.factorize(videos)[0], -1)[place[rows]]
+    _, first, of = np.unique(track[rows], return_index=True, return_inverse=True)
+    elsewhere[rows] = number != number[first][of]
+    seen = pd.DataFrame({"track": track[rows], "image": image[rows]})
+    again[rows] = seen.duplicated().to_numpy() & (number >= 0)
+    return elsewhere, again
+
+
 def _integers(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of a column, int64 with 0 for null, and which ones are not null."""
     return column.fillna(0).to_numpy(dtype=np.int64), column.notna().to_numpy(dtype=bool)

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations import rle, tracks
 from amodal_pipeline.annotations.storage import is_relative_name
 from amodal_pipeline.annotations.tables import (
     FINDINGS,
@@ -90,7 +90,8 @@ def build(
         dataset, split: names, e.g. "kins", "train".
         categories: the published ids and names; ids must be unique.
         image_root: folder that the images' ``file_name`` is relative to.
-        images: columns image_id, file_name, height, width (video_id, frame).
+        images: columns image_id, file_name, height, width (video_id and frame, both or neither).
+            Those of a video are sorted by frame.
         instances: columns instance_id, image_id, category_id, amodal_rle, visible_rle (is_thing,
             track_id, ignore), boxes and occlusion rates are computed here; or parts that went
             through :func:`check_instances` against the same images.
@@ -118,6 +119,7 @@ def build(
     images = frame(IMAGES, images)
     read = {"images": len(images), "order": len(order)}
     images, unusable = check_images(images, file)
+    images = tracks.by_frame(images)
     findings = [*rejected, *unusable]
     if findings and not len(images):
         some = "; ".join(f"{f['record']}: {f['field']} {f['reason']}" for f in findings[:3])
@@ -128,7 +130,7 @@ def build(
     read["instances"] = sum(len(part.rows) + len(part.rejected) for part in instances)
     for part in instances:
         findings += part.rejected
-    instances, mended, repeated = _join(instances, file)
+    instances, mended, repeated = _join(instances, images, file)
     order, refused = _check_order(order, instances, file)
     findings += repeated + refused
 
@@ -164,9 +166,9 @@ def build(
 def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
     """Return several files of one split as one table.
 
-    Where a part has an image or instance id that an earlier one has too, all its ids of that kind
-    are raised by the same power of ten; the log says so. ``repaired`` names the raised ids, which
-    are in the table; ``rejected`` names those of the file.
+    Where a part has an id of an image, an instance, a video or a track that an earlier one has too,
+    all its ids of that kind are raised by the same power of ten; the log says so. ``repaired``
+    names the raised ids, which are in the table; ``rejected`` names those of the file.
 
     Raises:
         ValueError: there is no part, or they differ in data set, split, categories or image root.
@@ -186,22 +188,29 @@ def join(parts: Sequence[AmodalAnnotations]) -> AmodalAnnotations:
                     "split"
                 )
     images, instances, order, repaired, sources = [], [], [], [], {}
-    last_image, last_instance = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    taken = dict.fromkeys(("image", "instance", "video", "track"), np.zeros(0, np.int64))
     for number, part in enumerate(parts):
         label = ", ".join(part.metadata.sources)
-        image = _shift(part.images["image_id"], last_image, f"images of {label}")
-        instance = _shift(part.instances["instance_id"], last_instance, f"instances of {label}")
-        images.append(_raised(part.images, image_id=image))
-        instances.append(_raised(part.instances, image_id=image, instance_id=instance))
+        ids = {
+            "image": part.images["image_id"],
+            "instance": part.instances["instance_id"],
+            "video": part.images["video_id"].dropna(),
+            "track": part.instances["track_id"].dropna(),
+        }
+        shift = {kind: _shift(ids[kind], taken[kind], f"{kind}s of {label}") for kind in ids}
+        image, instance = shift["image"], shift["instance"]
+        images.append(_raised(part.images, image_id=image, video_id=shift["video"]))
+        instances.append(
+            _raised(part.instances, image_id=image, instance_id=instance, track_id=shift["track"])
+        )
         order.append(
             _raised(part.order, image_id=image, occluder_id=instance, occludee_id=instance)
         )
         records = part.repaired["record"].str.removeprefix("instance ").astype("int64[pyarrow]")
         repaired.append(part.repaired.assign(record="instance " + (records + instance).astype(str)))
-        last_image = np.append(last_image, images[-1]["image_id"].to_numpy(dtype=np.int64))
-        last_instance = np.append(
-            last_instance, instances[-1]["instance_id"].to_numpy(dtype=np.int64)
-        )
+        for kind, values in ids.items():
+            values = values.to_numpy(dtype=np.int64) + shift[kind]
+            taken[kind] = np.append(taken[kind], np.unique(values))
         for name, digest in part.metadata.sources.items():
             sources[name if name not in sources else f"{name} ({number + 1})"] = digest
     table = concat(INSTANCES, instances)
@@ -310,6 +319,8 @@ def check_images(images: pd.DataFrame, file: str = "") -> tuple[pd.DataFrame, li
     found.mark(
         pixels > MAX_PIXELS, "height", f"times width is more than the {MAX_PIXELS} pixels allowed"
     )
+    for bad, reason in tracks.frame_problems(images):
+        found.mark(bad, "frame", reason)
     return found.split(images, "image", images["image_id"], file)
 
 
@@ -478,9 +489,10 @@ class _Problems:
 
 
 def _join(
-    parts: Sequence[CheckedInstances], file: str
+    parts: Sequence[CheckedInstances], images: pd.DataFrame, file: str
 ) -> tuple[pd.DataFrame, list[tuple[int, Finding]], list[Finding]]:
-    """Return all rows by image; repairs with their rows; and instances whose id comes twice."""
+    """Return all rows by image; repairs with their rows; and instances that contradict others:
+    their id comes twice, or their track is in two videos or twice in a frame."""
     table = concat(INSTANCES, [part.rows for part in parts])
     starts = np.cumsum([0, *(len(part.rows) for part in parts)])
     mended = [
@@ -490,6 +502,9 @@ def _join(
     ]
     twice = _Problems(len(table))
     twice.mark(table["instance_id"].duplicated(), "instance_id", "is used twice")
+    elsewhere, again = tracks.contradictions(table, images)
+    twice.mark(elsewhere, "track_id", "is that of an object of another video")
+    twice.mark(again, "track_id", "comes twice in this frame")
     good = twice.without()
     _, repeated = twice.split(table, "instance", table["instance_id"], file)
     rows = np.flatnonzero(good)

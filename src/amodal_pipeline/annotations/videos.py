@@ -1,0 +1,126 @@
+"""What readers of video data sets share: ids, videos read one at a time, and the table of all."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pandas as pd
+
+from amodal_pipeline.annotations.processes import working
+from amodal_pipeline.annotations.tables import (
+    IMAGES,
+    AmodalAnnotations,
+    Category,
+    concat,
+    frame,
+)
+from amodal_pipeline.annotations.validation import CheckedInstances, Finding, Repair, build
+
+Progress = Callable[[int, int], None]
+
+SPAN = 10_000  # frames of a video, and objects of a video: ids are numbers in this base
+REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL})
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video as it was read: rows of IMAGES, its objects, columns of order pairs, and findings.
+
+    ``checksum`` is that of the files that were read.
+    """
+
+    images: pd.DataFrame
+    instances: CheckedInstances
+    order: pd.DataFrame
+    rejected: tuple[Finding, ...]
+    checksum: str
+
+
+def number_of(name: str, what: str) -> int:
+    """Return the number of a video, which is the name of its folder.
+
+    Raises:
+        ValueError: it is none; ``what`` says what has it.
+    """
+    if name.isascii() and name.isdecimal() and len(name) <= 9:
+        return int(name)
+    raise ValueError(
+        f"{what}: a video's name is a number of at most nine digits, not {name[:40]!r}"
+    )
+
+
+def track_id(video: int, number: int) -> int:
+    """Return the id of an object of a video."""
+    return video * SPAN + number
+
+
+def frames(video: int, numbers: Sequence[int], names: Sequence[str], size: tuple[int, int]):
+    """Return the rows of IMAGES of some frames of a video: (height, width) is the same for all."""
+    return frame(
+        IMAGES,
+        {
+            "image_id": [video * SPAN + n for n in numbers],
+            "file_name": list(names),
+            "height": [size[0]] * len(names),
+            "width": [size[1]] * len(names),
+            "video_id": [video] * len(names),
+            "frame": list(numbers),
+        },
+    )
+
+
+def read_each(
+    read: Callable[[str], Video],
+    names: Sequence[str],
+    workers: int = 1,
+    on_progress: Progress | None = None,
+) -> list[Video]:
+    """Return what ``read`` makes of each video, in order, in ``workers`` processes."""
+    from joblib import Parallel, delayed
+
+    with ExitStack() as held:
+        if workers > 1:
+            held.enter_context(working(workers))
+            made = Parallel(return_as="generator")(delayed(read)(name) for name in names)
+        else:
+            made = map(read, names)
+        videos = []
+        for video in made:
+            videos.append(video)
+            if on_progress is not None:
+                on_progress(len(videos), len(names))
+    return videos
+
+
+def table(
+    videos: Sequence[Video],
+    *,
+    dataset: str,
+    split: str,
+    category: str,
+    image_root: str,
+    source: str,
+    file: str,
+    rejected: Sequence[Finding] = (),
+) -> AmodalAnnotations:
+    """Return the table of some videos, all of whose objects are of one category with the id 1.
+
+    Args:
+        source: name of the folder or file that they come from.
+        file: its path, for findings.
+        rejected: further findings.
+    """
+    digest = hashlib.sha256("".join(video.checksum for video in videos).encode())
+    return build(
+        dataset=dataset,
+        split=split,
+        categories=(Category(id=1, name=category),),
+        image_root=image_root,
+        images=concat(IMAGES, [video.images for video in videos]),
+        instances=[video.instances for video in videos],
+        order=pd.concat([video.order for video in videos], ignore_index=True),
+        sources={source: digest.hexdigest()},
+        file=file,
+        rejected=[*rejected, *(f for video in videos for f in video.rejected)],
+    )
