@@ -125,7 +125,8 @@ def test_every_recipe_can_be_shortened(name):
 
 
 def test_every_published_data_set_has_its_file_names():
-    for name in ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "shapenet"):
+    images = ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "shapenet")
+    for name in (*images, "fishbowl", "movid_a"):
         assert front._published(name).chosen is not None
 
 

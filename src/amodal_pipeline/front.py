@@ -46,8 +46,9 @@ def read(
 
     Args:
         format: "scenes" renders 3D scenes with exact truth into ``folder``, or finds them there;
-            "kins", "cocoa", "cocoa_cls", "d2sa", … read a published data set as it is unpacked in
-            ``folder`` (docs/data_sets.md); "coco_amodal" reads one file of your own.
+            "kins", "cocoa", "cocoa_cls", "d2sa", …, and of videos "fishbowl" and "movid_a", read a
+            published data set as it is unpacked in ``folder`` (docs/data_sets.md); "coco_amodal"
+            reads one file of your own.
         folder: of the data set, or the annotation file of "coco_amodal".
         images: the folder of its images, for "coco_amodal"; that of the file by default.
         workers: processes that render or read; 0 is one per core.
@@ -91,6 +92,7 @@ def _published(name: str) -> Any:
     if extended:
         return _published(extended)
     known = ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "coco_modal", "shapenet")
+    known += ("fishbowl", "movid_a")
     raise ValueError(
         f"no data set is called {name!r}: take scenes, coco_amodal, or one of {', '.join(known)}"
     )

@@ -81,7 +81,9 @@ def test_every_number_of_a_small_table(small):
     assert {n.name: n.value for n in found.numbers} == {
         "images": 4,
         "images_without_objects": 2,
+        "videos": 0,
         "objects": 4,
+        "tracks": 0,
         "things": 3,
         "stuff": 1,
         "ignored_objects": 2,

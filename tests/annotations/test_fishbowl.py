@@ -1,110 +1,17 @@
-"""FISHBOWL in both layouts, written here from their description, against the masks themselves."""
+"""FISHBOWL in both layouts, against the masks themselves."""
 
 import json
 import pickle
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from amodal_pipeline.annotations.fishbowl import TrackRules, read_fishbowl
+from amodal_pipeline.annotations.fishbowl import read_fishbowl
+from tests.annotations.video_writers import FILM_RULES as RULES
+from tests.annotations.video_writers import FILM_SIZE, film, followed, processed, rle, write_raw
 
-H, W, T = 40, 60, 14
-RULES = TrackRules(amodal_above=20, visible_above=4, border=3)
-
-
-@dataclass
-class Film:
-    """Amodal and visible masks of each fish [T, H, W]; fish are listed nearest first."""
-
-    amodal: dict[int, np.ndarray]
-    visible: dict[int, np.ndarray]
-
-
-def film() -> Film:
-    """A fish that crosses, one that stands behind it, one at the border, and a weed before all."""
-    amodal = {}
-    for number, (x0, y0, dx, w, h) in {
-        7: (2, 12, 3, 10, 8),  # at the border at first
-        2: (26, 14, 0, 9, 6),  # hidden by 7 in the middle of the film: its track ends there
-        30: (0, 15, 0, 20, 6),  # touches the border always: never followed
-    }.items():
-        masks = np.zeros((T, H, W), bool)
-        for t in range(T):
-            masks[t, y0 : y0 + h, max(x0 + dx * t, 0) : x0 + dx * t + w] = True
-        amodal[number] = masks
-    visible, taken = {}, np.zeros((T, H, W), bool)
-    taken[:, :, 33:35] = True  # the weed
-    for number, masks in amodal.items():
-        visible[number] = masks & ~taken
-        taken |= masks
-    return Film(amodal, visible)
-
-
-def rle(mask: np.ndarray, text: bool = True) -> dict:
-    found = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {**found, "counts": found["counts"].decode()} if text else found
-
-
-def write_raw(root, film: Film, video: str = "00004") -> None:
-    def fish(number: int, masks: np.ndarray) -> dict:
-        return {"id": number, "type_id": 1, "type_name": "SmallFishA", "speed": 1.0, "scale": 2.0,
-                "masks": [rle(mask) for mask in masks]}  # fmt: skip
-
-    path = root / "test" / video / "objects.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps([fish(n, masks) for n, masks in film.visible.items()]))
-    for number, masks in film.amodal.items():
-        path = root / "test_objects" / f"{video}_object{number}" / "objects.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps([fish(number, masks)]))
-
-
-def followed(film: Film, number: int) -> list[int]:
-    """The frames of a fish's track, as SaVos's preprocessing goes through them."""
-    candidates, begun = [], False
-    for t, mask in enumerate(film.amodal[number]):
-        rows, columns = np.nonzero(mask)
-        good = mask.sum() > RULES.amodal_above and (
-            rows.min() >= RULES.border
-            and columns.min() >= RULES.border
-            and rows.max() <= H - RULES.border
-            and columns.max() <= W - RULES.border
-        )
-        if good:
-            begun = True
-            candidates.append(t)
-        elif begun:
-            break
-    frames = []
-    for t in candidates:
-        if film.visible[number][t].sum() > RULES.visible_above:
-            frames.append(t)
-        elif frames:
-            break
-    return frames
-
-
-def processed(film: Film, video: str = "00004") -> dict:
-    """SaVos's dictionary, made from the masks."""
-    found = {}
-    everyone = sum(masks.astype(int) for masks in film.visible.values())
-    for number in film.amodal:
-        for t in followed(film, number):
-            whole, seen = film.amodal[number][t], film.visible[number][t]
-            free = 1 - (everyone[t] - seen)
-            rows, columns = np.nonzero(whole)
-            found.setdefault(f"{video}_{number}", {})[t] = {
-                "FM": [rle(whole, text=False)],
-                "VM": [rle(seen, text=False)],
-                "FM_bx": [rows.min(), rows.max(), columns.min(), columns.max()],
-                "OCC_R": 1 - seen.sum() / whole.sum(),
-                "IoU": None,
-                "loss_mask_weight": [rle(free, text=False)],
-                "fish_type": "SmallFishA",
-            }
-    return found
+T, H, W = FILM_SIZE
 
 
 def read(path, root, **options):

@@ -1,60 +1,19 @@
-"""MOViD-A's layout, written here from its description, against the masks themselves."""
+"""MOViD-A's layout and that of MOVi-B and MOVi-D, against the masks themselves."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
+from joblib import parallel_config
 
-from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations import rle, videos
 from amodal_pipeline.annotations.movid_a import read_movid_a
+from tests.annotations.video_writers import KUBRIC_SIZE, palette_png
+from tests.annotations.video_writers import kubric_video as video
+from tests.annotations.video_writers import write_kubric as write
 
-H, W, T, N = 24, 32, 4, 3
-
-
-def palette_png(path, values: np.ndarray) -> None:
-    """Write ids as the numbers of a palette's colours, as Kubric does."""
-    image = Image.fromarray(values.astype(np.uint8), "L").convert("P")
-    image.putdata(values.ravel().tolist())
-    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
-    image.save(path)
-
-
-def video(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return amodal and visible masks, bool [N, T, H, W]: boxes that move, the first in front."""
-    rng = np.random.default_rng(seed)
-    amodal = np.zeros((N, T, H, W), bool)
-    for k in range(N):
-        x, y = rng.integers(0, 12, 2)
-        for t in range(T):
-            amodal[k, t, y : y + 12, x + 2 * t : x + 2 * t + 14] = True
-    amodal[2, 1:] = False  # leaves the picture
-    visible, taken = amodal.copy(), np.zeros((T, H, W), bool)
-    for k in range(N):
-        visible[k] &= ~taken
-        taken |= amodal[k]
-    visible[1, 3] = False  # hidden by what is no instance
-    return amodal, visible
-
-
-def write(root, films: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    for name, (amodal, visible) in films.items():
-        folder = root / "test" / name
-        folder.mkdir(parents=True)
-        instances = [
-            {"bbox_frames": np.flatnonzero(seen.any(axis=(1, 2))).tolist(), "bboxes": []}
-            for seen in visible
-        ]
-        about = {"num_frames": T, "height": H, "width": W, "num_instances": N}
-        (folder / "metadata.json").write_text(
-            json.dumps({"metadata": about, "camera": {}, "instances": instances})
-        )
-        for t in range(T):
-            Image.new("RGBA", (W, H)).save(folder / f"rgba_full_{t:05d}.png")
-            ids = (visible[:, t] * np.arange(1, N + 1)[:, None, None]).sum(axis=0)
-            palette_png(folder / f"segmentation_full_{t:05d}.png", ids)
-            for k in range(N):
-                palette_png(folder / f"segmentation_{k}_{t:05d}.png", amodal[k, t] * (k + 1))
+N, T, H, W = KUBRIC_SIZE
 
 
 def read(root, **options):
@@ -92,10 +51,22 @@ def test_videos_become_the_masks_themselves(tmp_path):
     assert rows["visible_box"].isna().any()
 
 
-def test_processes_change_nothing(tmp_path):
+def test_workers_change_nothing(tmp_path, monkeypatch):
     write(tmp_path, {"12": video(0), "3": video(1)})
+    # Threads: processes take seconds to start. What would be sent to them and back is copied.
+    monkeypatch.setattr(videos, "working", lambda n: parallel_config("threading", n_jobs=n))
+    plain = videos.read_each
+
+    def copied(task, names, workers, on_progress):
+        task = pickle.loads(pickle.dumps(task))
+        return plain(
+            lambda name: pickle.loads(pickle.dumps(task(name))), names, workers, on_progress
+        )
+
+    monkeypatch.setattr(videos, "read_each", copied)
     done = []
     table = read(tmp_path, workers=2, on_progress=lambda *counts: done.append(counts))
+    monkeypatch.undo()
     assert table.fingerprint == read(tmp_path).fingerprint
     assert done == [(1, 2), (2, 2)]
 

@@ -272,7 +272,9 @@ def test_cocoa_cls_is_merged_where_its_files_are_not_there(project, tmp_path):
     assert set(again.metadata.sources) == {ready.name}
 
 
-@pytest.mark.parametrize("env", ["kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa"])
+@pytest.mark.parametrize(
+    "env", ["kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "fishbowl", "movid_a"]
+)
 def test_missing_files_are_listed_with_where_they_come_from(project, tmp_path, env):
     with pytest.raises(FileNotFoundError, match="raw_root") as error:
         prepare(project, env, tmp_path)

@@ -49,7 +49,15 @@ LINES: dict[str, Line] = {
     "images_without_objects": Line(
         _COUNTS, "Images without objects", "", "Images with no object, or with ignored ones only."
     ),
+    "videos": Line(_COUNTS, "Videos", "", "Videos that the images are frames of; 0 of pictures."),
     "objects": Line(_COUNTS, "Objects", "", "Objects that count: all but the ignored ones."),
+    "tracks": Line(
+        _COUNTS,
+        "Tracks",
+        "",
+        "Objects that are followed through the frames of a video and count in one of them at "
+        "least.",
+    ),
     "things": Line(_COUNTS, "Things", "", "Objects that are things."),
     "stuff": Line(_COUNTS, "Stuff", "", "Objects that are stuff: sky, grass, walls."),
     "ignored_objects": Line(
@@ -326,7 +334,9 @@ def _object_numbers(annotations: AmodalAnnotations) -> dict[str, float]:
     return {
         "images": images,
         "images_without_objects": images - len(np.unique(image)),
+        "videos": annotations.images["video_id"].nunique(),
         "objects": len(rate),
+        "tracks": sum(bool(counted[rows].any()) for rows in annotations.tracks.values()),
         "things": int(thing.sum()),
         "stuff": int((~thing).sum()),
         "ignored_objects": int((~counted).sum()),

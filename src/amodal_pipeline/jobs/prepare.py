@@ -104,7 +104,7 @@ def prepare_split(
                     on_progress,
                     dataset,
                 )
-        return read_split(source, split, dataset, raw_folder, images_folder, on_progress)
+        return read_split(source, split, dataset, raw_folder, images_folder, workers, on_progress)
 
 
 def prepare_test(

@@ -13,6 +13,7 @@ from amodal_pipeline.jobs.sources import (
     Cocoa,
     CocoaCls,
     ComposedPhotographs,
+    Fishbowl,
     RenderedArchives,
     Source,
 )
@@ -31,6 +32,7 @@ def read_split(
     dataset: str,
     raw_folder: Path,
     output_folder: Path,
+    workers: int,
     on_progress: Progress,
 ) -> AmodalAnnotations:
     """Return all files of a split as one table.
@@ -39,6 +41,7 @@ def read_split(
         source: one whose chosen section is an :class:`AnnotatedImages`.
         raw_folder: what the section's names are relative to.
         output_folder: where files go that are made on the way (the merged COCOA-cls).
+        workers: processes that read videos; one reads a file.
 
     Raises:
         FileNotFoundError: a file or folder is missing; says which ones are expected, and where
@@ -56,7 +59,7 @@ def read_split(
     if merged:
         read: Reader = partial(_merge, section, split, output_folder)
     else:
-        read = _reader(source)
+        read = _reader(source, workers)
     parts = []
     for file in files:
         annotations, folder = _locate(section, file, raw_folder)
@@ -112,7 +115,7 @@ def read_archives_of(
         ) from error
 
 
-def _reader(source: Source) -> Reader:
+def _reader(source: Source, workers: int) -> Reader:
     match source.kind:
         case "kins":
             from amodal_pipeline.annotations.kins import read_kins
@@ -139,6 +142,20 @@ def _reader(source: Source) -> Reader:
             from amodal_pipeline.annotations.coco_amodal import read_coco_modal
 
             return read_coco_modal
+        case "fishbowl":
+            from amodal_pipeline.annotations.fishbowl import TrackRules, read_fishbowl
+
+            fish: Fishbowl = source.chosen
+            return partial(
+                read_fishbowl,
+                rules=TrackRules(**fish.tracks.model_dump()),
+                need_frames=fish.absent_images == "error",
+                workers=workers,
+            )
+        case "movid_a":
+            from amodal_pipeline.annotations.movid_a import read_movid_a
+
+            return partial(read_movid_a, workers=workers)
     raise ValueError(f"source.kind {source.kind!r} is not read from files")
 
 

@@ -11,7 +11,7 @@ from amodal_pipeline.scenes.view_config import RenderedArchiveConfig, ViewsConfi
 
 
 class AnnotatedFile(Strict):
-    """A file of annotations and the folder of its images, both relative to ``raw_root``.
+    """A file (or folder) of annotations and the folder of its images, relative to ``raw_root``.
 
     Data sets get unpacked in different ways: of several names the first that exists is taken.
     """
@@ -114,12 +114,27 @@ class CocoaCls(AnnotatedImages):
         return self
 
 
+class FishTracks(Strict):
+    """When a fish of FISHBOWL is followed: see ``annotations.fishbowl.TrackRules``."""
+
+    amodal_above: int = Field(400, ge=0)
+    visible_above: int = Field(64, ge=0)
+    border: int = Field(16, ge=0)
+
+
+class Fishbowl(AnnotatedImages):
+    """FISHBOWL: folders of the generator's files, or SaVos's pickles, made of them by its rules."""
+
+    tracks: FishTracks = FishTracks()
+
+
 class Source(Strict):
     """``kind`` names the section that counts; an environment need not clear the others."""
 
     kind: Literal[
         *("scenes", "views", "nmr", "composed"),
         *("coco_amodal", "coco_modal", "kins", "cocoa", "cocoa_cls", "d2sa"),
+        *("fishbowl", "movid_a"),
     ]
     scenes: RenderedScenes | None = None
     views: RenderedViews | None = None
@@ -131,6 +146,8 @@ class Source(Strict):
     cocoa: Cocoa | None = None
     cocoa_cls: CocoaCls | None = None
     d2sa: AnnotatedImages | None = None
+    fishbowl: Fishbowl | None = None
+    movid_a: AnnotatedImages | None = None
 
     @model_validator(mode="after")
     def _has_its_section(self) -> "Source":
