@@ -1,6 +1,5 @@
 """MOViD-A's layout and that of MOVi-B and MOVi-D, against the masks themselves."""
 
-import json
 import pickle
 
 import numpy as np
