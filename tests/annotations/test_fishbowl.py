@@ -113,14 +113,16 @@ def test_a_damaged_mask_ends_its_track_and_is_named(tmp_path):
     fish = json.loads(path.read_text())
     at = followed(made, 7)[3]
     fish[0]["masks"][at] = rle(np.ones((H + 1, W), bool))
+    fish[2]["masks"][0] = None
     path.write_text(json.dumps(fish))
     table = read(tmp_path / "test", tmp_path)
     assert len(table.tracks[40007]) == 3
-    (bad,) = table.rejected.to_dict("records")
+    border, bad = sorted(table.rejected.to_dict("records"), key=lambda found: found["record"])
+    assert border["record"] == "track 00004_30 frame 0"
     assert bad["record"] == f"track 00004_7 frame {at}" and bad["file"] == str(path)
     assert bad["reason"].startswith("is for a canvas [41, 60]")
     accounting = table.metadata.accounting["instances"]
-    assert accounting.rejected == 1 and accounting.read == accounting.kept + 1
+    assert accounting.rejected == 2 and accounting.read == accounting.kept + 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""Published sets of videos through the front door: raw files in, tables of both splits out."""
+"""Published sets of videos through the front door, and what damage to their files comes to."""
 
+import copy
+import json
 import pickle
 
 import numpy as np
@@ -8,10 +10,14 @@ from PIL import Image
 
 import amodal_pipeline as ap
 from amodal_pipeline.annotations.audit import audit
+from amodal_pipeline.annotations.fishbowl import read_fishbowl
 from amodal_pipeline.annotations.flow import flow_file
+from amodal_pipeline.annotations.movid_a import read_movid_a
 from amodal_pipeline.jobs.prepare import prepare
 from amodal_pipeline.jobs.sources import Source
+from tests.annotations.test_fuzz_readers import HOSTILE
 from tests.annotations.video_writers import (
+    FILM_RULES,
     FILM_SIZE,
     film,
     kubric_video,
@@ -72,3 +78,53 @@ def test_fishbowl(tmp_path):
     assert len(train.images) == len(val.images) == frames
     (tmp_path / "test_data.pkl").write_bytes(pickle.dumps(processed(film())))
     assert list(read()[1].tracks) == list(val.tracks)
+
+
+def places(value, at=()):
+    """Yield the way to every value within a tree of lists and dictionaries."""
+    yield at
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(inner, (dict, list)):
+            yield from places(inner, (*at, key))
+        else:
+            yield (*at, key)
+
+
+@pytest.mark.parametrize("kind", ["visible", "alone", "pickle", "metadata"])
+def test_any_damage_gives_a_table_or_an_error_that_names_the_file(tmp_path, kind):
+    write_raw(tmp_path, film())
+    write_kubric(tmp_path / "kubric", {"3": kubric_video(1)})
+    path = (
+        tmp_path
+        / {
+            "visible": "test/00004/objects.json",
+            "alone": "test_objects/00004_object7/objects.json",
+            "pickle": "test_data.pkl",
+            "metadata": "kubric/test/3/metadata.json",
+        }[kind]
+    )
+    whole = processed(film()) if kind == "pickle" else json.loads(path.read_text())
+    ways, rng = list(places(whole)), np.random.default_rng(0)
+    for _ in range(25):
+        damaged, way = copy.deepcopy(whole), ways[rng.integers(len(ways))]
+        hostile = HOSTILE[rng.integers(len(HOSTILE))]
+        if way:
+            inner = damaged
+            for key in way[:-1]:
+                inner = inner[key]
+            inner[way[-1]] = hostile
+        else:
+            damaged = hostile
+        path.write_bytes(
+            pickle.dumps(damaged) if kind == "pickle" else json.dumps(damaged).encode()
+        )
+        try:
+            if kind == "metadata":
+                table = read_movid_a(tmp_path / "kubric/test", tmp_path, "made_up", "test")
+            else:
+                source = path if kind == "pickle" else tmp_path / "test"
+                table = read_fishbowl(source, tmp_path, "made_up", "test", rules=FILM_RULES)
+        except ValueError as error:
+            assert path.name in str(error), (way, hostile)
+        else:
+            assert len(table.images) > 0

@@ -108,10 +108,9 @@ def read_fishbowl(
                 _require_frames(inside(image_root, folder or ".") / name, path / name)
         read = partial(_read_raw, path, make)
         found = videos.read_each(read, names, workers, on_progress)
+        digest = videos.checksum(found)
     else:
-        objects = _pickled(path)
-        digest = checksum(path)
-        found = []
+        objects, digest, found = _pickled(path), checksum(path), []
         for done, name in enumerate(names := sorted(objects), 1):
             found.append(make(_processed(name, objects.pop(name), path, digest)))
             if on_progress is not None:
@@ -122,7 +121,7 @@ def read_fishbowl(
         split=split,
         category="fish",
         image_root=str(image_root),
-        source=path.name,
+        source={path.name: digest},
         file=str(path),
     )
 
@@ -170,14 +169,14 @@ def _raw(root: Path, name: str) -> _Fish:
         elif number in seen or number >= _OTHERS:
             reason = f"has an id that is used twice or not below {_OTHERS}"
         else:
-            seen[number] = masks
+            seen[number] = [_stated(mask) for mask in masks]
             if not alone.is_file():
                 reason = f"has no amodal masks: {alone} is missing, record this fish alone"
             else:
                 found, own = _objects(alone)
                 digest += own
                 if [(n, len(m)) for n, m in found] == [(number, length)]:
-                    whole[number] = found[0][1]
+                    whole[number] = [_stated(mask) for mask in found[0][1]]
                     continue
                 reason = f"{alone} does not hold this fish alone in {length} frames"
         rejected.append(finding(str(path), f"track {name}_{number}", "masks", reason))
@@ -253,17 +252,12 @@ def _processed(name: str, tracks: dict[int, dict], path: Path, digest: str) -> _
         columns[column] = np.full((len(numbers), length), None, object)
         for row, number in enumerate(numbers):
             for at, record in tracks[number].items():
-                columns[column][row, at] = _as_json(record.get(key))
-    present = np.zeros((len(numbers), length), bool)
-    for row, number in enumerate(numbers):
-        present[row, list(tracks[number])] = True
-    for column in columns.values():  # what a record lacks is a fault, unlike a frame without one
-        column[present & np.equal(column, None)] = False
+                columns[column][row, at] = _stated(_as_json(record.get(key)))
     return _Fish(
         name,
         np.array(numbers, np.int64),
         **columns,
-        frames=present.any(axis=0),
+        frames=np.not_equal(columns["visible"], None).any(axis=0),
         file=str(path),
         checksum=digest,
         rejected=(),
@@ -279,11 +273,9 @@ def _as_json(value: Any) -> Any:
     size, counts = value.get("size"), value.get("counts")
     if isinstance(counts, bytes):
         counts = counts.decode("ascii", errors="replace")
-    return {"size": np.array(size).tolist() if _is_pair(size) else None, "counts": counts}
-
-
-def _is_pair(size: Any) -> bool:
-    return isinstance(size, (list, tuple, np.ndarray)) and np.shape(size) == (2,)
+    if isinstance(size, (list, tuple, np.ndarray)):
+        size = [int(side) if isinstance(side, (int, np.integer)) else None for side in size]
+    return {"size": size, "counts": counts}
 
 
 def _grid(rows: list[list], length: int) -> np.ndarray:
@@ -291,6 +283,11 @@ def _grid(rows: list[list], length: int) -> np.ndarray:
     for i, row in enumerate(rows):
         grid[i] = row
     return grid
+
+
+def _stated(mask: Any) -> Any:
+    """Return what a record has as a mask: None, for a frame without a record, is a fault here."""
+    return False if mask is None else mask
 
 
 def _video(fish: _Fish, folder: str, rules: TrackRules) -> videos.Video:

@@ -80,7 +80,7 @@ def read_movid_a(
         split=split,
         category="object",
         image_root=str(image_root),
-        source=path.name,
+        source={path.name: videos.checksum(found)},
         file=str(path),
         rejected=absent,
     )

@@ -55,7 +55,9 @@ def track_id(video: int, number: int) -> int:
     return video * SPAN + number
 
 
-def frames(video: int, numbers: Sequence[int], names: Sequence[str], size: tuple[int, int]):
+def frames(
+    video: int, numbers: Sequence[int], names: Sequence[str], size: tuple[int, int]
+) -> pd.DataFrame:
     """Return the rows of IMAGES of some frames of a video: (height, width) is the same for all."""
     return frame(
         IMAGES,
@@ -93,6 +95,11 @@ def read_each(
     return videos
 
 
+def checksum(videos: Sequence[Video]) -> str:
+    """Return one SHA-256 of the files of all videos."""
+    return hashlib.sha256("".join(video.checksum for video in videos).encode()).hexdigest()
+
+
 def table(
     videos: Sequence[Video],
     *,
@@ -100,18 +107,17 @@ def table(
     split: str,
     category: str,
     image_root: str,
-    source: str,
+    source: dict[str, str],
     file: str,
     rejected: Sequence[Finding] = (),
 ) -> AmodalAnnotations:
     """Return the table of some videos, all of whose objects are of one category with the id 1.
 
     Args:
-        source: name of the folder or file that they come from.
+        source: name of the folder or file that they come from, and its checksum.
         file: its path, for findings.
         rejected: further findings.
     """
-    digest = hashlib.sha256("".join(video.checksum for video in videos).encode())
     return build(
         dataset=dataset,
         split=split,
@@ -120,7 +126,7 @@ def table(
         images=concat(IMAGES, [video.images for video in videos]),
         instances=[video.instances for video in videos],
         order=pd.concat([video.order for video in videos], ignore_index=True),
-        sources={source: digest.hexdigest()},
+        sources=source,
         file=file,
         rejected=[*rejected, *(f for video in videos for f in video.rejected)],
     )
