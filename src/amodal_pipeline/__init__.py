@@ -7,7 +7,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_FRONT = ("complete", "evaluate", "load", "predict", "read", "train", "true_objects")
+_FRONT = ("Start", "complete", "evaluate", "load", "predict", "read", "train", "true_objects")
 
 
 def __getattr__(name: str) -> Any:

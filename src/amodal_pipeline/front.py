@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations import AmodalAnnotations, KnownObjects, Predictions
 from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.methods import contract
@@ -29,7 +30,7 @@ from amodal_pipeline.methods.training_config import InferenceConfig, TrainingCon
 if TYPE_CHECKING:
     from amodal_pipeline.predictor import Predictor
 
-__all__ = ["complete", "evaluate", "load", "predict", "read", "train", "true_objects"]
+__all__ = ["Start", "complete", "evaluate", "load", "predict", "read", "train", "true_objects"]
 
 _PUBLISHED = Path(__file__).parents[2] / "conf"  # where the file names of published sets are
 
@@ -98,6 +99,18 @@ def _published(name: str) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins.
+
+    ``checkpoint``: to start from; None for what the method starts from by itself. ``restart``:
+    throw away what is in the folder first; otherwise a training that was cut goes on.
+    """
+
+    checkpoint: Checkpoint | None = None
+    restart: bool = False
+
+
 def train(
     method: str,
     annotations: AmodalAnnotations,
@@ -106,9 +119,8 @@ def train(
     model: Mapping[str, Any] | None = None,
     iterations: int | None = None,
     training: Mapping[str, Any] | None = None,
-    start: Checkpoint | None = None,
+    start: Checkpoint | Start | None = None,
     parts: Mapping[str, Mapping[str, Any]] | None = None,
-    restart: bool = False,
 ) -> Checkpoint:
     """Train a method by its paper's recipe, or go on with a training that was cut.
 
@@ -122,10 +134,9 @@ def train(
         model: values of the method that differ from the paper's, nested as in ``conf/``.
         iterations: how many instead of the paper's; warm-up, steps and stages are shortened alike.
         training: other values of the recipe that differ.
-        start: a checkpoint to start from.
+        start: a checkpoint to start from, or a :class:`Start`, which can begin anew.
         parts: by name of a part, its ``model`` values, and ``iterations`` and ``training`` of one
             that is trained as methods are. They are not shortened with ``iterations``.
-        restart: throw away what is in ``folder`` first.
 
     Raises:
         ValueError: the method or a value is unknown, or ``folder`` holds another training.
@@ -135,7 +146,8 @@ def train(
 
     folder = Path(folder).expanduser()
     config = _config(method, model)
-    made = _parts(config, annotations, folder, parts or {}, restart)
+    begin = start if isinstance(start, Start) else Start(start)
+    made = _parts(config, annotations, folder, parts or {}, begin.restart)
     config = made.complete(config)
     recipe = _recipe(config.DESCRIPTION.recipe, iterations, training or {})
     with training_progress(f"train {method}") as on_step:
@@ -144,9 +156,9 @@ def train(
             recipe,
             annotations,
             folder,
-            pretrained=start,
+            pretrained=begin.checkpoint,
             components=made.components(config),
-            restart=restart,
+            restart=begin.restart,
             on_step=on_step,
         )
     checkpoint.save(folder)
@@ -199,7 +211,8 @@ def _parts(
     for part, job in wanted.items():
         own = values.get(part, {})
         if job in jobs():
-            tokenizer = train(job, annotations, folder / part, restart=restart, **own)
+            begin = Start(restart=restart)
+            tokenizer = train(job, annotations, folder / part, start=begin, **own)
         elif strangers := sorted(own.keys() - {"model"}):
             raise ValueError(
                 f"{part} has only values of its model, and was given {', '.join(strangers)}: put "
@@ -234,25 +247,27 @@ def predict(
         annotations: whose images are looked at.
         inference: values of InferenceConfig: ``batch_size``, ``workers``, ``device``, ….
     """
-    from amodal_pipeline.jobs.evaluate import predict as run
+    from amodal_pipeline.jobs.detect import predict as run
 
     return run(checkpoint, annotations, InferenceConfig(**inference))
 
 
-def complete(checkpoint: Checkpoint, objects: Predictions, **inference: Any) -> Predictions:
+def complete(
+    checkpoint: Checkpoint, objects: Predictions | KnownObjects, **inference: Any
+) -> Predictions:
     """Return known objects with the whole masks that a completer gives them.
 
     Args:
         checkpoint: of a completer.
-        objects: with visible masks: a detector's, or ``true_objects(annotations)``.
+        objects: with visible masks: ``true_objects(annotations)``, or a detector's predictions.
         inference: values of InferenceConfig.
     """
-    from amodal_pipeline.jobs.evaluate import complete as run
+    from amodal_pipeline.jobs.complete import complete as run
 
     method = checkpoint.card.method.root
     if method.DESCRIPTION.task != "complete":
         raise ValueError(f"{method.name} completes nothing: take c2f_seg, a3d or another completer")
-    return run(checkpoint, objects, InferenceConfig(**inference))
+    return run(checkpoint, KnownObjects.of(objects), InferenceConfig(**inference))
 
 
 def evaluate(

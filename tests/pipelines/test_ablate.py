@@ -15,7 +15,7 @@ from rich.console import Console
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.compose import ComposeConfig
 from amodal_pipeline.compose.source import read_source
-from amodal_pipeline.jobs.ablate import Given, _score, _trained_otherwise
+from amodal_pipeline.jobs.ablate import Materials, _score, _trained_otherwise
 from amodal_pipeline.jobs.ablation_table import compare_rows, print_table
 from amodal_pipeline.jobs.modal import compose_modal, write_modal
 from amodal_pipeline.jobs.parts import Parts
@@ -396,7 +396,7 @@ def test_a_row_on_detections_of_visible_masks_only_has_what_was_detected(shapes)
     )
     job = Job.model_validate({"model": {"name": "c2f_seg"}})
     row = Row("on_detections", job, completes="detections")
-    given = Given(Parts(), detections=detections)
+    given = Materials(Parts(), detections=detections)
     rows = _score(row, shapes, completed, given, QUICK).results
     rows = rows[rows["category"] == "all"].set_index("metric")
     for metric in ("mIoU_full", "mIoU_full_matched"):

@@ -11,17 +11,19 @@ from kedro.io import DatasetError
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.datasets import PerMethodDataset
-from amodal_pipeline.jobs import evaluate as nodes
-from amodal_pipeline.jobs.evaluate import (
+from amodal_pipeline.jobs import chosen, complete
+from amodal_pipeline.jobs.chosen import Choice, predict_chosen, predict_or_read
+from amodal_pipeline.jobs.complete import (
     complete_detections,
     complete_true,
     complete_true_at_cost,
+)
+from amodal_pipeline.jobs.detect import predict
+from amodal_pipeline.jobs.evaluate import (
     draw_each,
     evaluate,
     evaluate_completions,
     evaluate_each,
-    predict,
-    predict_or_read,
 )
 from amodal_pipeline.methods import pretrained
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
@@ -143,9 +145,8 @@ def write(truth, path, count=None):
 
 
 def read(path, truth, models):
-    found, *others = predict_or_read(
-        models / "orcnn", truth, InferenceConfig(), str(path), "amodal", None, models
-    )
+    choice = Choice(models / "orcnn", str(path))
+    found, *others = predict_chosen(choice, truth, InferenceConfig(), models)
     assert others == [{}, {}, {}]
     return found
 
@@ -161,7 +162,7 @@ def test_predictions_from_elsewhere_are_scored_under_the_names_of_their_files(sh
         dataset.load()
     dataset.save({})
     assert dataset.load() == {}
-    for one in evaluate_each(shapes, found, {}, {}, QUICK, tmp_path, {}):
+    for one in evaluate_each(shapes, {}, QUICK, tmp_path, found):
         dataset.save(one)
     loaded = dataset.load()
     assert sorted(loaded) == ["001", "NA", "theirs"]
@@ -241,7 +242,7 @@ def test_a_completer_has_its_baselines_on_true_masks_and_on_a_detector(shapes, c
     made = found.metadata
     assert (made.method, made.inputs, made.seed) == ("c2f_seg", "detector", 4)
     assert made.checkpoint == completer.card.fingerprint.digest
-    scores = evaluate_completions(shapes, true, found, detections, QUICK, tmp_path)
+    scores = evaluate_completions(shapes, detections, QUICK, tmp_path, true, found)
     assert lines(scores) == {
         (method, inputs)
         for inputs in ("true", "detector")
@@ -267,7 +268,7 @@ def test_a_completer_has_its_baselines_on_true_masks_and_on_a_detector(shapes, c
     assert rows["c2f_seg", "detector", "mIoU_full"] == pytest.approx(
         rows["c2f_seg", "true", "mIoU_full"]
     )
-    alone = evaluate_completions(shapes, true, None, None, QUICK, tmp_path)
+    alone = evaluate_completions(shapes, None, QUICK, tmp_path, true)
     assert {inputs for _, inputs in lines(alone)} == {"true"}
 
 
@@ -276,14 +277,14 @@ def test_without_a_detector_only_true_masks_are_scored(shapes, completer, tmp_pa
     none = dataclasses.replace(none, predictions=none.predictions.iloc[:0])
     found = complete_detections(completer, shapes, none, CPU)
     true = complete_true(completer, shapes, CPU)
-    scores = evaluate_completions(shapes, true, found, none, QUICK, tmp_path)
+    scores = evaluate_completions(shapes, none, QUICK, tmp_path, true, found)
     assert {inputs for _, inputs in lines(scores)} == {"true"}
 
 
 def test_a_detector_of_visible_masks_only_is_matched_by_these(shapes, completer, tmp_path):
     detections = predictions(shapes, amodal_rle=[None] * 16)
     found = complete_detections(completer, shapes, detections, CPU)
-    scores = evaluate_completions(shapes, None, found, detections, QUICK, tmp_path)
+    scores = evaluate_completions(shapes, detections, QUICK, tmp_path, found)
     rows = scores.results[scores.results["metric"] == "mIoU_full_matched"]
     assert set(rows["n"]) == {16}
 
@@ -303,8 +304,9 @@ def test_what_a_completer_is_given_must_fit(shapes, completer, caplog):
         predict(checkpoint(shapes, MaskTokenizerConfig()), shapes, CPU)
 
 
-def chosen(truth, models, output, inputs):
-    return predict_or_read(models / "c2f_seg", truth, CPU, None, "amodal", inputs, output)
+def complete_chosen(truth, models, output, inputs):
+    """Return (found, true, true_boxes, detections) by method."""
+    return predict_chosen(Choice(models / "c2f_seg", inputs=inputs), truth, CPU, output)
 
 
 def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monkeypatch):
@@ -315,7 +317,7 @@ def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monke
         models / "c2f_seg"
     )
     with pytest.raises(ValueError, match="any more: name the one whose detections"):
-        chosen(shapes, models, output, None)
+        complete_chosen(shapes, models, output, None)
     detector.save(models / "mine")
     stored = predictions(shapes, "mine")
     stored = dataclasses.replace(
@@ -323,30 +325,31 @@ def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monke
     )
     keep(stored, output)
     # The detector that it was trained with, as it was evaluated.
-    found, true, detections, true_boxes = chosen(shapes, models, output, None)
+    found, true, true_boxes, detections = complete_chosen(shapes, models, output, None)
     assert true_boxes == {}
     assert found["c2f_seg"].metadata.inputs == "mine"
     assert true["c2f_seg"].metadata.inputs == "true"
     assert detections["c2f_seg"].predictions.equals(stored.predictions)
-    scored = dict(next(evaluate_each(shapes, found, true, detections, QUICK, output, {})))
+    scored = dict(next(evaluate_each(shapes, detections, QUICK, output, true, found)))
     assert {inputs for _, inputs in lines(scored["c2f_seg"])} == {"mine", "true"}
-    assert draw_each(shapes, found, true, 1, {})["c2f_seg"].width > 3 * 300
+    assert draw_each(shapes, 1, true, found)["c2f_seg"].width > 3 * 300
     # Kedro hands "true" on as a truth value.
     for inputs in ("true", True):
-        found, true, *others = chosen(shapes, models, output, inputs)
+        found, true, *others = complete_chosen(shapes, models, output, inputs)
         assert (found, list(true), others) == ({}, ["c2f_seg"], [{}, {}])
     with pytest.raises(ValueError, match="c2f_seg looks around visible boxes"):
-        chosen(shapes, models, output, "true_boxes")
+        complete_chosen(shapes, models, output, "true_boxes")
     write(shapes, tmp_path / "results" / "theirs.json")
-    found, true, *_ = chosen(shapes, models, output, str(tmp_path / "results" / "theirs.json"))
+    theirs = str(tmp_path / "results" / "theirs.json")
+    found, true, *_ = complete_chosen(shapes, models, output, theirs)
     assert found["c2f_seg"].metadata.inputs == "theirs" and not true
     # What was predicted by another checkpoint is predicted again.
     keep(predictions(shapes, "mine"), output)
     monkeypatch.setattr(
-        "amodal_pipeline.jobs.evaluate.predict",
+        "amodal_pipeline.jobs.chosen.predict",
         lambda made, *_: predictions(shapes, "again") if made.card == detector.card else None,
     )
-    assert chosen(shapes, models, output, "mine")[0]["c2f_seg"].metadata.inputs == "again"
+    assert complete_chosen(shapes, models, output, "mine")[0]["c2f_seg"].metadata.inputs == "again"
 
 
 def test_predictions_of_another_program_are_scored_without_images(shapes, tmp_path, caplog):
@@ -354,16 +357,16 @@ def test_predictions_of_another_program_are_scored_without_images(shapes, tmp_pa
     truth = dataclasses.replace(shapes, metadata=absent)
     write(truth, tmp_path / "results" / "theirs.json")
     found = read(tmp_path / "results", truth, tmp_path / "models")
-    assert lines(dict(next(evaluate_each(truth, found, {}, {}, QUICK, tmp_path, {})))["theirs"])
-    assert draw_each(truth, found, {}, 2, {}) == {}
+    assert lines(dict(next(evaluate_each(truth, {}, QUICK, tmp_path, found)))["theirs"])
+    assert draw_each(truth, 2, found) == {}
     assert "pictures are left out: 2 of the 2 images to draw on" in caplog.text
-    assert set(draw_each(shapes, found, {}, 2, {})) == {"theirs"}
+    assert set(draw_each(shapes, 2, found)) == {"theirs"}
 
 
 def test_a_detector_is_given_nothing_to_complete(shapes, tmp_path):
     checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root).save(tmp_path / "orcnn")
     with pytest.raises(ValueError, match="orcnn finds objects itself"):
-        predict_or_read(tmp_path / "orcnn", shapes, CPU, None, "amodal", "true", tmp_path)
+        predict_or_read(Choice(tmp_path / "orcnn", inputs="true"), shapes, CPU, tmp_path)
 
 
 def boxed(truth, **parts):
@@ -379,22 +382,20 @@ def boxes_by(shapes, monkeypatch):
 
     def with_true_boxes(stage_one, objects, inference, *, categories=True):
         asked.append(stage_one.card.method.root.name)
-        table = shapes.instances
+        asked_for, table = objects.table, shapes.instances
         box = {
             mask: box
             for kind in ("visible_rle", "amodal_rle")
             for mask, box in zip(table[kind], table["amodal_box"], strict=True)
         }
-        given = [box[mask] for mask in objects.predictions["visible_rle"]]
-        columns = {name: objects.predictions[name] for name in objects.predictions.columns}
+        given = [box[mask] for mask in asked_for.predictions["visible_rle"]]
         made = {"boxes_by": asked[-1], "boxes_checkpoint": stage_one.card.fingerprint.digest}
-        return dataclasses.replace(
-            objects,
-            metadata=objects.metadata.model_copy(update=made),
-            predictions=frame(PREDICTIONS, columns | {"amodal_box": given}),
-        )
+        metadata = asked_for.metadata.model_copy(update=made)
+        table = dataclasses.replace(asked_for, metadata=metadata)
+        return dataclasses.replace(objects, table=table).with_columns(amodal_box=given)
 
-    monkeypatch.setattr(nodes, "with_boxes", with_true_boxes)
+    for job in (chosen, complete):
+        monkeypatch.setattr(job, "with_boxes", with_true_boxes)
     return asked
 
 
@@ -410,12 +411,10 @@ def test_boxes_are_estimated_by_the_detector_that_a_method_was_trained_with(
     other.save(models / "mask_rcnn")
     digest = detector.card.fingerprint.digest
 
-    def complete(stage_one=None, detector=None, inputs=True, **parts):
+    def made(stage_one=None, detector=None, inputs=True, **parts):
         boxed(shapes, **parts).save(models / "c2f_seg")
-        found = predict_or_read(
-            models / "c2f_seg", shapes, CPU, None, "amodal", inputs, tmp_path, stage_one, detector
-        )
-        return [tables.get("c2f_seg") for tables in found]
+        choice = Choice(models / "c2f_seg", None, "amodal", inputs, stage_one, detector)
+        return predict_or_read(choice, shapes, CPU, tmp_path)[0]
 
     run_ids = []
     for asked, expected in (
@@ -423,17 +422,17 @@ def test_boxes_are_estimated_by_the_detector_that_a_method_was_trained_with(
         ({"detected": digest, "stage_one": "mask_rcnn"}, "mask_rcnn"),
         ({"detector": "mask_rcnn"}, "mask_rcnn"),
     ):
-        _, true, _, _ = complete(**asked)
+        (true,) = made(**asked)
         assert boxes_by[-1] == true.metadata.boxes_by == expected
-        scores = evaluate_completions(shapes, true, None, None, QUICK, tmp_path)
+        scores = evaluate_completions(shapes, None, QUICK, tmp_path, true)
         run_ids.append(dict(scores.results.groupby("method")["run_id"].first()))
     # Results tell by whose boxes; what is not completed rests on none.
     assert len({each["c2f_seg"] for each in run_ids[:2]}) == 2
     assert len({each["visible_mask"] for each in run_ids}) == 1
     with pytest.raises(ValueError, match="its detector is null: name one"):
-        complete()
-    found, true, _, within = complete(inputs=None)
-    assert found is true is None and within.metadata.inputs == "true_boxes"
+        made()
+    (within,) = made(inputs=None)
+    assert within.metadata.inputs == "true_boxes"
 
 
 def test_detections_without_amodal_boxes_have_them_estimated(shapes, completer, boxes_by, tmp_path):
@@ -442,9 +441,7 @@ def test_detections_without_amodal_boxes_have_them_estimated(shapes, completer, 
     checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root).save(models / "orcnn")
     write(shapes, tmp_path / "theirs.json")
     file = str(tmp_path / "theirs.json")
-    found, _, given, _ = predict_or_read(
-        models / "c2f_seg", shapes, CPU, None, "amodal", file, tmp_path, None, "orcnn"
-    )
-    assert boxes_by == ["orcnn"] and given["c2f_seg"].predictions["amodal_box"].notna().all()
-    assert found["c2f_seg"].metadata.inputs == "theirs"
-    assert found["c2f_seg"].metadata.boxes_by == "orcnn"
+    choice = Choice(models / "c2f_seg", inputs=file, detector="orcnn")
+    (found,), given = predict_or_read(choice, shapes, CPU, tmp_path)
+    assert boxes_by == ["orcnn"] and given.predictions["amodal_box"].notna().all()
+    assert (found.metadata.inputs, found.metadata.boxes_by) == ("theirs", "orcnn")

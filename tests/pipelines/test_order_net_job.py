@@ -10,7 +10,7 @@ from PIL import Image
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
-from amodal_pipeline.jobs.evaluate import check_detector
+from amodal_pipeline.jobs.detect import check_detector
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import OrderNetConfig
 from amodal_pipeline.metrics.results import read

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from amodal_pipeline.annotations import Given
 from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
-from amodal_pipeline.jobs.ablate import Given, _inputs
+from amodal_pipeline.jobs.ablate import Materials, _inputs
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.jobs.rows import Row
 from amodal_pipeline.jobs.train import (
@@ -25,7 +26,7 @@ from tests.conftest import tiny_training
 
 def detections(shapes, rows, **changes):
     """The true objects of some rows, in another order, as a detector would have found them."""
-    truth = true_objects(shapes)
+    truth = true_objects(shapes).table
     table = truth.predictions.iloc[rows]
     columns = {name: table[name] for name in table.columns}
     columns |= {
@@ -119,9 +120,9 @@ def test_restart_leaves_a_finished_part_that_is_unchanged(shapes, tmp_path):
 
 def test_a_row_that_completes_detections_needs_a_detector(shapes, tmp_path):
     nothing = detect([], shapes, None, completer_job())
-    given = Given(Parts(), detections=nothing)
+    given = Materials(Parts(), detections=nothing)
     row = Row("on_detections", completer_job())
     assert _inputs(row, given) == "image"
-    assert _inputs(dataclasses.replace(row, completes="true"), given) == "true"
+    assert _inputs(dataclasses.replace(row, completes=Given.TRUE_MASKS), given) == "true"
     with pytest.raises(ValueError, match=r"rows\.on_detections"):
-        _inputs(dataclasses.replace(row, completes="detections"), given)
+        _inputs(dataclasses.replace(row, completes=Given.DETECTIONS), given)

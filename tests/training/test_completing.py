@@ -13,9 +13,9 @@ from PIL import Image
 from torch import nn
 
 from amodal_pipeline import methods
-from amodal_pipeline.annotations import Category, build, rle
+from amodal_pipeline.annotations import Category, Given, KnownObjects, build, rle
 from amodal_pipeline.annotations.known_objects import true_objects
-from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
+from amodal_pipeline.annotations.tables import boxes
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import convex_hull, visible_mask
@@ -43,8 +43,8 @@ class Echo(nn.Module):
         return {"amodal_masks": F.max_pool2d(masks, 2 * self.grown + 1, 1, self.grown)[:, 0]}
 
 
-def run(model, predictions, **config):
-    return complete(model, predictions, CPU.model_copy(update=config), method="echo")
+def run(model, objects, **config):
+    return complete(model, KnownObjects.of(objects), CPU.model_copy(update=config), method="echo")
 
 
 @settings(max_examples=60, deadline=None)
@@ -140,8 +140,8 @@ def test_completion_does_not_depend_on_who_is_in_the_batch(rectangles):
             size
         ]
     # In whatever order the objects come.
-    shuffled = objects.predictions.sample(frac=1, random_state=0).reset_index(drop=True)
-    found = run(model, dataclasses.replace(objects, predictions=shuffled)).predictions
+    shuffled = objects.table.predictions.sample(frac=1, random_state=0).reset_index(drop=True)
+    found = run(model, objects.with_columns(**shuffled)).predictions
     again = found.sort_values("prediction_id").reset_index(drop=True)
     assert again["amodal_rle"].tolist() == expected["amodal_rle"].tolist()
 
@@ -180,29 +180,33 @@ def test_an_image_with_more_objects_than_a_batch_is_cut(rectangles):
 
 def test_what_cannot_be_seen_stays_empty(rectangles):
     objects = true_objects(rectangles)
-    table = objects.predictions.copy()
+    masks = objects.table.predictions["visible_rle"].tolist()
     nothing = rle.encode(np.zeros((1, 40, 50), np.uint8))[0]
-    table["visible_rle"] = [nothing, *table["visible_rle"][1:]]
     model = Echo(CropConfig(side=32, image_side=8))
-    found = run(model, dataclasses.replace(objects, predictions=table)).predictions
+    found = run(model, objects.with_columns(visible_rle=[nothing, *masks[1:]])).predictions
     assert sum(len(images) for images, _ in model.batches) == 7
     assert found["amodal_rle"].iloc[0] == nothing and found["amodal_box"].isna().tolist()[0]
     assert not found["amodal_box"].isna().iloc[1:].any()
-    table = table.assign(visible_rle=[None] * 8)
     with pytest.raises(ValueError, match="8 of 8 predictions of 'truth' have no visible mask"):
-        run(model, dataclasses.replace(objects, predictions=table))
-    none = dataclasses.replace(objects, predictions=table.iloc[:0])
-    assert len(run(model, none).predictions) == 0
+        run(model, objects.with_columns(visible_rle=[None] * 8))
+    none = run(model, empty(objects))
+    assert len(none.predictions) == 0 and none.metadata.given is Given.TRUE_MASKS
+
+
+def empty(objects):
+    table = objects.table
+    table = dataclasses.replace(table, predictions=table.predictions.iloc[:0])
+    return dataclasses.replace(objects, table=table)
 
 
 def test_ignored_objects_are_not_completed(rectangles):
     table = rectangles.instances.assign(ignore=[True] + [False] * 7)
     objects = true_objects(dataclasses.replace(rectangles, instances=table))
-    assert objects.predictions["instance_id"].tolist() == [11, 20, 21, 30, 31, 40, 41]
+    assert objects.table.predictions["instance_id"].tolist() == [11, 20, 21, 30, 31, 40, 41]
 
 
 def test_detections_keep_their_ids_scores_and_classes(rectangles):
-    objects = true_objects(rectangles)
+    objects = true_objects(rectangles).table
     table = objects.predictions.assign(
         instance_id=[None] * 8, prediction_id=np.arange(8) + 70, score=np.linspace(0.9, 0.2, 8)
     )
@@ -213,7 +217,7 @@ def test_detections_keep_their_ids_scores_and_classes(rectangles):
     )
     found = complete(
         Echo(CropConfig(side=32, image_side=8)),
-        detector,
+        KnownObjects.of(detector),
         CPU,
         method="echo",
         seed=3,
@@ -299,12 +303,13 @@ def test_an_object_without_an_amodal_box_is_refused(rectangles):
     # One of which nothing is seen needs none.
     objects = true_objects(rectangles, boxes=True)
     nothing = rle.encode(np.zeros((1, 40, 50), np.uint8))[0]
-    table = objects.predictions.copy()
-    table["visible_rle"] = [nothing, *table["visible_rle"][1:]]
+    table = objects.table.predictions
     known = boxes(table["amodal_box"])
     known[0] = np.nan
-    table["amodal_box"] = frame(PREDICTIONS, {"amodal_box": known})["amodal_box"]
-    found = run(Full(AMODAL), dataclasses.replace(objects, predictions=table)).predictions
+    hidden = objects.with_columns(
+        visible_rle=[nothing, *table["visible_rle"][1:]], amodal_box=known
+    )
+    found = run(Full(AMODAL), hidden).predictions
     assert found["amodal_rle"].iloc[0] == nothing
     assert (rle.area(found["amodal_rle"].tolist()[1:]) > 0).all()
 
@@ -340,15 +345,16 @@ def test_a_box_head_estimates_amodal_boxes_from_visible_ones(rectangles):
     found = estimate_boxes(model, objects, config, lambda *step: steps.append(step))
     walls = (rectangles.instances["category_id"] == 2).to_numpy()[:, None]
     expected = grown(rectangles, np.where(walls, (2, 0.5), (1, 3)))
-    assert np.abs(boxes(found.predictions["amodal_box"]) - expected).max() < 1e-3
+    assert np.abs(boxes(found.table.predictions["amodal_box"]) - expected).max() < 1e-3
     assert steps == [(6, 8), (8, 8)]
-    others = [name for name in objects.predictions.columns if name != "amodal_box"]
-    assert found.predictions[others].equals(objects.predictions[others])
-    assert found.metadata == objects.metadata
+    before, after = objects.table.predictions, found.table.predictions
+    others = [name for name in before.columns if name != "amodal_box"]
+    assert after[others].equals(before[others])
+    assert found.table.metadata == objects.table.metadata
     run(Full(AMODAL), found)  # which has what it needs
     # One that knows a single category takes everything for it.
     found = estimate_boxes(stage_one("object", wider=[(2, 2)]), objects, CPU)
-    assert np.abs(boxes(found.predictions["amodal_box"]) - grown(rectangles, 2)).max() < 1e-3
+    assert np.abs(boxes(found.table.predictions["amodal_box"]) - grown(rectangles, 2)).max() < 1e-3
 
 
 def test_a_detector_may_say_what_objects_are(rectangles):
@@ -358,21 +364,19 @@ def test_a_detector_may_say_what_objects_are(rectangles):
     score.bias.data = torch.tensor([9.0, 0.0, 1.0])  # background is no answer
     found = estimate_boxes(model, true_objects(rectangles), CPU, categories=False)
     expected = grown(rectangles, (3, 1))
-    assert np.abs(boxes(found.predictions["amodal_box"]) - expected).max() < 1e-3
+    assert np.abs(boxes(found.table.predictions["amodal_box"]) - expected).max() < 1e-3
 
 
 def test_what_cannot_be_seen_gets_no_box(rectangles):
     objects = true_objects(rectangles)
-    table = objects.predictions.copy()
+    masks = objects.table.predictions["visible_rle"].tolist()
     nothing = rle.encode(np.zeros((1, 40, 50), np.uint8))[0]
-    table["visible_rle"] = [nothing, nothing, *table["visible_rle"][2:]]
+    some = objects.with_columns(visible_rle=[nothing, nothing, *masks[2:]])
     model = stage_one("wall", "door", wider=[(2, 2), (2, 2)])
-    some = dataclasses.replace(objects, predictions=table)
-    found = boxes(estimate_boxes(model, some, CPU).predictions["amodal_box"])
+    found = boxes(estimate_boxes(model, some, CPU).table.predictions["amodal_box"])
     assert np.isnan(found[:2]).all()
     assert np.abs(found[2:] - grown(rectangles, 2)[2:]).max() < 1e-3
-    none = dataclasses.replace(objects, predictions=table.iloc[:0])
-    assert len(estimate_boxes(model, none, CPU).predictions) == 0
+    assert len(estimate_boxes(model, empty(objects), CPU).table.predictions) == 0
 
 
 def test_detectors_that_cannot_estimate_boxes_are_refused(rectangles):
@@ -383,8 +387,5 @@ def test_detectors_that_cannot_estimate_boxes_are_refused(rectangles):
         model = methods.build(tiny_method(name), 2)
         with pytest.raises(ValueError, match="cannot estimate amodal boxes"):
             estimate_boxes(model, objects, CPU)
-    table = objects.predictions.assign(visible_rle=[None] * 8)
     with pytest.raises(ValueError, match="8 of 8 predictions of 'truth' have no visible mask"):
-        estimate_boxes(
-            stage_one("wall", "door"), dataclasses.replace(objects, predictions=table), CPU
-        )
+        estimate_boxes(stage_one("wall", "door"), objects.with_columns(visible_rle=[None] * 8), CPU)

@@ -22,7 +22,7 @@ def as_tokens(batches):
 
 def detected(shapes) -> Predictions:
     """Every second object, with another visible mask and amodal box: other windows."""
-    truth = true_objects(shapes, boxes=True)
+    truth = true_objects(shapes, boxes=True).table
     rows = np.arange(0, len(truth.predictions), 2) + 1
     table = truth.predictions.iloc[rows]
     columns = {name: table[name] for name in table.columns}

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from amodal_pipeline.annotations.given import Given
+from amodal_pipeline.annotations.known_objects import KnownObjects
 from amodal_pipeline.annotations.tables import (
     Accounting,
     AmodalAnnotations,
@@ -19,6 +21,8 @@ __all__ = [
     "AmodalAnnotations",
     "AnnotationsMetadata",
     "Category",
+    "Given",
+    "KnownObjects",
     "Predictions",
     "PredictionsMetadata",
     "Repair",

@@ -1,9 +1,14 @@
-"""The true objects of a split as a table of predictions: what completers and OrderNet are given."""
+"""Objects that are known before a method runs: what completers and OrderNet are given."""
+
+from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from amodal_pipeline.annotations.given import Given
 from amodal_pipeline.annotations.tables import (
     PREDICTION_ORDER,
     PREDICTIONS,
@@ -14,45 +19,98 @@ from amodal_pipeline.annotations.tables import (
 )
 
 
-def true_objects(annotations: AmodalAnnotations, boxes: bool = False) -> Predictions:
-    """The true objects with their visible masks, for a completer to complete.
+@dataclass(frozen=True)
+class KnownObjects:
+    """Objects with visible masks, and where these come from.
 
-    Those that are to be ignored are left out. ``prediction_id`` and ``instance_id`` are the true
-    object's, the score is 1; method "truth", inputs "true". With ``boxes`` their amodal boxes are
-    known too: inputs "true_boxes".
+    ``table`` holds the objects, with amodal boxes where they are known. ``given`` says what they
+    are, and ``detector`` who found them where they are DETECTIONS: a detector, another program, or
+    the masks of a user.
+    """
+
+    table: Predictions
+    given: Given
+    detector: str = ""
+
+    @classmethod
+    def of(cls, objects: Predictions | KnownObjects) -> KnownObjects:
+        """Return what is known of the objects of a table.
+
+        A table that completes objects (it names true ones by ``instance_id``, or detections by
+        ``source_id``) holds these objects. The rows of any other are detections of its method.
+        """
+        if isinstance(objects, KnownObjects):
+            return objects
+        made, table = objects.metadata, objects.predictions
+        completes = table["instance_id"].notna().any()
+        completes |= len(table) > 0 and table["source_id"].notna().all()
+        if completes or made.given.from_truth:
+            detector = made.inputs if made.given is Given.DETECTIONS else ""
+            return cls(objects, made.given, detector)
+        return cls(objects, Given.DETECTIONS, made.method)
+
+    @property
+    def inputs(self) -> str:
+        """Return the ``inputs`` of predictions that are made of these objects."""
+        return self.detector if self.given is Given.DETECTIONS else self.given.value
+
+    @property
+    def source_id(self) -> pd.Series:
+        """Return the detection that each object is; null for true objects."""
+        table = self.table.predictions
+        if self.given is Given.DETECTIONS and table["source_id"].isna().any():
+            return table["prediction_id"]
+        return table["source_id"]
+
+    def with_columns(self, **columns: object) -> KnownObjects:
+        """Return the same objects with other values in some columns."""
+        table = self.table.predictions
+        changed = {name: table[name] for name in table.columns} | columns
+        predictions = frame(PREDICTIONS, changed)
+        return dataclasses.replace(
+            self, table=dataclasses.replace(self.table, predictions=predictions)
+        )
+
+
+def true_objects(annotations: AmodalAnnotations, boxes: bool = False) -> KnownObjects:
+    """Return the true objects of a split with their visible masks, without those to be ignored.
+
+    ``prediction_id`` and ``instance_id`` are the true object's, the score is 1, the method is
+    "truth". With ``boxes`` their amodal boxes are known too.
     """
     counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
     table = annotations.instances[counted]
     same = ["image_id", "category_id", "instance_id", "track_id", "visible_rle", "visible_box"]
     if boxes:
         same.append("amodal_box")
+    given = Given.TRUE_BOXES if boxes else Given.TRUE_MASKS
+    columns = {name: table[name] for name in same}
+    columns |= {"prediction_id": table["instance_id"], "score": np.ones(len(table))}
+    return KnownObjects(_table(annotations, "truth", given, columns), given)
+
+
+def no_objects(annotations: AmodalAnnotations) -> KnownObjects:
+    """Return what is found in a split where no detector is configured: an empty table."""
+    return KnownObjects(_table(annotations, "none", Given.NOTHING, {}), Given.NOTHING)
+
+
+def _table(
+    annotations: AmodalAnnotations, method: str, given: Given, columns: dict[str, object]
+) -> Predictions:
     described = annotations.metadata.model_dump(
         include={"dataset", "split", "categories", "image_root"}
     )
-    return Predictions(
-        PredictionsMetadata(
-            **described,
-            method="truth",
-            inputs="true_boxes" if boxes else "true",
-            annotations=annotations.fingerprint,
-        ),
-        annotations.images,
-        frame(
-            PREDICTIONS,
-            {
-                "prediction_id": table["instance_id"],
-                "score": np.ones(len(table)),
-                **{name: table[name] for name in same},
-            },
-        ),
-        frame(PREDICTION_ORDER, {}),
+    metadata = PredictionsMetadata(
+        **described, method=method, inputs=given.value, annotations=annotations.fingerprint
     )
+    rows = frame(PREDICTIONS, columns)
+    return Predictions(metadata, annotations.images, rows, frame(PREDICTION_ORDER, {}))
 
 
 def true_objects_with_order(annotations: AmodalAnnotations) -> Predictions:
-    """The true objects that are not ignored, with both masks, and the order of the annotations
-    between them (score 1, source "truth"); method "truth", inputs "true"."""
-    objects = true_objects(annotations)
+    """Return the true objects that are not ignored, with both masks, and the order of the
+    annotations between them (score 1, source "truth")."""
+    objects = true_objects(annotations).table
     table, truth, order = objects.predictions, annotations.instances, annotations.order
     counted = ~truth["ignore"].to_numpy(dtype=bool)
     ids = table["prediction_id"].to_numpy(dtype=np.int64)

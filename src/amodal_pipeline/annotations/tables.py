@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from amodal_pipeline.annotations.given import Given
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.annotations.tracks import track_rows
 
@@ -139,12 +140,9 @@ class AnnotationsMetadata(BaseModel):
     modal: bool = False
 
 
-FROM_TRUTH = ("true", "true_boxes")
-"""``inputs`` of predictions from true visible masks, or from these and the true amodal boxes."""
-
-
 class PredictionsMetadata(BaseModel):
-    """Origin of a table of predictions: ``inputs`` is "image", "true" or the name of a detector.
+    """Origin of a table of predictions: ``inputs`` says what they were made from, as
+    :class:`~.given.Given` spells it, or is the name of a detector.
 
     ``boxes_by`` and ``boxes_checkpoint`` are the detector that estimated the amodal boxes of known
     objects, and the fingerprint of its checkpoint; "" without such a detector.
@@ -155,7 +153,7 @@ class PredictionsMetadata(BaseModel):
     split: str
     method: str
     variant: str = "full"
-    inputs: str = "image"
+    inputs: str = Given.IMAGE.value
     seed: int = 0
     categories: tuple[Category, ...]
     image_root: str
@@ -163,6 +161,11 @@ class PredictionsMetadata(BaseModel):
     checkpoint: str = ""
     boxes_by: str = ""
     boxes_checkpoint: str = ""
+
+    @property
+    def given(self) -> Given:
+        """Return what the predictions were made from."""
+        return Given.of(self.inputs)
 
 
 def frame(schema: pa.Schema, rows: Iterable[dict] | pd.DataFrame | dict[str, Any]) -> pd.DataFrame:

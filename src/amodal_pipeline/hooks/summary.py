@@ -18,6 +18,7 @@ class SummaryHook:
             return
         from rich.table import Column, Table
 
+        from amodal_pipeline.annotations import Given
         from amodal_pipeline.jobs.progress import plain_console
         from amodal_pipeline.metrics.results import summary_table
         from amodal_pipeline.visuals.comparisons import in_words, kinds
@@ -33,13 +34,13 @@ class SummaryHook:
             shown = summary_table(part, metrics)
             # Lines that know more stand apart, as in the report.
             for kind, lines in shown.groupby(kinds(shown["inputs"]), sort=False):
-                given = "" if kind == "image" else f", {in_words(kind)}"
+                given = "" if kind == Given.IMAGE else f", {in_words(kind)}"
                 title = f"{results['dataset'].iloc[0]}, validation{given}: {protocol} (0–100)"
                 # Metrics downwards, methods across: many names fit a narrow terminal.
                 table = Table(Column("metric", no_wrap=True), title=title)
                 for line in lines[["method", "variant", "inputs"]].itertuples(index=False):
                     extra = [line.variant] if line.variant != "full" else []
-                    extra += [f"on {line.inputs}"] if line.inputs not in ("image", kind) else []
+                    extra += [f"on {line.inputs}"] if line.inputs not in (Given.IMAGE, kind) else []
                     table.add_column("\n".join([line.method, *extra]), justify="right")
                 for metric in metrics:
                     table.add_row(metric, *(_text(value) for value in lines[metric]))

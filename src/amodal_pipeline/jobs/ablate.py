@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations import AmodalAnnotations, Given, Predictions
 from amodal_pipeline.cores import usable_cores
-from amodal_pipeline.jobs.evaluate import (
+from amodal_pipeline.jobs.complete import (
     complete_detections,
     complete_true,
     complete_true_boxes,
-    predict,
-    scored,
     within_amodal_boxes,
 )
+from amodal_pipeline.jobs.detect import predict
+from amodal_pipeline.jobs.evaluate import scored
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.jobs.progress import progress, training_progress
 from amodal_pipeline.jobs.rows import AblationConfig, Row, resolve
@@ -60,7 +60,7 @@ class Workplace:
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class Materials:
     """What rows are made from beside the training split.
 
     ``parts`` are those of the data set. For completers: ``detected`` has what a detector found of
@@ -97,9 +97,9 @@ def gather(
     detections: Predictions | None = None,
     detector: list[Checkpoint] | None = None,
     views: ViewsPlan | None = None,
-) -> Given:
-    """Gather what the rows of an ablation are made from; arguments as of :class:`Given`."""
-    return Given(
+) -> Materials:
+    """Gather what the rows of an ablation are made from; arguments as of :class:`Materials`."""
+    return Materials(
         Parts(shape_prior, tokenizer),
         on_true_objects(train, detections_train),
         detections,
@@ -108,47 +108,26 @@ def gather(
     )
 
 
-def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
-    """Return all rows of the ablation by name, and those to run now."""
-    # Kedro builds the model of the first only, of parameters that come as *args.
-    checked = [Job.model_validate(job) for job in jobs]
-    return _chosen(ablation, checked)
-
-
-def choose_rows_with_prior(
-    ablation: AblationConfig, shape_prior: StoredShapePrior, *jobs: Job
+def choose_rows(
+    ablation: AblationConfig,
+    shape_prior: StoredShapePrior | None = None,
+    tokenizer: Checkpoint | None = None,
+    views: ViewsPlan | None = None,
+    **jobs: Job,
 ) -> tuple[dict[str, Row], list[Row]]:
-    """Choose rows as :func:`choose_rows` does, for methods that have a shape prior."""
-    return _chosen(ablation, _completed(Parts(shape_prior=shape_prior), jobs))
+    """Return all rows of the ablation by name, and those to run now.
 
-
-def choose_rows_with_tokenizer(
-    ablation: AblationConfig, tokenizer: Checkpoint, *jobs: Job
-) -> tuple[dict[str, Row], list[Row]]:
-    """Choose rows as :func:`choose_rows` does, for methods that have a mask tokenizer."""
-    return _chosen(ablation, _completed(Parts(tokenizer=tokenizer), jobs))
-
-
-def choose_rows_with_pretraining(
-    ablation: AblationConfig, views: ViewsPlan, *jobs: Job
-) -> tuple[dict[str, Row], list[Row]]:
-    """Choose rows as :func:`choose_rows` does, for methods that may be pretrained on views."""
-    checked = [Job.model_validate(job) for job in jobs]
-    return _chosen(ablation, checked, views.pretraining)
-
-
-def _completed(parts: Parts, jobs: tuple[Job, ...]) -> list[Job]:
-    checked = [Job.model_validate(job) for job in jobs]
-    return [
-        job.model_copy(update={"model": MethodConfig(parts.complete(job.model.root))})
-        for job in checked
-    ]
-
-
-def _chosen(
-    ablation: AblationConfig, jobs: list[Job], pretraining: Pretraining | None = None
-) -> tuple[dict[str, Row], list[Row]]:
-    rows = resolve(ablation, {job.name: job for job in jobs}, pretraining)
+    Args:
+        shape_prior, tokenizer: what the jobs are trained with.
+        views: of methods that may be pretrained on views.
+        jobs: that rows are differences of, by name.
+    """
+    parts, checked = Parts(shape_prior, tokenizer), {}
+    for values in jobs.values():
+        job = Job.model_validate(values)  # Kedro checks parameters of named arguments only
+        model = MethodConfig(parts.complete(job.model.root))
+        checked[job.name] = job.model_copy(update={"model": model})
+    rows = resolve(ablation, checked, views.pretraining if views else None)
     return rows, [row for name, row in rows.items() if ablation.row in (None, name)]
 
 
@@ -157,7 +136,7 @@ def ablate(
     train: AmodalAnnotations,
     val: AmodalAnnotations,
     place: Workplace,
-    given: Given,
+    given: Materials,
     inference: InferenceConfig,
     evaluation: EvaluationConfig,
 ) -> list[str]:
@@ -189,7 +168,7 @@ def train_row(
     row: Row,
     annotations: AmodalAnnotations,
     place: Workplace,
-    given: Given,
+    given: Materials,
     *,
     as_start: bool = False,
     title: str = "",
@@ -270,7 +249,7 @@ def _trained_whole(method_folder: Path, folder: Path, wanted: Fingerprint) -> Ch
 
 
 def _use_otherwise(
-    row: Row, annotations: AmodalAnnotations, place: Workplace, given: Given
+    row: Row, annotations: AmodalAnnotations, place: Workplace, given: Materials
 ) -> Checkpoint:
     """The checkpoint of a row that is another one with values that matter after training only."""
     kept = dataclasses.replace(place, restart=False)
@@ -288,7 +267,7 @@ def _use_otherwise(
 
 
 def _start(
-    row: Row, annotations: AmodalAnnotations, place: Workplace, given: Given
+    row: Row, annotations: AmodalAnnotations, place: Workplace, given: Materials
 ) -> list[Checkpoint]:
     match row.upstream:
         case Row() as upstream:
@@ -331,7 +310,7 @@ def _predict(
     checkpoint: Checkpoint,
     val: AmodalAnnotations,
     place: Workplace,
-    given: Given,
+    given: Materials,
     inference: InferenceConfig,
 ) -> Predictions:
     """Predictions of a row; those on disk where they are of this checkpoint and these images."""
@@ -343,11 +322,11 @@ def _predict(
         same = same and found.metadata.inputs == _inputs(row, given)
         if same and not _rests_on_estimates(row, checkpoint):
             return found
-    if row.completes == "true_boxes":
+    if row.completes is Given.TRUE_BOXES:
         predictions = complete_true_boxes(checkpoint, val, inference)
-    elif row.completes == "true":
+    elif row.completes is Given.TRUE_MASKS:
         predictions = complete_true(checkpoint, val, inference, given.detector)
-    elif row.completes == "detections":
+    elif row.completes is Given.DETECTIONS:
         predictions = complete_detections(checkpoint, val, given.detections, inference)
     else:
         predictions = predict(checkpoint, val, inference)
@@ -359,21 +338,19 @@ def _predict(
 
 def _rests_on_estimates(row: Row, checkpoint: Checkpoint) -> bool:
     """Whether a stage one that this checkpoint knows nothing of has a part in its predictions."""
-    return row.completes in ("true", "detections") and within_amodal_boxes(checkpoint.card)
+    return row.completes not in (None, Given.TRUE_BOXES) and within_amodal_boxes(checkpoint.card)
 
 
-def _inputs(row: Row, given: Given) -> str:
-    """What the predictions of a row are made from, as results have it.
+def _inputs(row: Row, given: Materials) -> str:
+    """Return what the predictions of a row are made from, as results have it.
 
     Raises:
         ValueError: it completes detections, and there is no detector.
     """
-    match row.completes:
-        case None:
-            return "image"
-        case "true" | "true_boxes" as known:
-            return known
-    if given.detections.metadata.method == "none":
+    kind = row.completes or Given.IMAGE
+    if kind is not Given.DETECTIONS:
+        return kind.value
+    if given.detections.metadata.given is Given.NOTHING:
         raise ValueError(
             f"rows.{row.name} completes detections, and {row.job.model.root.name}.detector is "
             "null: name a detector, or take the row away (null)"
@@ -385,14 +362,14 @@ def _score(
     row: Row,
     val: AmodalAnnotations,
     predictions: Predictions,
-    given: Given,
+    given: Materials,
     evaluation: EvaluationConfig,
 ):
     from amodal_pipeline.metrics.completion import match_detections
     from amodal_pipeline.metrics.evaluate import evaluate
 
     # What was completed decides which objects are found, as for the method itself.
-    detected = row.completes == "detections"
+    detected = row.completes is Given.DETECTIONS
     matches = match_detections(val, given.detections) if detected else None
     with progress(f"evaluate {row.name}") as on_progress:
         return evaluate(
@@ -471,9 +448,7 @@ def _changes(
     """How what is on disk differs from what the row is now; "" where it does not."""
     folder = rows_folder / row.name
     run_id, inputs = scored["run_id"], scored["inputs"]
-    known = {"image": None, "true": "true", "true_boxes": "true_boxes"}
-    kind = known.get(inputs, "detections")
-    if kind != row.completes:
+    if Given.of(inputs) is not (row.completes or Given.IMAGE):
         return f"scored on inputs {inputs!r}"
     if not run_id.endswith(val.fingerprint[:12]):
         return "scored on other validation data"

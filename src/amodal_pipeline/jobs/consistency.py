@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations import AmodalAnnotations, Given, Predictions
 from amodal_pipeline.compose.config import VariantsConfig
 from amodal_pipeline.cores import usable_cores
-from amodal_pipeline.jobs.evaluate import predict
+from amodal_pipeline.jobs.detect import predict
 from amodal_pipeline.jobs.progress import progress
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.training_config import InferenceConfig
@@ -73,7 +73,7 @@ def evaluate_variants(
     scored = {n: _evaluate(annotations, variants, p, evaluation) for n, p in predictions.items()}
     for found in scored.values():
         for row in found.results.itertuples():
-            on = "" if row.inputs == "image" else f" on {row.inputs}"
+            on = "" if Given.of(row.inputs) is Given.IMAGE else f" on {row.inputs}"
             value = "–" if pd.isna(row.value) else f"{row.value:.1f}"
             _log.info("%s%s: %s %s (n = %d)", row.method, on, row.metric, value, row.n)
     return scored

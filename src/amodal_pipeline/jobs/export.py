@@ -3,14 +3,13 @@
 import logging
 from pathlib import Path
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions
-from amodal_pipeline.jobs.evaluate import newest, predict_or_read
+from amodal_pipeline.annotations import AmodalAnnotations, Given, Predictions
+from amodal_pipeline.jobs.chosen import KINDS, Choice, kind, predict_or_read
+from amodal_pipeline.jobs.evaluate import newest
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.training_config import InferenceConfig
 
 logger = logging.getLogger(__name__)
-
-_KINDS = ("predictions", "predictions_true", "predictions_true_boxes")
 
 
 def export_predictions(
@@ -33,21 +32,17 @@ def export_predictions(
         annotations: the split.
         inference: how the method is run.
         model_output: folder with the predictions of all methods.
-        stage_one, detector: as for :func:`~.evaluate.predict_or_read`.
+        stage_one, detector: as for :class:`~.chosen.Choice`.
     """
     from amodal_pipeline.annotations.export import write_coco_amodal, write_coco_results
 
     name, split = folder.name, annotations.metadata.split
     found = _evaluated(Checkpoint.load(folder), name, annotations, model_output)
     if not found:
-        made = predict_or_read(
-            *(folder, annotations, inference, None, "amodal", None),
-            *(model_output, stage_one, detector),
-        )
-        tables = (made[0], made[1], made[3])
-        found = {kind: of[name] for kind, of in zip(_KINDS, tables, strict=True) if name in of}
-    for kind, table in found.items():
-        path = model_output / name / f"{kind}_{split}.json"
+        choice = Choice(folder, stage_one=stage_one, detector=detector)
+        found, _ = predict_or_read(choice, annotations, inference, model_output)
+    for table in found:
+        path = model_output / name / f"{kind(table)}_{split}.json"
         write_coco_results(table, path)
         logger.info("%s: %d records", path, len(table.predictions))
     write_coco_amodal(annotations, model_output / name / f"truth_{split}.json")
@@ -55,14 +50,14 @@ def export_predictions(
 
 def _evaluated(
     checkpoint: Checkpoint, name: str, annotations: AmodalAnnotations, model_output: Path
-) -> dict[str, Predictions]:
-    """What the checkpoint predicted for these annotations when it was last evaluated, by kind."""
+) -> list[Predictions]:
+    """Return what the checkpoint predicted for these annotations in its last evaluation."""
     made_by = (checkpoint.card.fingerprint.digest, annotations.fingerprint)
-    found = {}
-    for kind in _KINDS:
-        if any((model_output / name / kind).glob(f"*/{kind}")):
-            table = newest(name, model_output, kind)
+    found = []
+    for each in KINDS:
+        if any((model_output / name / each).glob(f"*/{each}")):
+            table = newest(name, model_output, each)
             made = table.metadata
-            if (made.checkpoint, made.annotations) == made_by and made.inputs != "none":
-                found[kind] = table
+            if (made.checkpoint, made.annotations) == made_by and made.given is not Given.NOTHING:
+                found.append(table)
     return found

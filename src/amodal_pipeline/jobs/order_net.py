@@ -15,9 +15,10 @@ import pandas as pd
 from PIL import Image
 from pydantic import Field
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations import AmodalAnnotations, Given, Predictions
 from amodal_pipeline.jobs.ablate import Workplace
-from amodal_pipeline.jobs.evaluate import predict, scored
+from amodal_pipeline.jobs.detect import predict
+from amodal_pipeline.jobs.evaluate import scored
 from amodal_pipeline.jobs.progress import plain_console, progress, training_progress
 from amodal_pipeline.jobs.rows import Row
 from amodal_pipeline.jobs.train import Job, choose_start
@@ -106,7 +107,7 @@ def train_and_score(
     from amodal_pipeline.metrics.evaluate import evaluate
     from amodal_pipeline.training import loop, ordering
 
-    own, name = place.output, job.source or "true"
+    own, name = place.output, job.source or Given.TRUE_MASKS.value
     seen, shown = (
         _objects(split, job.source, place.models, own, inference) for split in (train, val)
     )
@@ -186,7 +187,7 @@ def _by_rules(objects: Predictions, pairs: np.ndarray) -> Iterator[Predictions]:
     from amodal_pipeline.metrics.order import by_area, by_lowest_point
     from amodal_pipeline.training.ordering import by_relative_map
 
-    of_truth = objects.metadata.inputs == "true"
+    of_truth = objects.metadata.given.from_truth
     known = [by_area(objects), by_lowest_point(objects)]
     if len(objects.order):
         known.append(by_relative_map(objects, pairs) if of_truth else objects)
@@ -241,7 +242,7 @@ def tabulate(parts: Path, val: AmodalAnnotations, done: list[str]) -> pd.DataFra
 
 def _line(source: str, method: str, variant: str, values: pd.DataFrame) -> dict[str, object]:
     line = {
-        "objects": "truth" if source == "true" else source,
+        "objects": "truth" if Given.of(source).from_truth else source,
         "order": _NAMES.get(method, f"{method} itself"),
         "inputs": variant.removeprefix(f"{source}_") if method == "order_net" else "",
     }

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from amodal_pipeline.annotations import Predictions, PredictionsMetadata
+from amodal_pipeline.annotations import KnownObjects, Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.storage import inside, replacing
-from amodal_pipeline.jobs.evaluate import (
-    check_detector,
+from amodal_pipeline.jobs.complete import (
     complete,
     is_completer,
     load_stage_one,
-    with_missing_boxes,
+    with_boxes,
     within_amodal_boxes,
 )
+from amodal_pipeline.jobs.detect import check_detector
 from amodal_pipeline.jobs.progress import progress
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.contract import job_name
@@ -78,10 +78,10 @@ def predict_folder(
         return _detect(checkpoint, images, folder, inference), damaged
     from amodal_pipeline.jobs.own_masks import read_masks
 
-    objects = read_masks(Path(masks).expanduser(), images, folder, damaged)
-    if within_amodal_boxes(card) and objects.predictions["amodal_box"].isna().any():
+    objects = KnownObjects.of(read_masks(Path(masks).expanduser(), images, folder, damaged))
+    if within_amodal_boxes(card) and objects.table.predictions["amodal_box"].isna().any():
         estimating = load_stage_one(checkpoint, models, stage_one, detector)
-        objects = with_missing_boxes(estimating, objects, inference, categories=False)
+        objects = with_boxes(estimating, objects, inference, categories=False)
     found = complete(checkpoint, objects, inference)
     return found if raw else _with_what_is_seen(found), damaged
 
@@ -124,7 +124,7 @@ def _with_what_is_seen(found: Predictions) -> Predictions:
     from amodal_pipeline.methods.baselines import with_amodal
 
     amodal, visible = (found.predictions[f"{kind}_rle"].tolist() for kind in ("amodal", "visible"))
-    return with_amodal(found, rle.union(amodal, visible), {})
+    return with_amodal(KnownObjects.of(found), rle.union(amodal, visible), {})
 
 
 def write_results(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from amodal_pipeline.annotations import Given
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.jobs.train import Job, Pretraining
@@ -14,7 +15,7 @@ from amodal_pipeline.layers.configs import LocalPath, Strict
 # Part of file names that are taken apart at their dots.
 RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
-Completes = Literal["true", "true_boxes", "detections"] | None
+Completes = Literal[Given.TRUE_MASKS, Given.TRUE_BOXES, Given.DETECTIONS] | None
 
 
 class PretrainingConfig(Strict):

@@ -7,7 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
-from amodal_pipeline.jobs.evaluate import predict
+from amodal_pipeline.jobs.detect import predict
 from amodal_pipeline.jobs.progress import plain_console, progress
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import ShapePriorConfig

@@ -335,13 +335,15 @@ def detect(
     Raises:
         ValueError: the results of another program are missing or damaged; names the file.
     """
-    from amodal_pipeline.jobs.evaluate import nothing, predict, read_results_of_split
+    from amodal_pipeline.annotations.known_objects import no_objects
+    from amodal_pipeline.jobs.chosen import read_results_of_split
+    from amodal_pipeline.jobs.detect import predict
 
     if detector:
         return predict(detector[0], annotations, inference)
     if job.detector_file:
         return read_results_of_split(job.detector_file, annotations)
-    return nothing(annotations)
+    return no_objects(annotations).table
 
 
 def on_true_objects(

@@ -8,36 +8,30 @@ from collections.abc import Callable
 
 import numpy as np
 
-from amodal_pipeline.annotations import rle
-from amodal_pipeline.annotations.tables import (
-    PREDICTION_ORDER,
-    PREDICTIONS,
-    Predictions,
-    frame,
-)
+from amodal_pipeline.annotations import KnownObjects, Predictions, rle
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 
 _BATCH = 4096  # masks worked on at once: bounds the memory
 
 
-def visible_mask(predictions: Predictions) -> Predictions:
+def visible_mask(objects: Predictions | KnownObjects) -> Predictions:
     """Return the visible mask taken for the whole object: nothing is completed.
 
     Args:
-        predictions: of a detector that predicts visible masks, or true objects.
+        objects: known ones, or predictions with visible masks, as ``KnownObjects.of`` takes them.
 
     Returns:
-        The same objects under the same ids and scores, method "visible_mask"; ``inputs`` is the
-        detector and ``source_id`` its detection. Of predictions that completed something, true
-        objects or detections, both stay what they are. An empty visible mask stays an empty amodal
-        mask without a box.
+        The same objects under the same ids and scores, method "visible_mask"; of a detector's
+        objects ``inputs`` is the detector and ``source_id`` its detection. An empty visible mask
+        stays an empty amodal mask without a box.
 
     Raises:
-        ValueError: a prediction has no visible mask.
+        ValueError: an object has no visible mask.
     """
-    return _complete(predictions, "visible_mask", lambda counts, sizes: counts)
+    return _complete(objects, "visible_mask", lambda counts, sizes: counts)
 
 
-def convex_hull(predictions: Predictions) -> Predictions:
+def convex_hull(objects: Predictions | KnownObjects) -> Predictions:
     """Return the convex hull of the visible mask taken for the whole object.
 
     The hull of the centres of the visible pixels: a pixel is foreground when its centre lies in
@@ -46,73 +40,65 @@ def convex_hull(predictions: Predictions) -> Predictions:
 
     Args, returns and raises as :func:`visible_mask`, method "convex_hull".
     """
-    return _complete(predictions, "convex_hull", _hulls)
+    return _complete(objects, "convex_hull", _hulls)
 
 
 def _complete(
-    predictions: Predictions,
+    objects: Predictions | KnownObjects,
     method: str,
     completed: Callable[[list[str], np.ndarray], list[str]],
 ) -> Predictions:
-    visible, sizes = visible_masks(predictions, method), predictions.sizes
+    objects = KnownObjects.of(objects)
+    visible, sizes = visible_masks(objects, method), objects.table.sizes
     amodal = [
         mask
         for start in range(0, len(visible), _BATCH)
         for mask in completed(visible[start : start + _BATCH], sizes[start : start + _BATCH])
     ]
-    return with_amodal(predictions, amodal, {"method": method, "variant": "full", "checkpoint": ""})
+    return with_amodal(objects, amodal, {"method": method, "variant": "full", "checkpoint": ""})
 
 
-def visible_masks(predictions: Predictions, method: str) -> list[str]:
+def visible_masks(objects: KnownObjects, method: str) -> list[str]:
     """Return the masks that ``method`` is to complete.
 
     Raises:
-        ValueError: a prediction has none.
+        ValueError: an object has none.
     """
-    table = predictions.predictions
+    table = objects.table.predictions
     absent = int(table["visible_rle"].isna().sum())
     if absent:
         raise ValueError(
-            f"{absent} of {len(table)} predictions of {predictions.metadata.method!r} have no "
+            f"{absent} of {len(table)} predictions of {objects.table.metadata.method!r} have no "
             f"visible mask: {method} needs a method that predicts visible masks"
         )
     return table["visible_rle"].tolist()
 
 
 def with_amodal(
-    predictions: Predictions, amodal: list[str], completed_by: dict[str, object]
+    objects: KnownObjects, amodal: list[str], completed_by: dict[str, object]
 ) -> Predictions:
     """Return the same objects with other amodal masks and their tight boxes.
 
     Args:
-        predictions: with the visible masks that were completed.
+        objects: with the visible masks that were completed.
         amodal: run lengths, in their order.
         completed_by: fields of the metadata: method, variant, checkpoint, …
 
     Returns:
         What :func:`visible_mask` says.
     """
-    table, sizes = predictions.predictions, predictions.sizes
+    table, sizes, made = objects.table.predictions, objects.table.sizes, objects.table.metadata
     visible = table["visible_rle"].tolist()
-    kept = ("image_id", "category_id", "score", "instance_id", "track_id")
+    kept = ("prediction_id", "image_id", "category_id", "score", "instance_id", "track_id")
     columns = {name: table[name] for name in kept}
-    completed_detections = len(table) > 0 and bool(table["source_id"].notna().all())
-    completes = completed_detections or bool(table["instance_id"].notna().any())
-    source = table["source_id"] if completes else table["prediction_id"]
     return dataclasses.replace(
-        predictions,
-        metadata=predictions.metadata.model_copy(
-            update={
-                "inputs": predictions.metadata.inputs if completes else predictions.metadata.method,
-                **completed_by,
-            }
-        ),
+        objects.table,
+        metadata=made.model_copy(update={"inputs": objects.inputs, **completed_by}),
         predictions=frame(
             PREDICTIONS,
             columns
             | {
-                "prediction_id": table["prediction_id"],
-                "source_id": source,
+                "source_id": objects.source_id,
                 "visible_rle": visible,
                 "visible_box": rle.box(visible, sizes),
                 "amodal_rle": amodal,

@@ -17,12 +17,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from amodal_pipeline.annotations import rle
+from amodal_pipeline.annotations import KnownObjects, rle
 from amodal_pipeline.annotations.order import overlapping
 from amodal_pipeline.annotations.tables import (
     INSTANCES,
     PREDICTION_ORDER,
-    PREDICTIONS,
     AmodalAnnotations,
     Predictions,
     frame,
@@ -200,12 +199,12 @@ def _by_rule(
     table, sizes = predictions.predictions, predictions.sizes
     amodal, visible = (strings(table[f"{kind}_rle"]) for kind in ("amodal", "visible"))
     whole, seen = pc.coalesce(amodal, visible), pc.coalesce(visible, amodal)
-    objects = {
+    columns = {
         "image_id": table["image_id"],
         "amodal_rle": pd.Series(whole, dtype=pd.ArrowDtype(pa.string())),
         "amodal_box": rle.box(whole, sizes),
     }
-    i, j, _ = overlapping(frame(INSTANCES, objects))
+    i, j, _ = overlapping(frame(INSTANCES, columns))
     near = np.where(rle.area(seen) > 0, nearness(seen, sizes), -np.inf)
     apart = near[i] != near[j]
     i, j = i[apart], j[apart]
@@ -220,14 +219,12 @@ def _by_rule(
         "score": np.ones(len(front), np.float32),
         "source": [source] * len(front),
     }
-    described = {"method": method, "variant": variant, "checkpoint": ""}
-    if table[["source_id", "instance_id"]].isna().all(axis=None):
-        described["inputs"] = predictions.metadata.method
-        table = frame(PREDICTIONS, table.assign(source_id=table["prediction_id"]))
+    objects = KnownObjects.of(predictions)
+    described = {"method": method, "variant": variant, "checkpoint": "", "inputs": objects.inputs}
     return dataclasses.replace(
         predictions,
         metadata=predictions.metadata.model_copy(update=described),
-        predictions=table,
+        predictions=objects.with_columns(source_id=objects.source_id).table.predictions,
         order=frame(PREDICTION_ORDER, order),
     )
 

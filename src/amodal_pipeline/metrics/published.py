@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from amodal_pipeline.annotations.tables import FROM_TRUTH, frame
+from amodal_pipeline.annotations import Given
+from amodal_pipeline.annotations.tables import frame
 from amodal_pipeline.metrics.results import validate
 
 PUBLISHED = pa.schema(
@@ -138,7 +139,7 @@ def beside(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Return each result over all categories with every comparable number of a paper.
 
     The two agree in data set, split, method, variant, protocol and metric, and both or neither use
-    the same kind of truth ("true" or "true_boxes" in ``inputs``; the detector may differ). Results
+    the same kind of truth (``inputs``; the detector may differ). Results
     without a value are left out.
 
     Args:
@@ -168,5 +169,6 @@ def beside(results: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def _truth(inputs: pd.Series) -> pd.Series:
-    """Return the truth that inputs use: "true", "true_boxes", or "" for none."""
-    return inputs.astype(object).where(inputs.isin(FROM_TRUTH).astype(bool), "")
+    """Return the inputs that are made from the truth; "" for any other."""
+    known = [Given.of(each).from_truth for each in inputs]
+    return inputs.astype(object).where(known, "")

@@ -5,9 +5,6 @@ from kedro.pipeline import Pipeline, node
 from amodal_pipeline.jobs.ablate import (
     ablate,
     choose_rows,
-    choose_rows_with_pretraining,
-    choose_rows_with_prior,
-    choose_rows_with_tokenizer,
     gather,
     show,
     summarise,
@@ -16,8 +13,6 @@ from amodal_pipeline.jobs.ablate import (
 from amodal_pipeline.jobs.train import plan_views
 from amodal_pipeline.methods.registry import describe
 from amodal_pipeline.pipelines.train import PARTS
-
-_CHOICES = {"shape_prior": choose_rows_with_prior, "tokenizer": choose_rows_with_tokenizer}
 
 
 def create_pipeline(method: str) -> Pipeline:
@@ -28,12 +23,11 @@ def create_pipeline(method: str) -> Pipeline:
     described = describe(method)
     jobs = (*described.compared_with, method)
     name = f"ablate_{method}"
-    choose, part, given = choose_rows, {}, {"train": "annotations_train"}
+    plan, part, given = [], {}, {"train": "annotations_train"}
     for made, argument in (PARTS[needed.job] for needed in described.parts.values()):
-        choose, part = _CHOICES[argument], {argument: made}
-    plan = []
+        part[argument] = made
     if described.pretrained_on_views:
-        choose, part = choose_rows_with_pretraining, {"views": "views"}
+        part["views"] = "views"
         wanted = [f"params:pretrain_{method}", "params:pretraining_views"]
         plan = [
             node(plan_views, [*wanted, "views_images", "views_raw"], "views", name="plan_views")
@@ -48,8 +42,8 @@ def create_pipeline(method: str) -> Pipeline:
         [
             *plan,
             node(
-                choose,
-                inputs=[own, *part.values(), *(f"params:{job}" for job in jobs)],
+                choose_rows,
+                inputs={"ablation": own, **part, **{job: f"params:{job}" for job in jobs}},
                 outputs=["rows", "chosen"],
                 name="choose_rows",
             ),

@@ -1,20 +1,25 @@
 """Wiring of the evaluation of one method, and of those that a parameter names."""
 
-from kedro.pipeline import Pipeline, node
+from collections.abc import Callable, Iterable
 
-from amodal_pipeline.jobs.evaluate import (
+from kedro.pipeline import Pipeline, node
+from kedro.pipeline.node import Node
+
+from amodal_pipeline.jobs.chosen import KINDS, Choice, predict_chosen
+from amodal_pipeline.jobs.complete import (
     complete_detections,
     complete_true_at_cost,
     complete_true_boxes_at_cost,
     complete_true_where_boxes_are_known,
+)
+from amodal_pipeline.jobs.detect import predict_at_cost
+from amodal_pipeline.jobs.evaluate import (
     draw,
     draw_completions,
     draw_each,
     evaluate,
     evaluate_completions,
     evaluate_each,
-    predict_at_cost,
-    predict_or_read,
 )
 
 _SHARED = {"annotations_val", "model_output"}
@@ -80,28 +85,10 @@ def create_completer_pipeline(method: str, *, boxed: bool = False) -> Pipeline:
                 outputs="predictions",
                 name="complete_detections",
             ),
-            node(
+            *_scoring(
                 evaluate_completions,
-                inputs=[
-                    "annotations_val",
-                    "predictions_true",
-                    "predictions",
-                    "detections",
-                    "params:evaluation",
-                    "model_output",
-                    *within,
-                ],
-                outputs="results",
-                name="evaluate",
-            ),
-            node(
                 draw_completions,
-                inputs=[
-                    *("annotations_val", "predictions_true", "predictions", "params:pictures"),
-                    *within,
-                ],
-                outputs="overlays",
-                name="draw",
+                [*within, "predictions_true", "predictions"],
             ),
         ]
     )
@@ -111,59 +98,39 @@ def create_completer_pipeline(method: str, *, boxed: bool = False) -> Pipeline:
 def create_chosen_pipeline() -> Pipeline:
     """The same for ``--params method=<name>``, or for predictions from elsewhere:
     ``--params predictions=<file or folder>``."""
-    outside = ["params:predictions", "params:prediction_masks", "params:inputs"]
-    stage_one = ["params:stage_one", "params:detector"]
+    asked = {
+        "predictions": "params:predictions",
+        "masks": "params:prediction_masks",
+        "inputs": "params:inputs",
+        "stage_one": "params:stage_one",
+        "detector": "params:detector",
+    }
     steps = Pipeline(
         [
+            node(Choice, {"folder": "folder", **asked}, "choice", name="choose"),
             node(
-                predict_or_read,
-                inputs=[
-                    "folder",
-                    "annotations_val",
-                    "params:inference",
-                    *outside,
-                    "model_output",
-                    *stage_one,
-                ],
-                outputs=[
-                    "predictions",
-                    "predictions_true",
-                    "detections",
-                    "predictions_true_boxes",
-                ],
+                predict_chosen,
+                inputs=["choice", "annotations_val", "params:inference", "model_output"],
+                outputs=[*KINDS, "detections"],
                 name="predict",
             ),
-            node(
-                evaluate_each,
-                inputs=[
-                    "annotations_val",
-                    "predictions",
-                    "predictions_true",
-                    "detections",
-                    "params:evaluation",
-                    "model_output",
-                    "predictions_true_boxes",
-                ],
-                outputs="results",
-                name="evaluate",
-            ),
-            node(
-                draw_each,
-                inputs=[
-                    "annotations_val",
-                    "predictions",
-                    "predictions_true",
-                    "params:pictures",
-                    "predictions_true_boxes",
-                ],
-                outputs="overlays",
-                name="draw",
-            ),
+            *_scoring(evaluate_each, draw_each, reversed(KINDS)),
         ]
     )
     return Pipeline(
         steps,
         namespace="chosen",
         inputs=_SHARED,
-        parameters=_PARAMETERS | {*outside, *stage_one},
+        parameters=_PARAMETERS | set(asked.values()),
     )
+
+
+def _scoring(score: Callable, picture: Callable, completions: Iterable[str]) -> list[Node]:
+    """Return the nodes that score and draw completions, which are data sets, in their order."""
+    scored = ["annotations_val", "detections", "params:evaluation", "model_output"]
+    drawn = ["annotations_val", "params:pictures"]
+    completions = list(completions)
+    return [
+        node(score, [*scored, *completions], "results", name="evaluate"),
+        node(picture, [*drawn, *completions], "overlays", name="draw"),
+    ]

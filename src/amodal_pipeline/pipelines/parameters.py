@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from amodal_pipeline.annotations import Given
 from amodal_pipeline.compose.config import VariantsConfig
 from amodal_pipeline.jobs.order_net import OrderNetJob
 from amodal_pipeline.jobs.rows import AblationConfig, RowName
@@ -30,7 +31,9 @@ from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 
 # The command line makes a truth value of "true".
-_Inputs = Annotated[LocalPath, BeforeValidator(lambda value: "true" if value is True else value)]
+_Inputs = Annotated[
+    LocalPath, BeforeValidator(lambda value: Given.TRUE_MASKS.value if value is True else value)
+]
 
 
 class Parameters(Strict):
@@ -125,7 +128,9 @@ def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if not key.startswith("ablate_"):
             continue
         job = key.removeprefix("ablate_")
-        completes = {"completes": "true"} if describe(job).task == "complete" else {}
+        completes = (
+            {"completes": Given.TRUE_MASKS.value} if describe(job).task == "complete" else {}
+        )
         added[key] = {
             "reference": job,
             "metrics": ["completion/mIoU_full", "completion/mIoU_occluded"],

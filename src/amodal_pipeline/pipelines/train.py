@@ -3,7 +3,8 @@
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
-from amodal_pipeline.jobs.evaluate import complete_true_boxes_at_cost, draw
+from amodal_pipeline.jobs.complete import complete_true_boxes_at_cost
+from amodal_pipeline.jobs.evaluate import draw
 from amodal_pipeline.jobs.evaluate import evaluate as score
 from amodal_pipeline.jobs.train import (
     choose_start,

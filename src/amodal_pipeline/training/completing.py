@@ -1,6 +1,5 @@
 """Running a trained completer over known objects: true ones, those of a detector, or a user's."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from amodal_pipeline.annotations import Predictions
+from amodal_pipeline.annotations import KnownObjects, Predictions
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import visible_masks, with_amodal
@@ -26,7 +24,7 @@ from amodal_pipeline.training.inference import Images
 
 def complete(
     model: nn.Module,
-    predictions: Predictions,
+    objects: KnownObjects,
     config: InferenceConfig,
     *,
     method: str,
@@ -35,7 +33,7 @@ def complete(
     checkpoint: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Complete the objects of ``predictions``: give each its amodal mask.
+    """Complete known objects: give each its amodal mask.
 
     Each image is read once, and its objects are completed together with those of others. Masks are
     pasted at full resolution and kept as run lengths only: memory grows with the number of objects,
@@ -45,27 +43,26 @@ def complete(
         model: called with crops and "input", "labels", "key" (``prediction_id``) and "aspect" (of
             the window: width and height over the longer) of objects; ``model.config.crop`` says
             what is seen of them.
-        predictions: of a detector that predicts visible masks, or :func:`true_objects`; with amodal
-            boxes where crops are around these.
+        objects: true ones or a detector's; with amodal boxes where crops are around these.
         config: how to run it.
         method, variant, seed, checkpoint: whose masks these are.
         on_progress: called with (done, all) objects that have a visible part.
 
     Returns:
-        The same objects under the same ids, scores and categories; ``inputs`` is the detector and
-        ``source_id`` its detection, or "true" or "true_boxes" and ``instance_id``. ``visible_rle``
-        stays what was completed. An empty visible mask stays an empty amodal mask without a box.
+        The same objects under the same ids, scores and categories, with the ``inputs`` of the
+        objects and ``instance_id`` or ``source_id``. ``visible_rle`` stays what was completed. An
+        empty visible mask stays an empty amodal mask without a box.
 
     Raises:
-        ValueError: a prediction has no visible mask, or no amodal box where crops are around these;
+        ValueError: an object has no visible mask, or no amodal box where crops are around these;
             or an image cannot be read.
     """
-    visible = visible_masks(predictions, method)
+    visible = visible_masks(objects, method)
     device = resolve_device(config.device)
     bf16 = wants_bfloat16(config.precision, device)
     model = model.to(device).eval()
-    objects = _Objects(predictions, model.config.crop, config.objects_per_batch)
-    loader = DataLoader(objects, batch_size=None, num_workers=config.workers)
+    crops_of = _Objects(objects.table, model.config.crop, config.objects_per_batch)
+    loader = DataLoader(crops_of, batch_size=None, num_workers=config.workers)
     amodal, done = list(visible), 0
     for crops in loader:
         targets = {name: values.to(device) for name, values in crops.targets.items()}
@@ -74,27 +71,27 @@ def complete(
             torch.autocast(device, torch.bfloat16) if bf16 else nullcontext(),
         ):
             found = model(crops.images.to(device), targets)["amodal_masks"].float().cpu()
-        for rows, own, size in _by_size(crops.rows, predictions.sizes):
+        for rows, own, size in _by_size(crops.rows, objects.table.sizes):
             for row, mask in zip(
                 rows, paste_masks(found[own], crops.windows[own], size), strict=True
             ):
                 amodal[row] = mask
         done += len(crops.rows)
         if on_progress:
-            on_progress(done, objects.count)
+            on_progress(done, crops_of.count)
     made = {"method": method, "variant": variant, "seed": seed, "checkpoint": checkpoint}
-    return with_amodal(predictions, amodal, made)
+    return with_amodal(objects, amodal, made)
 
 
 def estimate_boxes(
     stage_one: nn.Module,
-    predictions: Predictions,
+    objects: KnownObjects,
     config: InferenceConfig,
     on_progress: Callable[[int, int], None] | None = None,
     *,
     categories: bool = True,
-) -> Predictions:
-    """Estimate the amodal boxes of the objects of ``predictions`` with a detector.
+) -> KnownObjects:
+    """Return known objects with the amodal boxes that a detector estimates.
 
     The detector sees each image once, and its box head is given the boxes of the visible masks in
     place of proposals; what it makes of one, as an object of that category, is united with it. An
@@ -104,14 +101,14 @@ def estimate_boxes(
         stage_one: a trained detector with amodal boxes and a box head, as
             :func:`~amodal_pipeline.methods.load` gives it. Categories are matched by name; one that
             knows a single category takes all objects for it.
-        predictions: with visible masks: true objects, or a user's.
+        objects: true ones, or a user's.
         config: how to run it.
         on_progress: called with (done, all) objects that have a visible part.
         categories: those of the objects are what they are; otherwise the detector says which of its
             own each is likeliest of.
 
     Raises:
-        ValueError: a prediction has no visible mask, or is of a category that the detector does not
+        ValueError: an object has no visible mask, or is of a category that the detector does not
             know; the detector has no such boxes; or an image cannot be read.
     """
     regresses = stage_one.config.DESCRIPTION.regresses_boxes
@@ -120,7 +117,8 @@ def estimate_boxes(
             f"{stage_one.config.name} cannot estimate amodal boxes of known objects: take a "
             "detector with a box head that regresses amodal ones (mask_rcnn, orcnn, vrsp)"
         )
-    visible_masks(predictions, "an amodal box")
+    visible_masks(objects, "an amodal box")
+    predictions = objects.table
     table, visible = predictions.predictions, boxes_around(predictions, "visible")
     seen = np.flatnonzero(~np.isnan(visible[:, 0]))
     labels = np.zeros(len(table), np.int64)
@@ -162,9 +160,8 @@ def estimate_boxes(
         done += len(own)
         if on_progress:
             on_progress(done, len(seen))
-    columns = {name: table[name] for name in table.columns}
-    columns["amodal_box"] = np.concatenate([amodal[:, :2], amodal[:, 2:] - amodal[:, :2]], axis=1)
-    return dataclasses.replace(predictions, predictions=frame(PREDICTIONS, columns))
+    corner, size = amodal[:, :2], amodal[:, 2:] - amodal[:, :2]
+    return objects.with_columns(amodal_box=np.concatenate([corner, size], axis=1))
 
 
 def _labels(stage_one: nn.Module, predictions: Predictions, seen: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from amodal_pipeline.annotations.tables import FROM_TRUTH
+from amodal_pipeline.annotations import Given
 
 _COLUMNS = ("dataset", "split", "method", "variant", "inputs", "protocol", "category", "metric")
 _NUMBERS = ("value", "n", "low", "high")
@@ -16,9 +16,9 @@ _NUMBERS = ("value", "n", "low", "high")
 class Comparison:
     """Hold a table of methods by metrics, measured on one split by one protocol from like inputs.
 
-    ``inputs`` is "image" for methods that start from the image, with or without a detector, else
-    "true" (given the true visible masks) or "true_boxes" (amodal boxes too): such lines know more
-    and have a table of their own.
+    ``inputs`` is that of ``Given.IMAGE`` for methods that start from the image, with or without a
+    detector; else it says which truth they were given: such lines know more and have a table of
+    their own.
     Arrays are float64 [lines, metrics] with NaN where nothing was measured: ``value``, ``low`` and
     ``high`` in 0–100, ``n`` objects or pairs. Several runs of a line are averaged, ``low`` and
     ``high`` then being one standard deviation below and above; ``runs`` int64 [lines]. ``note``
@@ -92,16 +92,17 @@ class Comparison:
 def in_words(inputs: str) -> str:
     """Return in words what methods started from."""
     words = {
-        "image": "from the image",
-        "true": "given the true visible masks",
-        "true_boxes": "given the true visible masks and amodal boxes",
+        Given.IMAGE: "from the image",
+        Given.TRUE_MASKS: "given the true visible masks",
+        Given.TRUE_BOXES: "given the true visible masks and amodal boxes",
     }
     return words.get(inputs, f"given {inputs.replace('_', ' ')}")
 
 
 def kinds(inputs: pd.Series) -> pd.Series:
-    """Return which truth the methods were given, else "image"; only equal ones are compared."""
-    return inputs.where(inputs.isin(FROM_TRUTH), "image")
+    """Return which truth the methods were given, else the image; only equal ones are compared."""
+    known = inputs.map(lambda each: Given.of(each).from_truth).astype(bool)
+    return inputs.where(known, Given.IMAGE.value)
 
 
 def with_lines(table: pd.DataFrame) -> pd.DataFrame:
@@ -184,4 +185,5 @@ def _notes(rows: pd.DataFrame, lines: tuple[str, ...], metrics: tuple[str, ...])
 
 def _line(method: str, variant: str, inputs: str) -> str:
     name = method if variant in ("", "full") else f"{method}, {variant}"
-    return name if inputs in ("", "image", *FROM_TRUTH) else f"{name} on {inputs}"
+    on = f" on {inputs}" if inputs and Given.of(inputs) is Given.DETECTIONS else ""
+    return f"{name}{on}"

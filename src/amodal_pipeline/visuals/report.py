@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
+from amodal_pipeline.annotations import Given
 from amodal_pipeline.visuals import breakdowns, page, plots
 from amodal_pipeline.visuals.colours import line_styles
 from amodal_pipeline.visuals.comparisons import Comparison, comparisons, in_words, with_lines
@@ -136,13 +137,13 @@ def write_report(
 def _lead(groups: Sequence[Comparison], main: set[str], paired: pd.DataFrame) -> Markup:
     """Say in one sentence which method is best at what, with its interval."""
     chosen = [g.among(main) or g for g in groups if g.protocol not in _ASIDE]
-    chosen.sort(key=lambda group: group.inputs != "image")
+    chosen.sort(key=lambda group: group.inputs != Given.IMAGE)
     skills: dict[Markup, list[Markup]] = {}
     for metric, skill in SKILLS.items():
         found = next((part for group in chosen if (part := group.of([metric]))), None)
         if found is None:
             continue
-        given = "" if found.inputs == "image" else f", {found.given}"
+        given = "" if found.inputs == Given.IMAGE else f", {found.given}"
         ranked = np.argsort(-found.value[:, 0], kind="stable")
         first, value = int(ranked[0]), float(found.value[ranked[0], 0])
         tied = [found.lines[i] for i in ranked if round(found.value[i, 0], 1) == round(value, 1)]
