@@ -268,18 +268,10 @@ def _read(
             rows = _with_visible(one, other)
             both = one.checksum + other.checksum
             checkpoint = hashlib.sha256(both.encode()).hexdigest()
-        metadata = annotations.metadata
+        own = {"method": name, "checkpoint": checkpoint}
         found.append(
             Predictions(
-                PredictionsMetadata(
-                    dataset=metadata.dataset,
-                    split=metadata.split,
-                    method=name,
-                    categories=metadata.categories,
-                    image_root=metadata.image_root,
-                    annotations=annotations.fingerprint,
-                    checkpoint=checkpoint,
-                ),
+                PredictionsMetadata.of(annotations.metadata, **own),
                 annotations.images,
                 rows.sort_values("image_id", kind="stable").reset_index(drop=True),
                 _order(one, rows),

@@ -66,10 +66,8 @@ class KnownObjects:
         """Return the same objects with other values in some columns."""
         table = self.table.predictions
         changed = {name: table[name] for name in table.columns} | columns
-        predictions = frame(PREDICTIONS, changed)
-        return dataclasses.replace(
-            self, table=dataclasses.replace(self.table, predictions=predictions)
-        )
+        changed = dataclasses.replace(self.table, predictions=frame(PREDICTIONS, changed))
+        return dataclasses.replace(self, table=changed)
 
 
 def true_objects(annotations: AmodalAnnotations, boxes: bool = False) -> KnownObjects:
@@ -97,12 +95,7 @@ def no_objects(annotations: AmodalAnnotations) -> KnownObjects:
 def _table(
     annotations: AmodalAnnotations, method: str, given: Given, columns: dict[str, object]
 ) -> Predictions:
-    described = annotations.metadata.model_dump(
-        include={"dataset", "split", "categories", "image_root"}
-    )
-    metadata = PredictionsMetadata(
-        **described, method=method, inputs=given.value, annotations=annotations.fingerprint
-    )
+    metadata = PredictionsMetadata.of(annotations.metadata, method=method, inputs=given.value)
     rows = frame(PREDICTIONS, columns)
     return Predictions(metadata, annotations.images, rows, frame(PREDICTION_ORDER, {}))
 

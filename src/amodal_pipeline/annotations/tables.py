@@ -162,6 +162,12 @@ class PredictionsMetadata(BaseModel):
     boxes_by: str = ""
     boxes_checkpoint: str = ""
 
+    @classmethod
+    def of(cls, truth: AnnotationsMetadata, **own: Any) -> "PredictionsMetadata":
+        """Return the metadata of predictions of a split; ``own`` are their other fields."""
+        shared = truth.model_dump(include={"dataset", "split", "categories", "image_root"})
+        return cls(**shared, annotations=truth.fingerprint, **own)
+
     @property
     def given(self) -> Given:
         """Return what the predictions were made from."""

@@ -108,26 +108,44 @@ def gather(
     )
 
 
-def choose_rows(
-    ablation: AblationConfig,
-    shape_prior: StoredShapePrior | None = None,
-    tokenizer: Checkpoint | None = None,
-    views: ViewsPlan | None = None,
-    **jobs: Job,
-) -> tuple[dict[str, Row], list[Row]]:
-    """Return all rows of the ablation by name, and those to run now.
+def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
+    """Return all rows of the ablation by name, and those to run now."""
+    return _chosen(ablation, jobs)
 
-    Args:
-        shape_prior, tokenizer: what the jobs are trained with.
-        views: of methods that may be pretrained on views.
-        jobs: that rows are differences of, by name.
-    """
-    parts, checked = Parts(shape_prior, tokenizer), {}
-    for values in jobs.values():
-        job = Job.model_validate(values)  # Kedro checks parameters of named arguments only
+
+def choose_rows_with_prior(
+    ablation: AblationConfig, shape_prior: StoredShapePrior, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """Choose rows as :func:`choose_rows` does, for methods that have a shape prior."""
+    return _chosen(ablation, jobs, Parts(shape_prior=shape_prior))
+
+
+def choose_rows_with_tokenizer(
+    ablation: AblationConfig, tokenizer: Checkpoint, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """Choose rows as :func:`choose_rows` does, for methods that have a mask tokenizer."""
+    return _chosen(ablation, jobs, Parts(tokenizer=tokenizer))
+
+
+def choose_rows_with_pretraining(
+    ablation: AblationConfig, views: ViewsPlan, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
+    """Choose rows as :func:`choose_rows` does, for methods that may be pretrained on views."""
+    return _chosen(ablation, jobs, pretraining=views.pretraining)
+
+
+def _chosen(
+    ablation: AblationConfig,
+    jobs: Sequence[Job],
+    parts: Parts = Parts(),  # noqa: B008 - frozen
+    pretraining: Pretraining | None = None,
+) -> tuple[dict[str, Row], list[Row]]:
+    checked = {}
+    # Kedro builds the model of the first only, of parameters that come as *args.
+    for job in map(Job.model_validate, jobs):
         model = MethodConfig(parts.complete(job.model.root))
         checked[job.name] = job.model_copy(update={"model": model})
-    rows = resolve(ablation, checked, views.pretraining if views else None)
+    rows = resolve(ablation, checked, pretraining)
     return rows, [row for name, row in rows.items() if ablation.row in (None, name)]
 
 

@@ -28,17 +28,13 @@ def predict(
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training import inference as run
 
-    card, truth = checkpoint.card, annotations.metadata
+    card = checkpoint.card
     check_detector(card)
     check_categories(card, annotations)
-    metadata = PredictionsMetadata(
-        dataset=truth.dataset,
-        split=truth.split,
+    metadata = PredictionsMetadata.of(
+        annotations.metadata,
         method=job_name(card.method.root),
         seed=card.seed,
-        categories=truth.categories,
-        image_root=truth.image_root,
-        annotations=truth.fingerprint,
         checkpoint=card.fingerprint.digest,
     )
     model = restore(checkpoint)
@@ -48,8 +44,7 @@ def predict(
         _log.warning(
             "%s: %d boxes are of categories of which no shape is known: they kept their coarse "
             "mask as prior and their score",
-            metadata.method,
-            model.without_prior,
+            *(metadata.method, model.without_prior),
         )
     return found
 
@@ -113,6 +108,7 @@ def check_detector(card: MethodCard) -> None:
 
 
 def check_categories(card: MethodCard, annotations: AmodalAnnotations) -> None:
+    """Refuse a method that was trained on other categories than those of the annotations."""
     truth = annotations.metadata
     names, method = [c.name for c in card.categories], job_name(card.method.root)
     if names != [c.name for c in truth.categories]:

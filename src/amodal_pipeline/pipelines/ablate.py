@@ -5,6 +5,9 @@ from kedro.pipeline import Pipeline, node
 from amodal_pipeline.jobs.ablate import (
     ablate,
     choose_rows,
+    choose_rows_with_pretraining,
+    choose_rows_with_prior,
+    choose_rows_with_tokenizer,
     gather,
     show,
     summarise,
@@ -13,6 +16,8 @@ from amodal_pipeline.jobs.ablate import (
 from amodal_pipeline.jobs.train import plan_views
 from amodal_pipeline.methods.registry import describe
 from amodal_pipeline.pipelines.train import PARTS
+
+_CHOICES = {"shape_prior": choose_rows_with_prior, "tokenizer": choose_rows_with_tokenizer}
 
 
 def create_pipeline(method: str) -> Pipeline:
@@ -23,11 +28,12 @@ def create_pipeline(method: str) -> Pipeline:
     described = describe(method)
     jobs = (*described.compared_with, method)
     name = f"ablate_{method}"
-    plan, part, given = [], {}, {"train": "annotations_train"}
+    choose, part, given = choose_rows, {}, {"train": "annotations_train"}
     for made, argument in (PARTS[needed.job] for needed in described.parts.values()):
-        part[argument] = made
+        choose, part = _CHOICES[argument], {argument: made}
+    plan = []
     if described.pretrained_on_views:
-        part["views"] = "views"
+        choose, part = choose_rows_with_pretraining, {"views": "views"}
         wanted = [f"params:pretrain_{method}", "params:pretraining_views"]
         plan = [
             node(plan_views, [*wanted, "views_images", "views_raw"], "views", name="plan_views")
@@ -42,8 +48,8 @@ def create_pipeline(method: str) -> Pipeline:
         [
             *plan,
             node(
-                choose_rows,
-                inputs={"ablation": own, **part, **{job: f"params:{job}" for job in jobs}},
+                choose,
+                inputs=[own, *part.values(), *(f"params:{job}" for job in jobs)],
                 outputs=["rows", "chosen"],
                 name="choose_rows",
             ),
