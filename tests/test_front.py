@@ -1,6 +1,7 @@
 """The front door: a method from data to masks of a picture, in Python and without Kedro."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -86,6 +87,17 @@ def test_from_data_to_a_table_of_scores(scenes, orcnn, tmp_path):
     assert result.masks.shape == (1, 30, 40) and (result.masks[0] >= visible).all()
     with pytest.raises(ValueError, match="finds no objects itself"):
         model.predict(np.full((30, 40, 3), 128, np.uint8))
+
+
+def test_a_training_begins_anew_when_asked_to(scenes, orcnn, tmp_path):
+    folder = shutil.copytree(orcnn[1], tmp_path / "orcnn")
+    changed = {"model": SMALL, "iterations": 1, "training": QUICK}
+    with pytest.raises(ValueError, match="iterations"):
+        ap.train("orcnn", scenes[0], folder, **changed, start=ap.Start())
+    start = ap.Start(orcnn[0], restart=True)
+    again = ap.train("orcnn", scenes[0], folder, **changed, start=start)
+    assert again.card.iterations == 1
+    assert again.card.fingerprint.parts["pretrained"] == orcnn[0].card.fingerprint.digest
 
 
 def test_pictures_of_any_kind(orcnn, tmp_path):

@@ -137,10 +137,10 @@ def choose_rows_with_pretraining(
 def _chosen(
     ablation: AblationConfig,
     jobs: Sequence[Job],
-    parts: Parts = Parts(),  # noqa: B008 - frozen
+    parts: Parts | None = None,
     pretraining: Pretraining | None = None,
 ) -> tuple[dict[str, Row], list[Row]]:
-    checked = {}
+    parts, checked = parts or Parts(), {}
     # Kedro builds the model of the first only, of parameters that come as *args.
     for job in map(Job.model_validate, jobs):
         model = MethodConfig(parts.complete(job.model.root))
