@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,6 @@ from amodal_pipeline.annotations.validation import (
     finding,
 )
 
-REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL, Repair.DEGENERATE_POLYGON})
 THRESHOLD = 0.75  # of the paper: the IoU must be larger
 
 
@@ -37,10 +37,7 @@ def read_cocoa_cls(
     image_root: str | os.PathLike,
     dataset: str,
     split: str,
-    *,
-    folder: str = "",
-    repairs: frozenset[Repair] = REPAIRS,
-    on_progress: flat.Progress | None = None,
+    **options: Any,
 ) -> AmodalAnnotations:
     """Read a COCOA-cls file, also one like ``…_detectron_no_stuff.json``.
 
@@ -48,18 +45,10 @@ def read_cocoa_cls(
     are the file's, with COCO's ids. Where records have an ``occl_depth`` (0: front), the smaller
     one of two objects whose amodal masks overlap is the occluder; equal ones state no order.
 
-    Args and errors: as :func:`coco_amodal.read_coco_amodal`.
+    Args, options and errors: as :func:`coco_amodal.read_coco_amodal`.
     """
-    return flat.read_table(
-        json_path,
-        image_root,
-        dataset,
-        split,
-        dict.fromkeys((Format.FLAT, Format.AISTRON), flat.CLASSES),
-        folder=folder,
-        repairs=repairs,
-        on_progress=on_progress,
-    )
+    options = {"repairs": flat.REPAIRS} | options
+    return flat.read_table(json_path, image_root, dataset, split, flat.CLASSES_FORMS, **options)
 
 
 def merge_cocoa_cls(

@@ -5,13 +5,10 @@ zeros so that amodal masks may leave the picture, their canvases are larger.
 """
 
 import os
+from typing import Any
 
 from amodal_pipeline.annotations import flat
-from amodal_pipeline.annotations.formats import Format
 from amodal_pipeline.annotations.tables import AmodalAnnotations
-from amodal_pipeline.annotations.validation import Repair
-
-REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL, Repair.DEGENERATE_POLYGON})
 
 
 def read_d2sa(
@@ -19,10 +16,7 @@ def read_d2sa(
     image_root: str | os.PathLike,
     dataset: str,
     split: str,
-    *,
-    folder: str = "",
-    repairs: frozenset[Repair] = REPAIRS,
-    on_progress: flat.Progress | None = None,
+    **options: Any,
 ) -> AmodalAnnotations:
     """Read a D2SA file (``rot0``, ``augmented``, ``validation``); the training set is two of them.
 
@@ -31,15 +25,7 @@ def read_d2sa(
     image whose amodal masks overlap, the one with the smaller ``occl_depth`` (0: front) is the
     occluder; equal ones state no order.
 
-    Args and errors: as :func:`coco_amodal.read_coco_amodal`.
+    Args, options and errors: as :func:`coco_amodal.read_coco_amodal`.
     """
-    return flat.read_table(
-        json_path,
-        image_root,
-        dataset,
-        split,
-        dict.fromkeys((Format.FLAT, Format.AISTRON), flat.CLASSES),
-        folder=folder,
-        repairs=repairs,
-        on_progress=on_progress,
-    )
+    options = {"repairs": flat.REPAIRS} | options
+    return flat.read_table(json_path, image_root, dataset, split, flat.CLASSES_FORMS, **options)

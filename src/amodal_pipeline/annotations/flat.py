@@ -70,6 +70,9 @@ CLASSES = FlatFormat(
     always_visible=True,
     rank="occl_depth",
 )
+CLASSES_FORMS = dict.fromkeys((Format.FLAT, Format.AISTRON), CLASSES)
+# The faults that the published files in this style are known to have.
+REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL, Repair.DEGENERATE_POLYGON})
 # Plain COCO: only visible masks are known.
 MODAL = FlatFormat(amodal=("segmentation",), visible=("segmentation",))
 

@@ -10,13 +10,13 @@ uses both: :func:`ignored_by_vrsp`.
 import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from amodal_pipeline.annotations import flat, rle
 from amodal_pipeline.annotations.formats import Format
 from amodal_pipeline.annotations.tables import AmodalAnnotations
-from amodal_pipeline.annotations.validation import Repair
 
 CROWD = "VRSP's evaluator: `iscrowd` is set"
 LARGER = "VRSP's evaluator: the visible mask has more pixels than the record's `area`"
@@ -62,7 +62,6 @@ FORMS = {
         amodal=("amodal_segm",), visible=("visible_segm",), crowds=False
     ),
 }
-REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL, Repair.DEGENERATE_POLYGON})
 
 
 def read_kins(
@@ -70,10 +69,7 @@ def read_kins(
     image_root: str | os.PathLike,
     dataset: str,
     split: str,
-    *,
-    folder: str = "",
-    repairs: frozenset[Repair] = REPAIRS,
-    on_progress: flat.Progress | None = None,
+    **options: Any,
 ) -> AmodalAnnotations:
     """Read a KINS file of either year, or aistron's copy of one, which has no order.
 
@@ -86,15 +82,7 @@ def read_kins(
     from 1, the nearest (0: overlaps nobody). Of two objects of a cluster whose amodal masks
     overlap, the one with the smaller ``ico_id`` is the occluder; equal ones state no order.
 
-    Args and errors: as :func:`coco_amodal.read_coco_amodal`.
+    Args, options and errors: as :func:`coco_amodal.read_coco_amodal`.
     """
-    return flat.read_table(
-        json_path,
-        image_root,
-        dataset,
-        split,
-        FORMS,
-        folder=folder,
-        repairs=repairs,
-        on_progress=on_progress,
-    )
+    options = {"repairs": flat.REPAIRS} | options
+    return flat.read_table(json_path, image_root, dataset, split, FORMS, **options)
