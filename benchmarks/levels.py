@@ -2,7 +2,7 @@
 
 Ellipses, each in front of the next, of run lengths as a table has them; once scattered, as in a
 photograph, and once all at one place, where up to 30 are hidden behind one another. What is asked:
-levels and the global layering map of the scattered ones within 20 ms of one core's time (median).
+levels of the scattered ones within 20 ms of one core's time (median).
 Time on the wall is recorded beside it; it has in it what other programs take.
 
     python benchmarks/levels.py [--out benchmarks/results/levels.json]
@@ -18,17 +18,12 @@ from statistics import median
 import numpy as np
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.annotations.distance_maps import (
-    depth_order,
-    global_layers,
-    instance_layers,
-    true_distance_maps,
-)
+from amodal_pipeline.annotations.distance_maps import depth_order, true_distance_maps
 from amodal_pipeline.annotations.levels import visibility_levels
 from record import write
 
 BUDGET_MILLISECONDS = 20.0
-SIZE, OBJECTS, LAYERS = (480, 640), 30, 4
+SIZE, OBJECTS = (480, 640), 30
 
 
 def ellipses(spread: float, seed: int = 0) -> np.ndarray:
@@ -66,19 +61,12 @@ def measure(spread: float, repeats: int) -> dict:
 
     levels = visibility_levels(*texts, order, SIZE)  # compiled, and as they must be
     assert np.array_equal(levels.level, np.where(amodal, nearer, 0))
-    global_layers(levels.amodal, levels.level, LAYERS)
     maps = true_distance_maps(levels.amodal, levels.level)
     windows = rle.box(texts[0], SIZE)
     assert (depth_order(maps, windows, order) == 1).all()
 
-    def loaded() -> np.ndarray:
-        found = visibility_levels(*texts, order, SIZE)
-        return global_layers(found.amodal, found.level, LAYERS)
-
     timed = {
         "levels": lambda: visibility_levels(*texts, order, SIZE),
-        "levels_and_global_layers": loaded,
-        "instance_layers": lambda: instance_layers(levels.amodal, levels.level, LAYERS),
         "distance_maps": lambda: true_distance_maps(levels.amodal, levels.level),
         "order_of_all_pairs": lambda: depth_order(maps, windows, order),
         "decoding_both_masks": lambda: [rle.decode(text, SIZE) for text in texts],
@@ -97,8 +85,8 @@ def main() -> None:
     arguments = parser.parse_args()
     places = {"scattered": 0.75, "at_one_place": 0.02}
     results = {name: measure(spread, arguments.repeats) for name, spread in places.items()}
-    taken = results["scattered"]["levels_and_global_layers"]["core_milliseconds"]
-    described = {"objects": OBJECTS, "size": SIZE, "layers": LAYERS, "threads": 1}
+    taken = results["scattered"]["levels"]["core_milliseconds"]
+    described = {"objects": OBJECTS, "size": SIZE, "threads": 1}
     within = {"within_budget": taken < BUDGET_MILLISECONDS}
     write(described | results | within, arguments.out)
     sys.exit(0 if within["within_budget"] else 1)

@@ -17,8 +17,6 @@ from amodal_pipeline.annotations.distance_maps import (
     amodal_mask,
     depth_order,
     distance_map,
-    global_layers,
-    instance_layers,
     modal_heatmap,
     object_order,
     regions,
@@ -54,31 +52,8 @@ def test_masks_and_levels_come_back_exactly(truth):
     np.testing.assert_array_equal(amodal_mask(maps), amodal)
     np.testing.assert_array_equal(visible_mask(maps), amodal & (level == 0))
     np.testing.assert_array_equal(-np.floor(maps), level)
-
-
-@settings(max_examples=80, deadline=None)
-@given(truths(), st.integers(1, 8))
-def test_layers_hold_each_level_and_the_last_all_deeper_ones(truth, layers):
-    amodal, level = truth
-    own, everybody = (make(amodal, level, layers) for make in (instance_layers, global_layers))
-    for layer in range(layers):
-        last = layer == layers - 1
-        expected = amodal & ((level >= layer) if last else (level == layer))
-        np.testing.assert_array_equal(own[:, layer], expected)
-        np.testing.assert_array_equal(everybody[layer], expected.any(axis=0))
-    np.testing.assert_array_equal(own.sum(axis=1), amodal)
-    clipped = true_distance_maps(amodal, level, layers)
-    np.testing.assert_array_equal(
-        clipped, true_distance_maps(amodal, np.minimum(level, layers - 1))
-    )
-
-
-def test_other_numbers_of_layers_are_refused():
-    nothing = np.zeros((1, 2, 2), bool), np.zeros((1, 2, 2), np.uint8)
-    for make in (global_layers, instance_layers, true_distance_maps):
-        for layers in (0, 9):
-            with pytest.raises(ValueError, match="1 to 8"):
-                make(*nothing, layers)
+    clipped = true_distance_maps(amodal, level, 3)
+    np.testing.assert_array_equal(-np.floor(clipped), np.minimum(level, 2))
 
 
 def test_heatmaps_of_a_map():

@@ -12,8 +12,6 @@ from amodal_pipeline import methods
 from amodal_pipeline.annotations import Category, PredictionsMetadata, rle
 from amodal_pipeline.annotations.distance_maps import (
     amodal_mask,
-    global_layers,
-    instance_layers,
     true_distance_maps,
     visible_mask,
 )
@@ -35,6 +33,13 @@ def build(name="sln", **changes):
     config = tiny_method(name).model_dump() | changes
     torch.manual_seed(0)
     return methods.build(SLNConfig.model_validate(config), classes=2)
+
+
+def layers_of(levels, layers):
+    """Each object in the layers of its levels (section 4.4), bool [N, L, H, W]; the last has all
+    deeper ones."""
+    clipped = np.minimum(levels.level, layers - 1)[:, None]
+    return (clipped == np.arange(layers)[:, None, None]) & levels.amodal[:, None]
 
 
 def maps_of(layers) -> sln.LayerMaps:
@@ -97,7 +102,7 @@ def test_the_encoder_is_a_convolution_of_concatenated_maps(dilated, coarsest):
 
 def test_the_truth_comes_back_from_its_layers(shapes):
     levels = levels_of_image(shapes, 1)
-    layers = instance_layers(levels.amodal, levels.level, 3)
+    layers = layers_of(levels, 3)
     maps = build().distance_maps(maps_of(layers)).numpy()
     expected = true_distance_maps(levels.amodal, levels.level, 3)
     assert abs(maps - expected).max() < 1e-3
@@ -137,7 +142,7 @@ def test_global_truth_is_the_global_layering_map(shapes):
     _, target, _ = sample(shapes, 0, levels=True)
     one, target = sln.with_layers(target, 1), sln.with_layers(target, 3)
     found = sln.global_truth(target, (SIZE, SIZE), 1, 3)
-    assert (found.numpy() == global_layers(levels.amodal, levels.level, 3)).all()
+    assert (found.numpy() == layers_of(levels, 3).any(axis=0)).all()
     assert found[1].any() and not found[2].any()
     # One layer holds all; a coarse map has its pixels' centres; input of half the size.
     assert (sln.global_truth(one, (SIZE, SIZE), 1, 1)[0].numpy() == levels.amodal.any(0)).all()

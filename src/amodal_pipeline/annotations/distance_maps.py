@@ -1,7 +1,7 @@
-"""Semantics-aware distance maps, the layers they are learnt from, and the order they imply.
+"""Semantics-aware distance maps, and the order they imply.
 
 Zhang et al., "Learning Semantics-aware Distance Map with Semantics Layering Network" (SLN), ACM MM
-2019, sections 3 (eqs. 1 to 5), 4.3, 4.4 and 5.2. The prose lets values run from 0 upwards; eq. 1
+2019, sections 3 (eqs. 1 to 5) and 5.2. The prose lets values run from 0 upwards; eq. 1
 gives them from minus infinity to 1, and eq. 1 is followed. Background is 0 and lies between hidden
 (below 0) and visible parts, so that no level plane that sinks through a map finds the masks: they
 come from eqs. 2 and 3.
@@ -15,46 +15,11 @@ from typing import TypeVar
 import numpy as np
 from scipy import ndimage
 
-from amodal_pipeline.annotations.level_kernels import occupied_layers
-
 CONFIDENCE = 0.5  # c of eq. 5; the paper gives none
 TRUE_CONFIDENCE = np.float32(1 - 2**-10)  # below 1, and exact together with any level
 _EIGHT_NEIGHBOURS = np.ones((3, 3))
-_LAYERS = 8  # as many as a byte has bits
 
 Array = TypeVar("Array")  # a NumPy array or a tensor
-
-
-def global_layers(amodal: np.ndarray, level: np.ndarray, layers: int) -> np.ndarray:
-    """Return the global layering map (section 4.3): where any object has the layer's level.
-
-    Args:
-        amodal, level: bool and uint8 [N, H, W], of an image's objects
-            (:class:`~amodal_pipeline.annotations.levels.VisibilityLevels`).
-        layers: L, 1 to 8; levels from L - 1 on are in the last layer.
-
-    Returns:
-        bool [L, H, W]. A pixel is in several layers where objects are behind one another.
-
-    Raises:
-        ValueError: another number of layers.
-    """
-    _check_layers(layers)
-    found = occupied_layers(amodal, level, layers)
-    return (found >> np.arange(layers, dtype=np.uint8)[:, None, None]) & 1 != 0
-
-
-def instance_layers(amodal: np.ndarray, level: np.ndarray, layers: int) -> np.ndarray:
-    """Return the instance layering maps (section 4.4): each object in the layers of its levels.
-
-    Args and raises: as :func:`global_layers`, of any window.
-
-    Returns:
-        bool [N, L, H, W]; a pixel of an object is in one layer.
-    """
-    _check_layers(layers)
-    clipped = np.minimum(level, layers - 1)[:, None]
-    return (clipped == np.arange(layers, dtype=np.uint8)[:, None, None]) & amodal[:, None]
 
 
 def distance_map(confidence: Array, level: Array) -> Array:
@@ -76,12 +41,8 @@ def true_distance_maps(
     Args:
         amodal, level: bool and uint8 [N, H, W].
         layers: L; levels from L - 1 on become L - 1. By default levels are as they are.
-
-    Raises:
-        ValueError: a number of layers that is not 1 to 8.
     """
     if layers is not None:
-        _check_layers(layers)
         level = np.minimum(level, layers - 1)
     return distance_map(amodal * TRUE_CONFIDENCE, level)
 
@@ -200,8 +161,3 @@ def depth_order(
 
 def _floor(values: Array) -> Array:
     return np.floor(values) if isinstance(values, np.ndarray) else values.floor()
-
-
-def _check_layers(layers: int) -> None:
-    if not 1 <= layers <= _LAYERS:
-        raise ValueError(f"{layers} layers: give 1 to {_LAYERS}")

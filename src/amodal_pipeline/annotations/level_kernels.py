@@ -1,8 +1,4 @@
-"""Compiled loops over the pixels of an image's objects.
-
-:mod:`amodal_pipeline.annotations.levels` and :mod:`~amodal_pipeline.annotations.distance_maps` call
-them.
-"""
+"""Compiled loops over the pixels of an image's objects, for :mod:`.levels`."""
 
 import numpy as np
 
@@ -61,19 +57,6 @@ def draw_levels(changes, precedes, amodal, level, unresolved):
             y += 1
             if y == height:
                 x, y = x + 1, 0
-
-
-@compiled
-def occupied_layers(amodal, level, layers):
-    """Return which layers hold an object, a bit each, uint8 [H, W]; deeper levels in the last."""
-    n, height, width = amodal.shape
-    found = np.zeros((height, width), np.uint8)
-    last = np.uint8(layers - 1)
-    for y in range(height):
-        for i in range(n):
-            for x in range(width):
-                found[y, x] |= np.uint8(amodal[i, y, x]) << min(level[i, y, x], last)
-    return found
 
 
 @compiled
