@@ -42,29 +42,6 @@ class PlacedShape:
         return (np.einsum("ij,vj->vi", self.pose[:3, :3], corners) + self.pose[:3, 3])[:, :2]
 
 
-@dataclass(frozen=True)
-class Rendering:
-    """``colour`` uint8 [H, W, 3] sRGB; ``depth`` float32 [N, H, W], inf off the object."""
-
-    colour: np.ndarray
-    depth: np.ndarray
-
-
-def render(
-    objects: Sequence[PlacedShape],
-    camera: Camera,
-    surroundings: Surroundings,
-    *,
-    shadows: bool = True,
-    antialiasing: bool = True,
-) -> Rendering:
-    """Return the picture and the depths of each of ``objects``."""
-    return Rendering(
-        render_colour(objects, camera, surroundings, shadows=shadows, antialiasing=antialiasing),
-        cast_layers(objects, camera),
-    )
-
-
 def cast_layers(objects: Sequence[PlacedShape], camera: Camera) -> np.ndarray:
     """Return the depth along the optical axis of each object alone, at pixel centres.
 
