@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import resource
 import time
 from importlib.metadata import version
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.training.loop import git_revision
+
+_NUMBERS = re.compile(r"\[([\s\d.,eE+-]+)\]")  # lists of numbers, which are written on one line
 
 
 def write(result: dict, out: Path | None) -> None:
@@ -27,6 +30,7 @@ def write(result: dict, out: Path | None) -> None:
         "git_revision": git_revision(),
     }
     text = json.dumps({**result, **context}, indent=2)
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     print(text)
     if out is not None:
         with replacing(out) as path:
