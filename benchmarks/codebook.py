@@ -10,8 +10,6 @@ auto-encoder is trained for a few steps only; what one costs is recorded.
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -24,16 +22,10 @@ from amodal_pipeline.methods.configs import ShapePriorConfig
 from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, AutoEncoder, encode_all, fit
 from amodal_pipeline.methods.vrsp.codebook import Codebook, ShapePrior, build_codebook
 from amodal_pipeline.methods.vrsp.learning import true_shapes
-from record import write
+from record import timed, write
 
 BUDGET_SECONDS = 180.0
 STEPS = 50
-
-
-def timed(what: Callable) -> tuple[float, object]:
-    start = time.perf_counter()
-    found = what()
-    return time.perf_counter() - start, found
 
 
 def measure_making(annotations: AmodalAnnotations, clusters: int) -> dict[str, float]:
@@ -41,13 +33,11 @@ def measure_making(annotations: AmodalAnnotations, clusters: int) -> dict[str, f
     config = ShapePriorConfig(convolutions=2, clusters=clusters, iterations=STEPS)
     categories = len(annotations.metadata.categories)
     true_shapes(annotations.subset(annotations.images["image_id"].head(1)))  # compiled
-    crops, shapes = timed(lambda: true_shapes(annotations))
-    training, model = timed(lambda: fit(shapes.masks, config))
-    codes, _ = timed(lambda: encode_all(model, shapes.masks))
+    shapes, crops = timed(true_shapes, annotations)
+    model, training = timed(fit, shapes.masks, config)
+    _, codes = timed(encode_all, model, shapes.masks)
     # Making a codebook encodes every mask once more, category by category.
-    codebook, made = timed(
-        lambda: build_codebook(model, shapes.masks, shapes.category, categories, config)
-    )
+    made, codebook = timed(build_codebook, model, shapes.masks, shapes.category, categories, config)
     return {
         "masks": len(shapes.masks),
         "categories": categories,
@@ -84,8 +74,8 @@ def measure_retrieval(
     return {
         "rois": rois,
         "retrieval_categories": categories,
-        f"retrieval_{k}_seconds": median(timed(lambda: look_up(k))[0] for _ in range(repeats)),
-        "retrieval_1_seconds": median(timed(lambda: look_up(1))[0] for _ in range(repeats)),
+        f"retrieval_{k}_seconds": median(timed(look_up, k)[1] for _ in range(repeats)),
+        "retrieval_1_seconds": median(timed(look_up, 1)[1] for _ in range(repeats)),
     }
 
 

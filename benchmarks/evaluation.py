@@ -7,11 +7,6 @@ for each kind of mask on the same data and holds its numbers against ours. The a
 of all our rows of AP and AR to the sum of its passes.
 
     python benchmarks/evaluation.py [--images 7517] [--out benchmarks/results/evaluation.json]
-
-With a table of annotations and one of predictions it only holds the numbers of those two against
-pycocotools':
-
-    python benchmarks/evaluation.py --annotations <folder> --predictions <folder>
 """
 
 import argparse
@@ -31,7 +26,7 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions, Predicti
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
 from amodal_pipeline.metrics import evaluate, evidence
 from amodal_pipeline.metrics.config import EvaluationConfig
-from record import write
+from record import timed, write
 
 OBJECTS_PER_IMAGE = 92_000 / 7_517
 DETECTIONS_PER_IMAGE = 30
@@ -167,12 +162,6 @@ def pycocotools_pass(truth: AmodalAnnotations, found: Predictions, kind: str) ->
     return {"seconds": seconds, "evaluate_seconds": overlaps, "numbers": numbers}
 
 
-def timed(work, *arguments, **options):
-    start = time.perf_counter()
-    result = work(*arguments, **options)
-    return result, time.perf_counter() - start
-
-
 def main(images: int, repeats: int, out: Path | None) -> None:
     truth = made_up(images, int(OBJECTS_PER_IMAGE * images))
     found = detections(truth)
@@ -232,18 +221,6 @@ def differences(values: pd.Series, kind: str, numbers: dict[str, float]) -> floa
     return max(abs(values["coco", f"{name}_{kind}"] - number) for name, number in numbers.items())
 
 
-def compare(annotations: Path, predictions: Path) -> None:
-    truth, found = AmodalAnnotations.load(annotations), Predictions.load(predictions)
-    config = EvaluationConfig(protocols=("coco",), headline_resamples=0, resamples=0)
-    rows = evaluate.evaluate(truth, found, config).results
-    values = rows[rows["category"] == "all"].set_index(["protocol", "metric"])["value"]
-    for kind in ("amodal", "visible"):
-        numbers = pycocotools_pass(truth, found, kind)["numbers"]
-        difference = differences(values, kind, numbers)
-        print(f"{kind}: {len(found.predictions)} predictions, AP {numbers['AP']:.3f}")
-        print(f"  largest difference {difference:.1e} percentage points")
-
-
 def _overlaps(truth: AmodalAnnotations, found: Predictions) -> float:
     """Seconds for all intersections of masks: amodal, visible and hidden."""
     seen = evidence.Evidence(truth, found)
@@ -265,10 +242,4 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=7517)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--annotations", type=Path)
-    parser.add_argument("--predictions", type=Path)
-    given = parser.parse_args()
-    if given.annotations:
-        compare(given.annotations, given.predictions)
-    else:
-        main(given.images, given.repeats, given.out)
+    main(**vars(parser.parse_args()))

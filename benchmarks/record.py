@@ -8,6 +8,7 @@ import resource
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.training.loop import git_revision
@@ -35,6 +36,13 @@ def write(result: dict, out: Path | None) -> None:
     if out is not None:
         with replacing(out) as path:
             path.write_text(text + "\n")
+
+
+def timed(work, *arguments) -> tuple[Any, float]:
+    """Return what a function returns, and the seconds that it took."""
+    start = time.perf_counter()
+    result = work(*arguments)
+    return result, time.perf_counter() - start
 
 
 def seconds_of(work, device: str, repeats: int) -> list[float]:

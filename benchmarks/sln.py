@@ -10,9 +10,8 @@ operations, which the program counts.
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
-from vrsp import BUDGET, DETECTOR, HEIGHT, ROIS, WIDTH, measure
+from vrsp import DETECTOR, HEIGHT, ROIS, WIDTH, measure, ratios
 
 from amodal_pipeline.layers.configs import EncoderConfig
 from amodal_pipeline.methods.configs import MaskRCNNConfig, SLNConfig
@@ -29,8 +28,6 @@ def main(device: str, repeats: int, layers: int, stride: int, out: Path | None) 
         box_head=DETECTOR.box_head,
     )
     _, full = measure(config, device, repeats)
-    flops = full["step_gigaflops"] / plain["step_gigaflops"]
-    times = np.median(full["step_seconds"]) / np.median(plain["step_seconds"])
     write(
         {
             "image": [HEIGHT, WIDTH],
@@ -41,10 +38,7 @@ def main(device: str, repeats: int, layers: int, stride: int, out: Path | None) 
             "precision": "bfloat16" if device == "cuda" else "float32",
             "mask_rcnn": plain,
             "sln": full,
-            "ratio_of_operations": round(flops, 3),
-            "ratio_of_step_times": round(float(times), 3),
-            "times_over_operations": round(float(times / flops), 3),
-            "budget": BUDGET,
+            **ratios(plain, full),
         },
         out,
     )

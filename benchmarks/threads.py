@@ -25,6 +25,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 def measure(size: int, batch: int, repeats: int) -> None:
     """Print the seconds of each step, and the number of threads, as JSON."""
     import torch
+    from training_step import targets_of
 
     from amodal_pipeline import methods
     from amodal_pipeline.methods.registry import MethodConfig
@@ -49,7 +50,7 @@ def measure(size: int, batch: int, repeats: int) -> None:
     }
     model = methods.build(MethodConfig.model_validate(config).root, 8).train()
     images = [torch.rand(3, size, size) for _ in range(batch)]
-    targets = [target(size) for _ in images]
+    targets = [targets_of(size, "cpu", objects=8, classes=8) for _ in images]
 
     def step() -> None:
         sum(model(images, targets).values()).backward()
@@ -57,29 +58,6 @@ def measure(size: int, batch: int, repeats: int) -> None:
 
     taken = seconds_of(step, "cpu", repeats)
     print(json.dumps({"seconds": taken, "threads": torch.get_num_threads()}))
-
-
-def target(size: int) -> dict:
-    """Eight squares, the lower half of each hidden."""
-    import torch
-
-    low = torch.rand(8, 2) * size / 2
-    boxes = torch.cat([low, low + size / 3], dim=1).round()
-    amodal = torch.zeros(8, size, size, dtype=torch.uint8)
-    visible = torch.zeros_like(amodal)
-    for k, (left, top, right, bottom) in enumerate(boxes.int().tolist()):
-        amodal[k, top:bottom, left:right] = 1
-        visible[k, top : (top + bottom) // 2, left:right] = 1
-    return {
-        "boxes": boxes,
-        "masks": amodal,
-        "amodal_boxes": boxes,
-        "visible_boxes": boxes,
-        "amodal_masks": amodal,
-        "visible_masks": visible,
-        "labels": torch.randint(1, 9, (8,)),
-        "mask_scale": (1.0, 1.0),
-    }
 
 
 @contextmanager

@@ -27,11 +27,11 @@ from record import write
 CLASSES, OBJECTS, POSITIVE, ROIS = 90, 16, 128, 512
 
 
-def targets_of(size: int, device: str) -> dict:
-    """Sixteen objects: ellipses in boxes, the lower half of each hidden."""
+def targets_of(size: int, device: str, objects: int = OBJECTS, classes: int = CLASSES) -> dict:
+    """Ellipses in boxes, the lower half of each hidden."""
     draw = torch.Generator().manual_seed(0)
-    corner = torch.rand(OBJECTS, 2, generator=draw) * size * 0.6
-    extent = (0.1 + 0.25 * torch.rand(OBJECTS, 2, generator=draw)) * size
+    corner = torch.rand(objects, 2, generator=draw) * size * 0.6
+    extent = (0.1 + 0.25 * torch.rand(objects, 2, generator=draw)) * size
     boxes = torch.cat([corner, corner + extent], dim=1)
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     centre, radius = (boxes[:, :2] + boxes[:, 2:]) / 2, extent / 2
@@ -46,7 +46,7 @@ def targets_of(size: int, device: str) -> dict:
         "visible_boxes": boxes,
         "amodal_masks": amodal,
         "visible_masks": visible,
-        "labels": torch.randint(1, CLASSES + 1, (OBJECTS,), generator=draw),
+        "labels": torch.randint(1, classes + 1, (objects,), generator=draw),
     }
     return {k: v.to(device) for k, v in target.items()} | {"mask_scale": (1.0, 1.0)}
 

@@ -87,6 +87,18 @@ def measure(config, device: str, repeats: int) -> tuple[torch.nn.Module, dict]:
     }
 
 
+def ratios(plain: dict, full: dict) -> dict:
+    """Return how steps compare: their times, and their operations, which explain them."""
+    flops = full["step_gigaflops"] / plain["step_gigaflops"]
+    times = np.median(full["step_seconds"]) / np.median(plain["step_seconds"])
+    return {
+        "ratio_of_operations": round(flops, 3),
+        "ratio_of_step_times": round(float(times), 3),
+        "times_over_operations": round(float(times / flops), 3),
+        "budget": BUDGET,
+    }
+
+
 def retrieval(model: torch.nn.Module, device: str, repeats: int) -> list[float]:
     """Seconds for the 16 nearest of 512 masks."""
     draw = torch.Generator().manual_seed(0)
@@ -103,8 +115,6 @@ def main(device: str, repeats: int, out: Path | None) -> None:
     config = VRSPConfig(detector=DETECTOR, prior=ShapePriorConfig())
     model, full = measure(config, device, repeats)
     found = retrieval(model, device, repeats)
-    flops = full["step_gigaflops"] / plain["step_gigaflops"]
-    times = np.median(full["step_seconds"]) / np.median(plain["step_seconds"])
     write(
         {
             "image": [HEIGHT, WIDTH],
@@ -115,10 +125,7 @@ def main(device: str, repeats: int, out: Path | None) -> None:
             "precision": "bfloat16" if device == "cuda" else "float32",
             "mask_rcnn": plain,
             "vrsp": full,
-            "ratio_of_operations": round(flops, 3),
-            "ratio_of_step_times": round(float(times), 3),
-            "times_over_operations": round(float(times / flops), 3),
-            "budget": BUDGET,
+            **ratios(plain, full),
             "retrieval_of_512_seconds": [round(s, 4) for s in found],
             "retrieval_share_of_step": round(
                 float(np.median(found) / np.median(full["step_seconds"])), 4
