@@ -82,6 +82,7 @@ def test_overfits_two_images(name, shapes, tmp_path):
     two = shapes.subset([1, 2])
     config = tiny_training(
         iterations=150,
+        checkpoint_every=150,
         learning_rate=0.02,
         warmup_iterations=10,
         augmentation={"flip": 0, "min_sizes": [64], "max_size": 64},

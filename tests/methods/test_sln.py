@@ -293,6 +293,7 @@ def test_the_papers_model_overfits_two_images_and_tells_their_order(shapes, tmp_
     two = shapes.subset([1, 2])
     config = tiny_training(
         iterations=200,
+        checkpoint_every=200,
         learning_rate=0.02,
         warmup_iterations=10,
         augmentation={"flip": 0, "min_sizes": [64], "max_size": 64},
