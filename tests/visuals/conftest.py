@@ -13,6 +13,7 @@ from amodal_pipeline.annotations import (
     rle,
 )
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.visuals import page
 
 SIZE = (60, 80)
 CATEGORIES = (Category(id=1, name="cup"), Category(id=2, name="box"))
@@ -85,6 +86,16 @@ def predict(annotations):
         )
 
     return make
+
+
+@pytest.fixture
+def without_drawing(monkeypatch):
+    """Charts are made and not drawn, which takes most of the time of a page; gives the function
+    that draws."""
+    drawn = page.drawn
+    empty = page._url("svg+xml", b"<svg/>"), (10, 10)
+    monkeypatch.setattr(page, "drawn", lambda figure: empty)
+    return drawn
 
 
 @pytest.fixture

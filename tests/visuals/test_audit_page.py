@@ -10,7 +10,7 @@ from PIL import Image
 from amodal_pipeline.annotations import Category, Repair, build, rle
 from amodal_pipeline.annotations.audit import audit
 from amodal_pipeline.annotations.tables import FINDINGS, IMAGES, frame
-from amodal_pipeline.visuals import audit_page, worst
+from amodal_pipeline.visuals import audit_page, page, worst
 from amodal_pipeline.visuals.audit_page import write_audit
 
 EVIL = "<script>alert('1')</script>\"&"
@@ -21,6 +21,9 @@ def rectangle(top, left, bottom, right):
     mask = np.zeros(SIZE, np.uint8)
     mask[top:bottom, left:right] = 1
     return mask
+
+
+pytestmark = pytest.mark.usefixtures("without_drawing")
 
 
 @pytest.fixture(autouse=True)
@@ -127,11 +130,11 @@ def test_nothing_is_loaded_from_elsewhere_and_all_text_is_escaped(tmp_path, scen
         rejected=frame(FINDINGS, [finding]),
     )
     text, plain = written(tmp_path, evil)
-    page = Page(text)
-    assert "script" not in page.tags
-    assert not any(name.startswith("on") for name, _ in page.attributes)
+    parsed = Page(text)
+    assert "script" not in parsed.tags
+    assert not any(name.startswith("on") for name, _ in parsed.attributes)
     assert plain.count("<script>") >= 8
-    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    sources = [value for name, value in parsed.attributes if name in ("src", "href")]
     assert sources and all(s.startswith("data:image/") for s in sources)
     assert "http" not in text.replace("http-equiv", "") and "url(" not in text
 
@@ -150,7 +153,8 @@ def test_images_that_are_missing_or_changed_are_grey_and_named(tmp_path, scene):
     assert plain.count("image not on disk") >= 7
 
 
-def test_equal_tables_give_equal_bytes(tmp_path, scene):
+def test_equal_tables_give_equal_bytes(tmp_path, scene, monkeypatch, without_drawing):
+    monkeypatch.setattr(page, "drawn", without_drawing)
     assert written(tmp_path, scene)[0] == written(tmp_path / "again", scene)[0]
 
 

@@ -11,11 +11,15 @@ from parsed_page import Page
 from PIL import Image
 
 from amodal_pipeline.metrics.config import Protocol
+from amodal_pipeline.visuals import page as pages
 from amodal_pipeline.visuals import report
 from amodal_pipeline.visuals.definitions import MAIN_METRICS, PROTOCOLS, definition
 from amodal_pipeline.visuals.report import Material, write_report
 
 EVIL = "<script>alert('1')</script>\"&"
+
+
+pytestmark = pytest.mark.usefixtures("without_drawing")
 
 
 @pytest.fixture
@@ -317,7 +321,8 @@ def test_all_text_is_escaped(folder, material):
             assert "&lt;script&gt;" in section or heading == "What the metrics mean", heading
 
 
-def test_nothing_is_loaded_from_elsewhere(folder, material):
+def test_nothing_is_loaded_from_elsewhere(folder, material, monkeypatch, without_drawing):
+    monkeypatch.setattr(pages, "drawn", without_drawing)
     _, text = _write(folder, material)
     page = Page(text)
     assert not {"script", "link", "iframe", "object", "svg"} & set(page.tags)
@@ -371,7 +376,8 @@ def test_a_report_without_results(folder, results):
     Page(text)
 
 
-def test_equal_inputs_give_equal_bytes(folder, material):
+def test_equal_inputs_give_equal_bytes(folder, material, monkeypatch, without_drawing):
+    monkeypatch.setattr(pages, "drawn", without_drawing)
     path, _ = _write(folder, material)
     first = path.read_bytes()
     assert _write(folder, material)[0].read_bytes() == first
