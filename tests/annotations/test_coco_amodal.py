@@ -212,6 +212,8 @@ def test_crowds_are_ignored_stuff_is_no_thing_boxes_are_computed(read):
         ({"segmentation": [[1, 1, 9, 1, 9, 9, 2]]}, "segmentation", "odd number"),
         ({"segmentation": [[1, 1, 9, 1, 9, float("nan")]]}, "segmentation", "not finite"),
         ({"segmentation": [[1, 1, 9, 1, 9, {}]]}, "segmentation", "not a number"),
+        ({"segmentation": [1, 1, 5, "a", 9, 1]}, "segmentation", "not a number"),
+        ({"visible_mask": 7}, "visible_mask", "neither polygons nor run lengths"),
         ({"segmentation": [[1, 1, 9, 1, 9, 1e9]]}, "segmentation", "far outside"),
         ({"segmentation": {"size": [30, 20], "counts": "`d0"}}, "segmentation", "canvas"),
         ({"segmentation": {"size": [20, 30]}}, "segmentation", "no 'counts'"),
@@ -266,27 +268,17 @@ def test_damaged_images_are_findings_and_take_their_objects_along(read):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"images": [],\n "annotations": [}', "Expecting value at line 2, column 18"),
-        ("[1, 2]", "not an object"),
         ('{"images": [], "annotations": []}', "no list 'categories'"),
         ('{"images": [], "annotations": {}, "categories": []}', "no list 'annotations'"),
         ('{"images": [], "annotations": [], "categories": [{"name": "a"}]}', "position 0"),
-        ("[" * 100_000, "not"),
-        ("\xff\xfe", "not"),
     ],
 )
 def test_file_that_is_no_coco_json_is_named(tmp_path, text, message):
     path = tmp_path / "broken.json"
-    path.write_bytes(text.encode("latin-1"))
+    path.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         coco_json.open_file(path)
     assert str(path) in str(error.value)
-
-
-def test_missing_file_and_folder_are_named(tmp_path):
-    for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(ValueError, match=str(path)):
-            coco_json.open_file(path)
 
 
 boxes = st.tuples(st.integers(0, 14), st.integers(0, 9), st.integers(2, 15), st.integers(2, 10))
@@ -373,9 +365,3 @@ def test_visible_masks_may_come_late_in_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr("amodal_pipeline.annotations.json_records.BATCH", 1)
     table = read_coco_amodal(path, tmp_path, "mine", "val")
     assert table.instances["occlusion_rate"].tolist() == pytest.approx([0, 0, 0.5])
-
-
-def test_a_byte_order_mark_is_no_damage(tmp_path):
-    path = tmp_path / "amodal.json"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(document([annotation(1)])).encode())
-    assert len(read_coco_amodal(path, tmp_path, "mine", "val").instances) == 1

@@ -315,15 +315,8 @@ def test_a_class_agnostic_file_needs_one_category(tmp_path):
         ({"segmentation": None}, "each record needs a mask, not only a box"),
         ({"segmentation": None, "invisible_mask": run_lengths(square(7))}, "every other mask"),
         ({"segmentation": []}, "segmentation has no polygon"),
-        ({"segmentation": "mask"}, "segmentation is neither polygons nor run lengths"),
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon has fewer than three points"),
-        ({"segmentation": [[0, 0, 9e9, 0, 9, 9]]}, "a coordinate lies far outside the image"),
-        ({"segmentation": [[0, 0, 9, float("nan"), 9, 9]]}, "a coordinate is not finite"),
-        ({"segmentation": {"size": [20, 30]}}, "has no 'counts'"),
-        ({"segmentation": {"size": [20, 30], "counts": "\x7f"}}, "run-length string is damaged"),
         ({"segmentation": {"size": [20, 30], "counts": "11"}}, "cover 2 pixels, the image 20x30"),
-        ({"segmentation": {"size": [20, 30], "counts": [5, 5]}}, "cover 10 pixels"),
-        ({"segmentation": {"size": [20, 30], "counts": [-1, 601]}}, "a run length is not"),
         (
             {"segmentation": run_lengths(square(3))},
             "is for a canvas [25, 15], the image is [20, 30] (height, width)",
@@ -360,9 +353,7 @@ def test_the_first_damaged_records_are_named_wherever_they_stand(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is not JSON"),
         ('[{"image_id": 7', "is not JSON: Expecting ',' delimiter at line 1, column 16"),
-        ('[{"image_id" 7}]', "is not JSON: Expecting ':' delimiter at line 1, column 14"),
         ("7", "holds a JSON int, neither a list nor an object"),
         ('{"images": [], "annotations": []}', "this is a COCO annotation file, which is the truth"),
         ('{"results": []}', "(its keys: 'results'): give a COCO results file"),

@@ -437,17 +437,9 @@ def test_visible_pixels_outside_are_cut_and_listed(read_file):
     ("change", "field", "reason"),
     [
         ({"segmentation": None}, "segmentation", "is missing"),
-        ({"segmentation": []}, "segmentation", "no polygon"),
         ({"segmentation": [1, 1, 5, 5]}, "segmentation", "fewer than three points"),
-        ({"segmentation": [1, 1, 5, 5, 9]}, "segmentation", "odd number"),
-        ({"segmentation": [1, 1, 5, "a", 9, 1]}, "segmentation", "not a number"),
-        ({"segmentation": [1, 1, 1e9, 5, 9, 1]}, "segmentation", "far outside"),
         ({"segmentation": [-9, -9, -5, -9, -5, -5]}, "amodal_rle", "is empty"),
-        ({"segmentation": "1,1"}, "segmentation", "neither polygons nor run lengths"),
-        ({"visible_mask": {"size": [9, 9], "counts": "0"}}, "visible_mask", "for a canvas [9, 9]"),
-        ({"visible_mask": {"size": list(SIZES[0])}}, "visible_mask", "has no 'counts'"),
         ({"visible_mask": {"size": list(SIZES[0]), "counts": "zz"}}, "visible_mask", "damaged"),
-        ({"visible_mask": 7}, "visible_mask", "neither polygons nor run lengths"),
         ({"invisible_mask": {"size": [9, 9], "counts": "0"}}, "invisible_mask", "for a canvas"),
         ({"occlude_rate": 0.4}, "visible_mask", "is missing although occlude_rate is 0.4"),
     ],
@@ -557,11 +549,6 @@ def test_other_files_are_refused_with_the_way_out(tmp_path):
     path.write_text('{"annotations": [{"regions": []}]}')
     with pytest.raises(ValueError, match=r"a\.json has no list 'images'"):
         read(path)
-    path.write_text('{"regions": [')
-    with pytest.raises(ValueError, match=r"a\.json is not JSON"):
-        read(path)
-    with pytest.raises(ValueError, match=r"b\.json is missing"):
-        read(tmp_path / "b.json")
 
 
 @pytest.mark.parametrize("option", [{"annotators": "second"}, {"regions": "thing"}])
@@ -591,15 +578,6 @@ def test_batches_do_not_change_a_byte(tmp_path, monkeypatch, options):
     read(path, **options).save(tmp_path / "small")
     whole, small = bytes_of(tmp_path / "whole"), bytes_of(tmp_path / "small")
     assert {whole[f"{name}.parquet"] for name in ("images", "instances")} <= {*small.values()}
-
-
-def test_damage_far_behind_names_the_place(tmp_path):
-    images, annotations, _, _ = drawn(3, images=12)
-    path = write(tmp_path / "a.json", images, annotations)
-    text = path.read_text()
-    path.write_text(text[:-900] + text[-900:].replace('"order": ', '"order"; ', 1))
-    with pytest.raises(ValueError, match=r"a\.json is not JSON: .*line 1, column \d+"):
-        read(path)
 
 
 def single(folder, stem, entry, picture=None, size=SIZES[0]):
@@ -663,9 +641,6 @@ def test_a_folder_must_hold_single_annotations_only(tmp_path):
     singles(tmp_path)
     write(tmp_path / "e.json", [image(1)], [annotation(1, 1, [])])
     with pytest.raises(ValueError, match=r"e\.json is not a single annotation with 'regions'"):
-        read(tmp_path)
-    (tmp_path / "e.json").write_text('{"id": 1, "image_id":')
-    with pytest.raises(ValueError, match=r"e\.json is not JSON"):
         read(tmp_path)
 
 

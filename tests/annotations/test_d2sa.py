@@ -1,20 +1,15 @@
 """D2SA files, written from their documentation, come back as they were drawn."""
 
-import numpy as np
 import pytest
 
-from amodal_pipeline.annotations import json_records
 from amodal_pipeline.annotations.d2sa import read_d2sa
-from amodal_pipeline.annotations.kins import read_kins
 from tests.annotations import writers
 from tests.annotations.writers import (
     check_masks,
     check_rest,
     d2sa_record,
-    digests,
     order_in,
     order_of,
-    run_lengths,
     turntable,
 )
 
@@ -66,18 +61,6 @@ def test_an_occluded_object_without_partial_masks_is_rejected(tmp_path, scene):
     assert table.rejected["reason"].str.contains("although occlude_rate is 0.").all()
 
 
-def test_a_visible_mask_beyond_the_amodal_one_is_cut(tmp_path, scene):
-    thing = scene.things[0]
-    y, x = np.argwhere(~thing.amodal)[0]
-    beyond = thing.visible.copy()
-    beyond[y, x] = True
-    record = d2sa_record(thing) | {"visible_mask": run_lengths(beyond)}
-    table = read(writers.write(tmp_path / "a.json", scene, [record]))
-    check_masks(table, {thing.id: (thing.amodal, thing.visible)}, scene.sizes)
-    assert table.repaired["record"].tolist() == [f"instance {thing.id}"]
-    assert table.repaired["share"].iloc[0] == pytest.approx(1 / beyond.sum())
-
-
 def test_masks_of_another_canvas_are_rejected(tmp_path, scene):
     """The two canvases differ by the padding; a mask of one is none on the other."""
     image_of = {size: image_id for image_id, size in scene.sizes.items()}
@@ -88,17 +71,3 @@ def test_masks_of_another_canvas_are_rejected(tmp_path, scene):
     finding = table.rejected.iloc[0]
     assert (finding["record"], finding["field"]) == (f"instance {thing.id}", "segmentation")
     assert "[1440, 1920], the image is [1534, 1920]" in finding["reason"]
-
-
-def test_batches_do_not_change_a_byte(tmp_path, monkeypatch, scene):
-    path = writers.write(tmp_path / "a.json", scene, [*map(d2sa_record, scene.things)])
-    read(path).save(tmp_path / "whole")
-    monkeypatch.setattr(json_records, "BATCH", 3)
-    read(path).save(tmp_path / "small")
-    assert digests(tmp_path / "whole") == digests(tmp_path / "small")
-
-
-def test_kins_reader_says_what_it_is(tmp_path, scene):
-    path = writers.write(tmp_path / "d2sa.json", scene, [*map(d2sa_record, scene.things)])
-    with pytest.raises(ValueError, match=r"d2sa\.json is not KINS.*flat COCO.*--env=d2sa"):
-        read_kins(path, tmp_path, "kins", "train")

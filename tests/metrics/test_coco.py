@@ -244,13 +244,6 @@ def test_closed_form_average_precision():
     assert value_of(rows, "AR1_amodal")["value"] == 25
 
 
-def test_occlusion_of_exactly_the_threshold_does_not_count():
-    truth = annotations([[0, 0, 20, 5], [0, 10, 20, 15]], [3, 4])  # rates 0.15 and 0.20
-    rows = coco_rows(truth, truth_as_predictions(truth))
-    row = value_of(rows, "AP_amodal_occluded15")
-    assert (row["n"], row["value"]) == (1, 100)
-
-
 def test_detection_of_an_ignored_object_counts_neither_way_but_a_stray_one_is_false():
     truth = annotations([[0, 0, 8, 8], [10, 0, 18, 8]], [0, 4])
     columns = {"image_id": [1, 1], "category_id": [3, 3], "score": [0.9, 0.5]}

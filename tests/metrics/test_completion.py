@@ -11,7 +11,6 @@ from made_up import (
     predictions,
     random_scene,
     rectangles,
-    truth_as_predictions,
 )
 
 from amodal_pipeline.annotations import rle
@@ -42,19 +41,6 @@ def detections(truth, corners, scores=None, **columns):
         "amodal_rle": rectangles(corners),
     }
     return predictions(truth, defaults | columns, **metadata)
-
-
-def test_truth_against_itself_is_exactly_100():
-    truth = annotations([[0, 0, 8, 8], [4, 4, 20, 20], [1, 14, 9, 22]], [0, 4, 8])
-    found = values(completion_rows(truth, truth_as_predictions(truth)))
-    names = ("mIoU_full", "mIoU_occluded", "IoU_dataset", "IoU_dataset_occluded")
-    names += ("mIoU_full_per_category", "mIoU_occluded_per_category")
-    assert found == {
-        f"{name}{post}{matched}": (100, 2 if "occluded" in name else 3)
-        for name in names
-        for post in ("", "_post")
-        for matched in ("", "_matched")
-    }
 
 
 def test_closed_form():

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from amodal_pipeline.annotations import AmodalAnnotations, rle
+from amodal_pipeline.annotations.tables import strings
 from amodal_pipeline.visuals.colours import line_colours
 from amodal_pipeline.visuals.comparisons import Comparison, comparisons
 from amodal_pipeline.visuals.text import grouped, quantity
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 _INK, _FAINT, _GRID = "#1c2026", "#68707c", "#e4e7eb"
 _NOT_LOSSES = ("iteration", "learning_rate", "images_per_second", "loss")
 _DPI = 130
-_BATCH = 8192  # masks in memory at once
 
 
 def loss_curves(histories: Mapping[str, Sequence[dict]]) -> Figure:
@@ -345,9 +345,7 @@ def _mark_mean(
 def _amodal_areas(annotations: AmodalAnnotations) -> np.ndarray:
     """Return the amodal area in pixels of each object that is not ignored."""
     counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
-    masks = annotations.instances["amodal_rle"][counted]
-    areas = [rle.area(masks.iloc[i : i + _BATCH].tolist()) for i in range(0, len(masks), _BATCH)]
-    return np.concatenate([np.zeros(0, np.int64), *areas])
+    return rle.area(strings(annotations.instances["amodal_rle"][counted]))
 
 
 def _whole_numbers(axis: Axis) -> None:
