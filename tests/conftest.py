@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
+from amodal_pipeline.annotations import AmodalAnnotations, Category, rle
 from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import TrainingConfig
+from tests.tables import annotations
 
 SIZE = 64
 COLOURS = {1: (220, 40, 40), 2: (40, 80, 220)}
@@ -27,9 +28,8 @@ def shapes(tmp_path_factory) -> AmodalAnnotations:
 
 def make_shapes(root: Path, count: int) -> AmodalAnnotations:
     draw = np.random.default_rng(0)
-    images = {"image_id": [], "file_name": [], "height": [], "width": []}
     instances = {k: [] for k in ("instance_id", "image_id", "category_id")}
-    amodal, visible, order = [], [], {"image_id": [], "occluder_id": [], "occludee_id": []}
+    amodal, visible, order = [], [], []
     for i in range(1, count + 1):
         pixels = np.full((SIZE, SIZE, 3), 128, np.uint8)
         x, y = draw.integers(4, 20, 2)
@@ -38,26 +38,23 @@ def make_shapes(root: Path, count: int) -> AmodalAnnotations:
         front[y + 12 : y + 36, x + 10 : x + 36] = 1
         pixels[back > 0], pixels[front > 0] = COLOURS[2], COLOURS[1]
         Image.fromarray(pixels).save(root / f"{i}.png")
-        for name, value in zip(images, (i, f"{i}.png", SIZE, SIZE), strict=True):
-            images[name].append(value)
         for name, values in zip(instances, ((2 * i, 2 * i + 1), (i, i), (1, 2)), strict=True):
             instances[name] += values
-        for name, value in zip(order, (i, 2 * i, 2 * i + 1), strict=True):
-            order[name].append(value)
+        order.append((i, 2 * i, 2 * i + 1))
         amodal += [front, back]
         visible += [front, back * (1 - front)]
-    return build(
-        dataset="shapes",
-        split="train",
-        categories=[Category(id=1, name="red"), Category(id=2, name="blue")],
-        image_root=str(root),
-        images=images,
-        instances={
+    return annotations(
+        dict.fromkeys(range(1, count + 1), (SIZE, SIZE)),
+        {
             **instances,
             "amodal_rle": rle.encode(np.stack(amodal)),
             "visible_rle": rle.encode(np.stack(visible)),
         },
-        order=order,
+        order,
+        dataset="shapes",
+        split="train",
+        categories=[Category(id=1, name="red"), Category(id=2, name="blue")],
+        image_root=str(root),
     )
 
 

@@ -11,13 +11,13 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from nbclient import NotebookClient
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata, rle
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
 from amodal_pipeline.metrics.score_files import save_scores
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.dataset import render_split
+from tests.tables import predictions
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -64,15 +64,11 @@ def _shifted(truth, method, pixels):
         for kind in ("amodal_rle", "visible_rle")
     }
     table = {
-        "prediction_id": range(1, len(instances) + 1),
         "score": np.linspace(1, 0.5, len(instances)),
         **{name: instances[name] for name in ("image_id", "category_id")},
         **masks,
     }
-    described = truth.metadata.model_dump(include={"dataset", "split", "categories", "image_root"})
-    metadata = PredictionsMetadata(method=method, **described)
-    order = frame(PREDICTION_ORDER, {})
-    return Predictions(metadata, truth.images, frame(PREDICTIONS, table), order)
+    return predictions(truth, table, method=method)
 
 
 @pytest.fixture(scope="module")

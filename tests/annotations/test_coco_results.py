@@ -20,8 +20,6 @@ from pycocotools.cocoeval import COCOeval
 from amodal_pipeline.annotations import (
     Category,
     Predictions,
-    PredictionsMetadata,
-    build,
     export,
     json_records,
     rle,
@@ -30,8 +28,9 @@ from amodal_pipeline.annotations.coco_results import read_coco_results, read_res
 from amodal_pipeline.annotations.cocoa import read_cocoa
 from amodal_pipeline.annotations.export import write_coco_amodal, write_coco_results
 from amodal_pipeline.annotations.formats import AMODAL_KEYS, INVISIBLE_KEYS, VISIBLE_KEYS
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
+from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.metrics.checks import check
+from tests import tables
 from tests.annotations.writers import box, run_lengths
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cocoa"
@@ -48,25 +47,12 @@ def square(image_id, x=2, y=3, side=5):
 def truth(categories=NAMES):
     """Images 7, 3 and 12, in this order; one object in image 7."""
     mask = rle.encode(square(7)[None])
-    ids = list(SIZES)
-    return build(
-        dataset="made_up",
-        split="val",
+    one = {"image_id": [7], "category_id": [next(iter(categories))]}
+    return tables.annotations(
+        SIZES,
+        one | {"amodal_rle": mask, "visible_rle": mask},
         categories=[Category(id=i, name=name) for i, name in categories.items()],
         image_root="images",
-        images={
-            "image_id": ids,
-            "file_name": [f"{i}.png" for i in ids],
-            "height": [SIZES[i][0] for i in ids],
-            "width": [SIZES[i][1] for i in ids],
-        },
-        instances={
-            "instance_id": [1],
-            "image_id": [7],
-            "category_id": [next(iter(categories))],
-            "amodal_rle": mask,
-            "visible_rle": mask,
-        },
     )
 
 
@@ -592,15 +578,7 @@ def predicted(annotations, *kinds, draw, detections=9):
                 [x + 0.25, y, w, h] if any((x, y, w, h)) else [np.nan] * 4
                 for x, y, w, h in (coco_mask.toBbox(run_lengths(mask)) for mask in masks)
             ]
-    rows = frame(PREDICTIONS, columns)
-    metadata = PredictionsMetadata(
-        dataset="made_up",
-        split="val",
-        method="a",
-        categories=annotations.metadata.categories,
-        image_root="",
-    )
-    return Predictions(metadata, annotations.images, rows, frame(PREDICTION_ORDER, {}))
+    return tables.predictions(annotations, columns, method="a")
 
 
 def by_id(table, *without):

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amodal_pipeline.annotations import Category, build, export, rle
+from amodal_pipeline.annotations import Category, export, rle
 from amodal_pipeline.annotations.cocoa import read_cocoa
 from amodal_pipeline.annotations.cocoa_cls import read_cocoa_cls
 from amodal_pipeline.annotations.d2sa import read_d2sa
 from amodal_pipeline.annotations.export import write_coco_amodal
 from tests.annotations import writers
 from tests.annotations.writers import d2sa_record, run_lengths, turntable
+from tests.tables import annotations
 
 COCOA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cocoa"
 SIZE = (20, 30)
@@ -28,27 +29,20 @@ def square(x, y, side):
 def table_of(amodal, visible, pairs, **changes):
     """Objects 1, 2, … of image 7, of categories 18 and 1 in turn."""
     n = len(amodal)
-    front, back = zip(*pairs, strict=True) if pairs else ((), ())
-    return build(
+    columns = {
+        "image_id": np.full(n, 7),
+        "category_id": np.where(np.arange(n) % 2, 1, 18),
+        "amodal_rle": rle.encode(np.stack(amodal)),
+        "visible_rle": rle.encode(np.stack(visible)),
+    }
+    return annotations(
+        {7: SIZE},
+        columns | changes,
+        [(7, front, back) for front, back in pairs],
+        images={"file_name": ["val2014/7.jpg"]},
         dataset="cocoa_cls",
-        split="val",
         categories=[Category(id=18, name="dog"), Category(id=1, name="person")],
         image_root="/photographs",
-        images={
-            "image_id": [7],
-            "file_name": ["val2014/7.jpg"],
-            "height": [SIZE[0]],
-            "width": [SIZE[1]],
-        },
-        instances={
-            "instance_id": np.arange(1, n + 1),
-            "image_id": np.full(n, 7),
-            "category_id": np.where(np.arange(n) % 2, 1, 18),
-            "amodal_rle": rle.encode(np.stack(amodal)),
-            "visible_rle": rle.encode(np.stack(visible)),
-        }
-        | changes,
-        order={"image_id": [7] * len(pairs), "occluder_id": front, "occludee_id": back},
     )
 
 

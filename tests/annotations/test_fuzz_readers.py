@@ -29,9 +29,11 @@ from amodal_pipeline.annotations.formats import Format
 from amodal_pipeline.annotations.kins import read_kins
 from amodal_pipeline.annotations.storage import is_relative_name
 from tests.annotations import writers
+from tests.annotations.writers import SQUARE
+from tests.annotations.writers import flat_record as record
+from tests.annotations.writers import flat_text as text
 
 SIZE = (20, 30)
-SQUARE = [4, 4, 14, 4, 14, 14, 4, 14]
 DEEP = 900  # levels that orjson allows, and Python's repr does not
 HOSTILE = (
     *(None, True, 0, -1, 1, 7, 3.0, 0.5, 1e308, math.nan, math.inf, 9459, 32767, 2**31, 2**63),
@@ -215,26 +217,6 @@ def stays_inside(name):
         p.is_absolute() or p.drive or p.root or ".." in p.parts or not p.parts
         for p in (PurePosixPath(name), PureWindowsPath(name))
     )
-
-
-def record(number, **changes):
-    masks = {"segmentation": [SQUARE], "visible_mask": [SQUARE]}
-    return {"id": number, "image_id": 7, "category_id": 3} | masks | changes
-
-
-def text(records, size=SIZE):
-    scene = writers.Scene({7: ("a.jpg", size)}, [], {3: "cup"})
-    return json.dumps(document(scene, records))
-
-
-@pytest.fixture
-def read(tmp_path):
-    def _read(given):
-        path = tmp_path / "a.json"
-        path.write_text(given)
-        return read_coco_amodal(path, tmp_path, "mine", "train")
-
-    return _read
 
 
 def test_broken_invariants_are_seen(read, tmp_path):

@@ -8,33 +8,10 @@ import numpy as np
 import pytest
 
 from amodal_pipeline.annotations import coco_json, order, rle
-from amodal_pipeline.annotations.coco_amodal import read_coco_amodal
 from amodal_pipeline.annotations.kins import read_kins
-from tests.annotations.writers import raster
-
-SIZE = (20, 30)
-SQUARE = [4, 4, 14, 4, 14, 14, 4, 14]
-
-
-def record(number, **changes):
-    masks = {"segmentation": [SQUARE], "visible_mask": [SQUARE]}
-    return {"id": number, "image_id": 7, "category_id": 3} | masks | changes
-
-
-def text(records, size=SIZE):
-    images = [{"id": 7, "file_name": "a.jpg", "height": size[0], "width": size[1]}]
-    categories = [{"id": 3, "name": "cup"}]
-    return json.dumps({"images": images, "categories": categories, "annotations": records})
-
-
-@pytest.fixture
-def read(tmp_path):
-    def _read(given):
-        path = tmp_path / "a.json"
-        path.write_text(given)
-        return read_coco_amodal(path, tmp_path, "mine", "train")
-
-    return _read
+from tests.annotations.writers import SQUARE, raster
+from tests.annotations.writers import flat_record as record
+from tests.annotations.writers import flat_text as text
 
 
 def test_many_polygons_are_one_mask_in_short_time(read):

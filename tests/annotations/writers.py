@@ -29,6 +29,7 @@ KINS_2020_CATEGORIES = {**KINS_2019_CATEGORIES, 3: "rider"}
 D2SA_CATEGORIES = {i: f"product {i}" for i in range(1, 61)}
 KINS_SIZES = ((120, 400), (125, 414), (60, 90))
 D2SA_SIZES = ((1440, 1920), (1534, 1920))
+SQUARE = [4, 4, 14, 4, 14, 14, 4, 14]
 
 Polygon = list[float]  # x1, y1, x2, y2, … in pixels
 
@@ -234,6 +235,19 @@ def d2sa_record(thing: Thing) -> dict:
         },
         **(occluded if hidden.any() else {}),
     }
+
+
+def flat_record(number: int, **changes) -> dict:
+    """A record of a user's own file: a square that nothing hides."""
+    masks = {"segmentation": [SQUARE], "visible_mask": [SQUARE]}
+    return {"id": number, "image_id": 7, "category_id": 3} | masks | changes
+
+
+def flat_text(records: list[dict], size: tuple[int, int] = (20, 30)) -> str:
+    """A file of records about image 7, of one category."""
+    images = [{"id": 7, "file_name": "a.jpg", "height": size[0], "width": size[1]}]
+    categories = [{"id": 3, "name": "cup"}]
+    return json.dumps({"images": images, "categories": categories, "annotations": records})
 
 
 def order_of(things: list[Thing], first_rank: int) -> dict[tuple[int, int], int]:

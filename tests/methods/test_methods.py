@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amodal_pipeline import methods
-from amodal_pipeline.annotations import Category, PredictionsMetadata
+from amodal_pipeline.annotations import Category
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import ORCNNConfig
 from amodal_pipeline.methods.pretrained import restore, start_from, weights_of
@@ -15,6 +15,7 @@ from amodal_pipeline.samples.objects import ObjectBatches
 from amodal_pipeline.training.inference import predict
 from amodal_pipeline.training.loop import train
 from tests.conftest import TINY_COMPLETERS, TINY_METHODS, tiny_method, tiny_training
+from tests.tables import metadata_for
 
 CATEGORIES = (Category(id=1, name="red"), Category(id=2, name="blue"))
 
@@ -89,13 +90,7 @@ def test_overfits_two_images(name, shapes, tmp_path):
         gradient_clip=5.0,
     )
     model = restore(train(tiny_method(name), config, two, tmp_path))
-    metadata = PredictionsMetadata(
-        dataset="shapes",
-        split="train",
-        method=name,
-        categories=two.metadata.categories,
-        image_root=two.metadata.image_root,
-    )
+    metadata = metadata_for(two, method=name)
     found = predict(model, two.images, metadata, InferenceConfig(workers=0, device="cpu"))
 
     from amodal_pipeline.metrics.config import EvaluationConfig

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 from amodal_pipeline import methods
-from amodal_pipeline.annotations import Category, PredictionsMetadata, rle
+from amodal_pipeline.annotations import Category, rle
 from amodal_pipeline.annotations.distance_maps import (
     amodal_mask,
     true_distance_maps,
@@ -25,6 +25,7 @@ from amodal_pipeline.training.inference import predict
 from amodal_pipeline.training.loop import _freeze, train
 from tests.conftest import SIZE, tiny_method, tiny_training
 from tests.methods.test_methods import batch, checkpoint_of
+from tests.tables import metadata_for
 
 BOTH = pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 
@@ -301,13 +302,7 @@ def test_the_papers_model_overfits_two_images_and_tells_their_order(shapes, tmp_
         stages=[{"iterations": 20, "trained": ["global_module."]}],
     )
     model = restore(train(tiny_method("sln"), config, two, tmp_path))
-    metadata = PredictionsMetadata(
-        dataset="shapes",
-        split="train",
-        method="sln",
-        categories=two.metadata.categories,
-        image_root=two.metadata.image_root,
-    )
+    metadata = metadata_for(two, method="sln")
     found = predict(model, two.images, metadata, InferenceConfig(workers=0, device="cpu"))
     assert set(found.order["source"]) == {"sln"}
     for image_id in (1, 2):

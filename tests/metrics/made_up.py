@@ -5,16 +5,10 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from amodal_pipeline.annotations import (
-    AmodalAnnotations,
-    Category,
-    Predictions,
-    PredictionsMetadata,
-    build,
-    rle,
-)
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
+from amodal_pipeline.annotations import AmodalAnnotations, Category, Predictions, rle
+from amodal_pipeline.annotations.tables import boxes
 from amodal_pipeline.metrics.tallies import Tally
+from tests import tables
 
 HEIGHT, WIDTH = 24, 30
 CATEGORIES = (Category(id=3, name="car"), Category(id=1, name="rider"), Category(id=7, name="cow"))
@@ -42,49 +36,25 @@ def annotations(
     if hidden_columns is not None:
         visible[:, 0] += np.asarray(hidden_columns)
     image_ids = np.full(n, 1) if image_ids is None else image_ids
-    return build(
-        dataset="made_up",
-        split="val",
-        categories=CATEGORIES,
-        image_root="",
-        images={
-            "image_id": np.arange(images, 0, -1),
-            "file_name": [f"{i}.png" for i in range(images)],
-            "height": [HEIGHT] * images,
-            "width": [WIDTH] * images,
-        },
-        instances={
-            "instance_id": np.arange(n) + 1,
+    return tables.annotations(
+        dict.fromkeys(range(images, 0, -1), (HEIGHT, WIDTH)),
+        {
             "image_id": image_ids,
             "category_id": np.full(n, 3) if category_ids is None else category_ids,
             "amodal_rle": rectangles(amodal),
             "visible_rle": rectangles(visible),
             "ignore": np.zeros(n, bool) if ignore is None else ignore,
         },
+        categories=CATEGORIES,
     )
 
 
 def predictions(truth: AmodalAnnotations, columns: dict, **metadata) -> Predictions:
     columns = dict(columns)
-    n = len(columns["image_id"])
-    columns.setdefault("prediction_id", np.arange(n) + 1)
-    sizes = np.tile([HEIGHT, WIDTH], (n, 1))
     for name in ("amodal", "visible"):
         if f"{name}_rle" in columns:
-            columns.setdefault(f"{name}_box", rle.box(columns[f"{name}_rle"], sizes))
-    described = {
-        "dataset": truth.metadata.dataset,
-        "split": truth.metadata.split,
-        "method": "detector",
-        "categories": truth.metadata.categories,
-        "image_root": "",
-    } | metadata
-    return Predictions(
-        PredictionsMetadata(**described),
-        truth.images,
-        frame(PREDICTIONS, columns),
-        frame(PREDICTION_ORDER, {}),
-    )
+            columns.setdefault(f"{name}_box", rle.box(columns[f"{name}_rle"], (HEIGHT, WIDTH)))
+    return tables.predictions(truth, columns, **{"method": "detector"} | metadata)
 
 
 def truth_as_predictions(truth: AmodalAnnotations, **metadata) -> Predictions:

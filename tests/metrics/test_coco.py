@@ -21,11 +21,12 @@ from made_up import (
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from amodal_pipeline.annotations import build, rle
+from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.metrics import protocols
 from amodal_pipeline.metrics.coco import candidates, match
 from amodal_pipeline.metrics.evidence import Evidence
+from tests import tables
 
 STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
 
@@ -299,26 +300,12 @@ def _repeat(truth, found, weights):
         instances.append(truth.instances[truth.instances["image_id"] == image].assign(image_id=new))
         own = found.predictions[found.predictions["image_id"] == image]
         rows.append(own.assign(image_id=new))
-    images = pd.DataFrame(
-        {
-            "image_id": range(1, new + 1),
-            "file_name": [f"{i}.png" for i in range(new)],
-            "height": HEIGHT,
-            "width": WIDTH,
-        }
-    )
     instances, rows = pd.concat(instances), pd.concat(rows)
     columns = ["image_id", "category_id", "amodal_rle", "visible_rle", "ignore"]
-    again = build(
-        dataset="made_up",
-        split="val",
+    again = tables.annotations(
+        dict.fromkeys(range(1, new + 1), (HEIGHT, WIDTH)),
+        {c: instances[c].tolist() for c in columns},
         categories=truth.metadata.categories,
-        image_root="",
-        images=images,
-        instances={
-            "instance_id": range(1, len(instances) + 1),
-            **{c: instances[c].tolist() for c in columns},
-        },
     )
     columns = ["image_id", "category_id", "score", "amodal_rle", "visible_rle"]
     described = {c: rows[c].tolist() for c in columns}

@@ -18,7 +18,6 @@ from made_up import (
     value_of,
 )
 
-from amodal_pipeline.annotations import build
 from amodal_pipeline.methods.baselines import visible_mask
 from amodal_pipeline.metrics.bootstrap import compare
 from amodal_pipeline.metrics.completion import match_detections
@@ -29,6 +28,7 @@ from amodal_pipeline.metrics.consistency import (
     evaluate_consistency,
 )
 from amodal_pipeline.metrics.evidence import Evidence
+from tests.tables import annotations
 
 BOX = [0, 0, 10, 8]
 
@@ -40,31 +40,23 @@ def pictures(objects, sizes=None):
     tracks, sources, corners, hidden = (list(column) for column in zip(*objects, strict=True))
     seen = np.array(corners)
     seen[:, 0] += hidden
-    heights, widths = zip(*(sizes or [(HEIGHT, WIDTH)] * n), strict=True)
-    return build(
-        dataset="made_up",
-        split="val",
-        categories=CATEGORIES,
-        image_root="",
-        images={
-            "image_id": np.arange(n) + 1,
-            "file_name": [f"{i}.png" for i in range(n)],
-            "height": heights,
-            "width": widths,
-            "video_id": sources,
-            "frame": [
-                None if source is None else sources[:i].count(source)
-                for i, source in enumerate(sources)
-            ],
-        },
-        instances={
-            "instance_id": np.arange(n) + 1,
+    return annotations(
+        dict(enumerate(sizes or [(HEIGHT, WIDTH)] * n, 1)),
+        {
             "image_id": np.arange(n) + 1,
             "category_id": [3] * n,
             "amodal_rle": rectangles(corners),
             "visible_rle": rectangles(seen),
             "track_id": pd.array([t or None for t in tracks], "Int64"),
         },
+        images={
+            "video_id": sources,
+            "frame": [
+                None if source is None else sources[:i].count(source)
+                for i, source in enumerate(sources)
+            ],
+        },
+        categories=CATEGORIES,
     )
 
 

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
-from amodal_pipeline.annotations import build, order, rle
+from amodal_pipeline.annotations import order, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, frame
 from amodal_pipeline.metrics.order import by_area, by_lowest_point, order_tallies, true_order
 from tests.metrics.made_up import CATEGORIES, HEIGHT, WIDTH, predictions, truth_as_predictions
+from tests.tables import annotations
 
 DISCS = ((8, 8), (8, 16), (16, 12))  # each overlaps both others
 
@@ -35,19 +36,9 @@ def truth_of(amodal, visible, pairs=(), image_ids=None, ignore=None):
     """Objects 10, 11, … with pairs of them as positions (front, back)."""
     n = len(amodal)
     image_ids = np.ones(n, np.int64) if image_ids is None else np.asarray(image_ids)
-    images = np.union1d(image_ids, [1])[::-1]
-    return build(
-        dataset="made_up",
-        split="val",
-        categories=CATEGORIES,
-        image_root="",
-        images={
-            "image_id": images,
-            "file_name": [f"{i}.png" for i in images],
-            "height": [HEIGHT] * len(images),
-            "width": [WIDTH] * len(images),
-        },
-        instances={
+    return annotations(
+        dict.fromkeys(np.union1d(image_ids, [1])[::-1].tolist(), (HEIGHT, WIDTH)),
+        {
             "instance_id": np.arange(n) + 10,
             "image_id": image_ids,
             "category_id": np.full(n, 3),
@@ -55,11 +46,8 @@ def truth_of(amodal, visible, pairs=(), image_ids=None, ignore=None):
             "visible_rle": rle.encode(np.array(visible).reshape(-1, HEIGHT, WIDTH)),
             "ignore": np.zeros(n, bool) if ignore is None else ignore,
         },
-        order={
-            "image_id": [image_ids[front] for front, _ in pairs],
-            "occluder_id": [10 + front for front, _ in pairs],
-            "occludee_id": [10 + back for _, back in pairs],
-        },
+        [(image_ids[front], 10 + front, 10 + back) for front, back in pairs],
+        categories=CATEGORIES,
     )
 
 

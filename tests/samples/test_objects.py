@@ -5,15 +5,16 @@ import pandas as pd
 import pytest
 import torch
 
-from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.tables import INSTANCES, PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations.tables import INSTANCES, PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
 from amodal_pipeline.samples import objects
 from amodal_pipeline.samples.objects import ObjectBatches
 from amodal_pipeline.training import loop
 from tests.conftest import COLOURS, make_shapes, tiny_training
+from tests.tables import predictions
 
 CROP = CropConfig(side=32, image_side=48)
 SPOILED = CorruptionConfig(kernel=(3, 5), sigma=2.0)
@@ -29,10 +30,7 @@ def detected(truth, rows, masks, **columns):
         **{name: table[name] for name in ("image_id", "category_id", "instance_id")},
         **columns,
     }
-    described = truth.metadata.model_dump(include={"dataset", "split", "categories", "image_root"})
-    metadata = PredictionsMetadata(method="them", annotations=truth.fingerprint, **described)
-    order = frame(PREDICTION_ORDER, {})
-    return Predictions(metadata, truth.images, frame(PREDICTIONS, columns), order)
+    return predictions(truth, columns, method="them", annotations=truth.fingerprint)
 
 
 def corner(size=64):

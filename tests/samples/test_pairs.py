@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from amodal_pipeline.annotations import Category, Predictions, PredictionsMetadata, build, rle
+from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.known_objects import true_objects_with_order
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, boxes, frame
@@ -19,6 +19,7 @@ from amodal_pipeline.metrics.evaluate import evaluate
 from amodal_pipeline.samples.pairs import PairBatches, PairCrops, true_pairs
 from amodal_pipeline.training import loop, ordering
 from tests.conftest import tiny_training
+from tests.tables import annotations, predictions
 
 CPU = InferenceConfig(workers=0, device="cpu", objects_per_batch=3)
 
@@ -42,24 +43,18 @@ def three(tmp_path):
     visible = [a & ~through, b & ~a, (c & ~b) | through]
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "1.png")
-    return build(
-        dataset="three",
-        split="train",
-        categories=[Category(id=1, name="thing")],
-        image_root=str(tmp_path),
-        images={"image_id": [1], "file_name": ["1.png"], "height": [40], "width": [60]},
-        instances={
+    return annotations(
+        {1: (40, 60)},
+        {
             "instance_id": [10, 20, 30],
             "image_id": [1, 1, 1],
-            "category_id": [1, 1, 1],
             "amodal_rle": rle.encode(np.stack([a, b, c])),
             "visible_rle": rle.encode(np.stack(visible)),
         },
-        order={
-            "image_id": [1] * 4,
-            "occluder_id": [10, 20, 10, 30],
-            "occludee_id": [20, 30, 30, 10],
-        },
+        [(1, 10, 20), (1, 20, 30), (1, 10, 30), (1, 30, 10)],
+        dataset="three",
+        split="train",
+        image_root=str(tmp_path),
     )
 
 
@@ -243,7 +238,6 @@ def _ends(found):
 
 
 def predicted(truth, masks, **columns):
-    described = truth.metadata.model_dump(include={"dataset", "split", "categories", "image_root"})
     n = len(masks)
     table = {
         "prediction_id": np.arange(n) + 500,
@@ -255,21 +249,14 @@ def predicted(truth, masks, **columns):
         "amodal_box": rle.box(masks, (40, 60)),
         **columns,
     }
-    return Predictions(
-        PredictionsMetadata(method="them", annotations=truth.fingerprint, **described),
-        truth.images,
-        frame(PREDICTIONS, table),
-        frame(
-            PREDICTION_ORDER,
-            {
-                "image_id": [1, 1],
-                "front_id": [501, 502],
-                "back_id": [502, 500],
-                "score": [0.9, 0.8],
-                "source": ["them"] * 2,
-            },
-        ),
-    )
+    order = {
+        "image_id": [1, 1],
+        "front_id": [501, 502],
+        "back_id": [502, 500],
+        "score": [0.9, 0.8],
+        "source": ["them"] * 2,
+    }
+    return predictions(truth, table, order, method="them", annotations=truth.fingerprint)
 
 
 def test_each_true_object_has_the_prediction_that_overlaps_it_most(three):

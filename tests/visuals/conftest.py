@@ -1,19 +1,15 @@
 """A tiny data set on disk and predictions for it."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from amodal_pipeline.annotations import (
-    Category,
-    Predictions,
-    PredictionsMetadata,
-    build,
-    rle,
-)
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations import Category, rle
 from amodal_pipeline.visuals import page
+from tests import tables
 
 SIZE = (60, 80)
 CATEGORIES = (Category(id=1, name="cup"), Category(id=2, name="box"))
@@ -29,11 +25,10 @@ def rectangle(top, left, bottom, right, size=SIZE):
 def annotations(tmp_path):
     """Six images; image k has a box in front that hides 4 k columns of the 30 of the cup behind."""
     rng = np.random.default_rng(0)
-    images, instances = [], []
+    instances = []
     for k in range(6):
-        name = f"{k}.png"
-        Image.fromarray(rng.integers(60, 200, (*SIZE, 3), dtype=np.uint8)).save(tmp_path / name)
-        images.append({"image_id": k, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+        pixels = rng.integers(60, 200, (*SIZE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{k}.png")
         behind, front = rectangle(10, 10, 40, 40), rectangle(5, 40 - 4 * k, 50, 70)
         masks = rle.encode(np.stack([behind, behind & ~front, front, front]))
         for j in range(2):
@@ -46,13 +41,13 @@ def annotations(tmp_path):
                     "visible_rle": masks[2 * j + 1],
                 }
             )
-    return build(
+    return tables.annotations(
+        dict.fromkeys(range(6), SIZE),
+        pd.DataFrame(instances),
         dataset="made up",
         split="test",
         categories=CATEGORIES,
         image_root=str(tmp_path),
-        images=pd.DataFrame(images),
-        instances=pd.DataFrame(instances),
     )
 
 
@@ -72,18 +67,8 @@ def predict(annotations):
             "visible_rle": truth["visible_rle"].tolist(),
         } | columns
         known = annotations.images["image_id"].isin(list(image_ids)).to_numpy(bool)
-        return Predictions(
-            PredictionsMetadata(
-                dataset="made up",
-                split="test",
-                method="method",
-                categories=CATEGORIES,
-                image_root=annotations.metadata.image_root,
-            ),
-            annotations.images[known] if images is None else images,
-            frame(PREDICTIONS, rows),
-            frame(PREDICTION_ORDER, {}),
-        )
+        shown = annotations.images[known] if images is None else images
+        return dataclasses.replace(tables.predictions(annotations, rows), images=shown)
 
     return make
 

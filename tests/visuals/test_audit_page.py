@@ -7,11 +7,12 @@ import pytest
 from parsed_page import Page
 from PIL import Image
 
-from amodal_pipeline.annotations import Category, Repair, build, rle
+from amodal_pipeline.annotations import Category, Repair, rle
 from amodal_pipeline.annotations.audit import audit
-from amodal_pipeline.annotations.tables import FINDINGS, IMAGES, frame
+from amodal_pipeline.annotations.tables import FINDINGS, IMAGES, ORDER, frame
 from amodal_pipeline.visuals import audit_page, page, worst
 from amodal_pipeline.visuals.audit_page import write_audit
+from tests.tables import annotations
 
 EVIL = "<script>alert('1')</script>\"&"
 SIZE = (48, 64)
@@ -46,37 +47,24 @@ def scene(tmp_path):
         *((1, 1, near, near), (1, 1, middle, middle & ~near)),
         *((2, 2, near, outside), (3, 2, near, far), (4, 2, far, far * 0)),
     ]
-    return build(
-        dataset="made up",
-        split="val",
-        categories=[
-            Category(id=1, name="cup"),
-            Category(id=2, name="box"),
-            Category(id=3, name="x"),
-        ],
-        image_root=str(root),
-        images={
-            "image_id": range(5),
-            "file_name": [f"{k}.png" for k in range(5)],
-            "height": [SIZE[0]] * 5,
-            "width": [SIZE[1]] * 5,
-        },
-        instances={
+    table = annotations(
+        dict.fromkeys(range(5), SIZE),
+        {
             "instance_id": range(len(rows)),
             "image_id": [r[0] for r in rows],
             "category_id": [r[1] for r in rows],
             "amodal_rle": rle.encode(np.stack([r[2] for r in rows])),
             "visible_rle": rle.encode(np.stack([r[3] for r in rows])),
         },
-        order={
-            "image_id": [0, 0, 1, 1],
-            "occluder_id": [0, 1, 3, 4],
-            "occludee_id": [1, 2, 4, 3],
-            "inferred": [False, True, False, False],
-        },
+        [(0, 0, 1), (0, 1, 2), (1, 3, 4), (1, 4, 3)],
+        dataset="made up",
+        categories=[Category(id=i, name=name) for i, name in enumerate(("cup", "box", "x"), 1)],
+        image_root=str(root),
         repairs=frozenset(Repair),
         file="folder/truth.json",
     )
+    inferred = frame(ORDER, table.order.assign(inferred=[False, True, False, False]))
+    return dataclasses.replace(table, order=inferred)
 
 
 def written(tmp_path, annotations, published=None, **options):

@@ -2,11 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amodal_pipeline.annotations import Predictions, PredictionsMetadata
-from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.compose.config import VariantsConfig
 from amodal_pipeline.compose.variants import compose_variants
 from amodal_pipeline.visuals.grids import CELL, occluder_grid
+from tests.tables import predictions
 
 
 @pytest.fixture(scope="module")
@@ -20,19 +19,7 @@ def drawn(variants, missing=(), count=1):
     table = variants.instances
     names = ("image_id", "category_id", "amodal_rle", "visible_rle")
     columns = {name: table[name] for name in names} | {"prediction_id": table["instance_id"]}
-    truth = variants.metadata
-    found = Predictions(
-        PredictionsMetadata(
-            dataset=truth.dataset,
-            split=truth.split,
-            method="detector",
-            categories=truth.categories,
-            image_root=truth.image_root,
-        ),
-        variants.images,
-        frame(PREDICTIONS, columns),
-        frame(PREDICTION_ORDER, {}),
-    )
+    found = predictions(variants, columns, method="detector")
     targets = table[table["track_id"].notna()]
     columns = {k: targets[k].to_numpy(np.int64) for k in ("track_id", "instance_id", "image_id")}
     shown = pd.DataFrame(columns)

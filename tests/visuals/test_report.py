@@ -321,9 +321,13 @@ def test_all_text_is_escaped(folder, material):
             assert "&lt;script&gt;" in section or heading == "What the metrics mean", heading
 
 
-def test_nothing_is_loaded_from_elsewhere(folder, material, monkeypatch, without_drawing):
+def test_nothing_is_loaded_from_elsewhere_and_equal_inputs_give_equal_bytes(
+    folder, material, monkeypatch, without_drawing
+):
     monkeypatch.setattr(pages, "drawn", without_drawing)
-    _, text = _write(folder, material)
+    path, text = _write(folder, material)
+    written = path.read_bytes()
+    assert _write(folder, material)[0].read_bytes() == written
     page = Page(text)
     assert not {"script", "link", "iframe", "object", "svg"} & set(page.tags)
     sources = [value for name, value in page.attributes if name == "src"]
@@ -374,13 +378,6 @@ def test_a_report_without_results(folder, results):
     _, text = _write(folder, results[:0], figures={}, dataset_summary=())
     assert "There are no results yet." in text
     Page(text)
-
-
-def test_equal_inputs_give_equal_bytes(folder, material, monkeypatch, without_drawing):
-    monkeypatch.setattr(pages, "drawn", without_drawing)
-    path, _ = _write(folder, material)
-    first = path.read_bytes()
-    assert _write(folder, material)[0].read_bytes() == first
 
 
 @pytest.mark.parametrize(
