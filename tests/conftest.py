@@ -142,6 +142,14 @@ TINY_A3D = {
     "subdivisions": 1,
     "refinement_channels": 4,
 }
+TINY_TOKENIZER = {
+    "crop": {"side": 16, "image_side": 16},
+    "channels": 8,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "codes": 8,
+    "code_size": 4,
+}
 TINY_COMPLETERS = {
     "a3d": TINY_A3D,
     "a3d_softras": {**TINY_A3D, "camera": "softras", "fitted": True},

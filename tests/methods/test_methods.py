@@ -78,20 +78,26 @@ def test_completer_forward_backward_save_load(name, shapes, tmp_path):
     assert all(torch.equal(own[k], other[k]) for k in own)
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn", "orcnn", "vrsp_without_prior", "sln_with_classes"])
-def test_overfits_two_images(name, shapes, tmp_path):
+def overfitted(name, shapes, folder, iterations, **changes):
+    """Two images, and what a method finds in them that was trained on nothing else."""
     two = shapes.subset([1, 2])
     config = tiny_training(
-        iterations=150,
-        checkpoint_every=150,
+        iterations=iterations,
+        checkpoint_every=iterations,
         learning_rate=0.02,
         warmup_iterations=10,
         augmentation={"flip": 0, "min_sizes": [64], "max_size": 64},
         gradient_clip=5.0,
+        **changes,
     )
-    model = restore(train(tiny_method(name), config, two, tmp_path))
-    metadata = metadata_for(two, method=name)
-    found = predict(model, two.images, metadata, InferenceConfig(workers=0, device="cpu"))
+    model = restore(train(tiny_method(name), config, two, folder))
+    options = InferenceConfig(workers=0, device="cpu")
+    return two, predict(model, two.images, metadata_for(two, method=name), options)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "orcnn", "vrsp_without_prior", "sln_with_classes"])
+def test_overfits_two_images(name, shapes, tmp_path):
+    two, found = overfitted(name, shapes, tmp_path, iterations=150)
 
     from amodal_pipeline.metrics.config import EvaluationConfig
     from amodal_pipeline.metrics.evaluate import evaluate

@@ -18,14 +18,11 @@ from amodal_pipeline.annotations.distance_maps import (
 from amodal_pipeline.annotations.levels import levels_of_image
 from amodal_pipeline.methods import sln
 from amodal_pipeline.methods.configs import SLNConfig
-from amodal_pipeline.methods.pretrained import restore, start_from
-from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.methods.pretrained import start_from
 from amodal_pipeline.samples.images import TrainingBatches, sample
-from amodal_pipeline.training.inference import predict
-from amodal_pipeline.training.loop import _freeze, train
+from amodal_pipeline.training.loop import _freeze
 from tests.conftest import SIZE, tiny_method, tiny_training
-from tests.methods.test_methods import batch, checkpoint_of
-from tests.tables import metadata_for
+from tests.methods.test_methods import batch, checkpoint_of, overfitted
 
 BOTH = pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 
@@ -291,19 +288,8 @@ def test_values_without_effect_are_refused(changes):
 
 
 def test_the_papers_model_overfits_two_images_and_tells_their_order(shapes, tmp_path):
-    two = shapes.subset([1, 2])
-    config = tiny_training(
-        iterations=200,
-        checkpoint_every=200,
-        learning_rate=0.02,
-        warmup_iterations=10,
-        augmentation={"flip": 0, "min_sizes": [64], "max_size": 64},
-        gradient_clip=5.0,
-        stages=[{"iterations": 20, "trained": ["global_module."]}],
-    )
-    model = restore(train(tiny_method("sln"), config, two, tmp_path))
-    metadata = metadata_for(two, method="sln")
-    found = predict(model, two.images, metadata, InferenceConfig(workers=0, device="cpu"))
+    stages = [{"iterations": 20, "trained": ["global_module."]}]
+    two, found = overfitted("sln", shapes, tmp_path, iterations=200, stages=stages)
     assert set(found.order["source"]) == {"sln"}
     for image_id in (1, 2):
         # Section 5.2: of each object the detection that overlaps it most.

@@ -22,20 +22,11 @@ from amodal_pipeline.methods.configs import MaskTokenizerConfig
 from amodal_pipeline.methods.pretrained import weights_of
 from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.training.loop import train
-from tests.conftest import tiny_training
-
-TINY = {
-    "crop": {"side": 16, "image_side": 16},
-    "channels": 8,
-    "multipliers": [1, 2],
-    "blocks": 1,
-    "codes": 8,
-    "code_size": 4,
-}
+from tests.conftest import TINY_TOKENIZER, tiny_training
 
 
 def tiny(**changes) -> MaskTokenizerConfig:
-    return MaskTokenizerConfig.model_validate({**TINY, **changes})
+    return MaskTokenizerConfig.model_validate({**TINY_TOKENIZER, **changes})
 
 
 def trained_model(**changes) -> MaskTokenizer:

@@ -7,17 +7,9 @@ from amodal_pipeline.methods.c2f_seg.tokenizer import Tokenizer
 from amodal_pipeline.methods.configs import MaskTokenizerConfig
 from amodal_pipeline.visuals.colours import PALETTE
 from amodal_pipeline.visuals.reconstructions import reconstructions_sheet
+from tests.conftest import TINY_TOKENIZER
 
-CONFIG = MaskTokenizerConfig.model_validate(
-    {
-        "crop": {"side": 16, "image_side": 16},
-        "channels": 8,
-        "multipliers": [1, 2],
-        "blocks": 1,
-        "codes": 8,
-        "code_size": 4,
-    }
-)
+CONFIG = MaskTokenizerConfig.model_validate(TINY_TOKENIZER)
 
 
 def sheet(shapes, monkeypatch, count, answer):
