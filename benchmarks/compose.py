@@ -5,44 +5,12 @@ python benchmarks/compose.py ../shared/data/coco_panoptic/instances_train2017_fr
 """
 
 import argparse
-import tempfile
-import time
 from pathlib import Path
 
 from amodal_pipeline.compose.composite import VERSION
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.compose.dataset import compose_split
-from record import write
-
-
-def measure(
-    config: ComposeConfig,
-    source_json: Path,
-    image_root: Path,
-    workers: tuple[int, ...],
-    rounds: int,
-) -> dict[str, dict]:
-    """Best rate of ``rounds`` for each number of workers, which take turns.
-
-    The whole call is timed, reading the source and building the table included.
-    """
-    best = dict.fromkeys(workers, 0.0)
-    pictures = 0
-    for turn in range(rounds + 1):
-        for count in workers:
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                table = compose_split(
-                    config, "bench", source_json, image_root, Path(folder), workers=count
-                )
-                rate = len(table.images) / (time.perf_counter() - start)
-            if turn:  # in the first turn processes start and libraries load
-                best[count] = max(best[count], rate)
-            pictures = len(table.images)
-    return {
-        "pictures": pictures,
-        "images_per_second": {str(count): round(rate, 2) for count, rate in best.items()},
-    }
+from record import best_rates, write
 
 
 def main() -> None:
@@ -56,17 +24,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     config = ComposeConfig(max_side=arguments.max_side, composites_per_image=arguments.composites)
+    source = arguments.source_json, arguments.raw_root
+
+    def make(workers: int, folder: Path) -> int:
+        return len(compose_split(config, "bench", *source, folder, workers=workers).images)
+
     result = {
         "max_side": config.max_side,
         "rounds": arguments.rounds,
         "version": VERSION,
-        **measure(
-            config,
-            arguments.source_json,
-            arguments.raw_root,
-            tuple(arguments.workers),
-            arguments.rounds,
-        ),
+        "images_per_second": best_rates(make, arguments.workers, arguments.rounds),
     }
     write(result, arguments.out)
 

@@ -5,7 +5,9 @@ import os
 import platform
 import re
 import resource
+import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,22 @@ def timed(work, *arguments) -> tuple[Any, float]:
     start = time.perf_counter()
     result = work(*arguments)
     return result, time.perf_counter() - start
+
+
+def best_rates(make, workers: Sequence[int], rounds: int) -> dict[str, float]:
+    """Return the best rate of ``rounds`` for each number of workers, which take turns.
+
+    ``make(workers, folder)`` makes pictures and returns how many. Its first turn is not counted:
+    processes start then, and libraries load.
+    """
+    best = dict.fromkeys(workers, 0.0)
+    for turn in range(rounds + 1):
+        for count in workers:
+            with tempfile.TemporaryDirectory() as folder:
+                made, seconds = timed(make, count, Path(folder))
+            if turn:
+                best[count] = max(best[count], made / seconds)
+    return {str(count): round(rate, 2) for count, rate in best.items()}
 
 
 def seconds_of(work, device: str, repeats: int) -> list[float]:

@@ -4,28 +4,11 @@ python benchmarks/scenes.py --images 24 --out benchmarks/results/scenes.json
 """
 
 import argparse
-import tempfile
-import time
 from pathlib import Path
 
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.dataset import RENDERER_VERSION, render_split
-from record import write
-
-
-def measure(config: ScenesConfig, images: int, workers: tuple[int, ...], rounds: int) -> dict:
-    """Best rate of ``rounds`` for each number of workers, which take turns."""
-    best = dict.fromkeys(workers, 0.0)
-    for count in workers:  # processes start and libraries load before the clock does
-        with tempfile.TemporaryDirectory() as folder:
-            render_split(config, "warm", 2 * count, folder, workers=count)
-    for _ in range(rounds):
-        for count in workers:
-            with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                render_split(config, "bench", images, folder, workers=count)
-                best[count] = max(best[count], images / (time.perf_counter() - start))
-    return {str(count): round(rate, 2) for count, rate in best.items()}
+from record import best_rates, write
 
 
 def main() -> None:
@@ -36,14 +19,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     config = ScenesConfig()
+
+    def make(workers: int, folder: Path) -> int:
+        return len(render_split(config, "bench", arguments.images, folder, workers=workers).images)
+
     result = {
         "image_size": config.image_size,
         "images": arguments.images,
         "rounds": arguments.rounds,
         "renderer_version": RENDERER_VERSION,
-        "images_per_second": measure(
-            config, arguments.images, tuple(arguments.workers), arguments.rounds
-        ),
+        "images_per_second": best_rates(make, arguments.workers, arguments.rounds),
     }
     write(result, arguments.out)
 
