@@ -46,14 +46,15 @@ def read(
     """Read a data set as annotation tables, or render the embedded one.
 
     Args:
-        format: "scenes" renders 3D scenes with exact truth into ``folder``, or finds them there;
+        format: "scenes" renders 3D scenes with exact truth into ``folder``, or finds them there,
+            "moving_scenes" clips of them, with tracks;
             "kins", "cocoa", "cocoa_cls", "d2sa", …, and of videos "fishbowl" and "movid_a", read a
             published data set as it is unpacked in ``folder`` (docs/data_sets.md); "coco_amodal"
             reads one file of your own.
         folder: of the data set, or the annotation file of "coco_amodal".
         images: the folder of its images, for "coco_amodal"; that of the file by default.
         workers: processes that render or read; 0 is one per core.
-        sizes: ``train`` and ``val``, how many scenes to render.
+        sizes: ``train`` and ``val``, how many scenes or clips to render.
 
     Returns:
         The training and the validation split; of "coco_amodal" one table.
@@ -70,8 +71,8 @@ def read(
     from amodal_pipeline.jobs.prepare import prepare
     from amodal_pipeline.jobs.sources import Source
 
-    if format == "scenes":
-        source = Source.model_validate({"kind": "scenes", "scenes": sizes})
+    if format in ("scenes", "moving_scenes"):
+        source = Source.model_validate({"kind": format, format: sizes})
     else:
         source = _published(format)
     return prepare(source, format, folder, folder, workers)
@@ -95,7 +96,7 @@ def _published(name: str) -> Any:
     known = ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "coco_modal", "shapenet")
     known += ("fishbowl", "movid_a")
     raise ValueError(
-        f"no data set is called {name!r}: take scenes, coco_amodal, or one of {', '.join(known)}"
+        f"no data set is called {name!r}: take scenes, moving_scenes, coco_amodal, or one of {', '.join(known)}"
     )
 
 

@@ -16,6 +16,7 @@ from amodal_pipeline.jobs.sources import (
     AuditConfig,
     ComposedPhotographs,
     RenderedArchives,
+    RenderedMovingScenes,
     RenderedScenes,
     RenderedViews,
     Source,
@@ -66,6 +67,18 @@ def prepare_split(
                 from amodal_pipeline.scenes.dataset import render_split
 
                 return render_split(
+                    rendered.config,
+                    split,
+                    getattr(rendered, split),
+                    images_folder,
+                    workers,
+                    on_progress,
+                    dataset,
+                )
+            case RenderedMovingScenes() as rendered:
+                from amodal_pipeline.scenes.clips import render_clips
+
+                return render_clips(
                     rendered.config,
                     split,
                     getattr(rendered, split),

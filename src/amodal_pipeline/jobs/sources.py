@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from amodal_pipeline.compose.config import ComposeConfig
 from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.scenes.config import ScenesConfig
+from amodal_pipeline.scenes.moving_config import MovingScenesConfig
 from amodal_pipeline.scenes.view_config import RenderedArchiveConfig, ViewsConfig
 
 
@@ -26,6 +27,14 @@ class RenderedScenes(Strict):
     config: ScenesConfig = ScenesConfig()
     train: int = Field(5_000, gt=0)
     val: int = Field(500, gt=0)
+
+
+class RenderedMovingScenes(Strict):
+    """Clips of moving scenes, rendered when they are not there yet: ``train`` and ``val`` clips."""
+
+    config: MovingScenesConfig = MovingScenesConfig()
+    train: int = Field(72, gt=0)
+    val: int = Field(20, gt=0)
 
 
 class RenderedViews(Strict):
@@ -132,11 +141,12 @@ class Source(Strict):
     """``kind`` names the section that counts; an environment need not clear the others."""
 
     kind: Literal[
-        *("scenes", "views", "nmr", "composed"),
+        *("scenes", "moving_scenes", "views", "nmr", "composed"),
         *("coco_amodal", "coco_modal", "kins", "cocoa", "cocoa_cls", "d2sa"),
         *("fishbowl", "movid_a"),
     ]
     scenes: RenderedScenes | None = None
+    moving_scenes: RenderedMovingScenes | None = None
     views: RenderedViews | None = None
     nmr: RenderedArchives | None = None
     composed: ComposedPhotographs | None = None
@@ -160,7 +170,14 @@ class Source(Strict):
     @property
     def chosen(
         self,
-    ) -> RenderedScenes | RenderedViews | RenderedArchives | ComposedPhotographs | AnnotatedImages:
+    ) -> (
+        RenderedScenes
+        | RenderedMovingScenes
+        | RenderedViews
+        | RenderedArchives
+        | ComposedPhotographs
+        | AnnotatedImages
+    ):
         """The section that ``kind`` names."""
         return getattr(self, self.kind)
 

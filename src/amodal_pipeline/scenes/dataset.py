@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -13,6 +14,7 @@ from PIL import Image
 from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
 from amodal_pipeline.annotations.processes import working
 from amodal_pipeline.annotations.storage import checksum, is_relative_name, replacing
+from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.models import Models
 from amodal_pipeline.scenes.render import order_pairs, render_colour, visible_masks
@@ -21,7 +23,9 @@ from amodal_pipeline.scenes.scene import ObjectRecord, SceneRecord, load_record,
 RENDERER_VERSION = 1
 """Raise this with every change that alters a picture or a mask: old ones are rendered again."""
 
-_ID_STEP = 100  # instance ids per image; see config.MAX_OBJECTS
+ID_STEP = 100  # instance ids per image; see config.MAX_OBJECTS
+
+Record = TypeVar("Record")
 
 
 def render_split(
@@ -55,34 +59,62 @@ def render_split(
         ValueError: ``split`` is not a plain folder name, ``count`` is below 1, a category is
             unknown, a mesh file is damaged, or the limits leave no scene.
     """
+    target = folder_of(folder, split, count)
+    models = Models.of(config)
+    fingerprint = fingerprint_of(config, models, RENDERER_VERSION)
+    records = complete(
+        count,
+        lambda index: _existing(target, split, index, fingerprint),
+        lambda index: render_image(config, models, split, index, target, fingerprint),
+        workers,
+        on_progress,
+    )
+    table = _annotations(records, models, dataset, split, str(folder), fingerprint)
+    with replacing(target / "statistics.json") as path:
+        path.write_text(json.dumps(statistics(table), indent=2))
+    return table
+
+
+def folder_of(folder: str | Path, split: str, count: int) -> Path:
+    """Return the folder of a split, which is made.
+
+    Raises:
+        ValueError: ``split`` is not a plain folder name, or ``count`` is below 1.
+    """
     if not is_relative_name(split) or len(Path(split).parts) != 1:
         raise ValueError(f"split {split!r} is not a plain folder name; use one such as 'train'")
     if count < 1:
         raise ValueError(f"split {split}: {count} images asked for, at least 1 is needed")
-    models = Models.of(config)
-    fingerprint = fingerprint_of(config, models)
     target = Path(folder) / split
     target.mkdir(parents=True, exist_ok=True)
+    return target
 
-    records: dict[int, SceneRecord] = {}
-    for index in range(count):
-        record = _existing(target, split, index, fingerprint)
-        if record is not None:
-            records[index] = record
+
+def complete(
+    count: int,
+    existing: Callable[[int], Record | None],
+    render: Callable[[int], Record],
+    workers: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """Return the records 0 to ``count`` − 1, rendering those that do not exist yet.
+
+    Args:
+        existing: the record of a number that is on disk, or None.
+        render: makes the record of a number, in one of ``workers`` processes.
+        on_progress: called with (done, total) at first and after every record made.
+    """
+    records = {index: existing(index) for index in range(count)}
+    missing = [index for index, record in records.items() if record is None]
+    done = count - len(missing)
     if on_progress is not None:
-        on_progress(len(records), count)
-    missing = [index for index in range(count) if index not in records]
-    for record in _render_all(config, models, split, missing, target, fingerprint, workers):
-        records[record.index] = record
+        on_progress(done, count)
+    for index, record in _render_all(render, missing, workers):
+        records[index] = record
+        done += 1
         if on_progress is not None:
-            on_progress(len(records), count)
-
-    table = _annotations(
-        [records[index] for index in range(count)], models, dataset, split, str(folder), fingerprint
-    )
-    with replacing(target / "statistics.json") as path:
-        path.write_text(json.dumps(statistics(table), indent=2))
-    return table
+            on_progress(done, count)
+    return list(records.values())
 
 
 def render_image(
@@ -103,7 +135,7 @@ def render_image(
 
     visible = visible_masks(depth)
     amodal_rle, visible_rle = rle.encode(np.isfinite(depth)), rle.encode(visible)
-    first = _ID_STEP * index + 1
+    first = ID_STEP * index + 1
     objects = tuple(
         ObjectRecord(
             instance_id=first + k,
@@ -134,10 +166,10 @@ def render_image(
     return record
 
 
-def fingerprint_of(config: ScenesConfig, models: Models) -> str:
+def fingerprint_of(config: Strict, models: Models, version: int | list[int]) -> str:
     """Return the SHA-256 of all that decides the pictures: configuration, mesh files, renderer."""
     described = {
-        "version": RENDERER_VERSION,
+        "version": version,
         "config": config.model_dump(mode="json", exclude={"meshes"}),
         "categories": models.categories,
         "files": models.files,
@@ -178,22 +210,19 @@ def _existing(target: Path, split: str, index: int, fingerprint: str) -> SceneRe
 
 
 def _render_all(
-    config: ScenesConfig,
-    models: Models,
-    split: str,
-    indices: list[int],
-    target: Path,
-    fingerprint: str,
-    workers: int,
-) -> Iterator[SceneRecord]:
+    render: Callable[[int], Record], indices: list[int], workers: int
+) -> Iterator[tuple[int, Record]]:
     if workers <= 1 or len(indices) <= 1:
         for index in indices:
-            yield render_image(config, models, split, index, target, fingerprint)
+            yield index, render(index)
         return
+
+    def numbered(index: int) -> tuple[int, Record]:
+        return index, render(index)
+
     with working(min(workers, len(indices))):
         yield from Parallel(return_as="generator_unordered")(
-            delayed(render_image)(config, models, split, index, target, fingerprint)
-            for index in indices
+            delayed(numbered)(index) for index in indices
         )
 
 

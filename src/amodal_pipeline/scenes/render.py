@@ -8,6 +8,7 @@ pixel centre against each object alone, which gives its amodal mask and depth;
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -40,6 +41,41 @@ class PlacedShape:
         (x0, y0, _), (x1, y1, _) = self.shape.bounds
         corners = np.array([(x0, y0, 0), (x1, y0, 0), (x1, y1, 0), (x0, y1, 0)])
         return (np.einsum("ij,vj->vi", self.pose[:3, :3], corners) + self.pose[:3, 3])[:, :2]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The ground z = 0 and, unless ``wall_at`` is None, an upright wall: the points whose
+    coordinate along the unit vector ``away`` [2] is ``wall_at``.
+    """
+
+    away: np.ndarray
+    wall_at: float | None
+
+    @classmethod
+    def behind(
+        cls, objects: Sequence[PlacedShape], camera: Camera, surroundings: Surroundings
+    ) -> Self:
+        """Return the stage whose wall stands across the view, behind all objects."""
+        forward = np.array(camera.rotation[2][:2], np.float64)
+        away = forward / np.linalg.norm(forward)
+        deepest = max([0.0, *(float((o.footprint @ away).max()) for o in objects)])
+        wall = surroundings.wall is not None
+        return cls(away, deepest + surroundings.wall_distance if wall else None)
+
+    def cast(self, eye: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return how far rays [N, 3] run to the ground and to the wall, in lengths of the ray's
+        direction vector; inf where they miss.
+        """
+        with np.errstate(divide="ignore"):
+            to_ground = np.where(directions[:, 2] < 0, -eye[2] / directions[:, 2], np.inf)
+        to_wall = np.full(len(directions), np.inf, np.float32)
+        if self.wall_at is not None:
+            a, b = self.away.astype(np.float32)
+            speed = directions[:, 0] * a + directions[:, 1] * b
+            start = np.float32(self.wall_at) - (eye[0] * a + eye[1] * b)
+            to_wall = np.where(speed > 0, start / np.maximum(speed, 1e-9), np.inf)
+        return to_ground, to_wall
 
 
 def cast_layers(objects: Sequence[PlacedShape], camera: Camera) -> np.ndarray:
@@ -104,12 +140,14 @@ def render_colour(
     *,
     shadows: bool = True,
     antialiasing: bool = True,
+    stage: Stage | None = None,
 ) -> np.ndarray:
     """Return the picture, uint8 [H, W, 3] sRGB.
 
     One ray goes through each pixel centre; where neighbours differ, four rays replace it.
+    ``stage`` is by default the one with its wall behind all objects.
     """
-    tracer = _Tracer(objects, camera, surroundings, shadows)
+    tracer = _Tracer(objects, camera, surroundings, shadows, stage)
     rows, columns = np.mgrid[: camera.height, : camera.width] + 0.5
     colour = tracer.trace(columns.ravel(), rows.ravel()).reshape(*rows.shape, 3)
     if antialiasing:
@@ -190,6 +228,7 @@ class _Tracer:
         camera: Camera,
         surroundings: Surroundings,
         shadows: bool,
+        stage: Stage | None = None,
     ):
         self.camera, self.surroundings, self.shadows = camera, surroundings, shadows
         self.caster = Caster([(o.vertices, o.shape.faces) for o in objects]) if objects else None
@@ -207,11 +246,7 @@ class _Tracer:
         self.material_of_face = np.concatenate(owners)
         self.surfaces = Surfaces(materials)
         self.footprints = [o.footprint for o in objects]
-        # The backdrop stands across the view, behind all objects.
-        forward = np.array(camera.rotation[2][:2], np.float64)
-        self.away = forward / np.linalg.norm(forward)
-        deepest = max([0.0, *(float((f @ self.away).max()) for f in self.footprints)])
-        self.wall_at = deepest + surroundings.wall_distance
+        self.stage = stage or Stage.behind(objects, camera, surroundings)
 
     def trace(
         self, columns: np.ndarray, rows: np.ndarray, light_points: tuple[int, ...] = (0, 1, 2, 3)
@@ -233,14 +268,7 @@ class _Tracer:
             hits = self.caster.cast(eye, directions)
             distance = hits.distance
 
-        with np.errstate(divide="ignore"):
-            to_ground = np.where(directions[:, 2] < 0, -eye[2] / directions[:, 2], np.inf)
-        to_wall = np.full(n, np.inf, np.float32)
-        if self.surroundings.wall is not None:
-            a, b = self.away.astype(np.float32)
-            speed = directions[:, 0] * a + directions[:, 1] * b
-            start = np.float32(self.wall_at) - (eye[0] * a + eye[1] * b)
-            to_wall = np.where(speed > 0, start / np.maximum(speed, 1e-9), np.inf)
+        to_ground, to_wall = self.stage.cast(eye, directions)
         stage = np.minimum(to_ground, to_wall)
         stage = np.where(distance < np.inf, np.inf, stage)  # meshes are in front of the stage
 
@@ -259,11 +287,11 @@ class _Tracer:
             wall = to_wall[on_stage] < to_ground[on_stage]
             points = eye + stage[on_stage, None] * directions[on_stage]
             normal = np.where(
-                wall[:, None], np.array([*-self.away, 0], np.float32), np.float32([0, 0, 1])
+                wall[:, None], np.array([*-self.stage.away, 0], np.float32), np.float32([0, 0, 1])
             )
             local = points.copy()
             if wall.any():  # the wall's own coordinates: along it, and up
-                side = np.array([-self.away[1], self.away[0]], np.float32)
+                side = np.array([-self.stage.away[1], self.stage.away[0]], np.float32)
                 along = points[wall, 0] * side[0] + points[wall, 1] * side[1]
                 local[wall, 0], local[wall, 1] = along, 0
             open_share = np.where(wall, np.float32(0.9), self._open_ground(points))

@@ -137,24 +137,31 @@ def _draw(config: ScenesConfig, models: Models, rng: np.random.Generator) -> Sce
     poses = arrange([s.bounds for s in shapes], azimuth, config.crowding, rng)
     objects = tuple(PlacedShape(s, p) for s, p in zip(shapes, poses, strict=True))
     fill = rng.uniform(0.92, 1.3)
-    camera = _aim(objects, azimuth, elevation, field_of_view, fill, config.image_size)
+    camera = aim(corners_of(objects), azimuth, elevation, field_of_view, fill, config.image_size)
     return Scene(objects, sources, camera, sample_surroundings(rng, azimuth))
 
 
-def _aim(
-    objects: Sequence[PlacedShape],
+def corners_of(objects: Sequence[PlacedShape]) -> np.ndarray:
+    """Return the corners [8 N, 3] of the objects' bounding boxes along the world's axes."""
+    boxes = [(o.vertices.min(axis=0), o.vertices.max(axis=0)) for o in objects]
+    return np.array([
+        (x, y, z) for low, high in boxes
+        for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])
+    ])  # fmt: skip
+
+
+def aim(
+    corners: np.ndarray,
     azimuth: float,
     elevation: float,
     field_of_view: float,
     fill: float,
     size: int,
 ) -> Camera:
-    """Return the camera at the distance where the group's outline is ``fill`` × the picture."""
-    boxes = [(o.vertices.min(axis=0), o.vertices.max(axis=0)) for o in objects]
-    corners = np.array([
-        (x, y, z) for low, high in boxes
-        for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])
-    ])  # fmt: skip
+    """Return the camera at the distance where the group's outline is ``fill`` × the picture.
+
+    ``corners`` [K, 3] are points around the group; angles are in degrees, ``size`` in pixels.
+    """
     target = (corners.min(axis=0) + corners.max(axis=0)) / 2
     near = np.linalg.norm(corners - target, axis=1).max() + 0.3
     for distance in near * np.geomspace(1, 6, 40):
