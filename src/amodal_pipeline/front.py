@@ -96,7 +96,8 @@ def _published(name: str) -> Any:
     known = ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "coco_modal", "shapenet")
     known += ("fishbowl", "movid_a")
     raise ValueError(
-        f"no data set is called {name!r}: take scenes, moving_scenes, coco_amodal, or one of {', '.join(known)}"
+        f"no data set is called {name!r}: take scenes, moving_scenes, coco_amodal, or one of "
+        f"{', '.join(known)}"
     )
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
+from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.jobs.progress import progress
 from amodal_pipeline.jobs.published import find, read_archives_of, read_split
@@ -159,9 +160,26 @@ def audit(annotations: AmodalAnnotations, config: AuditConfig, folder: Path) -> 
     return found.rows()
 
 
-def preview(annotations: AmodalAnnotations) -> tuple[Image.Image, object]:
-    """Draw a sheet of images with their truth, and the histogram of occlusion rates."""
+def preview(annotations: AmodalAnnotations, folder: Path) -> tuple[Image.Image, object]:
+    """Draw a sheet of images with their truth, and the histogram of occlusion rates.
+
+    Of a data set of videos it also writes ``clips_<split>.webp``, an animation of clips with their
+    truth, and ``clips_<split>.png``, the objects of one clip over time, into ``folder``.
+    """
     from amodal_pipeline.visuals.grids import preview_sheet
     from amodal_pipeline.visuals.plots import occlusion_histogram
 
+    if annotations.images["video_id"].notna().any():
+        _preview_clips(annotations, folder)
     return preview_sheet(annotations), occlusion_histogram(annotations)
+
+
+def _preview_clips(annotations: AmodalAnnotations, folder: Path) -> None:
+    from amodal_pipeline.visuals.clips import animated, clip_animation, clip_sheet, clips_of
+
+    name = f"clips_{annotations.metadata.split}"
+    shown = clips_of(annotations, 4)
+    with replacing(folder / f"{name}.png") as path:
+        clip_sheet(annotations, shown[0]).save(path)
+    with replacing(folder / f"{name}.webp") as path:
+        path.write_bytes(animated(clip_animation(annotations, shown)))

@@ -103,6 +103,7 @@ def report(
         "results_chart.png": "Results; whiskers are 95 % intervals",
         "comparison.png": "Predictions for the best, median and worst images",
         "preview_train.png": "The training data, with its truth",
+        "clips_train.png": "Objects of a training clip over time, with their truth",
         "occlusion_rates_train.png": "Occlusion rates of the training data",
     }
     figures = {text: name for name, text in fixed.items() if (folder / name).exists()}

@@ -20,7 +20,7 @@ def create_pipeline() -> Pipeline:
             _audit("val"),
             node(
                 preview,
-                inputs="annotations_train",
+                inputs=["annotations_train", "report_folder"],
                 outputs=["preview_train", "occlusion_rates_train"],
                 name="preview",
             ),

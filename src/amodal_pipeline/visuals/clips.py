@@ -1,0 +1,246 @@
+"""Clips with their truth: a sheet of frames × objects, and an animated picture."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from amodal_pipeline.annotations import AmodalAnnotations, rle
+from amodal_pipeline.annotations.tables import boxes
+from amodal_pipeline.visuals.colours import EMPTY, INK, PAPER, object_colours
+from amodal_pipeline.visuals.overlays import draw_objects
+from amodal_pipeline.visuals.sheet import CELL, sheet
+from amodal_pipeline.visuals.text import font, quantity, shortened
+from amodal_pipeline.visuals.worst import image_or_grey
+
+_SHARPNESS = 2  # pictures are drawn this many times larger and reduced: lines come out smooth
+_ROOM = 1.3  # of a track's longest side: what its cells show
+_GAP = 6
+_LONGEST = 48  # frames of an animation
+_MILLISECONDS = 110  # per frame
+
+
+class _Moment(NamedTuple):
+    """An object in a frame: run lengths, the hidden share, the amodal box [4]."""
+
+    amodal: str
+    visible: str
+    hidden: float
+    box: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Track:
+    """An object of a clip: its number, colour uint8 [3], category, and by image_id its frames."""
+
+    number: int
+    colour: np.ndarray
+    category: str
+    moments: dict[int, _Moment]
+
+    @property
+    def hidden(self) -> np.ndarray:
+        return np.array([moment.hidden for moment in self.moments.values()])
+
+
+def clips_of(annotations: AmodalAnnotations, count: int) -> list[int]:
+    """Return the ids of the clips with most objects that are partly hidden, at most ``count``.
+
+    An object counts by the frames in which 10 to 70 % of it are hidden.
+    """
+    images = annotations.images
+    known = images["video_id"].notna().to_numpy(dtype=bool)
+    video = dict(zip(images["image_id"][known], images["video_id"][known], strict=True))
+    rate = annotations.instances["occlusion_rate"].to_numpy(dtype=np.float64)
+    partly = annotations.instances["image_id"][(rate >= 0.1) & (rate <= 0.7)]
+    counts = pd.Series(0, index=sorted(set(video.values())))
+    counts = counts.add(partly.map(video).value_counts(), fill_value=0)
+    return [int(v) for v in counts.sort_values(ascending=False, kind="stable").index[:count]]
+
+
+def clip_sheet(annotations: AmodalAnnotations, video_id: int, frames: int = 8) -> Image.Image:
+    """Draw a clip as frames × objects: the frames, and below each object by itself over time.
+
+    The visible part is filled, the hidden part striped, and the number in a cell is the share that
+    is hidden. A cell is empty where the object is out of the picture.
+
+    Args:
+        frames: columns, evenly spaced over the clip.
+
+    Raises:
+        ValueError: there is no such clip.
+    """
+    images = _frames(annotations, video_id)
+    shown = np.unique(np.linspace(0, len(images) - 1, frames).round().astype(int))
+    images = images.iloc[shown]
+    pictures = [_read(annotations, record) for _, record in images.iterrows()]
+    tracks = _tracks(annotations, images)
+    overlays = [
+        _whole(p, i, tracks, CELL) for p, i in zip(pictures, images["image_id"], strict=True)
+    ]
+    rows = [(overlays, f"{quantity(len(tracks), 'object')}, all together")]
+    for track in tracks:
+        side = _side(track)
+        cells = [
+            _alone(picture, track, int(image_id), side)
+            for picture, image_id in zip(pictures, images["image_id"], strict=True)
+        ]
+        hidden = track.hidden
+        rows.append((cells, f"{track.category}, {_range(hidden)} hidden"))
+    return sheet(
+        f"{annotations.metadata.dataset}, {annotations.metadata.split}, clip {video_id}",
+        [f"frame {frame}" for frame in images["frame"]],
+        rows,
+        "Filled: visible. Striped: hidden. Numbers: share that is hidden. A colour per object.",
+    )
+
+
+def clip_animation(
+    annotations: AmodalAnnotations, video_ids: Sequence[int], cell: int = 256
+) -> list[Image.Image]:
+    """Draw clips beside each other, above with their truth and below as they are, frame by frame.
+
+    A clip that is shorter than the longest one stops at its last frame. At most 48 frames are
+    drawn.
+
+    Raises:
+        ValueError: there is no such clip.
+    """
+    clips = []
+    for video_id in video_ids:
+        images = _frames(annotations, video_id).iloc[:_LONGEST]
+        clips.append((images, _tracks(annotations, images)))
+    out = []
+    for t in range(max(len(images) for images, _ in clips)):
+        cells = []
+        for images, tracks in clips:
+            record = images.iloc[min(t, len(images) - 1)]
+            picture = _read(annotations, record)
+            truth = _whole(picture, int(record["image_id"]), tracks, cell)
+            cells.append((truth, _fitted(Image.fromarray(picture), cell)))
+        page = Image.new("RGB", (len(cells) * (cell + _GAP) - _GAP, 2 * cell + _GAP), PAPER)
+        for i, column in enumerate(cells):
+            for k, drawn in enumerate(column):
+                page.paste(drawn, (i * (cell + _GAP), k * (cell + _GAP)))
+        out.append(page)
+    return out
+
+
+def animated(frames: Sequence[Image.Image]) -> bytes:
+    """Return frames as an animated WebP that repeats for ever."""
+    data = io.BytesIO()
+    first, *others = frames
+    first.save(
+        data,
+        "WEBP",
+        save_all=True,
+        append_images=others,
+        duration=_MILLISECONDS,
+        loop=0,
+        quality=80,
+        method=3,
+    )
+    return data.getvalue()
+
+
+def _frames(annotations: AmodalAnnotations, video_id: int) -> pd.DataFrame:
+    video = annotations.images["video_id"]
+    images = annotations.images[(video == video_id).fillna(False).to_numpy(dtype=bool)]
+    if not len(images):
+        raise ValueError(f"clip {video_id} is not in the table: choose one of its column video_id")
+    return images.sort_values("frame")
+
+
+def _read(annotations: AmodalAnnotations, record: pd.Series) -> np.ndarray:
+    canvas = int(record["height"]), int(record["width"])
+    return image_or_grey(annotations, record["file_name"], canvas)[0]
+
+
+def _tracks(annotations: AmodalAnnotations, images: pd.DataFrame) -> list[_Track]:
+    """Return the objects of some frames, those that are partly hidden most often first."""
+    names = {c.id: c.name for c in annotations.metadata.categories}
+    wanted = annotations.instances["image_id"].isin(list(images["image_id"]))
+    wanted &= annotations.instances["track_id"].notna()
+    found = annotations.instances[wanted.to_numpy(dtype=bool)]
+    by_track: dict[int, dict[int, _Moment]] = {}
+    categories = {}
+    for row, box in zip(found.itertuples(), boxes(found["amodal_box"]), strict=True):
+        moment = _Moment(row.amodal_rle, row.visible_rle, float(row.occlusion_rate), box)
+        by_track.setdefault(int(row.track_id), {})[int(row.image_id)] = moment
+        categories[int(row.track_id)] = names[int(row.category_id)]
+    # Colours by number, so that an object has one colour in the sheet and the animation.
+    colours = dict(zip(sorted(by_track), object_colours(range(len(by_track))), strict=True))
+    tracks = [
+        _Track(number, colours[number], categories[number], moments)
+        for number, moments in by_track.items()
+    ]
+    return sorted(tracks, key=lambda t: (-((t.hidden >= 0.1) & (t.hidden <= 0.7)).sum(), t.number))
+
+
+def _whole(picture: np.ndarray, image_id: int, tracks: Sequence[_Track], cell: int) -> Image.Image:
+    there = [t for t in tracks if image_id in t.moments]
+    amodal = [t.moments[image_id].amodal for t in there]
+    visible = [t.moments[image_id].visible for t in there]
+    colours = np.array([t.colour for t in there], np.uint8).reshape(-1, 3)
+    height, width = picture.shape[:2]
+    scale = cell * _SHARPNESS / max(height, width)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    drawn = Image.fromarray(draw_objects(picture, amodal, visible, colours=colours, size=size))
+    return _fitted(drawn, cell)
+
+
+def _alone(picture: np.ndarray, track: _Track, image_id: int, side: int) -> Image.Image:
+    """Draw one object in a window of ``side`` pixels around it; the rest of the picture is pale."""
+    moment = track.moments.get(image_id)
+    if moment is None:
+        return Image.new("RGB", (CELL, CELL), EMPTY)
+    canvas = picture.shape[:2]
+    x, y, width, height = moment.box
+    top, left = round(y + height / 2 - side / 2), round(x + width / 2 - side / 2)
+    masks = rle.decode([moment.amodal, moment.visible], canvas)
+    # Windows may reach beyond the picture.
+    padded = np.pad(masks, ((0, 0), (side, side), (side, side)))
+    window = slice(top + side, top + 2 * side), slice(left + side, left + 2 * side)
+    pixels = np.pad(picture, ((side, side), (side, side), (0, 0)), constant_values=EMPTY[0])[window]
+    pale = (0.4 * pixels + 0.6 * 240).astype(np.uint8)
+    seen = padded[1][window].astype(bool)
+    pale[seen] = pixels[seen]
+    whole, visible = rle.encode(padded[:, *window])
+    drawn = draw_objects(
+        pale,
+        [whole],
+        [visible],
+        colours=track.colour[None],
+        size=(CELL * _SHARPNESS, CELL * _SHARPNESS),
+    )
+    cell = Image.fromarray(drawn).reduce(_SHARPNESS)
+    text, style = f"{moment.hidden:.0%}", font(11, True)
+    draw = ImageDraw.Draw(cell)
+    wide = style.getlength(text)
+    draw.rectangle((0, CELL - 16, wide + 7, CELL), PAPER)
+    draw.text((4, CELL - 15), shortened(text, style, CELL), INK, style)
+    return cell
+
+
+def _side(track: _Track) -> int:
+    longest = max(float(moment.box[2:].max()) for moment in track.moments.values())
+    return max(8, round(_ROOM * longest))
+
+
+def _fitted(picture: Image.Image, cell: int) -> Image.Image:
+    """Return a picture on a square of ``cell`` pixels."""
+    scale = cell / max(picture.size)
+    size = tuple(max(1, round(side * scale)) for side in picture.size)
+    page = Image.new("RGB", (cell, cell), EMPTY)
+    small = picture.resize(size, Image.Resampling.LANCZOS)
+    page.paste(small, ((cell - size[0]) // 2, (cell - size[1]) // 2))
+    return page
+
+
+def _range(rates: np.ndarray) -> str:
+    low, high = f"{rates.min():.0%}", f"{rates.max():.0%}"
+    return low if low == high else f"{low} to {high}"
