@@ -12,7 +12,14 @@ from amodal_pipeline.settings import CONFIG_LOADER_ARGS
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = sorted({p.parent.name for p in ROOT.glob("conf/*/globals.yml")} - {"base", "local"})
 # Those with small networks; the others have the papers'.
-SMALL_ENVIRONMENTS = ("composed_coco", "moving_scenes", "scenes", "views", "views_unseen")
+SMALL_ENVIRONMENTS = (
+    "composed_clips",
+    "composed_coco",
+    "moving_scenes",
+    "scenes",
+    "views",
+    "views_unseen",
+)
 
 
 def configuration(env=None, **runtime_params):

@@ -10,6 +10,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
+def _check_ranges(config: BaseModel, *names: str) -> None:
+    for name in names:
+        low, high = getattr(config, name)
+        if low > high:
+            raise ValueError(f"{name}: the lowest value {low} is above the highest {high}")
+
+
 class ComposeConfig(Strict):
     """Parameters of :func:`amodal_pipeline.compose.dataset.compose_split`.
 
@@ -67,6 +74,33 @@ class ComposeConfig(Strict):
         return self
 
 
+class ComposedClipsConfig(Strict):
+    """Parameters of :func:`amodal_pipeline.compose.clips.compose_clips`.
+
+    Ranges are (lowest, highest); values are drawn from them uniformly.
+
+    Attributes:
+        pictures: how objects are chosen, cut out and pasted, as for still pictures
+            (``composites_per_image`` clips are made of each photograph). Wanted occlusion rates
+            have no meaning here: an occluder passes over its target.
+        frames: pictures of a clip.
+        travel: distance that an occluder covers in a clip, as a share of the longer side.
+        sway: largest distance from the straight line, as a share of the longer side.
+        flow: write the optical flow (8 bytes a pixel in each direction).
+    """
+
+    pictures: ComposeConfig = ComposeConfig()
+    frames: int = Field(16, ge=2, le=1000)
+    travel: tuple[Positive, Positive] = (0.4, 1.0)
+    sway: tuple[Share, Share] = (0.0, 0.05)
+    flow: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_ranges(self, "travel", "sway")
+        return self
+
+
 class VariantsConfig(Strict):
     """Parameters of :func:`amodal_pipeline.compose.variants.compose_variants`.
 
@@ -106,10 +140,3 @@ class VariantsConfig(Strict):
         if not 0 < self.hidden[0] <= self.hidden[1] < 1:
             raise ValueError("hidden: shares must be above 0 and below 1, the lowest first")
         return self
-
-
-def _check_ranges(config: BaseModel, *names: str) -> None:
-    for name in names:
-        low, high = getattr(config, name)
-        if low > high:
-            raise ValueError(f"{name}: the lowest value {low} is above the highest {high}")

@@ -11,6 +11,7 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -70,30 +71,20 @@ def compose_split(
         ValueError: the source file or a photograph is missing, damaged or does not fit the other,
             or no object can be pasted. The message names the file.
     """
-    source_json, image_root, folder = Path(source_json), Path(image_root), Path(folder)
-    source = read_source(source_json, image_root, split)
-    objects = _source_objects(source, config, workers)
-    bank = _occluders(objects, config, source_json)
-    described = {
-        "version": VERSION,
-        "config": config.model_dump(mode="json"),
-        "split": split,
-        "sources": source.metadata.sources,
-    }
-    fingerprint = digest(described)
-    composites = _composites(source, objects, bank, config, split, fingerprint)
-    total = len(source.images) * config.composites_per_image
+    image_root, folder = Path(image_root), Path(folder)
+    described = {"version": VERSION, "config": config.model_dump(mode="json")}
+    plan = planned(config, described, split, Path(source_json), image_root, workers)
     records = []
     with working(workers):
         for record in Parallel(return_as="generator")(
             delayed(compose)(composite, config, str(image_root), folder / split)
-            for composite in composites
+            for composite in plan.composites
         ):
             records.append(record)
             if on_progress is not None:
-                on_progress(len(records), total)
+                on_progress(len(records), plan.total)
 
-    annotations = _table(records, source, config, dataset, split, folder / split)
+    annotations = _table(records, plan.source, config, dataset, split, folder / split)
     pasted = np.array([i["pasted"] for r in records for i in r["instances"]], bool)
     variety = source_variety(records)
     with replacing(folder / split / "statistics.json") as path:
@@ -110,6 +101,42 @@ def compose_split(
         else "",
     )
     return annotations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The inputs of the pictures of a split: ``total`` composites, made one by one."""
+
+    source: AmodalAnnotations
+    composites: Iterator[Composite]
+    total: int
+
+
+def planned(
+    config: ComposeConfig,
+    described: dict,
+    split: str,
+    source_json: Path,
+    image_root: Path,
+    workers: int,
+) -> Plan:
+    """Read a source, and draw for each picture its photograph and the objects to paste.
+
+    Args:
+        described: what else decides the pictures; part of their fingerprint.
+
+    Raises:
+        ValueError: as :func:`compose_split`.
+    """
+    source = read_source(source_json, image_root, split)
+    objects = _source_objects(source, config, workers)
+    bank = _occluders(objects, config, source_json)
+    fingerprint = digest(described | {"split": split, "sources": source.metadata.sources})
+    return Plan(
+        source,
+        _composites(source, objects, bank, config, split, fingerprint),
+        len(source.images) * config.composites_per_image,
+    )
 
 
 def source_variety(records: list[dict]) -> dict[str, int]:

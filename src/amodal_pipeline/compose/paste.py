@@ -176,21 +176,44 @@ def paste(
     Returns:
         The pasted object's mask bool [H, W]: where ``alpha`` is above 0.5, on the canvas.
     """
+    colours = colours_of(photograph, cutout)
+    if match_brightness:
+        colours = matched(colours, canvas, photograph, cutout, placement)
+    return lay(canvas, colours, cutout, placement)
+
+
+def colours_of(photograph: np.ndarray, cutout: Cutout) -> np.ndarray:
+    """Return the colours of a cutout, float32 [h, w, 3], 0 to 255."""
     height, width = cutout.alpha.shape
     y0, y1, x0, x1 = cutout.window
     source = Image.fromarray(photograph[y0:y1, x0:x1])
     source = source.resize((width, height), Image.Resampling.BICUBIC)
     if cutout.flip:
         source = source.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    colours = np.asarray(source, np.float32)
+    return np.asarray(source, np.float32)
 
+
+def matched(
+    colours: np.ndarray,
+    canvas: np.ndarray,
+    photograph: np.ndarray,
+    cutout: Cutout,
+    placement: Placement,
+) -> np.ndarray:
+    """Return a cutout's colours adapted to the place where it is pasted; see :func:`match`."""
+    rows, _ = _clip(placement.top, cutout.alpha.shape[0], canvas.shape[0])
+    columns, _ = _clip(placement.left, cutout.alpha.shape[1], canvas.shape[1])
+    here = _surroundings(canvas, rows.start, rows.stop, columns.start, columns.stop)
+    return match(colours, cutout.mask, _surroundings(photograph, *cutout.window), here)
+
+
+def lay(
+    canvas: np.ndarray, colours: np.ndarray, cutout: Cutout, placement: Placement
+) -> np.ndarray:
+    """Blend a cutout of ``colours`` into ``canvas``, in place, and return its mask bool [H, W]."""
+    height, width = cutout.alpha.shape
     rows, cut_rows = _clip(placement.top, height, canvas.shape[0])
     columns, cut_columns = _clip(placement.left, width, canvas.shape[1])
-    if match_brightness:
-        here = _surroundings(canvas, rows.start, rows.stop, columns.start, columns.stop)
-        there = _surroundings(photograph, y0, y1, x0, x1)
-        colours = match(colours, cutout.mask, there, here)
-
     alpha = cutout.alpha[cut_rows, cut_columns, None]
     under = canvas[rows, columns].astype(np.float32)
     mixed = under + alpha * (colours[cut_rows, cut_columns] - under)

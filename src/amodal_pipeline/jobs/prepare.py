@@ -15,6 +15,7 @@ from amodal_pipeline.jobs.sources import (
     AnnotatedFile,
     AnnotatedImages,
     AuditConfig,
+    ComposedClips,
     ComposedPhotographs,
     RenderedArchives,
     RenderedMovingScenes,
@@ -109,6 +110,20 @@ def prepare_split(
 
                 file: AnnotatedFile = getattr(composed, split)
                 return compose_split(
+                    composed.config,
+                    split,
+                    find(raw_folder, file.annotations, composed),
+                    find(raw_folder, file.images, composed),
+                    images_folder,
+                    workers,
+                    on_progress,
+                    dataset,
+                )
+            case ComposedClips() as composed:
+                from amodal_pipeline.compose.clips import compose_clips
+
+                file: AnnotatedFile = getattr(composed, split)
+                return compose_clips(
                     composed.config,
                     split,
                     find(raw_folder, file.annotations, composed),

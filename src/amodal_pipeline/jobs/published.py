@@ -12,6 +12,7 @@ from amodal_pipeline.jobs.sources import (
     AnnotatedImages,
     Cocoa,
     CocoaCls,
+    ComposedClips,
     ComposedPhotographs,
     Fishbowl,
     RenderedArchives,
@@ -203,7 +204,9 @@ def _existing(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def find(
-    folder: Path, names: tuple[str, ...], section: AnnotatedImages | ComposedPhotographs
+    folder: Path,
+    names: tuple[str, ...],
+    section: AnnotatedImages | ComposedPhotographs | ComposedClips,
 ) -> Path:
     """Return the first of ``names`` that exists below ``folder``.
 
@@ -229,6 +232,8 @@ def find(
     )
 
 
-def _files(section: AnnotatedImages | ComposedPhotographs, split: str) -> tuple[AnnotatedFile, ...]:
+def _files(
+    section: AnnotatedImages | ComposedPhotographs | ComposedClips, split: str
+) -> tuple[AnnotatedFile, ...]:
     files = getattr(section, split, ())
     return (files,) if isinstance(files, AnnotatedFile) else files

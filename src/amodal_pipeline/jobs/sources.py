@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from amodal_pipeline.compose.config import ComposeConfig
+from amodal_pipeline.compose.config import ComposeConfig, ComposedClipsConfig
 from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.moving_config import MovingScenesConfig
@@ -62,6 +62,15 @@ class ComposedPhotographs(Strict):
     """Photographs of a modal COCO-style data set with occluders pasted over their objects."""
 
     config: ComposeConfig = ComposeConfig()
+    train: AnnotatedFile
+    val: AnnotatedFile
+    obtain: str = ""
+
+
+class ComposedClips(Strict):
+    """Clips of photographs of a modal COCO-style data set over which cut-outs of objects move."""
+
+    config: ComposedClipsConfig = ComposedClipsConfig()
     train: AnnotatedFile
     val: AnnotatedFile
     obtain: str = ""
@@ -141,7 +150,7 @@ class Source(Strict):
     """``kind`` names the section that counts; an environment need not clear the others."""
 
     kind: Literal[
-        *("scenes", "moving_scenes", "views", "nmr", "composed"),
+        *("scenes", "moving_scenes", "views", "nmr", "composed", "composed_clips"),
         *("coco_amodal", "coco_modal", "kins", "cocoa", "cocoa_cls", "d2sa"),
         *("fishbowl", "movid_a"),
     ]
@@ -150,6 +159,7 @@ class Source(Strict):
     views: RenderedViews | None = None
     nmr: RenderedArchives | None = None
     composed: ComposedPhotographs | None = None
+    composed_clips: ComposedClips | None = None
     coco_amodal: AnnotatedImages | None = None
     coco_modal: AnnotatedImages | None = None
     kins: AnnotatedImages | None = None
@@ -176,6 +186,7 @@ class Source(Strict):
         | RenderedViews
         | RenderedArchives
         | ComposedPhotographs
+        | ComposedClips
         | AnnotatedImages
     ):
         """The section that ``kind`` names."""

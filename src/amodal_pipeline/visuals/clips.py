@@ -62,7 +62,9 @@ def clips_of(annotations: AmodalAnnotations, count: int) -> list[int]:
     return [int(v) for v in counts.sort_values(ascending=False, kind="stable").index[:count]]
 
 
-def clip_sheet(annotations: AmodalAnnotations, video_id: int, frames: int = 8) -> Image.Image:
+def clip_sheet(
+    annotations: AmodalAnnotations, video_id: int, frames: int = 8, objects: int = 10
+) -> Image.Image:
     """Draw a clip as frames × objects: the frames, and below each object by itself over time.
 
     The visible part is filled, the hidden part striped, and the number in a cell is the share that
@@ -70,6 +72,7 @@ def clip_sheet(annotations: AmodalAnnotations, video_id: int, frames: int = 8) -
 
     Args:
         frames: columns, evenly spaced over the clip.
+        objects: rows at most, those first that are partly hidden most often.
 
     Raises:
         ValueError: there is no such clip.
@@ -83,7 +86,7 @@ def clip_sheet(annotations: AmodalAnnotations, video_id: int, frames: int = 8) -
         _whole(p, i, tracks, CELL) for p, i in zip(pictures, images["image_id"], strict=True)
     ]
     rows = [(overlays, f"{quantity(len(tracks), 'object')}, all together")]
-    for track in tracks:
+    for track in tracks[:objects]:
         side = _side(track)
         cells = [
             _alone(picture, track, int(image_id), side)
@@ -161,11 +164,16 @@ def _read(annotations: AmodalAnnotations, record: pd.Series) -> np.ndarray:
 
 
 def _tracks(annotations: AmodalAnnotations, images: pd.DataFrame) -> list[_Track]:
-    """Return the objects of some frames, those that are partly hidden most often first."""
+    """Return the objects of some frames, those that are partly hidden most often first.
+
+    Those that are marked ``ignore`` in all of the frames are left out.
+    """
     names = {c.id: c.name for c in annotations.metadata.categories}
     wanted = annotations.instances["image_id"].isin(list(images["image_id"]))
     wanted &= annotations.instances["track_id"].notna()
     found = annotations.instances[wanted.to_numpy(dtype=bool)]
+    counted = set(found["track_id"][~found["ignore"].to_numpy(dtype=bool)])
+    found = found[found["track_id"].isin(counted).to_numpy(dtype=bool)]
     by_track: dict[int, dict[int, _Moment]] = {}
     categories = {}
     for row, box in zip(found.itertuples(), boxes(found["amodal_box"]), strict=True):
