@@ -52,14 +52,16 @@ def clips_of(annotations: AmodalAnnotations, count: int) -> list[int]:
 
     An object counts by the frames in which 10 to 70 % of it are hidden.
     """
-    images = annotations.images
-    known = images["video_id"].notna().to_numpy(dtype=bool)
-    video = dict(zip(images["image_id"][known], images["video_id"][known], strict=True))
+    images = annotations.images[annotations.images["video_id"].notna().to_numpy(dtype=bool)]
+    video = pd.Series(
+        images["video_id"].to_numpy(dtype=np.int64), images["image_id"].to_numpy(dtype=np.int64)
+    )
     rate = annotations.instances["occlusion_rate"].to_numpy(dtype=np.float64)
-    partly = annotations.instances["image_id"][(rate >= 0.1) & (rate <= 0.7)]
-    counts = pd.Series(0, index=sorted(set(video.values())))
-    counts = counts.add(partly.map(video).value_counts(), fill_value=0)
-    return [int(v) for v in counts.sort_values(ascending=False, kind="stable").index[:count]]
+    image_id = annotations.instances["image_id"].to_numpy(dtype=np.int64)
+    partly = video.reindex(image_id[(rate >= 0.1) & (rate <= 0.7)]).dropna()
+    ids, counts = np.unique(np.concatenate([video, partly]), return_counts=True)
+    counts -= np.unique(video, return_counts=True)[1]
+    return ids[np.argsort(-counts, kind="stable")][:count].astype(int).tolist()
 
 
 def clip_sheet(
