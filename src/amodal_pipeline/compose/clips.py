@@ -74,11 +74,12 @@ def compose_clips(
     image_root, folder = Path(image_root), Path(folder)
     described = {"version": VERSION, "clips": config.model_dump(mode="json")}
     plan = planned(config.pictures, described, split, Path(source_json), image_root, workers)
+    # Worker processes may have been started in another folder than this process is in now.
+    root, target = str(image_root.absolute()), (folder / split).absolute()
     records = []
     with working(workers):
         for record in Parallel(return_as="generator")(
-            delayed(compose_clip)(composite, config, str(image_root), folder / split)
-            for composite in plan.composites
+            delayed(compose_clip)(composite, config, root, target) for composite in plan.composites
         ):
             records.append(record)
             if on_progress is not None:

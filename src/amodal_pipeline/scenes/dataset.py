@@ -76,7 +76,9 @@ def render_split(
 
 
 def folder_of(folder: str | Path, split: str, count: int) -> Path:
-    """Return the folder of a split, which is made.
+    """Return the folder of a split, which is made, as an absolute path.
+
+    Worker processes may have been started in another folder than this process is in now.
 
     Raises:
         ValueError: ``split`` is not a plain folder name, or ``count`` is below 1.
@@ -85,7 +87,7 @@ def folder_of(folder: str | Path, split: str, count: int) -> Path:
         raise ValueError(f"split {split!r} is not a plain folder name; use one such as 'train'")
     if count < 1:
         raise ValueError(f"split {split}: {count} images asked for, at least 1 is needed")
-    target = Path(folder) / split
+    target = (Path(folder) / split).absolute()
     target.mkdir(parents=True, exist_ok=True)
     return target
 
