@@ -85,7 +85,7 @@ def test_from_data_to_a_table_of_scores(scenes, orcnn, tmp_path):
     visible[5:20, 10:25] = True
     result = model.complete(np.full((30, 40, 3), 128, np.uint8), visible)
     assert result.masks.shape == (1, 30, 40) and (result.masks[0] >= visible).all()
-    with pytest.raises(ValueError, match="finds no objects itself"):
+    with pytest.raises(ValueError, match="is not a detector"):
         model.predict(np.full((30, 40, 3), 128, np.uint8))
 
 
@@ -122,7 +122,7 @@ def test_pictures_of_any_kind(orcnn, tmp_path):
     assert len(records) == n and records[0]["file_name"] == "street.png"
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\]"):
         model.predict(pixels.astype(np.float32))
-    with pytest.raises(ValueError, match="completes no objects"):
+    with pytest.raises(ValueError, match="is not a completer"):
         model.complete(pixels, pixels[..., 0])
 
 

@@ -1,4 +1,4 @@
-"""How the folders of conf/ become one configuration, and which file set a value of it."""
+"""Merging of the folders of conf/ into one configuration, and the file that sets each value."""
 
 import json
 import re
@@ -17,11 +17,11 @@ DEFAULT = "the method's default"
 
 
 class LayeredConfigLoader(OmegaConfigLoader):
-    """Merges base, what an environment extends, and the environment, in this order.
+    """Merges base, the folder that an environment extends, and the environment, in this order.
 
     An environment names the folder that it extends in its globals.yml
-    (``extends: profiles/small``), which may extend another. ``kedro run`` without ``--env`` is the
-    default environment with the user's own values in conf/local on top.
+    (``extends: profiles/small``); this folder may extend another. ``kedro run`` without ``--env``
+    uses the default environment, and the user's values in conf/local override it.
     """
 
     local = "local"
@@ -47,8 +47,10 @@ class LayeredConfigLoader(OmegaConfigLoader):
         return [self.base_env, *reversed(found), *own]
 
     def _read_raw_config(self, key: str) -> tuple[dict[Path, DictConfig], dict, str, str, set]:
-        """Read the files of all layers as if they lay in one folder: Kedro merges what is returned
-        first in its order, and resolves references when all of it is merged."""
+        """Return the files of all layers in the order of merging, as if from one folder.
+
+        Kedro merges them and then resolves references.
+        """
         merged: dict[Path, DictConfig] = {}
         read: set[Path] = set()
         paths = [self._get_conf_env_path(layer) for layer in self.layers()]
@@ -56,7 +58,7 @@ class LayeredConfigLoader(OmegaConfigLoader):
             files = self._read_dir_configs(
                 path, self.config_patterns[key], key, read, key == "credentials"
             )
-            if self.merge_strategy.get(key) != "soft":  # an entry takes the place of one before
+            if self.merge_strategy.get(key) != "soft":  # an entry replaces an earlier one
                 for name in {name for config in files.values() for name in config}:
                     for below in merged.values():
                         below.pop(name, None)
@@ -65,10 +67,10 @@ class LayeredConfigLoader(OmegaConfigLoader):
 
 
 def main(**options: Any) -> None:
-    """Print the values of a configuration below a name, and the file that sets each.
+    """Print the values of a parameter, and the file that sets each.
 
     Args:
-        options: those of :class:`LayeredConfigLoader`.
+        options: of :class:`LayeredConfigLoader`.
     """
     parser = ArgumentParser(
         prog="python -m amodal_pipeline.settings",
@@ -89,7 +91,7 @@ def explain(loader: LayeredConfigLoader, name: str) -> list[str]:
     """Return a line per value of a parameter: its name, the value, and the file that sets it.
 
     Raises:
-        ParameterError: a value is impossible, or there is no parameter ``name``; says the nearest.
+        ParameterError: a value is invalid, or no parameter has this name; gives the nearest name.
     """
     from amodal_pipeline.pipelines import parameters
 
@@ -111,7 +113,7 @@ def explain(loader: LayeredConfigLoader, name: str) -> list[str]:
 
 
 def _trees(loader: LayeredConfigLoader, key: str) -> dict[str, Any]:
-    """Return the content of each file, the strongest first, by its path from conf/ on."""
+    """Return the content of each file by its path from conf/ on, the last one merged first."""
     files = loader._read_raw_config(key)[0]
     root = Path(loader.conf_source).parent
     return {
@@ -121,7 +123,7 @@ def _trees(loader: LayeredConfigLoader, key: str) -> dict[str, Any]:
 
 
 def _source(key: str, names: list[str], files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the file that sets a value, through references to values elsewhere."""
+    """Return the file that sets a value, following references; None if no file does."""
     for file, tree in files[key].items():
         value: Any = tree
         for depth, name in enumerate(names):

@@ -1,4 +1,7 @@
-"""How many cores this process may use, and that OpenMP shares them. Imports nothing heavy."""
+"""The number of cores that this process may use, and OpenMP's settings for sharing them.
+
+Imports the standard library only.
+"""
 
 import os
 from collections.abc import Iterator
@@ -10,11 +13,11 @@ _ROOT = Path("/")
 def usable_cores(root: Path = _ROOT) -> int:
     """Return how many cores this process may use, at least 1.
 
-    These are the cores it may run on, or fewer where its control group or one above it has a quota
-    of processor time (a container's, a batch system's): two and a half cores count as two.
+    These are the cores of its affinity mask, or fewer if its control group or a parent of it has a
+    quota of processor time (set by a container or a batch system); 2.5 cores count as 2.
 
     Args:
-        root: of the file system that holds ``proc/self/cgroup`` and ``sys/fs/cgroup``.
+        root: of the file system with ``proc/self/cgroup`` and ``sys/fs/cgroup``.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -22,10 +25,10 @@ def usable_cores(root: Path = _ROOT) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Quotas in cores, from the process's control group up to what is mounted as the topmost."""
+    """Yield quotas in cores, of the process's control group and of all mounted parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -35,7 +38,7 @@ def _quotas(root: Path) -> Iterator[float]:
             mounted, read = root / "sys/fs/cgroup/cpu", _quota_of_version_1
         else:
             continue
-        # A container's own group is mounted as the topmost, whatever path it has outside.
+        # In a container the own group is mounted as the root, whatever its path outside.
         own = mounted / path.strip("/")
         for group in (own, *own.parents):
             if group.is_relative_to(mounted) and (quota := read(group)):
@@ -61,12 +64,12 @@ def _quota_of_version_1(group: Path) -> float | None:
 
 
 def share_cores() -> None:
-    """Let OpenMP's threads sleep while they wait, and have no more of them than usable cores.
+    """Set OpenMP's threads to sleep while they wait, and their number to the usable cores.
 
-    Threads that spin at every barrier, as is the default, take the core that another process could
-    use: beside one busy process a training step is 1.34 times as fast without
-    (benchmarks/results/threads.json). What the environment says already is kept. OpenMP reads it
-    once: call this before torch is imported.
+    By default threads spin at every barrier and so block cores that another process could use. With
+    one other busy process, sleeping makes a training step 1.34 times as fast
+    (benchmarks/results/threads.json). Variables that are set already are kept. Call this before
+    torch is imported, because OpenMP reads them only once.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

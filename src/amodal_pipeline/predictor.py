@@ -1,4 +1,4 @@
-"""A trained method on pictures: paths, PIL images, arrays or tensors in, full-size masks out."""
+"""Prediction on pictures: from paths, PIL images, arrays or tensors to full-size masks."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a method says of the objects of one picture.
+    """The predicted objects of one picture.
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
-        names: the category of each of N objects.
-        scores: float32 [N], 0–1; 1 for objects that were given.
-        masks: bool [N, H, W], whole objects.
-        visible_masks: bool [N, H, W], or None where the method does not predict them.
-        boxes: float32 [N, 4] (x, y, width, height) of the whole objects, in pixels.
-        predictions: the same as a table, with run lengths.
+        names: category names of the N objects.
+        scores: float32 [N] in 0–1; 1 for completed known objects.
+        masks: bool [N, H, W], amodal masks; visible ones if the method predicts no others.
+        visible_masks: bool [N, H, W]; None if the method does not predict them.
+        boxes: float32 [N, 4] (x, y, width, height) in pixels, tight around ``masks``.
+        predictions: the objects as a table, with masks as run lengths.
     """
 
     image: np.ndarray
@@ -65,7 +65,7 @@ class Result:
         return rle.decode(counts, size).astype(bool) if counts else np.zeros((0, *size), bool)
 
     def above(self, score: float) -> Result:
-        """Return the objects whose score is at least ``score``."""
+        """Return a result with the objects whose score is at least ``score``."""
         kept = np.flatnonzero(self.scores >= score)
         table = self.predictions.predictions.iloc[kept].reset_index(drop=True)
         predictions = Predictions(
@@ -77,7 +77,7 @@ class Result:
         return Result(self.image, [self.names[i] for i in kept], predictions)
 
     def plot(self) -> Image.Image:
-        """Draw the objects: visible parts filled, hidden parts striped, with names and scores."""
+        """Return the picture with visible parts filled, hidden parts striped, names and scores."""
         from amodal_pipeline.visuals.overlays import draw_objects
 
         table = self.predictions.predictions
@@ -98,7 +98,11 @@ class Result:
 class Predictor:
     """A trained method in evaluation mode; ``module`` is its network, ``categories`` its classes.
 
-    One picture in, one result out; a list in, a list out.
+    Its methods return one result for one picture, and a list for a list.
+
+    >>> model = ap.load("runs/orcnn")
+    >>> result = model.predict("street.jpg")
+    >>> result.above(0.5).plot().save("objects.png")
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -106,19 +110,19 @@ class Predictor:
         self.name = job_name(module.config)
 
     def predict(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
-        """Find the objects of pictures, with a detector.
+        """Return the objects that a detector finds in pictures.
 
         Args:
-            pictures: a path; a PIL image; uint8 [H, W, 3] as an array, or [3, H, W] as a tensor;
-                RGB. Or a list of these.
+            pictures: a path, a PIL image, a uint8 array [H, W, 3] or a uint8 tensor [3, H, W], RGB;
+                or a list of these.
 
         Raises:
-            ValueError: the method completes objects that it is given; or a picture cannot be read.
+            ValueError: the method is not a detector, or a picture cannot be read.
         """
         task = self.module.config.DESCRIPTION.task
         if task != "detect":
             use = "use complete(image, masks)" if task == "complete" else "load a detector"
-            raise ValueError(f"{self.name} finds no objects itself: {use}")
+            raise ValueError(f"{self.name} is not a detector: {use}")
         if isinstance(pictures, list):
             return [self.predict(each) for each in pictures]
         pixels, name = _pixels(pictures)
@@ -140,17 +144,20 @@ class Predictor:
         *,
         raw: bool = False,
     ) -> Result:
-        """Complete known objects of a picture, with a completer.
+        """Return known objects of a picture, completed by a completer.
 
         Args:
-            picture: as of :meth:`predict`.
-            masks: visible masks, [H, W] or [N, H, W]; not 0 where an object is seen.
-            amodal_boxes, raw: as of :func:`~amodal_pipeline.methods.completer.complete`.
+            picture: one picture, see :meth:`predict`.
+            masks: visible masks, [H, W] or [N, H, W]; nonzero where an object is visible.
+            amodal_boxes, raw: see :func:`~amodal_pipeline.methods.completer.complete`.
+
+        Raises:
+            ValueError: the method is not a completer, or picture and masks do not fit together.
         """
         from amodal_pipeline.methods.completer import complete
 
         if self.module.config.DESCRIPTION.task != "complete":
-            raise ValueError(f"{self.name} completes no objects: use predict(image) of a detector")
+            raise ValueError(f"{self.name} is not a completer: use predict(image) with a detector")
         pixels, name = _pixels(picture)
         visible = np.asarray(torch.as_tensor(masks).cpu() != 0)
         whole = complete(self.module, pixels, visible, amodal_boxes, raw=raw)
@@ -200,12 +207,12 @@ def _pixels(picture: Picture) -> tuple[np.ndarray, str]:
         pixels = picture.cpu().permute(1, 2, 0).numpy()
     if not isinstance(pixels, np.ndarray):
         raise ValueError(
-            f"a picture is a path, a PIL image, an array or a tensor [3, H, W], not a "
-            f"{type(picture).__name__}"
+            "a picture must be a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W], not "
+            f"a {type(picture).__name__}"
         )
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(
-            f"a picture is uint8 [H, W, 3] as an array or [3, H, W] as a tensor, not "
+            "a picture must be a uint8 array [H, W, 3] or a uint8 tensor [3, H, W], not "
             f"{picture.dtype} {list(picture.shape)}"
         )
     return np.ascontiguousarray(pixels), "picture"

@@ -82,7 +82,7 @@ def test_old_versions_of_a_table_are_removed_after_a_new_one_is_saved(shapes, tm
     assert versions(tmp_path) == ["3", "4", "5"]
     oldest = TableDataset(filepath=str(tmp_path / "a"), version=Version("3", None)).load()
     assert oldest.fingerprint == shapes.fingerprint
-    with pytest.raises(DatasetError, match=r"keep_versions .* is -1: give how many"):
+    with pytest.raises(DatasetError, match=r"keep_versions .* is -1: give the number"):
         TableDataset(filepath="a", keep_versions=-1)
 
 

@@ -51,7 +51,7 @@ def test_a_signal_says_where_the_training_goes_on(hook, tmp_path, capsys, number
     with pytest.raises(error) as raised:
         os.kill(os.getpid(), number)
     assert capsys.readouterr().err.strip() == (
-        f"Stopped by {number.name}. Run the same command again: orcnn goes on at iteration 40."
+        f"Stopped by {number.name}. Run the same command again: orcnn continues at iteration 40."
     )
     assert error is KeyboardInterrupt or raised.value.code == 143
     assert signal.getsignal(number) is before  # a second one ends the process at once
@@ -68,12 +68,15 @@ def test_a_training_of_what_comes_before_is_found_by_its_history(hook, tmp_path,
     with pytest.raises(SystemExit):
         os.kill(os.getpid(), signal.SIGTERM)
     said = capsys.readouterr().err
-    assert "again without restart=true: mask_rcnn goes on at iteration 20." in said
+    assert "again without restart=true: mask_rcnn continues at iteration 20." in said
 
 
 @pytest.mark.parametrize(
     ("training", "expected"),
-    [(True, "orcnn begins anew, as no state was saved yet."), (False, "what is finished is kept.")],
+    [
+        (True, "orcnn starts from the beginning, because no state was saved yet."),
+        (False, "finished steps are kept."),
+    ],
 )
 def test_without_a_state_nothing_is_promised(hook, tmp_path, capsys, training, expected):
     begin(hook)

@@ -70,7 +70,7 @@ def test_a_server_that_is_not_there_costs_seconds_and_a_warning(
     assert run(TrackingHook(), tmp_path) == 4
     assert time.monotonic() - start < store.CHECKED_WITHIN + 5
     (said,) = warnings(caplog)
-    assert "goes on untracked" in said and "tracking=false" in said
+    assert "continues without tracking" in said and "tracking=false" in said
     assert f"127.0.0.1:{free_port}" in said and "secret" not in said
 
 
@@ -82,7 +82,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(tmp_path, caplog, monke
         assert run(TrackingHook(), tmp_path) == 4
         assert time.monotonic() - start < 10
     (said,) = warnings(caplog)
-    assert "no answer within 0.5 seconds" in said and "goes on untracked" in said
+    assert "no answer within 0.5 seconds" in said and "continues without tracking" in said
 
 
 class Server:
@@ -144,7 +144,7 @@ def test_a_server_that_dies_in_the_middle_costs_tracking_only(server, tmp_path, 
     assert run(TrackingHook(), tmp_path, between=server.die) == 4
     assert server.asked.count("runs/create") == 2  # the parent and orcnn
     (said,) = warnings(caplog)
-    assert "does not answer any more" in said and "goes on untracked" in said
+    assert "does not answer any more" in said and "continues without tracking" in said
     assert "Compare runs" not in capsys.readouterr().out
 
 
@@ -152,7 +152,7 @@ def test_what_a_server_refuses_is_a_gap_and_the_runs_are_closed(server, tmp_path
     server.refuses = ("runs/log-batch",)
     assert run(TrackingHook(), tmp_path) == 4
     (said,) = warnings(caplog)
-    assert "too long" in said and "gap" in said
+    assert "too long" in said and "incomplete" in said
     assert server.asked.count("runs/update") == server.asked.count("runs/create") >= 2
     assert f"{server.uri}/#/experiments/7/" in capsys.readouterr().out
 

@@ -284,7 +284,7 @@ def test_what_is_no_such_detector_is_named(tmp_path):
         ("other.pth", "torchvision", "no roi_heads.box_predictor"),
         ("other.pth", "detectron2", "no place for a"),
         ("call.pkl", "detectron2", "it wants to call os.system"),
-        ("names.pkl", "detectron2", "'stem.weight' is no array"),
+        ("names.pkl", "detectron2", "'stem.weight' is of type int, not an array"),
     ):
         with pytest.raises(ValueError, match=f"{name}.*{reason}"):
             import_detector(library, tmp_path / name)

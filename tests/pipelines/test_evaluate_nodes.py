@@ -292,7 +292,7 @@ def test_a_detector_of_visible_masks_only_is_matched_by_these(shapes, completer,
 def test_what_a_completer_is_given_must_fit(shapes, completer, caplog):
     with pytest.raises(ValueError, match="'detector' are for other annotations"):
         complete_detections(completer, shapes.subset([1]), predictions(shapes), CPU)
-    with pytest.raises(ValueError, match="have no visible mask: c2f_seg needs"):
+    with pytest.raises(ValueError, match="have no visible mask, which c2f_seg needs"):
         complete_detections(completer, shapes, predictions(shapes, visible_rle=[None] * 16), CPU)
     nothing = rle.encode(np.zeros((1, 64, 64), np.uint8))
     masks = [*nothing, *shapes.instances["visible_rle"][1:]]

@@ -157,16 +157,16 @@ def test_detections_that_do_not_fit_are_refused(shapes):
     def batches(found):
         return ObjectBatches(shapes, CROP, 2, 0, detected=found, predicted_share=1.0)
 
-    with pytest.raises(ValueError, match=r"'them' name the object 2 twice"):
+    with pytest.raises(ValueError, match=r"'them' have the object 2 twice"):
         batches(detected(shapes, [0, 1], [corner()] * 2, instance_id=[2, 2]))
     with pytest.raises(ValueError, match="not in the annotations"):
         batches(detected(shapes, [0], [corner()], instance_id=[999]))
-    with pytest.raises(ValueError, match="without instance_id or visible mask"):
+    with pytest.raises(ValueError, match="no instance_id or no visible mask"):
         batches(detected(shapes, [0], [corner()], instance_id=[None]))
-    with pytest.raises(ValueError, match="without instance_id or visible mask"):
+    with pytest.raises(ValueError, match="no instance_id or no visible mask"):
         batches(detected(shapes, [0], [None], amodal_rle=[corner()]))
     other = dataclasses.replace(shapes.subset([1]))
-    with pytest.raises(ValueError, match="for other annotations"):
+    with pytest.raises(ValueError, match="belong to other annotations"):
         batches(detected(other, [0], [corner()]))
 
 
@@ -320,5 +320,7 @@ def test_predicted_objects_are_seen_within_their_predicted_amodal_box(shapes):
     wrong = [0, 0, 0, 5], [64, 0, 5, 5], [0, -9, 5, 9], [0, 0, np.inf, 5], [0, 0, 257, 5]
     for box in (*wrong, [np.nan] * 4):
         found = detected(shapes, [3], [corner()], amodal_box=np.array([box], float))
-        with pytest.raises(ValueError, match=r"1 of 1 objects of 'them' have no amodal box .*100"):
+        with pytest.raises(
+            ValueError, match=r"1 of 1 objects of 'them' have no suitable amodal box .*100"
+        ):
             ObjectBatches(shapes, AMODAL, 16, 0, detected=found, **options)

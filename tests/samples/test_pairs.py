@@ -172,7 +172,9 @@ def test_mutual_pairs_are_counted_and_left_out_or_learnt_as_undecided(three):
 def test_what_cannot_be_learnt_from_is_said(three, shapes):
     objects = true_objects_with_order(three)
     without = dataclasses.replace(three, order=three.order.iloc[2:])
-    with pytest.raises(ValueError, match=r"three/train states .* \(1 pairs in both directions\)"):
+    with pytest.raises(
+        ValueError, match=r"three/train has no order .* \(and 1 pairs in both directions\)"
+    ):
         PairBatches(without, objects, config(), 2, 0)
     columns = {name: objects.predictions[name] for name in objects.predictions.columns}
     blind = frame(PREDICTIONS, columns | {"visible_rle": [None] * 3})

@@ -22,6 +22,7 @@ from amodal_pipeline.methods.baselines import convex_hull, visible_mask
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
+from amodal_pipeline.samples import images as images_of
 from amodal_pipeline.training import completing
 from amodal_pipeline.training.completing import complete, estimate_boxes
 from tests.conftest import tiny_method
@@ -147,9 +148,9 @@ def test_completion_does_not_depend_on_who_is_in_the_batch(rectangles):
 
 
 def test_each_image_is_read_once_and_what_a_model_is_given(rectangles, monkeypatch):
-    read, names = completing.read_image, []
+    read, names = images_of.read_image, []
     monkeypatch.setattr(
-        completing,
+        images_of,
         "read_image",
         lambda root, name, size: names.append(name) or read(root, name, size),
     )
@@ -296,7 +297,9 @@ def test_objects_are_completed_within_their_amodal_boxes(rectangles):
 
 
 def test_an_object_without_an_amodal_box_is_refused(rectangles):
-    with pytest.raises(ValueError, match=r"8 of 8 objects of 'truth' have no amodal box") as error:
+    with pytest.raises(
+        ValueError, match=r"8 of 8 objects of 'truth' have no suitable amodal box"
+    ) as error:
         run(Full(AMODAL), true_objects(rectangles))
     assert "(the first: 10 in image 1 has none)" in str(error.value)
     assert "estimate_boxes" in str(error.value)

@@ -48,7 +48,7 @@ def test_a_cost_is_plain_numbers():
 
 
 def test_what_cannot_be_counted_is_refused():
-    with pytest.raises(ValueError, match=r"\[1, 3, 4, 5\], not \[3, height, width\]"):
+    with pytest.raises(ValueError, match=r"must be \[3, height, width\], not \[1, 3, 4, 5\]"):
         cost(Detector().eval(), torch.rand(1, 3, 4, 5))
     with pytest.raises(ValueError, match="training mode"):
         cost(Detector(), torch.rand(3, 4, 5))

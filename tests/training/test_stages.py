@@ -93,5 +93,5 @@ def test_stages_that_train_nothing_are_errors(shapes, tmp_path):
     )
     with pytest.raises(ValueError, match="are frozen"):
         loop.train(tiny_method("sln"), frozen, shapes, tmp_path / "b")
-    with pytest.raises(ValueError, match="7 of 6 iterations"):
+    with pytest.raises(ValueError, match="7 iterations, the training only 6"):
         tiny_training(stages=[{"iterations": 7, "trained": ["detector."]}])

@@ -113,8 +113,8 @@ def test_a_name_that_the_checkpoint_does_not_have_is_passed_over(caplog):
 @pytest.mark.parametrize(
     ("changes", "remedy"),
     [
-        ({"camera": "softras"}, "a3d.model.camera=softras, as it was"),
-        ({"fitted": True, "spread": True}, "a3d.model.fitted=true, as it was"),
+        ({"camera": "softras"}, "a3d.model.camera=softras as in its training"),
+        ({"fitted": True, "spread": True}, "a3d.model.fitted=true as in its training"),
         ({"mesh": False}, None),
         ({"spread": True}, None),
     ],

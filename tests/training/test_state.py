@@ -37,7 +37,7 @@ def test_a_training_that_leaves_the_numbers_saves_nothing(shapes, tmp_path):
     """At an infinite rate loss and gradient of iteration 1 are finite, its weights are not."""
     config = tiny_training(iterations=1, checkpoint_every=1, warmup_iterations=0)
     config = config.model_copy(update={"learning_rate": math.inf})
-    with pytest.raises(DivergedError, match=r"after iteration 1, \S+ holds .*NaN.*restart=true"):
+    with pytest.raises(DivergedError, match=r"after iteration 1, \S+ has .*NaN.*restart=true"):
         loop.train(tiny_method("mask_rcnn"), config, shapes, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["history.jsonl"]
 
@@ -50,7 +50,7 @@ def test_no_tensor_of_a_state_is_anything_but_finite(training, tmp_path, where, 
     tensor = model.weight if where == "weight" else optimizer.state[model.weight]["momentum_buffer"]
     tensor.data[1, 2] = value
     name = "weight" if where == "weight" else r"0\.momentum_buffer"
-    with pytest.raises(DivergedError, match=f"after iteration 2, {name} holds 1 of 6 values"):
+    with pytest.raises(DivergedError, match=f"after iteration 2, {name} has 1 of 6 values"):
         save_state(tmp_path, model, optimizer, 2, MARK)
     assert [p.name for p in tmp_path.iterdir()] == ["state-000000001"]
     assert read_state(tmp_path, MARK).card.iteration == 1

@@ -157,7 +157,7 @@ class Number:
 
     @property
     def differs(self) -> bool:
-        """Tell whether the number differs from the published one within that one's digits."""
+        """Return whether the number differs from the published one in that one's digits."""
         return self.published is not None and _differs(self.value, self.published, self.name)
 
 

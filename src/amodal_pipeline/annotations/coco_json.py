@@ -210,7 +210,7 @@ def shown(value: Any) -> str:
 
 
 def is_blank(segmentation: Any) -> bool:
-    """Tell whether a COCO segmentation of any form is an empty mask, without decoding it."""
+    """Return whether a COCO segmentation of any form is an empty mask, without decoding it."""
     if not isinstance(segmentation, dict):
         return segmentation == []
     counts = segmentation.get("counts")

@@ -62,7 +62,7 @@ def merge_cocoa_cls(
     on_progress: flat.Progress | None = None,
     threshold: float = THRESHOLD,
 ) -> tuple[AmodalAnnotations, pd.DataFrame]:
-    """Give COCOA's regions the categories of COCO's instances.
+    """Return COCOA's regions with the categories of COCO's instances.
 
     The paper's rule: a region stays if the IoU of its visible mask with an instance of its image
     is above 0.75, and takes the category of the instance with the largest one. Stuff is left out,

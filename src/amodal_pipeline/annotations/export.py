@@ -192,10 +192,10 @@ def _detections(predictions: Predictions, keys: dict[str, str], box: str | None)
 
 
 def ranks(instances: pd.DataFrame, order: pd.DataFrame) -> np.ndarray:
-    """Ranks per image from which :func:`order.by_rank` makes the same pairs, int64 [N].
+    """Return ranks per image from which :func:`order.by_rank` makes the same pairs, int64 [N].
 
     An object's rank is the length of the longest chain of objects in front of it; −1 for objects
-    in no pair, and for all of an image whose pairs no ranks can say.
+    in no pair, and for all objects of an image whose pairs cannot be written as ranks.
 
     Args:
         instances: rows of INSTANCES.

@@ -23,12 +23,11 @@ _DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, IndexError, st
 def read_image(
     root: str | os.PathLike, file_name: str, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The pixels of an image as the annotations know them.
+    """Return the pixels of an image on the grid of its annotations.
 
-    Grey, palette, CMYK and one-bit images become RGB; an alpha channel is dropped without
-    blending; of 16 bits a channel the upper eight are kept; of an animation the first frame.
-    The EXIF orientation is *not* applied: masks and boxes lie on the raw pixel grid, so a picture
-    that a viewer would turn stays as it is stored.
+    Grey, palette, CMYK and one-bit images become RGB. An alpha channel is dropped without blending.
+    Of 16 bits per channel the upper eight are kept, of an animation the first frame. The EXIF
+    orientation is *not* applied, because masks and boxes refer to the stored pixels.
 
     Args:
         root: the folder that ``file_name`` is relative to.
@@ -54,10 +53,10 @@ def read_image(
 
 
 def read_size(root: str | os.PathLike, file_name: str) -> tuple[int, int]:
-    """(height, width) of an image, from its header alone.
+    """Return (height, width) of an image, from its header only.
 
     Raises:
-        ValueError: as :func:`read_image`, but for damage behind the header.
+        ValueError: see :func:`read_image`; damage after the header is not noticed.
     """
     with _opened(root, file_name) as image:
         return image.height, image.width
@@ -66,9 +65,9 @@ def read_size(root: str | os.PathLike, file_name: str) -> tuple[int, int]:
 def read_labels(
     root: str | os.PathLike, file_name: str, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The values of an image of one channel of 1, 8 or 16 bits as they are stored, uint16 [H, W].
+    """Return the stored values of an image of one channel of 1, 8 or 16 bits, uint16 [H, W].
 
-    Of a palette image these are the numbers of the colours.
+    The values of a palette image are the numbers of its colours.
 
     Raises:
         ValueError: as :func:`read_image`; or it has several channels, or values beyond 16 bits.

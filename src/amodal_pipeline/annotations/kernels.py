@@ -440,7 +440,7 @@ def close_pairs(a, a_offsets, a_boxes, a_groups, b, b_offsets, b_boxes, b_groups
 def crops(runs, offsets, boxes, heights, widths, side):
     """Return the covered shares of masks in their boxes (x, y, w, h), float32 [N, side, side].
 
-    RoIAlign of the mask (aligned, as many samples a cell as it has pixels a side, rounded up)
+    RoIAlign of the mask (aligned, as many samples per cell as it has pixels per side, rounded up)
     without a canvas: its bilinear weights are a product of one factor per axis, so what a run in a
     pixel column adds is a difference of sums along y, times the column's weights along x.
     """

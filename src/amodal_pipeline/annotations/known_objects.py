@@ -1,4 +1,4 @@
-"""Objects that are known before a method runs: what completers and OrderNet are given."""
+"""Objects that are known before a method runs: the input of completers and OrderNet."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class KnownObjects:
 
     @classmethod
     def of(cls, objects: Predictions | KnownObjects) -> KnownObjects:
-        """Return what is known of the objects of a table.
+        """Return the objects of a table as known objects.
 
         A table that completes objects (it names true ones by ``instance_id``, or detections by
         ``source_id``) holds these objects. The rows of any other are detections of its method.
@@ -101,8 +101,10 @@ def _table(
 
 
 def true_objects_with_order(annotations: AmodalAnnotations) -> Predictions:
-    """Return the true objects that are not ignored, with both masks, and the order of the
-    annotations between them (score 1, source "truth")."""
+    """Return the true objects with both masks, and the true order between them.
+
+    Ignored objects are left out. The order has the score 1 and the source "truth".
+    """
     objects = true_objects(annotations).table
     table, truth, order = objects.predictions, annotations.instances, annotations.order
     counted = ~truth["ignore"].to_numpy(dtype=bool)

@@ -61,9 +61,9 @@ def draw_levels(changes, precedes, amodal, level, unresolved):
 
 @compiled
 def _count_in_front(hidden, precedes, front):
-    """Count how many of ``hidden`` are in front of each; tell whether all pairs are known.
+    """Count how many of ``hidden`` are in front of each; return whether all pairs are known.
 
-    A pair is told apart by what is stated about it, or about others that lie between the two.
+    The order of a pair is known if it is stated, or follows from stated pairs between the two.
     """
     count = len(hidden)
     for b in range(count):

@@ -28,7 +28,7 @@ class HeldError(RuntimeError):
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, which names its holder and is removed at the end.
+    """Lock the file ``path``, which names the process that holds it and is removed at the end.
 
     The kernel frees the lock of a killed process, so that a file left behind does not block. On a
     file system without locks a file that is younger than a day counts as held.
@@ -60,7 +60,7 @@ def _acquire(path: Path) -> int:
             if not _flock(descriptor):
                 holder = os.read(descriptor, _TEXT).decode(errors="replace").strip()
                 raise HeldError(holder or "another process")
-            # Whoever held it before may have removed the file between the two lines above.
+            # The last holder may have removed the file between the two lines above.
             if _is_file(path, descriptor):
                 _held.add(descriptor)
                 return descriptor
@@ -104,8 +104,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def working(workers: int) -> AbstractContextManager:
-    """Let ``joblib.Parallel()`` in the block use this many processes of one thread each, which end
-    when this one does."""
+    """Return a context in which ``joblib.Parallel()`` uses this many processes of one thread each.
+
+    The processes end when this one does.
+    """
     from joblib import parallel_config
 
     return parallel_config(
@@ -149,7 +151,7 @@ class Shares:
         return path in self._files
 
     def add(self, path: Path) -> None:
-        """Use a file that exists."""
+        """Mark an existing file as in use."""
         if path in self._files:
             return
         file = path.open("rb")
@@ -160,7 +162,7 @@ class Shares:
 
 
 def is_shared(path: Path) -> bool:
-    """Tell whether a file is in use by a :class:`Shares`, of this process or another."""
+    """Return whether a file is in use by a :class:`Shares`, of this process or another."""
     if fcntl is None:
         return False
     try:

@@ -69,10 +69,10 @@ def recover(path: str | os.PathLike) -> None:
 
 @contextmanager
 def naming_full_disk(path: str | os.PathLike) -> Iterator[None]:
-    """Say what could not be written, and what to do, where the disk is full.
+    """Replace the error of a full disk by one that names the file and the remedy.
 
     Raises:
-        OSError: in place of the error of the block that says so.
+        OSError: the disk is full; other errors of the block are not changed.
     """
     try:
         yield
@@ -166,7 +166,7 @@ def inside(root: str | os.PathLike, name: str) -> Path:
 
 
 def is_relative_name(name: str) -> bool:
-    """Tell whether ``name`` is a relative path that stays in the folder it is joined to."""
+    """Return whether ``name`` is a relative path that stays in the folder it is joined to."""
     path = PurePosixPath(str(name).replace("\\", "/"))
     if "\0" in str(name):  # no system has such files: opening one is another error everywhere
         return False

@@ -66,7 +66,7 @@ class _Choice:
 
 
 def compose(composite: Composite, config: ComposeConfig, image_root: str, folder: Path) -> dict:
-    """Make a picture and its record below ``folder``, or read the record if both exist.
+    """Compose a picture and its record below ``folder``, or read the record if both exist.
 
     Returns:
         The record: ``fingerprint``, ``image`` (file_name, height, width), ``instances`` (amodal

@@ -37,7 +37,7 @@ class PictureDataset(AbstractDataset[Any, Image.Image]):
                 data.savefig(path, format="png", dpi=120, bbox_inches="tight")
 
     def preview(self) -> ImagePreview:
-        """Return a PNG of at most 1400 pixels a side, in base64, for Kedro-Viz."""
+        """Return a PNG of at most 1400 pixels per side, in base64, for Kedro-Viz."""
         image = self.load()
         image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
         buffer = io.BytesIO()

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class ScoresDataset(AbstractDataset["Scores", "Scores"]):
-    """Load and save the files of one evaluation: ``<stem>.csv`` with the results and three Parquet
-    files with the rest.
+    """Load and save the files of one evaluation.
 
-    ``filepath`` is that of the results.
+    ``filepath`` is the table of results, ``<stem>.csv``; three Parquet files with the same stem
+    have the curves, the resamples and the objects.
     """
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:

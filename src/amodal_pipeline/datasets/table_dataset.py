@@ -33,13 +33,12 @@ _PREVIEWED = (
 class TableDataset(AbstractVersionedDataset[Table, Table]):
     """Load and save :class:`AmodalAnnotations` or :class:`Predictions`, a folder of Parquet files.
 
-    A folder with ``predictions.parquet`` holds predictions, any other annotations. Of its versions,
-    the newest ``keep_versions`` are kept, counted after each save; 0 or None keeps all. The version
-    that was just saved, and those that this dataset or one of another run has found, loaded or
-    saved, always stay.
+    A folder with ``predictions.parquet`` has predictions, any other annotations. Each save removes
+    all but the newest ``keep_versions`` versions; 0 or None keeps all. The version just saved, and
+    versions that this or another running process has found, loaded or saved, are never removed.
 
     Raises:
-        DatasetError: ``keep_versions`` is negative or no whole number.
+        DatasetError: ``keep_versions`` is negative or not an integer.
     """
 
     def __init__(
@@ -51,14 +50,15 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
         metadata: dict | None = None,
     ) -> None:
         path = PurePosixPath(check_local(filepath))
-        # Kedro's own pattern takes brackets in the project's path for a set of characters.
+        # Escaped, because in Kedro's own pattern brackets in the path are a set of characters.
         self._pattern = pattern = f"*/{escape(path.name)}"
-        # A cycle, with self in the function, would keep versions in use after this object has gone.
+        # A function that refers to self would be a reference cycle, which would keep versions in
+        # use after this object is deleted.
         super().__init__(path, version, glob_function=lambda _: map(str, Path(path).glob(pattern)))
         if keep_versions is not None and (type(keep_versions) is not int or keep_versions < 0):
             raise DatasetError(
-                f"keep_versions of {filepath} is {keep_versions!r}: give how many versions are "
-                "kept, or 0 for all"
+                f"keep_versions of {filepath} is {keep_versions!r}: give the number of versions to "
+                "keep, or 0 for all"
             )
         self._keep_versions = keep_versions
         self._used = Shares()
@@ -82,7 +82,7 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
             self._prune(folder)
 
     def _use(self, folder: Path) -> bool:
-        """Keep other runs from removing a version; False where there is none."""
+        """Return whether a version exists, and protect it from removal by other runs."""
         try:
             self._used.add(folder / "metadata.json")
         except FileNotFoundError:
@@ -90,15 +90,15 @@ class TableDataset(AbstractVersionedDataset[Table, Table]):
         return True
 
     def _sweep(self) -> None:
-        """Remove what killed writes have left: of versions that are never written again."""
+        """Remove unfinished files of killed runs, whose versions are never written again."""
         folder = Path(str(self._filepath))
         for version in folder.iterdir():
             if sweep(version / folder.name):
-                with suppress(OSError):  # not empty: the version itself was complete
+                with suppress(OSError):  # not empty, because the version itself was complete
                     version.rmdir()
 
     def _prune(self, saved: Path) -> None:
-        """Remove the versions before the newest ones, and what killed runs left between them."""
+        """Remove the versions before the newest ones, complete or not."""
         versions = sorted(Path(str(self._filepath)).glob(self._pattern), reverse=True)
         complete = [path for path in versions if (path / "metadata.json").exists()]
         kept = {*complete[: self._keep_versions], saved}

@@ -1,4 +1,4 @@
-"""What happens around a run: checks before it, tracking, interrupts, freshness, the summary."""
+"""Kedro hooks: checks before a run, tracking, interrupts, freshness, and the summary at its end."""
 
 from amodal_pipeline.hooks.freshness import FreshnessHook
 from amodal_pipeline.hooks.interrupts import InterruptHook

@@ -1,4 +1,4 @@
-"""What is sent to MLflow while a node runs, read from the files that it writes."""
+"""Threads that send a running node's progress to MLflow, from the files that it writes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 class Follower(threading.Thread):
-    """Looks every two seconds, and once more when it is stopped, at what a node has written.
+    """Calls ``look`` every two seconds, and once more when stopped.
 
-    The training loop knows nothing of MLflow, and may run in another process.
+    The training loop is independent of MLflow and may run in another process, so its progress is
+    read from files.
     """
 
     def __init__(self, look: Callable[[], None]) -> None:
@@ -33,7 +34,7 @@ class Follower(threading.Thread):
 
 
 class FollowedFile:
-    """A file that is of no interest as an earlier run left it."""
+    """A file, of which only changes since the start of this run matter."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,14 +53,14 @@ class FollowedFile:
 
 
 class FollowedHistory:
-    """The lines that a training adds to its ``history.jsonl``."""
+    """New lines in a training's ``history.jsonl``."""
 
     def __init__(self, path: Path) -> None:
         self.file = FollowedFile(path)
         self._sent = 0
 
     def send(self, log: Callable[[list[dict]], None]) -> None:
-        """Hand over the lines that are new; they count as sent when ``log`` raises nothing."""
+        """Call ``log`` with the new lines; they count as sent unless it raises."""
         from amodal_pipeline.training.state import read_history
 
         if not self.file.changed:
@@ -71,7 +72,7 @@ class FollowedHistory:
 
 
 class FollowedRow:
-    """A row of an ablation: the files that tell how far it is, and its run once it has one."""
+    """A row of an ablation: the files that show its progress, and its MLflow run once opened."""
 
     def __init__(self, row: Row, folder: Path, parts: Path) -> None:
         self.row, self.folder = row, folder

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do: the run ends in order, and says how it goes on."""
+"""Handling of Ctrl-C and SIGTERM: the run ends cleanly and says how to continue it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from kedro.pipeline.node import Node
 
 
 class InterruptHook:
-    """Ends a run at SIGTERM (SLURM, Docker, ``kill``) as at Ctrl-C, with a sentence on how it goes
-    on.
+    """Ends a run at SIGTERM (SLURM, Docker, ``kill``) as at Ctrl-C, and prints how to continue it.
 
-    The exit status after SIGTERM is 143. A second signal does what it did before the run.
+    The exit status after SIGTERM is 143. A second signal has its usual effect.
     """
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
         self._restart = False
-        self._training: Path | None = None  # where the running node trains
-        self._folders: list[Path] = []  # where it may train what comes before
+        self._training: Path | None = None  # folder in which the running node trains
+        self._folders: list[Path] = []  # folders in which it may train other methods first
         self._since = 0.0
 
     @hook_impl
@@ -40,7 +39,7 @@ class InterruptHook:
         self._restart = bool(catalog.load("parameters").get("restart"))
         self._training, self._folders = None, []
         for number in (signal.SIGINT, signal.SIGTERM):
-            # One that is ignored, as Ctrl-C is after nohup, stays ignored.
+            # A signal that is ignored, as after nohup, stays ignored.
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._before[number] = signal.signal(number, self._stop)
 
@@ -67,20 +66,20 @@ class InterruptHook:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._restore()
         if os.getpid() != self._process:
-            os.kill(os.getpid(), number)  # a forked worker: it does what it did before the run
+            os.kill(os.getpid(), number)  # a forked worker, which has no message to print
             return
         if hasattr(signal, "SIGCHLD"):
-            # Loader workers die of the same signal: no error that hides why the run ends.
+            # Loader workers die of the same signal; torch's error about them would hide the cause.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
             advice = self._advice()
-        except Exception:  # a module is half imported, a folder gone: the run ends all the same
-            advice = "Run the same command again: what is finished is kept."
+        except Exception:  # a module is half imported, or a folder was removed
+            advice = "Run the same command again: finished steps are kept."
         said = f"\nStopped by {signal.Signals(number).name}. {advice}\n"
         try:
             sys.stderr.write(said)
             sys.stderr.flush()
-        except (RuntimeError, ValueError):  # it was being written to, or is closed
+        except (RuntimeError, ValueError):  # stderr was being written to, or is closed
             os.write(2, said.encode())
         if number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -90,11 +89,11 @@ class InterruptHook:
         again = "Run the same command again" + " without restart=true" * self._restart
         folder = self._training or self._last_trained()
         if folder is None:
-            return f"{again}: what is finished is kept."
-        return f"{again}: {folder.name} {_goes_on(folder)}."
+            return f"{again}: finished steps are kept."
+        return f"{again}: {folder.name} {_continuation(folder)}."
 
     def _last_trained(self) -> Path | None:
-        """The folder of the training that has reported last since the node began."""
+        """Return the folder of the training that reported last since the node began."""
         found = {
             path.parent: path.stat().st_mtime
             for folder in self._folders
@@ -105,13 +104,13 @@ class InterruptHook:
         return last if last and found[last] >= self._since else None
 
 
-def _goes_on(folder: Path) -> str:
+def _continuation(folder: Path) -> str:
     from amodal_pipeline.training.state import read_card
 
     try:
         card = read_card(folder)
     except ValueError as error:
-        return f"cannot go on, {error}"
+        return f"cannot continue, {error}"
     if card is None:
-        return "begins anew, as no state was saved yet"
-    return f"goes on at iteration {card.iteration}"
+        return "starts from the beginning, because no state was saved yet"
+    return f"continues at iteration {card.iteration}"

@@ -1,4 +1,4 @@
-"""What the MLflow runs of one ``kedro run`` hold."""
+"""The MLflow runs of one ``kedro run``, and what is logged to them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from amodal_pipeline.annotations import AmodalAnnotations
     from amodal_pipeline.methods.checkpoints import MethodCard
 
-LONGEST = 5_000  # characters of a parameter or tag that MLflow keeps
-_PARAMETERS, _METRICS = 100, 1000  # that MLflow takes at once
-_CONTEXTS = {"train": "training", "val": "validation"}  # splits as MLflow calls them
+LONGEST = 5_000  # characters of a parameter or tag, MLflow's limit
+_PARAMETERS, _METRICS = 100, 1000  # per request, MLflow's limits
+_CONTEXTS = {"train": "training", "val": "validation"}  # MLflow's names of splits
 
 HEADLINES = {
     "AP_amodal": "coco",
@@ -32,27 +32,27 @@ HEADLINES = {
     "order_accuracy": "order",
     "occluder_consistency_all": "consistency",
 }
-"""Metrics that runs are compared by, under their plain names, and the protocol of each; all others
-are in the artifact results.csv."""
+"""Metrics that are logged under their plain names, and the protocol of each; all others are in the
+artifact results.csv."""
 
 
 class TrackedRuns:
     """A parent run, and a child run for each method, row of an ablation and baseline.
 
-    Every method may raise whatever MLflow raises.
+    All methods may raise MLflow's exceptions.
     """
 
     def __init__(
         self, uri: str, experiment: str, artifacts: str | None, name: str, tags: dict[str, str]
     ) -> None:
-        """Connect, end what a killed process has left running, and open the parent.
+        """Connect, end runs that killed processes have left open, and open the parent.
 
         Args:
-            uri: of the store.
-            experiment: its name; created where it does not exist.
-            artifacts: where a new experiment keeps its files; None lets the store decide.
+            uri: address of the store.
+            experiment: name of the experiment, which is created if needed.
+            artifacts: folder of a new experiment's files; None: the store's default.
             name: of the parent.
-            tags: of the parent; those that begin with "mlflow." are the children's too.
+            tags: of the parent; tags that begin with "mlflow." are set for the children too.
         """
         self.client: MlflowClient = store.connect(uri)
         self._experiment = store.experiment_id(self.client, experiment, artifacts)
@@ -78,7 +78,7 @@ class TrackedRuns:
         self.client.set_terminated(run, status, at)
 
     def log_parameters(self, run: str, parameters: Mapping[str, Any]) -> None:
-        """Log values, cut to the length that MLflow keeps."""
+        """Log values, shortened to MLflow's limit."""
         from mlflow.entities import Param
 
         rows = [Param(k, str(v)[:LONGEST]) for k, v in parameters.items()]
@@ -86,7 +86,7 @@ class TrackedRuns:
             self.client.log_batch(run, params=rows[start : start + _PARAMETERS])
 
     def log_history(self, run: str, rows: Iterable[dict[str, float]]) -> None:
-        """Log lines of a training's history as curves under ``train/``, by iteration."""
+        """Log rows of a training's history as curves under ``train/``, by iteration."""
         values = [
             (f"train/{name}", value, row["iteration"])
             for row in rows
@@ -96,14 +96,15 @@ class TrackedRuns:
         self._log_metrics(run, values)
 
     def log_results(self, run: str, results: pd.DataFrame, also: Iterable[str] = ()) -> None:
-        """Log the headline metrics of a method, of the baselines beside it, and all rows as a file.
+        """Log the headline metrics of a method and of its baselines, and all rows as a file.
 
-        The parent has the headline metrics too, after the name of the child. Baselines get child
-        runs of their own. Where a method was measured on several inputs, its metrics are named
-        after them (``on_true/mIoU_full``).
+        The parent gets the headline metrics too, named "<child>/<metric>". Each baseline gets its
+        own child run. If a method was evaluated on several inputs, the names of its metrics begin
+        with them (``on_true/mIoU_full``).
 
         Args:
-            results: rows of the results table; the first is the method's own.
+            run: of the method.
+            results: rows of the results table, the method's own first.
             also: further metrics, as "<protocol>/<metric>".
         """
         own = results["method"].iloc[0]
@@ -135,16 +136,16 @@ class TrackedRuns:
             self.client.log_batch(run, metrics=rows[start : start + _METRICS])
 
     def log_data(self, run: str, name: str, version: str, data: AmodalAnnotations) -> None:
-        """Log annotations that a run reads or makes, once: as its input, and as the parent's.
+        """Log annotations once as an input of a run and of the parent.
 
-        The parent has their version in the catalog and their fingerprint as tags too.
+        The parent also gets their version in the catalog and their fingerprint as tags.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         metadata = data.metadata
         described = Dataset(
             name=f"{metadata.dataset} {metadata.split}",
-            digest=data.fingerprint[:36],  # more is refused
+            digest=data.fingerprint[:36],  # MLflow's limit
             source_type="local",
             source=json.dumps({"uri": name, "version": version}),
             profile=json.dumps({"images": len(data.images), "instances": len(data.instances)}),
@@ -159,7 +160,7 @@ class TrackedRuns:
         self.client.set_tag(self.parent, f"data.{name}.fingerprint", data.fingerprint)
 
     def log_card(self, run: str, card: MethodCard) -> None:
-        """Log which training a checkpoint comes from, and what it took of another one."""
+        """Log a checkpoint's fingerprint, and what its training copied from another checkpoint."""
         self.client.set_tag(run, "fingerprint", card.fingerprint.digest)
         if card.reuse is None:
             return
@@ -169,24 +170,24 @@ class TrackedRuns:
         self.client.set_tag(run, "pretrained.categories", categories)
 
     def log_checkpoint(self, run: str, folder: Path) -> None:
-        """Log the two files of a checkpoint."""
+        """Log the two files of a checkpoint as artifacts."""
         for file in ("model.safetensors", "method.json"):
             self.client.log_artifact(run, str(folder / file), "checkpoint")
 
     def log_error(self, run: str, error: str) -> None:
-        """Log why a run failed."""
+        """Log the error of a failed run as a tag."""
         self.client.set_tag(run, "error", error[:LONGEST])
 
 
 def headlines(results: pd.DataFrame, also: Iterable[str] = ()) -> dict[str, float]:
-    """Return the metrics over all categories that one method on one kind of inputs is compared by.
+    """Return the headline metrics, over all categories, of one method on one kind of inputs.
 
     Args:
-        results: its rows of the results table.
+        results: rows of the results table.
         also: further metrics, as "<protocol>/<metric>".
 
     Returns:
-        Values in 0–100; those of :data:`HEADLINES` under their plain names.
+        Values in 0–100; metrics in :data:`HEADLINES` by their plain names.
     """
     rows = results[(results["category"] == "all") & results["value"].notna()]
     found = {}
@@ -199,5 +200,5 @@ def headlines(results: pd.DataFrame, also: Iterable[str] = ()) -> dict[str, floa
 
 
 def now() -> int:
-    """Return the time in milliseconds, as MLflow wants it."""
+    """Return the time in milliseconds since the epoch, MLflow's unit."""
     return int(time.time() * 1000)

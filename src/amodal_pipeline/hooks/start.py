@@ -1,4 +1,4 @@
-"""Checks before a run, and how its log is written."""
+"""Checks before a run, and the format of its messages."""
 
 import logging
 import os
@@ -16,9 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 def show_markup(record: logging.LogRecord) -> bool:
-    """Let a log message have markup only where Kedro colours it, by ``rich_format``.
+    """Return True for every record, with markup only for messages that Kedro colours.
 
-    A path or a name may have brackets, "[/data]", which are no tags.
+    Rich takes brackets in a path or a name ("[/data]") for tags. Kedro marks its coloured messages
+    with ``rich_format``.
     """
     record.markup = hasattr(record, "rich_format")
     return True
@@ -27,7 +28,7 @@ def show_markup(record: logging.LogRecord) -> bool:
 def show_message(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print an error as its message; its traceback goes to info.log."""
+    """Print the message of an error; its traceback is written to info.log."""
     if not issubclass(kind, Exception):
         sys.__excepthook__(kind, error, trace)
         return
@@ -37,7 +38,7 @@ def show_message(
 
 
 class StartHook:
-    """Refuses what cannot end well before anything is read, written or deleted; says each step."""
+    """Checks parameters and inputs before a run reads, writes or deletes; logs each step."""
 
     def __init__(self) -> None:
         self._done, self._total = 0, 0
@@ -52,9 +53,9 @@ class StartHook:
             for handler in logger.handlers:
                 handler.addFilter(show_markup)
         loader = context.config_loader
-        # pretrain_a3d.model is a copy of a3d.model, which must have its values by then.
+        # Sorted, because pretrain_a3d.model is copied from a3d.model, which must be set before.
         loader.runtime_params = dict(sorted((loader.runtime_params or {}).items()))
-        # Set, or Kedro would read all files once more.
+        # Stored in the loader, because otherwise Kedro would read all files again.
         loader["parameters"] = parameters.with_defaults(loader["parameters"])
         parameters.check(loader["parameters"])
 
@@ -63,7 +64,7 @@ class StartHook:
         from amodal_pipeline.pipelines.parameters import ParameterError, check_method
 
         self._done, self._total = 0, len(pipeline.nodes)
-        # Here, not at the start: a shell or a notebook that runs no pipeline keeps its own.
+        # Not when the context is created, so that a shell or notebook without a run keeps its own.
         if sys.excepthook is sys.__excepthook__:
             sys.excepthook = show_message
         inputs = pipeline.inputs()

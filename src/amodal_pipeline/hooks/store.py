@@ -1,4 +1,4 @@
-"""The MLflow store that runs go to: opened within seconds, or given up with a reason."""
+"""Connection to the MLflow store: made within seconds, or given up with a reason."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-CHECKED_WITHIN = 10.0  # seconds that a store has to answer
+CHECKED_WITHIN = 10.0  # seconds within which a store must answer
 LOCAL_PAGE = "http://127.0.0.1:5000"  # where `make ui` shows the runs of mlflow.db
-# MLflow's own limits try a server that is down for four minutes. A value that the user has set
-# wins; the timeout is that of an upload too.
+# With MLflow's own limits a server that is down costs four minutes. Values that the user has set
+# are kept. The timeout also applies to uploads.
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # one link per run, not two per child
 }
-_CREATED_WITHIN = 300.0  # seconds that another process has to create the tables of a new mlflow.db
+_CREATED_WITHIN = 300.0  # seconds to wait for another process to create a new mlflow.db
 
 
 def uri_of(project: Path) -> str:
-    """Return where runs go: MLFLOW_TRACKING_URI, or mlflow.db in the project."""
+    """Return the address of the store: MLFLOW_TRACKING_URI, or mlflow.db in the project."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project / 'mlflow.db'}"
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client of a store that answers.
+    """Return a client of a store, after checking that the store answers.
 
-    The tables of a new SQLite file are created here, by one process at a time: MLflow lets two
-    create them at once, and both fail.
+    The tables of a new SQLite file are created under a lock, because two processes that create them
+    at the same time both fail.
 
     Raises:
         TimeoutError: the store does not answer within 10 seconds.
-        Exception: whatever MLflow raises where it cannot be reached.
+        Exception: MLflow's error if the store cannot be reached.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     from filelock import FileLock
     from mlflow import MlflowClient
 
-    # What they report while they start, retry and fail is said in one warning of our own.
+    # Our own single warning replaces their messages about start, retries and failures.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -63,7 +63,7 @@ def connect(uri: str) -> MlflowClient:
 
     file = uri.removeprefix("sqlite:///").partition("?")[0]
     if uri.startswith("sqlite:///") and file not in ("", ":memory:"):
-        # No deadline: creating the tables takes longer than 10 s on a busy machine.
+        # Without a deadline, because on a busy machine creating the tables takes more than 10 s.
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock", timeout=_CREATED_WITHIN):
             return answering()
@@ -71,15 +71,15 @@ def connect(uri: str) -> MlflowClient:
 
 
 def check(client: MlflowClient) -> None:
-    """Ask the store something small; raises what MLflow raises where it does not answer."""
+    """Check with a small request that the store answers; raises MLflow's error if not."""
     client.search_experiments(max_results=1)
 
 
 def within(seconds: float, work: Callable[[], Any]) -> Any:
-    """Return what ``work`` returns, and raise what it raises.
+    """Return the result of ``work``, or raise its error.
 
     Raises:
-        TimeoutError: it takes longer; it then goes on in a thread that nothing waits for.
+        TimeoutError: ``work`` takes longer; it continues in a daemon thread.
     """
     answers: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
 
@@ -100,10 +100,12 @@ def within(seconds: float, work: Callable[[], Any]) -> Any:
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """Return the id of an experiment, which is created where it does not exist.
+    """Return the id of an experiment, which is created if needed.
 
     Args:
-        artifacts: where a new one keeps its files; None lets the store decide.
+        client: of the store.
+        name: of the experiment.
+        artifacts: folder of a new experiment's files; None: the store's default.
     """
     from mlflow.exceptions import MlflowException
 
@@ -112,7 +114,7 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
         try:
             return client.create_experiment(name, artifact_location=artifacts)
         except MlflowException:
-            # Another process may have created it since.
+            # Another process may have created it in the meantime.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -120,7 +122,7 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
 
 
 def process_tags() -> dict[str, str]:
-    """Return tags that tell which process a run belongs to, and whose it is."""
+    """Return tags with the user, host and process of a run."""
     import psutil
 
     try:
@@ -136,9 +138,9 @@ def process_tags() -> dict[str, str]:
 
 
 def close_left_over(client: MlflowClient, experiment: str) -> None:
-    """End the runs of an experiment that a killed process of this host has left running.
+    """End the runs of an experiment that killed processes of this host have left open.
 
-    They end as KILLED, at the last loss that they or their children have.
+    Their status becomes KILLED, their end the time of the last loss of the run or its children.
     """
     query = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
     left = [r for r in client.search_runs([experiment], query, max_results=1000) if _is_dead(r)]
@@ -158,19 +160,19 @@ def _is_dead(run: Run) -> bool:
     tags = run.data.tags
     try:
         process = psutil.Process(int(tags["pid"]))
-        # Another process may have got the same number since.
+        # Another process may have been given the same id since.
         same = abs(process.create_time() - float(tags["process_started"])) < 5
         return not same or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except (psutil.Error, KeyError, ValueError):
-        return False  # nothing is known of it
+        return False  # unknown, so the run is left open
 
 
 def link(uri: str, experiment: str) -> str | None:
-    """Return the address of an experiment's runs; None where the store has no page of its own.
+    """Return the link to an experiment's runs; None if the store has no web page.
 
-    MLflow opens on its page for language models otherwise.
+    Without ``workflowType``, MLflow opens its page for language models.
     """
     place = urlsplit(uri)
     page = f"{place.scheme}://{shown(uri)}{place.path.rstrip('/')}"
@@ -182,13 +184,13 @@ def link(uri: str, experiment: str) -> str | None:
 
 
 def shown(uri: str) -> str:
-    """Return a store's host and port, or its file: never the password in its address."""
+    """Return a store's host and port, or its file, without the password in its address."""
     place = urlsplit(uri)
     return place.netloc.rpartition("@")[2] or place.path or uri
 
 
 def without_password(text: str, uri: str) -> str:
-    """Return a message without the name and password that a store's address may have."""
+    """Return a message without the user name and password of a store's address."""
     access, at, _ = urlsplit(uri).netloc.rpartition("@")
     return text.replace(access + at, "") if at else text
 

@@ -6,11 +6,11 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-PRINTED = ("coco", "vrsp", "completion")  # protocols of the summary; the report has all
+PRINTED = ("coco", "vrsp", "completion")  # protocols in the summary; the report has all
 
 
 class SummaryHook:
-    """Prints the results, and where everything lies, when a run that made results has ended."""
+    """Prints the results and the path of the report at the end of a run that evaluated."""
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -32,11 +32,11 @@ class SummaryHook:
                 continue
             metrics = [m for m in MAIN_METRICS if (part["metric"] == m).any()]
             shown = summary_table(part, metrics)
-            # Lines that know more stand apart, as in the report.
+            # As in the report, methods with other inputs than the image have their own table.
             for kind, lines in shown.groupby(kinds(shown["inputs"]), sort=False):
                 given = "" if kind == Given.IMAGE else f", {in_words(kind)}"
                 title = f"{results['dataset'].iloc[0]}, validation{given}: {protocol} (0–100)"
-                # Metrics downwards, methods across: many names fit a narrow terminal.
+                # A row per metric and a column per method fit into a narrow terminal.
                 table = Table(Column("metric", no_wrap=True), title=title)
                 for line in lines[["method", "variant", "inputs"]].itertuples(index=False):
                     extra = [line.variant] if line.variant != "full" else []

@@ -1,6 +1,6 @@
-"""Tracking in MLflow, which never costs a run: it goes on untracked where MLflow fails.
+"""Tracking in MLflow. If MLflow fails, the run continues without tracking.
 
-MLflow costs seconds to import: it is imported when the first node runs.
+MLflow takes seconds to import, so it is imported when the first node runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Return a hook whose failure costs what it was to log, and never the run."""
+    """Return a hook whose failure loses what it would log, and never stops the run."""
 
     @functools.wraps(hook)
     def guarded(self: TrackingHook, *args: Any) -> None:
@@ -43,11 +43,11 @@ class TrackingHook:
     """One MLflow run per ``kedro run``, with a child run per method, ablation row and baseline.
 
     The parent has the parameters of the jobs that ran, the data versions and the headline metrics
-    of all children; a child has its method's losses while it trains, its results, pictures and
-    checkpoint. ``--params tracking=false`` turns it off; ``MLFLOW_TRACKING_URI`` says where the
-    runs go (default: mlflow.db in the project).
+    of all children; a child has the losses of its method while it trains, its results, pictures and
+    checkpoint. ``--params tracking=false`` turns tracking off; ``MLFLOW_TRACKING_URI`` is the
+    address of the store (default: mlflow.db in the project).
 
-    MLflow is called from hooks that are :func:`_guarded` and through :meth:`_attempt` only.
+    MLflow is called only in hooks that are :func:`_guarded`, and through :meth:`_attempt`.
     """
 
     def __init__(self) -> None:
@@ -59,14 +59,14 @@ class TrackingHook:
         self._runs: TrackedRuns | None = None
         self._lost = self._warned = False
         self._children: dict[str, str] = {}  # open runs of methods, by namespace
-        self._last: dict[str, int] = {}  # when a node of a namespace last did something
+        self._last: dict[str, int] = {}  # time of the last event of a namespace
         self._left: Counter[str] = Counter()  # nodes still to run, by namespace
         self._followers: dict[str, Follower] = {}
         self._rows: list[FollowedRow] = []
         self._row_start: int | None = None
         self._described: dict[str, Any] = {}
         self._parameters: dict[str, Any] = {}
-        self._logged: set[str] = set()  # names of the parameters that the parent has
+        self._logged: set[str] = set()  # names of the parameters logged to the parent
         self._catalog: DataCatalog | None = None
 
     @hook_impl
@@ -75,7 +75,7 @@ class TrackingHook:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
-        self._end("KILLED")  # what an interrupt in a notebook has left
+        self._end("KILLED")  # runs that an interrupt in a notebook has left open
         self._reset()
         self._left = Counter(_owner(node) for node in pipeline.nodes)
         self._described, self._catalog = run_params, catalog
@@ -147,7 +147,10 @@ class TrackingHook:
         self._end("FAILED")
 
     def _attempt(self, work: Callable[..., None], *args: Any) -> None:
-        """Do a part of the tracking; a failure costs that part, and without a store the rest."""
+        """Call ``work`` unless tracking is off; an error loses this part of the tracking.
+
+        If the store does not answer, tracking stops for the rest of the run.
+        """
         if self._lost or not self._parameters.get("tracking", True):
             return
         try:
@@ -165,8 +168,8 @@ class TrackingHook:
             if self._runs is None:
                 self._lost = True
                 logger.warning(
-                    "MLflow cannot be used at %s (%s): this run goes on untracked. Start the "
-                    "server, change MLFLOW_TRACKING_URI, or turn tracking off: "
+                    "MLflow cannot be used at %s (%s): this run continues without tracking. Start "
+                    "the server, change MLFLOW_TRACKING_URI, or turn tracking off: "
                     "--params tracking=false",
                     *(uri, reason),
                 )
@@ -176,15 +179,16 @@ class TrackingHook:
             except Exception:
                 self._lost = True
                 logger.warning(
-                    "MLflow at %s does not answer any more (%s): this run goes on untracked",
+                    "MLflow at %s does not answer any more (%s): this run continues without "
+                    "tracking",
                     *(uri, reason),
                 )
                 return
             if not self._warned:
                 self._warned = True
                 logger.warning(
-                    "MLflow at %s did not take something (%s): the run goes on, and its tracking "
-                    "has a gap",
+                    "MLflow at %s refused a request (%s): the run continues, but its tracking is "
+                    "incomplete",
                     *(uri, reason),
                 )
             logger.debug("could not be sent to MLflow", exc_info=error)
@@ -212,7 +216,7 @@ class TrackingHook:
         experiment = str(self._parameters.get("dataset", "amodal_pipeline"))
         name = f"{jobs} {described['run_id']}"
         self._runs = TrackedRuns(uri, experiment, artifacts, name, tags)
-        # An interrupt is no error to Kedro: without this the run would stay "running" for ever.
+        # Kedro calls no hook after an interrupt, so without this the run would stay "running".
         atexit.register(self._end, "KILLED")
 
     def _run_of(self, node: Node) -> str:
@@ -222,7 +226,7 @@ class TrackingHook:
         if not namespace:
             return self._runs.parent
         if namespace not in self._children:
-            # The jobs `evaluate` and `predict` work on a method that a parameter names.
+            # In the jobs `evaluate` and `predict`, a parameter names the method.
             outside = self._parameters.get("predictions")
             asked = str(Path(outside).stem if outside else self._parameters.get("method", "orcnn"))
             method = asked if namespace == "chosen" else namespace
@@ -231,7 +235,7 @@ class TrackingHook:
         return self._children[namespace]
 
     def _close_finished(self, but: str = "") -> None:
-        """End children all of whose nodes have run, at the time of the last one."""
+        """End child runs whose nodes have all run, at the time of the last event."""
         for namespace in [n for n in self._children if n != but and self._left[n] == 0]:
             run = self._children.pop(namespace)
             self._attempt(self._runs.end, run, "FINISHED", self._last.get(namespace))
@@ -283,7 +287,7 @@ class TrackingHook:
         self._followers[node.name].start()
 
     def _look_at_rows(self, namespace: str) -> None:
-        """Open, fill and close the child runs of an ablation's rows, as their files show it."""
+        """Open, update and close the child runs of an ablation's rows, as their files change."""
         for row in list(self._rows):
             scored = row.scored.changed
             if not (scored or row.run or row.history.file.changed):
@@ -311,7 +315,7 @@ class TrackingHook:
         self._runs.log_checkpoint(row.run, row.folder)
 
     def _end(self, status: str) -> None:
-        """Close what is open: FINISHED, FAILED, or KILLED where a run was interrupted."""
+        """Close all open runs with a status: FINISHED, FAILED, or KILLED for an interrupt."""
         atexit.unregister(self._end)
         for follower in self._followers.values():
             follower.stop()
@@ -319,14 +323,14 @@ class TrackingHook:
         if self._runs is None:
             return
         self._close_finished()
-        # A method that was through when another failed is finished; one that was cut is not.
+        # Methods that had finished when another one failed were closed above; the rest were cut.
         cut = "FINISHED" if status == "FINISHED" else "KILLED"
         for row in self._rows:
             if row.run:
                 self._attempt(self._runs.end, row.run, "KILLED")
         for namespace, run in self._children.items():
-            # Of what --only-missing-outputs skipped, nodes are left over: the last one that ran
-            # says when the method was done.
+            # With --only-missing-outputs some nodes never run, so the child is still open: it
+            # ended with its last event.
             at = self._last.get(namespace) if cut == "FINISHED" else None
             self._attempt(self._runs.end, run, cut, at)
         self._attempt(self._runs.end, self._runs.parent, status)
@@ -334,17 +338,17 @@ class TrackingHook:
 
 
 def _owner(node: Node) -> str:
-    """Whose child run a node belongs to; "" is the parent, which an ablation has for itself."""
+    """Return the namespace of a node's child run; "" for the parent, to which ablations log."""
     return "" if "ablation" in node.tags else node.namespace or ""
 
 
 def _within(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """The values below a name, without it."""
+    """Return the values whose dotted name begins with ``name``, without this prefix."""
     return {k.removeprefix(f"{name}."): v for k, v in values.items() if k.startswith(f"{name}.")}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters by their dotted names; lists as JSON."""
+    """Return nested parameters by their dotted names; lists as JSON."""
     from pydantic import BaseModel
 
     flat: dict[str, Any] = {}

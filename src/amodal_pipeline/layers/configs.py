@@ -46,10 +46,10 @@ class Strict(BaseModel):
 class BackboneConfig(Strict):
     """A timm image encoder with a feature pyramid.
 
-    ``weights``: "embedded" (the ImageNet weights of tf_efficientnet_lite0 from the Python package
-    of the extra ``weights``), a pretrained tag of timm (downloaded), "imagenet" (timm's preferred
-    tag), a path to a state dict, or None. "tv_in1k" are torchvision's first weights of a residual
-    network, for which the published recipes are made; timm prefers "a1_in1k".
+    ``weights``: "embedded" (ImageNet weights of tf_efficientnet_lite0, from the Python package of
+    the extra ``weights``), a pretrained tag of timm (downloaded), "imagenet" (timm's preferred
+    tag), a path to a state dict, or None. "tv_in1k", torchvision's first weights of a residual
+    network, is the tag for which published recipes are made; timm prefers "a1_in1k".
     ``frozen_stages``: number of stages, from the image on, that are not trained (2 = stem and the
     stage at stride 4, "FREEZE_AT 2" of the Detectron family); batch normalisation is always frozen.
     ``stride_in_1x1``: the first convolution of a bottleneck has the stride instead of the second,

@@ -184,7 +184,10 @@ class BoxDetector(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def batch(self, images: Sequence[Tensor]) -> Batch:
-        """Normalise, scale (in evaluation), pad and encode images [3, H, W] in 0–1 or uint8."""
+        """Return images [3, H, W] normalised, scaled (in evaluation), padded and encoded.
+
+        Images are uint8, or float in 0–1.
+        """
         padded, sizes = self.stack(images)
         return Batch(padded, sizes, self.encode(padded))
 
@@ -222,10 +225,9 @@ class BoxDetector(nn.Module):
     def learn(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[Batch, Sample, dict[str, Tensor]]:
-        """Run one training pass up to the box head.
+        """Return the encoded batch and the results of :meth:`learn_boxes`, in training mode.
 
-        ``targets`` have boxes [N, 4] and labels [N] (-1: ignore this object). Returns the encoded
-        batch, and the results of :meth:`learn_boxes`.
+        ``targets`` have boxes [N, 4] and labels [N] (-1: ignore this object).
         """
         batch = self.batch(images)
         return batch, *self.learn_boxes(batch, targets)

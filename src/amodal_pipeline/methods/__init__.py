@@ -1,6 +1,6 @@
-"""One module per published method; :func:`build` and :func:`load` make them.
+"""Published methods, one module or folder each; :func:`build` and :func:`load` return networks.
 
-Configurations live in :mod:`amodal_pipeline.methods.configs`, which needs no torch.
+Their configurations are in :mod:`amodal_pipeline.methods.configs`, which does not import torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def build(config: Any, classes: int) -> nn.Module:
-    """Make a method with fresh weights for ``classes`` categories (background not counted).
+    """Return the network of a method with fresh weights.
 
-    ``config`` is the configuration of a method of :data:`~.registry.METHODS`.
+    Args:
+        config: configuration of a method in :data:`~.registry.METHODS`.
+        classes: number of categories, background not counted.
     """
     return contract.load(config.DESCRIPTION.network)(config, classes)
 
@@ -32,15 +34,21 @@ def make_batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> Dataset:
-    """Make the batches that a method learns from: item i is the batch of iteration i.
+    """Return the training batches of a method, a data set whose item i is for iteration i.
 
-    ``detected`` is what a detector has found of the true objects, for a method that learns from it.
+    Args:
+        config: configuration of the method.
+        training: batch size, seed and augmentation.
+        annotations: the training split.
+        detected: predictions matched to the true objects, for a method that learns from them.
     """
     return contract.load(config.DESCRIPTION.batches)(config, training, annotations, detected)
 
 
 def load(folder: str | os.PathLike) -> nn.Module:
-    """Load the trained method in a checkpoint folder, in evaluation mode, with ``categories``.
+    """Return the trained network of a checkpoint folder, in evaluation mode, on the CPU.
+
+    Its attribute ``categories`` has the categories that it was trained on.
 
     >>> model = methods.load("data/06_models/scenes/orcnn")
     >>> detections = model([image])  # image: uint8 or float tensor [3, H, W]

@@ -1,6 +1,6 @@
-"""Baselines without parameters: what completing the mask is worth is measured against them.
+"""Baselines without parameters, with which completers are compared.
 
-They complete the detections (or true objects) of other predictions, mask by mask.
+They complete the objects of other predictions, or true objects, from the visible mask alone.
 """
 
 import dataclasses
@@ -11,19 +11,19 @@ import numpy as np
 from amodal_pipeline.annotations import KnownObjects, Predictions, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 
-_BATCH = 4096  # masks worked on at once: bounds the memory
+_BATCH = 4096  # masks processed at once, to limit memory
 
 
 def visible_mask(objects: Predictions | KnownObjects) -> Predictions:
-    """Return the visible mask taken for the whole object: nothing is completed.
+    """Return the objects with their visible mask as amodal mask: nothing is completed.
 
     Args:
         objects: known ones, or predictions with visible masks, as ``KnownObjects.of`` takes them.
 
     Returns:
-        The same objects under the same ids and scores, method "visible_mask"; of a detector's
-        objects ``inputs`` is the detector and ``source_id`` its detection. An empty visible mask
-        stays an empty amodal mask without a box.
+        The same objects with the same ids and scores; the method is "visible_mask". For a
+        detector's objects, ``inputs`` names the detector and ``source_id`` its detection. An empty
+        visible mask gives an empty amodal mask without a box.
 
     Raises:
         ValueError: an object has no visible mask.
@@ -32,13 +32,14 @@ def visible_mask(objects: Predictions | KnownObjects) -> Predictions:
 
 
 def convex_hull(objects: Predictions | KnownObjects) -> Predictions:
-    """Return the convex hull of the visible mask taken for the whole object.
+    """Return the objects with the convex hull of their visible mask as amodal mask.
 
-    The hull of the centres of the visible pixels: a pixel is foreground when its centre lies in
-    it or on its rim. It holds every visible pixel, and a single pixel or a straight line of
-    pixels is its own hull.
+    The hull is that of the centres of the visible pixels. A pixel is foreground if its centre lies
+    within the hull or on its border, so every visible pixel is. A single pixel, or a straight line
+    of pixels, is its own hull.
 
-    Args, returns and raises as :func:`visible_mask`, method "convex_hull".
+    Arguments, result and errors are the same as for :func:`visible_mask`; the method is
+    "convex_hull".
     """
     return _complete(objects, "convex_hull", _hulls)
 
@@ -59,17 +60,21 @@ def _complete(
 
 
 def visible_masks(objects: KnownObjects, method: str) -> list[str]:
-    """Return the masks that ``method`` is to complete.
+    """Return the visible masks of objects as run lengths.
+
+    Args:
+        objects: the objects to complete.
+        method: name of the method that needs the masks, for the error.
 
     Raises:
-        ValueError: an object has none.
+        ValueError: an object has no visible mask.
     """
     table = objects.table.predictions
     absent = int(table["visible_rle"].isna().sum())
     if absent:
         raise ValueError(
             f"{absent} of {len(table)} predictions of {objects.table.metadata.method!r} have no "
-            f"visible mask: {method} needs a method that predicts visible masks"
+            f"visible mask, which {method} needs: use a method that predicts visible masks"
         )
     return table["visible_rle"].tolist()
 
@@ -81,11 +86,11 @@ def with_amodal(
 
     Args:
         objects: with the visible masks that were completed.
-        amodal: run lengths, in their order.
+        amodal: run lengths, in the order of the objects.
         completed_by: fields of the metadata: method, variant, checkpoint, …
 
     Returns:
-        What :func:`visible_mask` says.
+        Objects with ids, scores, ``inputs`` and ``source_id`` as from :func:`visible_mask`.
     """
     table, sizes, made = objects.table.predictions, objects.table.sizes, objects.table.metadata
     visible = table["visible_rle"].tolist()
@@ -110,9 +115,9 @@ def with_amodal(
 
 
 def _hulls(counts: list[str], sizes: np.ndarray) -> list[str]:
-    """Convex hulls of masks, from the highest and lowest pixel of each of their columns."""
+    """Return convex hulls of masks, from the highest and lowest pixel of each of their columns."""
     owner, column, top, bottom = _column_extremes(counts, sizes[:, 0])
-    # Gaps between the parts of a mask are filled: every column from the first to the last.
+    # A hull has every column from the first to the last, also between the parts of a mask.
     firsts = np.flatnonzero(np.diff(owner, prepend=-1))
     lasts = np.flatnonzero(np.diff(owner, append=len(counts)))
     owners = owner[firsts]
@@ -131,11 +136,11 @@ def _hulls(counts: list[str], sizes: np.ndarray) -> list[str]:
 def _column_extremes(
     counts: list[str], heights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each column a mask occupies: mask, column, first and last foreground row."""
+    """Return index of the mask, column, first and last row for each column with foreground."""
     owner, start, stop = rle.intervals(counts)
     height = heights[owner]
     first, last = start // height, (stop - 1) // height
-    # A run that goes on at the top of the next column is cut at the column's end.
+    # A run that continues at the top of the next column is cut at the end of the column.
     pieces = last - first + 1
     of = np.repeat(np.arange(len(owner)), pieces)
     column = first[of] + np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -150,13 +155,13 @@ def _column_extremes(
 def _convex_minorant(
     owner: np.ndarray, x: np.ndarray, y: np.ndarray, at_owner: np.ndarray, at_x: np.ndarray
 ) -> np.ndarray:
-    """The greatest convex function below the points (x, y) of each owner, at ``at_x``, rounded up.
+    """Return the greatest convex function below each mask's points (x, y), at ``at_x``, rounded up.
 
-    Exact in whole numbers. Points are sorted by owner and x; every ``at_x`` lies between the first
-    and last x of its owner.
+    Computed exactly, in integers. Points are sorted by ``owner`` (their mask) and x; every ``at_x``
+    lies between the first and last x of its owner.
     """
-    # A point on or above the chord of its neighbours is no vertex, whoever else is left out in
-    # the same round.
+    # A point on or above the chord of its neighbours is not a vertex, also if the neighbours are
+    # removed in the same pass.
     while True:
         inner = (owner[2:] == owner[:-2]) if len(owner) > 2 else np.zeros(0, bool)
         chord_x, chord_y = x[2:] - x[:-2], y[2:] - y[:-2]

@@ -1,4 +1,4 @@
-"""The batches of images that detectors learn from."""
+"""Training batches of images, for detectors."""
 
 from typing import Any
 
@@ -13,5 +13,5 @@ def image_batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> TrainingBatches:
-    """Return the augmented images of a training split with all their objects, by iteration."""
+    """Return batches of augmented images of a training split with their objects."""
     return TrainingBatches(annotations, training.augmentation, training.batch_size, training.seed)

@@ -1,6 +1,6 @@
 """Trained methods on disk: a folder with ``model.safetensors`` and ``method.json``. No pickle.
 
-torch is imported when weights are read or written: Kedro's nodes name these classes.
+torch is imported only when weights are read or written, because Kedro's nodes import this module.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _SOURCE = Path(__file__).parent
 
 
 class Fingerprint(BaseModel):
-    """Everything that decides what a training gives: equal parts, equal weights.
+    """All that determines the result of a training: equal parts give equal weights.
 
-    ``parts`` maps a name ("model.mask_head.channels", "annotations_train", …) to its value.
+    ``parts`` maps names ("model.mask_head.channels", "annotations_train", …) to values.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,7 +44,7 @@ class Fingerprint(BaseModel):
 
     @classmethod
     def of(cls, **values: object) -> Fingerprint:
-        """Flatten configurations and names into parts."""
+        """Return the fingerprint of configurations and values, flattened to dotted names."""
         parts: dict[str, str] = {}
         for name, value in values.items():
             _flatten(name, value.model_dump() if isinstance(value, BaseModel) else value, parts)
@@ -55,7 +55,7 @@ class Fingerprint(BaseModel):
         return _digest(self.parts)
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Lines "name: theirs -> ours" for each part in which ``other`` differs from this one."""
+        """Return a line "name: theirs -> ours" for each part in which ``other`` differs."""
         names = sorted(self.parts.keys() | other.parts.keys())
         return [
             f"{n}: {other.parts.get(n, 'absent')} -> {self.parts.get(n, 'absent')}"
@@ -65,7 +65,7 @@ class Fingerprint(BaseModel):
 
 
 class Familiarity(BaseModel):
-    """What the training images look like to the backbone: see training.familiarity."""
+    """Statistics of the training images' backbone features: see training.familiarity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     mean: tuple[float, ...]
@@ -75,10 +75,13 @@ class Familiarity(BaseModel):
 
 @dataclass(frozen=True)
 class Reuse:
-    """What a method took from the checkpoint that it started from.
+    """What a method copied from the checkpoint that it started from.
 
-    How many tensors were ``copied``, copied ``partly`` (the rows of some categories) or left
-    ``fresh``; ``categories``: those with rows of the checkpoint's, by the name they have there.
+    Attributes:
+        copied: number of tensors copied as a whole.
+        partly: number of tensors of which the rows of some categories were copied.
+        fresh: number of tensors that keep their random weights.
+        categories: category names whose rows were copied, with their names in the checkpoint.
     """
 
     copied: int
@@ -92,11 +95,11 @@ class DivergedError(ArithmeticError):
 
 
 class DamagedError(ValueError):
-    """A card or a file of weights is not what was written."""
+    """A card or a file of weights differs from what was written."""
 
 
 class MethodCard(BaseModel):
-    """What a checkpoint is: the method, what it was trained on, and with which code.
+    """Description of a checkpoint: the method, its training data, and the code that trained it.
 
     ``sha256``: see :func:`write_card`; empty in memory.
     """
@@ -116,10 +119,10 @@ class MethodCard(BaseModel):
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> MethodCard:
-        """Read the card of a checkpoint folder.
+        """Return the card of a checkpoint folder.
 
         Raises:
-            ValueError: it is missing or damaged; names it and says how to get it again.
+            ValueError: it is missing or damaged; names the file and the remedy.
         """
         with _naming_damage(Path(folder)):
             return read_card(Path(folder) / "method.json", cls)[0]
@@ -133,12 +136,14 @@ class Checkpoint:
     weights: dict[str, Tensor]
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write both files. The card goes before the weights and comes after them: a kill leaves no
-        card rather than one of other weights.
+        """Write both files.
+
+        The old card is removed before the weights are replaced, and the new one written after them:
+        a killed process leaves no card rather than a card of other weights.
 
         Raises:
             DivergedError: a weight is not a finite number; nothing was written.
-            OSError: the disk is full; what was there before is intact.
+            OSError: the disk is full; the previous files are intact.
         """
         from safetensors.torch import save_file
 
@@ -157,11 +162,11 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Checkpoint:
-        """Read a checkpoint, also while another process replaces it.
+        """Return the checkpoint in a folder, also while another process replaces it.
 
         Raises:
-            ValueError: a file is missing or damaged, or the two are not of each other; names it and
-                says how to get it again.
+            ValueError: a file is missing or damaged, or the two do not belong together; names the
+                file and the remedy.
         """
         folder = Path(folder)
         with _naming_damage(folder):
@@ -188,13 +193,13 @@ def _naming_damage(folder: Path) -> Iterator[None]:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
-    """Say which tensor holds values that are NaN or infinite, and how many; "" where none does."""
+    """Return which tensor has NaN or infinite values, and how many; "" if all are finite."""
     for name, tensor in tensors.items():
-        # A sum is faster than a look at each value. (That of finite values may be infinite.)
+        # A sum is faster than a test of each value, but may overflow although all are finite.
         if not tensor.is_floating_point() or tensor.sum().isfinite():
             continue
         if count := int((~tensor.isfinite()).sum()):
-            return f"{name} holds {count} of {tensor.numel()} values that are NaN or infinite"
+            return f"{name} has {count} of {tensor.numel()} values that are NaN or infinite"
     return ""
 
 
@@ -202,9 +207,11 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def write_card(path: Path, card: BaseModel, *weights: Path) -> None:
-    """Write a card as JSON, and with it who it belongs to: ``sha256`` has the SHA-256 of each file
-    of ``weights`` by its name, and under "card" that of all other values (as JSON with sorted
-    keys)."""
+    """Write a card as JSON with checksums.
+
+    Its ``sha256`` maps the name of each file of ``weights`` to the file's SHA-256, and "card" to
+    the SHA-256 of all other values (as JSON with sorted keys).
+    """
     values = json.loads(card.model_dump_json(exclude={"sha256"}))
     sums = {"card": _digest(values), **{file.name: checksum(file) for file in weights}}
     text = json.dumps(values | {"sha256": sums}, indent=2, ensure_ascii=False)
@@ -212,12 +219,12 @@ def write_card(path: Path, card: BaseModel, *weights: Path) -> None:
 
 
 def read_card(path: Path, kind: type[T]) -> tuple[T, dict[str, str]]:
-    """Read what :func:`write_card` wrote: the card, and the checksums of the files it belongs to.
+    """Return a card that :func:`write_card` wrote, and the checksums of its files of weights.
 
-    A card of an earlier version has none: it is taken as it is.
+    Cards of earlier versions have no checksums and are not checked.
 
     Raises:
-        FileNotFoundError: it is missing.
+        FileNotFoundError: the card is missing.
         DamagedError: it was changed after it was written, or is of another version.
     """
     try:
@@ -233,12 +240,12 @@ def read_card(path: Path, kind: type[T]) -> tuple[T, dict[str, str]]:
 
 
 def read_weights(path: Path, sums: Mapping[str, str]) -> dict[str, Tensor]:
-    """Read a file of tensors once, and check that it has the checksum that ``sums`` has for it.
+    """Return the tensors of a file whose checksum is that in ``sums``.
 
     Raises:
-        FileNotFoundError: it is missing.
-        DamagedError: its bytes are not those that the card was written with; or, where the card is
-            of an earlier version and has no checksum, it cannot be read or is not finite.
+        FileNotFoundError: the file is missing.
+        DamagedError: its checksum is another one; or, without a checksum (earlier versions), the
+            file cannot be read or has values that are not finite.
     """
     from safetensors.torch import load
 
@@ -254,18 +261,18 @@ def read_weights(path: Path, sums: Mapping[str, str]) -> dict[str, Tensor]:
         if found := not_finite(tensors):
             raise DamagedError(f"{path}: {found}")
         logger.warning(
-            "%s was written by an earlier version, without a checksum: damage to it may go "
-            "unnoticed until it is saved again",
+            "%s has no checksum, because an earlier version wrote it: damage may go unnoticed "
+            "until it is saved again",
             path,
         )
     return tensors
 
 
 def read_together(card: Path, weights: Path, kind: type[T]) -> tuple[T, dict[str, Tensor]]:
-    """Read a card and the weights that belong to it, also while another process replaces both.
+    """Return a card and its weights, also while another process replaces both.
 
     Raises:
-        FileNotFoundError, DamagedError: one of them is missing or damaged, and stays so.
+        FileNotFoundError, DamagedError: one of them is missing or damaged, also after a wait.
     """
     pauses = iter((0.05, 0.3))
     while True:
@@ -276,7 +283,7 @@ def read_together(card: Path, weights: Path, kind: type[T]) -> tuple[T, dict[str
                 raise DamagedError(f"{card} was replaced while {weights.name} was read")
             return found, tensors
         except (FileNotFoundError, DamagedError):
-            # One of the two may be new already, or gone for a moment.
+            # Another process may have replaced only one of the two so far.
             pause = next(pauses, None)
             if pause is None or not (card.exists() or weights.exists()):
                 raise
@@ -284,10 +291,10 @@ def read_together(card: Path, weights: Path, kind: type[T]) -> tuple[T, dict[str
 
 
 def check_fits(model: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Compare names and shapes of tensors with those of a model, before they are put in.
+    """Check that tensors have the names and shapes of a model's state.
 
     Raises:
-        ValueError: they differ; names ``what``, how many do, and the first.
+        ValueError: they differ; names ``what``, the number of differences and the first one.
     """
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     other = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -299,7 +306,8 @@ def check_fits(model: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
         raise ValueError(
             f"{what} does not fit its configuration: {len(differing)} of {len(own)} tensors "
             f"differ, {name} first (found {other.get(name, 'nothing')}, expected "
-            f"{own.get(name, 'nothing')}). It is of another version, or of something else"
+            f"{own.get(name, 'nothing')}). It comes from another version or another network: train "
+            "it again"
         )
 
 
@@ -316,7 +324,7 @@ def _flatten(name: str, value: object, parts: dict[str, str]) -> None:
 
 
 def git_revision() -> str:
-    """Return the commit of the project, with "+changes" where files differ; or "unknown"."""
+    """Return the project's commit, followed by "+changes" if files were edited; or "unknown"."""
 
     def git(*args: str) -> str:
         return subprocess.run(
@@ -331,7 +339,7 @@ def git_revision() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide numbers."""
+    """Return the versions of the packages on which results depend."""
     found = {}
     for name in ("amodal-pipeline", "torch", "torchvision", "timm", "numpy"):
         try:

@@ -1,4 +1,4 @@
-"""Completing objects of one image with a completer in memory: no table, no file."""
+"""Completing objects of one image with a model in memory, without tables or files."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from amodal_pipeline.layers.crops import (
     windows,
 )
 
-_AT_ONCE = 32  # objects of an image completed at once: bounds the memory
+_AT_ONCE = 32  # objects of an image completed at once, to limit memory
 
 
 @torch.inference_mode()
@@ -27,28 +27,28 @@ def complete(
     *,
     raw: bool = False,
 ) -> np.ndarray:
-    """Amodal masks of objects of one image, each united with its visible mask.
+    """Return the amodal masks of objects of one image, each united with its visible mask.
 
     Args:
-        model: a completer in evaluation mode; ``model.config.crop`` says what it sees of an object.
+        model: a completer in evaluation mode; ``model.config.crop`` defines its crops of objects.
         image: uint8 array [H, W, 3] or tensor [3, H, W], RGB.
-        visible_mask: [H, W], or [N, H, W] for several objects; not 0 where an object is seen. What
-            is drawn at random for an object is seeded by its position, from 1.
-        amodal_boxes: [4], or [N, 4] for several objects, (x, y, width, height) in pixels; of a
-            model that crops around amodal boxes only. Each is united with the visible mask's own;
-            that of an object of which nothing is seen is not looked at.
-        raw: the model's masks as they are; they may lack pixels of the visible mask.
+        visible_mask: [H, W], or [N, H, W] for several objects; nonzero where an object is visible.
+            An object's position, from 1, seeds its random draws.
+        amodal_boxes: [4], or [N, 4] for several objects, (x, y, width, height) in pixels; only for
+            a model that crops around amodal boxes. Each is united with the box of the visible mask;
+            it is not used if the visible mask is empty.
+        raw: return the model's masks unchanged; they may lack pixels of the visible mask.
 
     Returns:
-        bool array of the shape of ``visible_mask``; an object of which nothing is seen stays empty.
+        bool array with the shape of ``visible_mask``; an empty visible mask stays empty.
 
     Raises:
-        ValueError: image, mask and boxes do not fit together or to the model, a box is none that
-            windows can be put around, or the model is in training mode.
+        ValueError: image, masks, boxes and model do not fit together, or the model is in training
+            mode.
     """
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
-    # A copy: views that run backwards (BGR to RGB) are no tensors.
+    # A copy, because torch takes no views with negative strides (BGR to RGB).
     pixels = torch.from_numpy(image.copy()) if isinstance(image, np.ndarray) else image.cpu()
     if isinstance(image, np.ndarray) and pixels.ndim == 3:
         pixels = pixels.permute(2, 0, 1)
@@ -66,7 +66,10 @@ def complete(
             f"{list(given.shape)}"
         )
     if given.shape[-2:] != size:
-        raise ValueError(f"the image is of {size} pixels, the mask of {given.shape[-2:]}")
+        raise ValueError(
+            f"the image has {size} pixels (height, width), the mask {given.shape[-2:]}: give both "
+            "in the same size"
+        )
     masks = given.reshape(given.size // max(size[0] * size[1], 1), *size)
     seen = np.flatnonzero(masks.any(axis=(1, 2)))
     boxes = _boxes(model, amodal_boxes, given.shape[:-2])
@@ -85,7 +88,7 @@ def _boxes(
     amodal_boxes: np.ndarray | Tensor | None,
     objects: tuple[int, ...],
 ) -> np.ndarray | None:
-    """The boxes that are given, [N, 4]; None where windows are around the visible masks' own."""
+    """Return the given boxes, float64 [N, 4]; None if the model crops around visible masks."""
     name = type(model).__name__
     if model.config.crop.around == "visible":
         if amodal_boxes is not None:
@@ -94,11 +97,13 @@ def _boxes(
     if amodal_boxes is None:
         raise ValueError(
             f"this {name} crops around amodal boxes: give amodal_boxes [N, 4] (x, y, width, "
-            "height), as a detector with amodal boxes finds them"
+            "height), such as those of a detector"
         )
     boxes = torch.as_tensor(amodal_boxes).cpu().numpy().astype(np.float64)
     if boxes.shape != (*objects, 4):
-        raise ValueError(f"amodal_boxes are {list(boxes.shape)}, not {[*objects, 4]}, one a mask")
+        raise ValueError(
+            f"amodal_boxes are {list(boxes.shape)}: give {[*objects, 4]}, one box per mask"
+        )
     return boxes.reshape(-1, 4)
 
 

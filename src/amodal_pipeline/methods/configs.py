@@ -1,6 +1,6 @@
-"""Configuration of every method. Defaults are the papers' values; conf/ makes them smaller.
+"""Configuration of every method; defaults are the papers' values.
 
-This module imports no torch: Kedro checks parameters against these classes before a run starts.
+This module does not import torch: Kedro checks parameters with these classes before a run starts.
 """
 
 from typing import ClassVar, Literal
@@ -24,7 +24,7 @@ from amodal_pipeline.methods.contract import Description, Part
 
 
 class MaskRCNNConfig(Strict):
-    """Mask R-CNN trained on amodal or visible boxes and masks: the baselines of every paper."""
+    """Mask R-CNN with amodal or visible boxes and masks: the baselines of all papers."""
 
     DESCRIPTION: ClassVar[Description] = Description(
         task="detect",
@@ -42,7 +42,7 @@ class MaskRCNNConfig(Strict):
 
     @property
     def job(self) -> str:
-        """The job that trains it: with visible masks in amodal boxes it is A3D's stage one."""
+        """Return the job that trains it; visible masks in amodal boxes are A3D's stage one."""
         stage_one = self.boxes == "amodal" and self.masks == "visible"
         return "mask_rcnn_visible" if stage_one else self.name
 
@@ -50,9 +50,10 @@ class MaskRCNNConfig(Strict):
 class ORCNNConfig(Strict):
     """ORCNN (Follmann et al., WACV 2019) and the variants of its Table 6.
 
-    ``independent``: the gradients of the visible and the invisible loss stop before the amodal head
-    and the RoI features. ``visible``: what the visible mask is after training, that of the visible
-    "head", or the amodal mask without the invisible one ("amodal_minus_invisible").
+    ``visible_loss``, ``invisible_loss``: whether these masks have a loss. ``independent``: their
+    gradients do not reach the amodal head and the RoI features. ``visible``: the predicted visible
+    mask is the output of the visible "head", or the amodal mask without the invisible one
+    ("amodal_minus_invisible").
     """
 
     DESCRIPTION: ClassVar[Description] = Description(
@@ -75,7 +76,10 @@ class ORCNNConfig(Strict):
     @model_validator(mode="after")
     def _has_a_second_loss(self) -> "ORCNNConfig":
         if self.independent and not (self.visible_loss or self.invisible_loss):
-            raise ValueError("independent=true has no effect when both other losses are off")
+            raise ValueError(
+                "independent=true has no effect without visible_loss and invisible_loss: switch "
+                "one of them on, or independent off"
+            )
         return self
 
 
@@ -83,7 +87,7 @@ class ShapePriorConfig(Strict):
     """The shape prior of VRSP (Xiao et al., AAAI 2021): mask auto-encoder and codebook.
 
     ``convolutions``: 3 make codes of 128 numbers (D2SA, COCOA-cls), 2 of 392 (KINS).
-    ``clusters``: K-means centres a category; one with no more different masks keeps them all.
+    ``clusters``: K-means centres per category; one with fewer different masks keeps them all.
     ``turned``: the codebook is made of every mask in its eight rotations and reflections.
     ``predicted_by``: the method of this data set whose predictions for the training images are
     added where their box and mask overlap that of their object by more than ``min_box_iou`` and
@@ -209,16 +213,19 @@ class VRSPConfig(Strict):
 class MaskTokenizerConfig(Strict):
     """The vector-quantised auto-encoder of C2F-Seg (Gao et al., ICCV 2023, sec. 3.2, app. A.1).
 
-    ``multipliers``: channels of each level are ``channels`` times these; each level but the first
-    halves the resolution. ``codes``: entries of the codebook, of ``code_size`` numbers.
-    ``enlargement``: range that the crop's is drawn from in training. Losses: ``commitment`` is
-    beta; the discriminator enters after ``adversarial_start`` iterations with ``adversarial``
-    times its adaptive weight (0 leaves it out); ``perceptual_weights`` is a file of VGG-16 weights
-    for the perceptual loss, None leaves that out. ``adaptive_epsilon`` is delta of A.1 (1e-4 in
-    the released code). ``revive_after``: a code that no mask has used for so many iterations
-    becomes what the encoder makes of a badly represented place of the batch; 0, as in the paper,
-    never. ``poor_below``: a reconstruction IoU (0-100) of the validation split that is warned of;
-    no part of what is learnt.
+    ``channels`` times each of ``multipliers`` is the width of a level; each level but the first
+    halves the resolution. ``blocks``: residual blocks per level. ``codes``: entries of the
+    codebook, each of ``code_size`` numbers. ``enlargement``: range from which the crop's
+    enlargement is drawn in training.
+
+    Losses: ``commitment`` is beta. The discriminator's loss has ``adversarial`` times its adaptive
+    weight from iteration ``adversarial_start`` on (0: no discriminator); ``adaptive_epsilon`` is
+    delta of A.1 (1e-4 in the released code). ``perceptual_weights``: file of VGG-16 weights for the
+    perceptual loss of weight ``perceptual``; None: no such loss.
+
+    ``revive_after``: a code that was unused for that many iterations is replaced by the encoder's
+    output for a badly represented place (0, as in the paper: never). ``poor_below``: warn if the
+    reconstruction IoU (0-100) of the validation split is lower; without effect on training.
     """
 
     DESCRIPTION: ClassVar[Description] = Description(
@@ -258,18 +265,20 @@ class MaskTokenizerConfig(Strict):
 
     @property
     def tokens(self) -> int:
-        """Side of the grid of tokens."""
+        """Return the side of the grid of tokens."""
         return self.crop.side // 2 ** (len(self.multipliers) - 1)
 
     @model_validator(mode="after")
     def _divides(self) -> "MaskTokenizerConfig":
         low, high = self.enlargement
         if not 1 <= low <= high:
-            raise ValueError(f"enlargement {self.enlargement} is no range from 1 on")
+            raise ValueError(
+                f"enlargement {self.enlargement} must be a range (low, high) with 1 <= low <= high"
+            )
         if self.crop.side % 2 ** (len(self.multipliers) - 1):
             raise ValueError(
-                f"a crop of {self.crop.side} pixels cannot be halved "
-                f"{len(self.multipliers) - 1} times"
+                f"crop.side {self.crop.side} cannot be halved {len(self.multipliers) - 1} times: "
+                f"take a multiple of {2 ** (len(self.multipliers) - 1)}, or fewer multipliers"
             )
         return self
 
@@ -277,20 +286,20 @@ class MaskTokenizerConfig(Strict):
 class C2FSegConfig(Strict):
     """C2F-Seg for images (Gao et al., ICCV 2023), its ablations and its released variants.
 
-    ``tokenizer``: the form of the mask tokenizer, taken from that of the data set where it is None.
-    ``predicted_share``: of training objects that a detector has found, how many get its visible
-    mask instead of the true one. ``fusion``: "sequence" makes a row of image, visible and amodal
+    ``tokenizer``: configuration of the mask tokenizer; None: that of the data set's. Training
+    replaces the true visible mask by a detector's for the share ``predicted_share`` of the objects
+    that the detector has found. ``fusion``: "sequence" concatenates image, visible and amodal
     tokens (sec. 3.3); "channels" joins the three at each place (released). ``mask_ratio``: range of
-    the share of amodal tokens that is masked. ``steps``: K of the iterative decoding; a token is
-    drawn from its ``top_k`` likeliest (1: always the likeliest), and confidence has Gumbel noise of
-    ``temperature`` (0: none). ``refinement`` false: the coarse mask is the result (Table 3);
-    ``visible_branch`` false: single branch; ``attention`` false: Table B.3.
+    the share of amodal tokens that are masked. ``steps``: K of the iterative decoding; a token is
+    drawn from the ``top_k`` likeliest (1: always the likeliest), and the confidence has Gumbel
+    noise of ``temperature`` (0: none). ``refinement`` false: the coarse mask is the result
+    (Table 3); ``visible_branch`` false: single branch; ``attention`` false: Table B.3.
 
-    Where the released code differs: ``cosine_mask_ratio`` draws max(cos(pi u / 2), lower end);
-    ``loss_on_all_tokens``; ``label_smoothing`` (0.1); ``attention_map``: the attention's map is
-    joined to the features instead of multiplied with them (eq. 8); ``refinement_adapter``: the last
-    features pass a 1x1 convolution of their own width before the refinement attends to them and
-    narrows them, without norm or ReLU.
+    Options of the released code, where it differs: ``cosine_mask_ratio`` draws the ratio as
+    max(cos(pi u / 2), lower end); ``loss_on_all_tokens``; ``label_smoothing`` (0.1);
+    ``attention_map`` joins the map of the attention to the features instead of multiplying them
+    (eq. 8); ``refinement_adapter`` passes the last features through a 1x1 convolution of the same
+    width before the refinement, which then reduces them without normalisation or ReLU.
     """
 
     DESCRIPTION: ClassVar[Description] = Description(
@@ -314,7 +323,7 @@ class C2FSegConfig(Strict):
         parts={"tokenizer": Part("mask_tokenizer")},
         picture=("amodal_pipeline.visuals.decoding:decoding_sheet", ("decoding",)),
         learns_from_detections=True,
-        # ``top_k`` is none of them: training draws coarse masks with it.
+        # Without ``top_k``, because training draws coarse masks with it.
         after_training=frozenset({"steps", "temperature", "seed"}),
     )
 
@@ -347,12 +356,18 @@ class C2FSegConfig(Strict):
     @model_validator(mode="after")
     def _fits(self) -> "C2FSegConfig":
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         if self.fusion == "channels" and self.width % 4:
-            raise ValueError(f"width {self.width} cannot be split in a half and two quarters")
+            raise ValueError(
+                f'width {self.width} must be a multiple of 4 with fusion="channels", which splits '
+                "it into a half and two quarters"
+            )
         low, high = self.mask_ratio
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"mask_ratio {self.mask_ratio} is no range of shares, 0 to 1")
+            raise ValueError(
+                f"mask_ratio {self.mask_ratio} must be a range (low, high) with "
+                "0 <= low <= high <= 1"
+            )
         if self.attention_map and not self.attention:
             raise ValueError("attention_map=true has no effect without attention")
         if self.refinement_adapter and not self.refinement:
@@ -361,34 +376,34 @@ class C2FSegConfig(Strict):
 
 
 class SLNConfig(Strict):
-    """SLN (Zhang et al., ACM MM 2019) and its parts, each of which can be left out.
+    """SLN (Zhang et al., ACM MM 2019), with switches for its parts.
 
-    ``layers``: L, the layers of visibility; deeper parts of objects are in the last one.
-    ``layer_activation``: "softmax" puts a pixel into one layer, or into none, by a channel more
-    that stands for no object; "sigmoid" decides on each layer, so that a pixel may be in several,
-    as it is in the truth of the global map. ``global_module`` false: proposals and instances are
-    found from the encoder's features alone. ``refinement`` false: the map derived from the
-    instance layers is the result. ``expected_level``: the map that the refinement is given has the
-    mean level of a pixel's layers in place of the likeliest, which lets gradients through.
-    ``confidence``: C of eq. 1, that of the likeliest layer ("max") or of any layer ("any").
-    ``hidden_unless_visible``: a pixel of an object is visible where the first layer has more than
-    c, and in the likeliest of the deeper ones elsewhere, even if the first is likelier than that.
+    ``layers``: L, the number of visibility layers; deeper parts of objects are in the last one.
+    ``layer_activation``: "softmax" assigns a pixel to at most one layer, with one more channel for
+    no object; "sigmoid" decides per layer, so that a pixel can be in several, as in the true global
+    map. ``global_module`` false: proposals and instances are predicted from the encoder's features
+    only. ``refinement`` false: the map derived from the instance layers is the result.
+    ``expected_level``: the refinement's input has the mean level of a pixel's layers instead of the
+    likeliest, and so has a gradient. ``confidence``: C of eq. 1, of the likeliest layer ("max") or
+    of any layer ("any"). ``hidden_unless_visible``: a pixel is visible if the first layer's
+    probability is above c; otherwise it is in the likeliest deeper layer, even if the first layer
+    is likelier than that.
 
-    The encoder's maps have strides 4, 8, 16 and 32, each half the size of the one before (sec. 4.2:
-    256, 128, 64 and 32 cells). The same section calls the network dilated, and a dilated stage
-    keeps the size of its input: ``dilated`` gives that reading, with strides 4, 8, 16 and 16.
-    The global module takes the encoder's features. The text has it take the image (sec. 4.1), of
-    which its three 3x3 convolutions see 7x7 pixels, too few to tell how many objects lie behind one
-    another; ``global_input`` "image" is that literal form.
+    Two ambiguities of the paper have a switch. ``dilated``: sec. 4.2 calls the encoder dilated, but
+    gives maps of 256, 128, 64 and 32 cells, which means strides 4, 8, 16 and 32 (default); dilated
+    strides are 4, 8, 16 and 16. ``global_input``: by sec. 4.1 the global module's input is the
+    "image", of which its three 3x3 convolutions see only 7x7 pixels, too few to count objects
+    behind each other; the default is the encoder's "features".
 
-    The paper leaves open: ``layers``; ``stride`` of the one map that the encoder's are scaled to;
-    ``width`` that a convolution brings it to; ``global_channels`` and ``instance_channels`` of the
-    convolutions; ``roi_size`` (six of them see 13 cells, by which they can tell whose RoI it is).
-    ``classes``: a box head classifies and refines proposals, as in the methods it is compared with.
-    The paper's method has none: every detection is of the first category, a proposal whose score is
-    its objectness, and proposals are suppressed once, as such (``proposals.nms_threshold``, while
-    ``box_head.nms_threshold`` has no effect). Batch normalisation is trained in the modules, and
-    frozen in the encoder, which sees a few images at once.
+    The paper does not give: ``layers``; ``stride`` and ``width`` of the map to which the encoder's
+    maps are combined; ``global_channels`` and ``instance_channels``; ``roi_size`` (the six
+    convolutions see 13 cells, enough to recognise the object of the RoI).
+
+    ``classes``: a box head classifies and refines proposals, as in the methods of the comparison.
+    The paper's method has no box head: detections are proposals, all of the first category, scored
+    by objectness and suppressed once (``proposals.nms_threshold``; ``box_head.nms_threshold`` has
+    no effect). Batch normalisation is trained in the modules and frozen in the encoder, because
+    batches of a few images give no usable statistics.
     """
 
     DESCRIPTION: ClassVar[Description] = Description(
@@ -445,22 +460,22 @@ class SLNConfig(Strict):
             raise ValueError("expected_level=true has no effect without refinement")
         if self.hidden_unless_visible and (self.confidence == "max" or self.layers == 1):
             raise ValueError(
-                'hidden_unless_visible=true needs confidence="any", and more than one layer'
+                'hidden_unless_visible=true needs confidence="any" and more than one layer'
             )
         return self
 
 
 class OrderNetConfig(Strict):
-    """OrderNet of Zhu et al. (CVPR 2017), as Zhang et al. (ACM MM 2019, sec. 5.2) use it for SLN.
+    """OrderNet of Zhu et al. (CVPR 2017), as used by Zhang et al. (SLN, ACM MM 2019, sec. 5.2).
 
-    Of two objects whose amodal masks overlap, which one is in front. ``inputs``: what is seen of
-    each, its "amodal" or "visible" mask, or its semantics-aware distance map ("maps"; levels from
-    ``layers`` - 1 on are one). ``image`` false: nothing else. Otherwise the image too, both within
-    a square ``enlarge`` times as large as the box around the two, scaled to ``side`` pixels.
-    ``mutual`` true: a pair of which each is in front of the other is learnt as undecided; it is
-    left out otherwise. ``flip``: the share of pairs that are mirrored in training.
+    It predicts which of two objects with overlapping amodal masks is in front. ``inputs``: the
+    "amodal" or "visible" masks of both, or their semantics-aware distance maps ("maps"; levels from
+    ``layers`` - 1 on count as one). ``image``: whether the image is an input too. All inputs are
+    crops of a square ``enlarge`` times as large as the box around both objects, scaled to ``side``
+    pixels. ``mutual``: whether to learn pairs that are in front of each other, with the target 0.5;
+    otherwise they are left out. ``flip``: the share of pairs that are mirrored in training.
 
-    The papers leave open: ``enlarge``, ``side``, ``layers`` and ``flip``.
+    The papers do not give ``enlarge``, ``side``, ``layers`` and ``flip``.
     """
 
     DESCRIPTION: ClassVar[Description] = Description(
@@ -482,7 +497,7 @@ class OrderNetConfig(Strict):
 
     @property
     def crop(self) -> CropConfig:
-        """What is seen of a pair: undistorted, and black beyond the border of the image."""
+        """Return the crop of a pair: undistorted, and black beyond the border of the image."""
         return CropConfig(
             enlarge=self.enlarge,
             square=True,
@@ -493,39 +508,39 @@ class OrderNetConfig(Strict):
 
 
 class A3DConfig(Strict):
-    """A3D (Li et al., ECCV 2022), its ablations, and what its paper leaves open.
+    """A3D (Li et al., ECCV 2022) and its ablations.
 
-    An object is seen within its amodal box (``crop``), whatever the aspect of that; the mesh behind
-    it is a sphere of 4^``subdivisions`` x 20 faces that is bent by signed offsets. ``camera``: one
-    of the presets of :data:`~..layers.cameras.PRESETS`, "smr" and "softras_estimated" (elevation
-    and distance are estimated too) or "softras" (only the azimuth is: it knows the others, which
-    the paper never does, sec. 3.7). ``fitted``: the projected mesh is shifted and scaled so that it
-    fills the window as its amodal box does; the paper leaves that to the network.
-    ``spread``: (a_x, a_y) are standardised over a batch (batch normalisation without a scale), so
-    that objects are not all seen from one side, to which a short training without it falls; in
-    training it needs batches of two objects at least.
-    ``sigma``: sharpness of silhouettes. ``mesh`` false: the code is decoded to the coarse mask
-    itself, without a third dimension. ``refinement`` false: the coarse mask is the result.
-    ``hidden_weight``: lambda of eq. 2, of pixels that are not visible; its sum is divided by the
-    number of pixels. ``edge_weight``, ``class_weight``, ``laplacian`` and ``flatten`` weigh losses
-    beside L_R (eq. 1); the last two come from SoftRas, for meshes scaled to its sphere of radius
-    0.5, and 0 leaves a loss out, as the paper's text does. ``cross_view``: meshes of an object seen
-    twice are rendered from both viewpoints (sec. 3.7); without effect on data that shows every
-    object once. ``corruption`` of the visible masks and ``box_noise``, the share of its sides by
-    which a box is shifted and scaled in training, are no part of the paper.
+    An object is seen in its amodal box (``crop``), scaled to a square. Its mesh is a sphere of
+    4^``subdivisions`` x 20 faces, deformed by signed offsets. ``camera``: a preset in
+    :data:`~..layers.cameras.PRESETS`. "smr" and "softras_estimated" estimate elevation, distance
+    and azimuth; "softras" knows the first two, which the paper does not (sec. 3.7). ``fitted``: the
+    projected mesh is shifted and scaled to fill the window, as its amodal box does; the paper
+    leaves this to the network. ``spread``: (a_x, a_y) are standardised over a batch (batch
+    normalisation without scale), because otherwise a short training sees all objects from one side;
+    batches need at least two objects.
 
-    The paper leaves open: the size of crops, ``channels`` of the five convolutions of an encoder,
-    ``pooled`` (their last map is averaged over its positions, as SMR's; false: it is flattened),
-    ``hidden`` widths of its fully connected layers before the ``code``, ``decoder`` widths before
-    the last layer, ``refinement_channels``. The defaults have 15.0 million parameters, the paper's
-    modules 13.1 (its Table 2: 57.2 less Mask R-CNN's 44.1). Image and masks are of one size:
-    ``crop.image_side`` is ``crop.side``.
+    ``sigma``: softness of silhouettes. ``mesh`` false: the code is decoded to the coarse mask
+    without a mesh. ``refinement`` false: the coarse mask is the result. ``hidden_weight``: eq. 2's
+    lambda, the weight of pixels that are not visible; the sum is divided by the number of pixels.
+    ``edge_weight``, ``class_weight``, ``laplacian`` and ``flatten``: weights of the losses other
+    than L_R (eq. 1). The last two are SoftRas' losses, for meshes scaled to its sphere of radius
+    0.5; 0 omits them, as the paper's text does. ``cross_view``: a mesh is also rendered from the
+    viewpoint of another view of the object (sec. 3.7), if the data has one. Not in the paper:
+    ``corruption`` of visible masks, and ``box_noise``, the largest shift and scaling of a box in
+    training as a share of its sides.
+
+    The paper does not give: the size of crops; ``channels`` of an encoder's five convolutions;
+    ``pooled`` (their last map is averaged over its positions as in SMR, or flattened); widths of
+    fully connected layers, ``hidden`` before the ``code`` and ``decoder`` before the output;
+    ``refinement_channels``. The defaults have 15.0 million parameters, the paper's modules 13.1
+    (Table 2: 57.2 minus Mask R-CNN's 44.1). Image and masks have the same size, so
+    ``crop.image_side`` must equal ``crop.side``.
     """
 
     DESCRIPTION: ClassVar[Description] = Description(
         task="complete",
         network="amodal_pipeline.methods.a3d.method:A3D",
-        # As on KINS here: the paper prints the optimiser and no schedule.
+        # The paper gives the optimiser but no schedule; these are our values for KINS.
         recipe={
             "iterations": 30_000,
             "batch_size": 64,
@@ -575,8 +590,8 @@ class A3DConfig(Strict):
     def _fits_together(self) -> "A3DConfig":
         if self.crop.side != self.crop.image_side:
             raise ValueError(
-                f"a3d sees image and masks as one: crop.side {self.crop.side} and crop.image_side "
-                f"{self.crop.image_side} must be the same"
+                f"a3d needs image and masks in one size: set crop.side {self.crop.side} and "
+                f"crop.image_side {self.crop.image_side} to the same value"
             )
         if self.fitted and not self.mesh:
             raise ValueError("fitted=true has no effect without mesh")
@@ -589,7 +604,5 @@ class A3DConfig(Strict):
                 "crop.square=false, crop.clipped=false"
             )
         if self.fitted and self.box_noise:
-            raise ValueError(
-                "fitted=true takes boxes to be exact: box_noise=0 with it, or fitted=false"
-            )
+            raise ValueError("fitted=true needs exact boxes: set box_noise=0, or fitted=false")
         return self

@@ -1,9 +1,8 @@
-"""The contract of a method: what its configuration says of it, so that no other room need ask which
-method it is.
+"""The contract of a method: a description by which other packages handle it without its name.
 
 A method is a configuration class with a :class:`Description`, a network, and a line in
-:data:`~amodal_pipeline.methods.registry.METHODS`. Imports no torch: networks and batches are named
-as "module:name" and imported when they are used.
+:data:`~amodal_pipeline.methods.registry.METHODS`. This module does not import torch: networks and
+batches are named as "module:name" and imported when they are used.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +16,11 @@ LearnsFrom = Literal["images", "objects", "pairs"]
 
 @dataclass(frozen=True)
 class Part:
-    """A finished part that a method is trained with and keeps as it is.
+    """A part of a method that is trained before it and then stays fixed.
 
-    ``job`` makes it; ``used`` says of a configuration whether it is needed.
+    Attributes:
+        job: the job that trains the part.
+        used: returns whether a configuration of the method needs the part.
     """
 
     job: str
@@ -28,32 +29,32 @@ class Part:
 
 @dataclass(frozen=True)
 class Description:
-    """What the rest of the project knows of a method.
+    """All that the rest of the project knows about a method.
 
     Attributes:
         task: "detect" finds objects in images; "complete" is given objects with their visible
             masks; "order" is given pairs of objects; "part" is made for another method.
         network: "module:class", called with the configuration and the number of categories.
         batches: "module:function", called with the configuration, the TrainingConfig, the
-            annotations and what a detector has found of the true objects (or None); returns a
+            annotations and a detector's predictions for the true objects (or None); returns a
             data set whose item i is the batch of iteration i.
-        learns_from: what one place of a batch is.
-        starts_from: the job whose checkpoint a training may start from, trained first if need be.
-        parts: finished parts, by the module of the network that they become, which is also the
-            field of the configuration that has their form.
+        learns_from: kind of the items in a batch.
+        starts_from: the job whose checkpoint a training may start from; it runs first if needed.
+        parts: fixed parts by name: the module of the network that they become, and the field of
+            the configuration that has their configuration.
         jobs: its trainings, each with parameters, results and a pipeline ``train_<job>``; by
-            default one, of the method's name.
-        compared_with: jobs whose parameters rows of its ablation may begin with, beside its own.
-        picture: what is drawn of it after training: "module:function", called with the checkpoint,
-            the validation split and how many objects to show, and the data sets that it returns.
-        needs_boxes: of a completer, that it looks within amodal boxes.
-        learns_from_detections: of a completer, that it is trained on what its detector finds, too.
-        pretrained_on_views: it may start from ``pretrain_<job>``, a training on single objects.
-        recipe: values of the TrainingConfig of its paper; where it trains on several data sets
-            differently, that of its main one.
-        regresses_boxes: of a detector, that its box head can be given boxes of known objects: it
+            default one, with the method's name.
+        compared_with: other jobs whose parameters a row of its ablation may start from.
+        picture: how to draw a trained method: "module:function", called with the checkpoint, the
+            validation split and the number of objects; and the names of the data sets it returns.
+        needs_boxes: whether a completer needs amodal boxes.
+        learns_from_detections: whether a completer is also trained on a detector's predictions.
+        pretrained_on_views: whether it may start from ``pretrain_<job>``, a training on views of
+            single objects.
+        recipe: the paper's values of the TrainingConfig, for its main data set.
+        regresses_boxes: whether a detector's box head can refine boxes of known objects, so that it
             can be stage one of a completer that needs amodal boxes.
-        after_training: fields of the configuration that change no weight.
+        after_training: fields of the configuration that do not affect the weights.
     """
 
     task: Task
@@ -74,18 +75,20 @@ class Description:
 
 
 def load(name: str) -> Any:
-    """Import what "module:name" names."""
+    """Return the object that "module:name" names, imported now."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
 
 
 def parts_of(config: Any) -> dict[str, str]:
-    """Return the jobs that make the parts a configuration needs, by module of its network."""
+    """Return the jobs that train the parts of a configuration, by module of its network."""
     parts = config.DESCRIPTION.parts
     return {name: part.job for name, part in parts.items() if part.used(config)}
 
 
 def job_name(config: Any) -> str:
-    """The job that trains a configuration, which names its folder and its results: by default the
-    method's name."""
+    """Return the job that trains a configuration, by default the method's name.
+
+    The job names the folder and the results.
+    """
     return getattr(config, "job", config.name)

@@ -1,4 +1,4 @@
-"""Checkpoints from the files of other libraries: Mask R-CNN of torchvision and of detectron2."""
+"""Import of other libraries' weights: Mask R-CNN of torchvision and of detectron2."""
 
 import logging
 import os
@@ -33,11 +33,11 @@ logger = logging.getLogger(__name__)
 
 Library = Literal["torchvision", "detectron2"]
 
-EPSILON = 1e-5  # of batch normalisation here
+EPSILON = 1e-5  # added to variances in batch normalisation by this project
 COCO: tuple[str, ...] = tuple(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 """COCO's categories by id, 0 to 90, as torchvision names them; eleven ids are "N/A"."""
 
-# Blocks of the third stage, and whether they are bottlenecks.
+# ResNets by the blocks of their third stage and whether these are bottlenecks.
 _RESNETS = {
     (2, False): "resnet18",
     (6, False): "resnet34",
@@ -45,7 +45,7 @@ _RESNETS = {
     (23, True): "resnet101",
     (36, True): "resnet152",
 }
-# torchvision's names and ours; the first that fits counts.
+# Prefixes of torchvision's names and ours; the first that matches is used.
 _OURS = {
     "backbone.body.": "detector.backbone.body.",
     "backbone.fpn.": "detector.backbone.pyramid.",
@@ -54,7 +54,7 @@ _OURS = {
     "roi_heads.mask_predictor.": "mask_head.predictor.",
     "roi_heads.": "detector.roi_heads.",
 }
-# detectron2's names and torchvision's; {1} and {2} are the first number of the former, less 1 or 2.
+# detectron2's names and torchvision's; {1} and {2} are the first number of the match minus 1 or 2.
 _TORCHVISION: tuple[tuple[str, str], ...] = (
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
     (r"backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
@@ -80,7 +80,7 @@ _TORCHVISION: tuple[tuple[str, str], ...] = (
     (r"roi_heads\.mask_head\.predictor\.", "roi_heads.mask_predictor.mask_fcn_logits."),
     (r"(roi_heads\.box_predictor\.(?:cls_score|bbox_pred)\.)", r"\1"),
 )
-# Constants that some versions of detectron2 store beside the weights.
+# Constants that some versions of detectron2 store with the weights.
 _CONSTANTS = re.compile(r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\..*")
 
 
@@ -92,25 +92,25 @@ def import_detector(
 ) -> Checkpoint:
     """Return another library's Mask R-CNN as a checkpoint of ``mask_rcnn`` on visible masks.
 
-    Its detections are those of the library; all methods that look for objects can start from it.
-    The backbone takes images as torchvision's do, also that of detectron2: the order of its
-    channels, and the scale of its input, are moved into its first convolution.
+    It gives the same detections as in the library, and all detectors can start from it. Images are
+    RGB in 0–1 as for torchvision; detectron2's order of channels and scale of the input are moved
+    into the first convolution.
 
     Args:
-        library: "torchvision": a ``maskrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2``, or one
+        library: "torchvision": ``maskrcnn_resnet50_fpn`` or ``maskrcnn_resnet50_fpn_v2``, or one
             with another ResNet; "detectron2": a Mask R-CNN with a ResNet of 50, 101 or 152 layers
-            and a feature pyramid, as in its model zoo (images in BGR, a stride in the 1x1
+            and a feature pyramid, as in its model zoo (images in BGR, strides in 1x1
             convolutions).
-        file: its state dict, .safetensors, PyTorch's (read with ``weights_only``), or
-            detectron2's .pkl; or a dict that has it as "model" or "state_dict".
-        categories: their names, in the order of the file's classes, without background. By default
-            COCO's where there are as many, 90 or 80, and numbers elsewhere.
-        batch_norm_epsilon: what the library adds to variances: by default 0 for torchvision's
-            published v1 (COCO's 90 classes, frozen batch normalisation), as it does, else 1e-5.
+        file: the state dict, as .safetensors, PyTorch file (read with ``weights_only``) or
+            detectron2's .pkl; or a dict that contains it as "model" or "state_dict".
+        categories: category names in the order of the file's classes, without background. By
+            default COCO's if there are 90 or 80 classes, else numbers.
+        batch_norm_epsilon: what the library adds to variances; by default 0 for torchvision's
+            published v1 (COCO's 90 classes, frozen batch normalisation), else 1e-5.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else than tensors, or another network; says which.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds other data than tensors, or another network; names the fault.
     """
     file = Path(file).expanduser()
     state = _tensors(file)
@@ -149,42 +149,46 @@ def import_detector(
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    """Read the state dict of a file without running code of its choice; numbers as float32."""
+    """Return a file's state dict with floating-point numbers as float32; runs no code in it."""
     if not file.is_file():
-        raise FileNotFoundError(f"the weights {file} do not exist")
+        raise FileNotFoundError(f"the file of weights {file} does not exist: check its path")
     state = _arrays(file) if file.suffix == ".pkl" else read_tensors(file)
     return {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
 
 
 def _arrays(file: Path) -> dict[str, Tensor]:
-    """Read the arrays of a pickle as detectron2 writes it, under "model"."""
+    """Return the arrays in a pickle of detectron2, which has them as "model"."""
     try:
         found = restricted_pickle.load(file)
     except (pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
-            f"{file} is damaged, or holds more than arrays, which are all that is read: save the "
+            f"{file} is damaged, or holds other objects than arrays, which are not read: save the "
             "model's state_dict() with safetensors or torch.save"
         ) from error
     if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
         found = found["model"]
     if not isinstance(found, Mapping) or not found:
-        raise ValueError(f"{file} holds no state dict, but a {type(found).__name__}")
+        raise ValueError(
+            f"{file} is not a state dict, but a {type(found).__name__}: save the model's "
+            "state_dict()"
+        )
     for name, value in found.items():
         if not (isinstance(name, str) and isinstance(value, np.ndarray)):
             raise ValueError(
-                f"{file} holds no state dict: {name!r} is no array but a {type(value).__name__}"
+                f"{file} is not a state dict: {name!r} is of type {type(value).__name__}, not an "
+                "array: save the model's state_dict()"
             )
     return {name: torch.from_numpy(value) for name, value in found.items()}
 
 
 def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's state without the mask predictor's channel of the background."""
+    """Return torchvision's state without the background channel of the mask predictor."""
     masks = "roi_heads.mask_predictor.mask_fcn_logits."
     return {n: v[1:] if n.startswith(masks) else v for n, v in state.items()}
 
 
 def _from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """detectron2's state with torchvision's names, order of classes and images."""
+    """Return detectron2's state with torchvision's names, order of classes and input."""
     renamed = {
         _as_torchvision(name): tensor
         for name, tensor in state.items()
@@ -193,14 +197,14 @@ def _from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     classes = len(renamed["roi_heads.box_predictor.cls_score.weight"]) - 1
     for kind in ("weight", "bias"):
         scores = f"roi_heads.box_predictor.cls_score.{kind}"
-        renamed[scores] = renamed[scores].roll(1, dims=0)  # background is last there
+        renamed[scores] = renamed[scores].roll(1, dims=0)  # detectron2's background is last
         boxes = f"roi_heads.box_predictor.bbox_pred.{kind}"
         if len(renamed[boxes]) == 4:  # one box for all classes
             renamed[boxes] = torch.cat([renamed[boxes]] * classes)
         background = torch.zeros_like(renamed[boxes][:4])
         renamed[boxes] = torch.cat([background, renamed[boxes]])
-    # Images are in BGR, 0-255, less the means that torchvision has too; some are divided by a
-    # standard deviation, which is in the file then.
+    # Images are BGR in 0-255, minus the same means as torchvision's; some models divide by a
+    # standard deviation, which is then in the file.
     std = state.get("pixel_std", torch.ones(3)).flatten()
     scale = 255 * torch.tensor(normalisation("resnet50")[1]) / std.flip(0)
     first = renamed["backbone.body.conv1.weight"]
@@ -219,7 +223,7 @@ def _as_torchvision(name: str) -> str:
 
 
 def _method(state: Mapping[str, Tensor], library: Library) -> MaskRCNNConfig:
-    """The configuration of the network that a state with torchvision's names is of."""
+    """Return the configuration of the network of a state with torchvision's names."""
 
     def convolutions(prefix: str) -> int:
         return sum(n.startswith(prefix) and v.ndim == 4 for n, v in state.items())
@@ -274,13 +278,13 @@ def _method(state: Mapping[str, Tensor], library: Library) -> MaskRCNNConfig:
 
 
 def _is_published_v1(state: Mapping[str, Tensor], library: Library, classes: int) -> bool:
-    # Frozen layers count no batches.
+    # Frozen batch normalisation has no counter of batches.
     frozen = not any(name.endswith("num_batches_tracked") for name in state)
     return library == "torchvision" and classes == len(COCO) - 1 and frozen
 
 
 def _with_epsilon(state: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
-    """The state with variances that give the same here, where another epsilon is added."""
+    """Return the state with variances that compensate for our epsilon."""
     if epsilon == EPSILON:
         return dict(state)
     return {
@@ -298,7 +302,7 @@ def _renamed(name: str) -> str:
 
 def _load(model: torch.nn.Module, state: dict[str, Tensor], file: Path) -> None:
     try:
-        # torchvision's own layers know the names that its older files have.
+        # torchvision's layers also accept the names in its older files.
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise ValueError(f"{file} is of another network: {error}") from error
@@ -316,7 +320,10 @@ def _categories(classes: int, names: Sequence[str] | None, file: Path) -> tuple[
     real = {i: name for i, name in by_id.items() if name not in ("__background__", "N/A")}
     if names is not None:
         if len(names) != classes:
-            raise ValueError(f"{file} has {classes} classes, and {len(names)} names are given")
+            raise ValueError(
+                f"{file} has {classes} classes, but categories has {len(names)} names: give one "
+                "name per class, without background"
+            )
         by_id = dict(enumerate(names, 1))
     elif classes == len(real):
         by_id = real
@@ -324,8 +331,8 @@ def _categories(classes: int, names: Sequence[str] | None, file: Path) -> tuple[
         by_id = {i: real.get(i, f"N/A {i}") for i in by_id if i}
     else:
         logger.warning(
-            "%s has %d classes, whose names it does not tell: they are numbered, and no method "
-            "that starts from it takes over its classes",
+            "%s has %d classes without names: they are numbered, and a method that starts from it "
+            "does not copy their weights. Name them with the parameter categories",
             *(file, classes),
         )
         by_id = {i: f"class {i}" for i in range(1, classes + 1)}

@@ -1,4 +1,4 @@
-"""Mask R-CNN on amodal or visible boxes and masks: the baseline of every amodal paper."""
+"""Mask R-CNN (He et al., ICCV 2017) on amodal or visible boxes and masks: the usual baseline."""
 
 from torch import Tensor, nn
 
@@ -10,14 +10,24 @@ from amodal_pipeline.methods.configs import MaskRCNNConfig
 class MaskRCNN(nn.Module):
     """Mask R-CNN with one mask head.
 
-    ``model(images, targets)`` gives named losses in training; ``model(images)`` in evaluation a
-    list of dicts with boxes [N, 4] (x1, y1, x2, y2 in pixels of the given image), labels [N]
-    (1-based), scores [N] and, by ``config.masks``, amodal_masks or visible_masks [N, 28, 28]
-    (probabilities within the box).
+    ``images`` is a list of tensors [3, H, W], uint8 or float in 0–1, of any sizes. In training
+    ``model(images, targets)`` returns named losses. In evaluation ``model(images)`` returns a dict
+    per image:
 
-    Targets: amodal_boxes, visible_boxes [N, 4] (NaN where nothing is visible), labels [N] (-1:
-    ignore this object), amodal_masks, visible_masks uint8 [N, h, w] at any resolution, mask_scale
-    (x, y) from image pixels to mask pixels.
+    - boxes [N, 4]: x1, y1, x2, y2 in pixels of the given image
+    - labels [N]: int64, from 1
+    - scores [N]: 0–1
+    - amodal_masks or visible_masks [N, 28, 28], by ``config.masks``: probabilities in the box
+
+    Targets, a dict per image:
+
+    - amodal_boxes, visible_boxes [N, 4]: NaN if nothing is visible
+    - labels [N]: int64, from 1; -1 for an object to ignore
+    - amodal_masks, visible_masks: uint8 [N, h, w] at any resolution
+    - mask_scale: (x, y), factors from image pixels to mask pixels
+
+    >>> model = MaskRCNN(MaskRCNNConfig(), classes=7).eval()
+    >>> detections = model([torch.rand(3, 480, 640)])
     """
 
     def __init__(self, config: MaskRCNNConfig, classes: int) -> None:

@@ -10,10 +10,10 @@ from amodal_pipeline.methods.configs import ORCNNConfig
 
 
 class ORCNN(nn.Module):
-    """Amodal boxes, an amodal and a visible mask head on the same RoIs, and their difference.
+    """A detector of amodal boxes with an amodal and a visible mask head on the same RoIs.
 
-    Section 3.1: the invisible mask has no parameters of its own; its logits are the amodal ones
-    minus the positive part of the visible ones. Section 3.2, eq. 1: three mask losses of weight 1.
+    The invisible mask has no parameters: its logits are the amodal ones minus the positive part of
+    the visible ones (section 3.1). The three mask losses have weight 1 (section 3.2, eq. 1).
     Inputs and outputs are those of :class:`~amodal_pipeline.methods.mask_rcnn.MaskRCNN`, with
     amodal_masks, visible_masks and invisible_masks.
     """
@@ -45,13 +45,13 @@ class ORCNN(nn.Module):
 
     def _masks(self, pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
         amodal = of_class(self.amodal_head(pooled), labels)
-        # "independent" (Table 6): nothing of the visible branch reaches what the amodal head uses.
+        # "independent" (Table 6): the visible branch's gradient does not reach the shared features.
         independent = self.config.independent
         visible = of_class(self.visible_head(pooled.detach() if independent else pooled), labels)
         minuend = amodal.detach() if independent else amodal
         invisible = minuend - F.relu(visible)
         if not self.training and self.config.visible == "amodal_minus_invisible":
-            # σ(−x) = 1 − σ(x): a pixel is visible where the amodal mask has it, the invisible not.
+            # Visible pixels are in the amodal, not in the invisible mask; σ(−x) = 1 − σ(x).
             visible = torch.minimum(amodal, -invisible)
         return {"amodal": amodal, "visible": visible, "invisible": invisible}
 
@@ -67,7 +67,7 @@ class ORCNN(nn.Module):
         if self.config.visible_loss:
             losses["loss_visible_mask"] = mask_loss(logits["visible"], visible)
         if self.config.invisible_loss:
-            # An object without a hidden part keeps its target of zeros.
+            # The target of an object without a hidden part is 0 everywhere.
             invisible = amodal * (1 - visible)
             losses["loss_invisible_mask"] = mask_loss(logits["invisible"], invisible)
         return losses

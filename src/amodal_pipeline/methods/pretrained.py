@@ -1,4 +1,4 @@
-"""From checkpoints to models: a trained method back, or a start for another."""
+"""Loading a checkpoint into its own network, or as the start of another method."""
 
 import logging
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 def restore(checkpoint: Checkpoint) -> nn.Module:
-    """Return the method with the weights of the checkpoint, in evaluation mode, on the CPU.
+    """Return the network of a checkpoint with its weights, in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: the weights are of another method than the card's.
+        ValueError: the weights do not fit the configuration.
     """
     config = without_download(checkpoint.card.method.root)
     model = build(config, len(checkpoint.card.categories))
@@ -32,9 +32,9 @@ def restore(checkpoint: Checkpoint) -> nn.Module:
 
 
 def without_download(config: BaseModel) -> BaseModel:
-    """Return the configuration with no backbone to fetch: the checkpoint has its weights."""
+    """Return the configuration without pretrained weights to download for its backbone."""
     values = config.model_dump()
-    # The normalisation came with the backbone's name and stays; only its weights are dropped.
+    # The normalisation depends on the backbone's name, which stays.
     if "detector" in values:
         values["detector"]["backbone"]["weights"] = None
     if "encoder" in values:
@@ -48,28 +48,30 @@ def start_from(
     checkpoint: Checkpoint,
     category_names: Mapping[str, str] = MappingProxyType({}),
 ) -> Reuse:
-    """Copy into ``model`` what a checkpoint of this or another method has for it.
+    """Copy the matching weights of a checkpoint, of this or another method, into ``model``.
 
-    A tensor is taken by its name, or by the name that ``model.pretrained_names`` gives (ORCNN's two
-    heads come from Mask R-CNN's one). Where the last layers have one row a category, rows are
-    matched by category name; categories that the checkpoint does not know keep their fresh rows.
+    Tensors are matched by name, or by the names in ``model.pretrained_names`` (both heads of ORCNN
+    start from the one of Mask R-CNN). In layers with one row per category, rows are matched by
+    category name; categories that the checkpoint lacks keep their fresh rows.
 
     Args:
-        model: with fresh weights.
-        categories: its own, in the order of its rows.
-        checkpoint: to start from.
-        category_names: what a category is called in the checkpoint, where it is called otherwise;
-            names that the checkpoint does not have are passed over with a warning.
+        model: a network with fresh weights.
+        categories: its categories, in the order of its rows.
+        checkpoint: the checkpoint to start from.
+        category_names: names of categories in the checkpoint that differ from those here; names
+            that the checkpoint lacks are ignored with a warning.
+
+    Returns:
+        How many tensors were copied, and the rows of which categories.
 
     Raises:
-        ValueError: the two have nothing in common; both bend meshes, but see them with other
-            cameras; their backbones shrink maps at other places; or ``category_names`` names a
-            category that the data set does not have.
+        ValueError: the two share no weights; the cameras of their meshes differ; their backbones
+            differ; or ``category_names`` has a category that the data set lacks.
     """
     if geometry := _other_geometry(getattr(model, "config", None), checkpoint.card.method.root):
         raise ValueError(
-            "the pretrained checkpoint's shapes and viewpoints are of another geometry: set "
-            f"{geometry}, as it was pretrained with, or set pretrained to null"
+            "the pretrained checkpoint has another camera, so its shapes and viewpoints mean "
+            f"something else here: set {geometry} as in its training, or set pretrained to null"
         )
     _check_network(getattr(model, "config", None), checkpoint.card.method.root)
     names: Mapping[str, str] = getattr(model, "pretrained_names", {})
@@ -77,12 +79,13 @@ def start_from(
     source_names = [c.name for c in checkpoint.card.categories]
     if strangers := sorted(category_names.keys() - set(own_names)):
         raise ValueError(
-            f"the categories to start from name {', '.join(strangers)}, which the data set does "
-            f"not have: take from {', '.join(own_names)}"
+            f"pretrained_categories has {', '.join(strangers)}, which the data set does not have: "
+            f"choose from {', '.join(own_names)}"
         )
     if unknown := sorted(set(category_names.values()) - set(source_names)):
         logger.warning(
-            "the pretrained checkpoint has no %s: their names are passed over (it has %s)",
+            "the pretrained checkpoint has no category %s: pretrained_categories is ignored for "
+            "these (it has %s)",
             ", ".join(unknown),
             ", ".join(source_names),
         )
@@ -102,7 +105,7 @@ def start_from(
         elif _by_category(name) and source.shape[1:] == tensor.shape[1:] and rows:
             state[name] = _copy_rows(name, tensor, source, rows)
             counts["partly"] += 1
-            by_category |= tensor.ndim > 1  # biases alone are no categories
+            by_category |= tensor.ndim > 1  # a copied bias alone does not count
         else:
             counts["fresh"] += 1
     if counts["copied"] == 0:
@@ -125,7 +128,7 @@ def start_from(
 
 
 def _other_geometry(own: BaseModel | None, source: BaseModel) -> str:
-    """The settings by which the meshes of two methods cannot be one; "" where they can."""
+    """Return the settings in which the meshes of two methods differ; "" if they agree."""
     if not all(isinstance(config, A3DConfig) and config.mesh for config in (own, source)):
         return ""
     differing = [
@@ -136,7 +139,7 @@ def _other_geometry(own: BaseModel | None, source: BaseModel) -> str:
 
 
 def _check_network(own: BaseModel | None, source: BaseModel) -> None:
-    """Compare what tensors do not tell of a backbone (an error) and of a detector (a warning)."""
+    """Check settings that change no tensor's shape: of a backbone (error), a detector (warning)."""
     places = [
         next((f"{p}." for p in ("detector.backbone", "encoder") if _value(c, p)), None)
         for c in (own, source)
@@ -147,13 +150,13 @@ def _check_network(own: BaseModel | None, source: BaseModel) -> None:
         if _value(own, f"{place}name") != name:
             raise ValueError(
                 f"the pretrained checkpoint's backbone is {name}, this one is "
-                f"{_value(own, f'{place}name')}, and tensors of the same name would be mixed: set "
+                f"{_value(own, f'{place}name')}, and weights of two networks would be mixed: set "
                 f"{job_name(own)}.model.{place}name={name}, or pretrained to null"
             )
         stride = _value(source, f"{other}stride_in_1x1")
         if _value(own, f"{place}stride_in_1x1") != stride:
             raise ValueError(
-                "the pretrained checkpoint's backbone shrinks maps in other convolutions: set "
+                "the pretrained checkpoint's backbone has its strides in other convolutions: set "
                 f"{job_name(own)}.model.{place}stride_in_1x1={str(stride).lower()}, or pretrained "
                 "to null"
             )
@@ -165,14 +168,14 @@ def _check_network(own: BaseModel | None, source: BaseModel) -> None:
     ]
     if differing:
         logger.warning(
-            "the pretrained checkpoint is of a detector with %s: training has to make up for the "
-            "difference, or set the same here",
+            "the pretrained checkpoint comes from a detector with %s: set the same here, or expect "
+            "a longer training",
             ", ".join(differing),
         )
 
 
 def _value(config: BaseModel | None, path: str) -> object:
-    """The value at a dotted path of a configuration; None where it has none."""
+    """Return the value at a dotted path of a configuration; None if it has no such field."""
     for name in path.split("."):
         config = getattr(config, name, None)
     return config
@@ -210,9 +213,9 @@ def _copy_rows(name: str, tensor: Tensor, source: Tensor, rows: list[tuple[int, 
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a model on the CPU, detached from it."""
+    """Return a copy of a model's state on the CPU."""
     with torch.no_grad():
-        # Whatever the order of the model's own: files hold contiguous tensors.
+        # Safetensors needs contiguous tensors; a model's may be channels_last.
         plain = torch.contiguous_format
         return {
             name: tensor.detach().cpu().clone(memory_format=plain)

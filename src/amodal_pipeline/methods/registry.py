@@ -1,4 +1,4 @@
-"""Every method, by name: a line each. Imports no torch."""
+"""All methods by name, one line each. Does not import torch."""
 
 from typing import Annotated, Any
 
@@ -35,7 +35,10 @@ def jobs() -> dict[str, str]:
 
 
 class _Registered:
-    """Told apart by ``name``, among the methods that are registered when the schema is made."""
+    """A union of all registered configurations, discriminated by ``name``.
+
+    The schema has the methods that are registered when it is built.
+    """
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -46,6 +49,6 @@ class _Registered:
 
 
 class MethodConfig(RootModel[Annotated[Any, _Registered]]):
-    """The configuration of one method, told apart by its ``name``."""
+    """The configuration of one method; its field ``name`` selects the class."""
 
     model_config = ConfigDict(frozen=True)

@@ -27,42 +27,41 @@ from amodal_pipeline.methods.configs import SLNConfig
 from amodal_pipeline.methods.training_config import TrainingConfig
 from amodal_pipeline.samples.images import TrainingBatches
 
-_AT_ONCE = 256  # RoIs whose maps are predicted at once in evaluation: bounds the memory
-_ORDER_SIDE = 160  # of the longer side of the canvas that overlaps are looked at on, in pixels
-_LEAST = 1e-7  # that float32 can tell from 1 when it is taken from it
+_AT_ONCE = 256  # RoIs whose maps are predicted at once in evaluation, to limit memory
+_ORDER_SIDE = 160  # pixels of the longer side of the canvas on which overlaps are compared
+_LEAST = 1e-7  # smallest number for which 1 - x differs from 1 in float32
 
 
 @dataclass(frozen=True)
 class LayerMaps:
-    """Log probabilities that a layer holds an object at a pixel, and that it does not: [N, L, H, W]
-    each."""
+    """Log probabilities, [N, L, H, W] each, that a layer has an object at a pixel, and that not."""
 
     present: Tensor
     absent: Tensor
 
     @property
     def probability(self) -> Tensor:
-        """[N, L, H, W] in 0–1."""
+        """Return the probability of an object, [N, L, H, W] in 0–1."""
         return self.present.exp()
 
     def loss(self, truth: Tensor) -> Tensor:
-        """Binary cross-entropy with layers of 0 and 1, [N, H, W]: summed over layers."""
+        """Return the binary cross-entropy with true layers [N, L, H, W], summed to [N, H, W]."""
         return -(truth * self.present + (1 - truth) * self.absent).sum(dim=1)
 
 
 class ConcatenatedEncoder(nn.Module):
-    """ENC (section 4.2): normalised images [B, 3, H, W] to one map [B, width, H/s, W/s], "0".
+    """ENC (section 4.2): maps normalised images [B, 3, H, W] to {"0": [B, width, H/s, W/s]}.
 
-    The maps of all stages, at strides 4, 8, 16 and 32, are scaled to one size and concatenated,
-    and go through one 1x1 convolution.
+    The maps of all stages, at strides 4, 8, 16 and 32, are scaled to one size, concatenated and
+    reduced by one 1x1 convolution. s is ``config.stride``.
     """
 
     def __init__(self, config: SLNConfig) -> None:
         super().__init__()
         self.encoder = Encoder(config.encoder, strides=(4, 8, 16, 16 if config.dilated else 32))
         self.stride, self.out_channels = config.stride, config.width
-        # A convolution of concatenated maps is the sum of one of each; one of 1x1 may come before
-        # the scaling, where it is cheaper, for the same result.
+        # A convolution of concatenated maps is the sum of one convolution per map. A 1x1
+        # convolution before the scaling gives the same result and is cheaper.
         self.reduce = nn.ModuleList(
             nn.Conv2d(channels, config.width, 1, bias=not number)
             for number, channels in enumerate(self.encoder.channels)
@@ -77,16 +76,16 @@ class ConcatenatedEncoder(nn.Module):
         return self.encoder.body
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        # The detector has normalised the images, before it padded them.
+        # The detector has already normalised and padded the images.
         maps = [layer(m) for layer, m in zip(self.reduce, self.body(images), strict=True)]
         size = [side // self.stride for side in images.shape[-2:]]
         return OrderedDict({"0": sum(_scaled(m, size) for m in maps)})
 
 
 class LayeringModule(nn.Module):
-    """conv-bn-relu, conv-bn-relu, conv of 3x3, and the activation: GLM (section 4.3), ILM (4.4).
+    """Maps features [N, C, H, W] to layers [N, L, H, W]: GLM (section 4.3) and ILM (4.4).
 
-    Maps [N, C, H, W] to layers [N, L, H, W].
+    Three 3x3 convolutions, two of them with batch normalisation and ReLU, and the activation.
     """
 
     def __init__(self, in_channels: int, channels: int, config: SLNConfig) -> None:
@@ -98,27 +97,34 @@ class LayeringModule(nn.Module):
         logits = self.convolutions(maps).float()
         if not self.softmax:
             return LayerMaps(F.logsigmoid(logits), F.logsigmoid(-logits))
-        present = logits.log_softmax(dim=1)[:, :-1]  # the last one is for no object
+        present = logits.log_softmax(dim=1)[:, :-1]  # the last channel is for "no object"
         return LayerMaps(present, torch.log(-torch.expm1(present.clamp(max=-_LEAST))))
 
 
 class SLN(nn.Module):
-    """Layers of visibility of the image, of each object, and a semantics-aware distance map.
+    """SLN: a detector that predicts a semantics-aware distance map per object.
+
+    A global module predicts layers of visibility of the image, an instance module those of each
+    object, from which its distance map is derived and refined.
 
     Inputs and outputs are those of :class:`~amodal_pipeline.methods.mask_rcnn.MaskRCNN`. Targets
-    have levels uint8 [N, h, w] beside their masks. Detections have amodal_masks and visible_masks
-    (eqs. 3 and 2), distance_maps float32 [N, S, S] within their boxes (eq. 1), and order: int64
-    [P, 2], positions (front, back) of detections that overlap, by eqs. 4 and 5 and the largest
-    region of the overlap (section 5.2), with order_scores [P], the product of the two scores.
+    also have levels, uint8 [N, h, w] (:mod:`~amodal_pipeline.annotations.levels`). Detections also
+    have:
 
-    Losses of eq. 6, all of weight 1; those of the layers are summed over layers and averaged over
-    pixels. How binary cross-entropy applies to a distance map, whose values go below 0, the paper
-    does not say: here the refinement gives the layers of the refined map, which eq. 1 turns into
-    it, and the loss is that of the layers. A module that is not trained (see
+    - amodal_masks and visible_masks (eqs. 3 and 2)
+    - distance_maps, float32 [N, S, S] within the boxes (eq. 1)
+    - order, int64 [P, 2]: positions (front, back) of detections that overlap, by eqs. 4 and 5 and
+      the largest region of the overlap (section 5.2)
+    - order_scores [P]: the product of the two scores
+
+    The losses of eq. 6 have weight 1; those of layers are summed over layers and averaged over
+    pixels. The paper does not say how binary cross-entropy applies to a distance map, whose values
+    can be negative. Here the refinement predicts layers, from which eq. 1 gives the refined map,
+    and the loss compares the layers. A module without trained parameters (see
     :class:`~amodal_pipeline.methods.training_config.StageConfig`) has no loss.
     """
 
-    # Of another detector with the same encoder.
+    # Names in checkpoints of other detectors with the same encoder.
     pretrained_names = {"detector.backbone.encoder.body.": "detector.backbone.body."}  # noqa: RUF012
     box_kind = "amodal"
 
@@ -191,7 +197,7 @@ class SLN(nn.Module):
     def _encoded(
         self, padded: Tensor, sizes: list[tuple[int, int]]
     ) -> tuple[detector.Batch, LayerMaps | None]:
-        """Features with the global layering map, and the map."""
+        """Return a batch whose features include the global layering map, and this map."""
         features = self.detector.encode(padded)
         if not self.config.global_module:
             return detector.Batch(padded, sizes, features), None
@@ -220,7 +226,7 @@ class SLN(nn.Module):
         self, batch: detector.Batch, rois: detector.Sample, targets: list[dict]
     ) -> dict[str, Tensor]:
         features = self.pool(batch.features, rois.boxes)
-        if len(features) == 0:  # batch normalisation has nothing to average
+        if len(features) == 0:  # batch normalisation fails without values
             return {}
         truth = torch.stack(
             [
@@ -240,8 +246,10 @@ class SLN(nn.Module):
         return losses
 
     def segment(self, features: Tensor) -> tuple[LayerMaps, LayerMaps | None]:
-        """The instance layers of RoIs from their features [N, C, S, S] with the global map, and
-        those of their refined distance map, if there is a refinement (section 4.4)."""
+        """Return the instance layers of RoIs, and those of their refined distance maps (4.4).
+
+        The latter are None without refinement. ``features`` [N, C, S, S] include the global map.
+        """
         instance = self.instance_module(features)
         if not self.config.refinement:
             return instance, None
@@ -251,10 +259,14 @@ class SLN(nn.Module):
     def distance_maps(
         self, layers: LayerMaps, *, expected: bool = False, result: bool = False
     ) -> Tensor:
-        """M = C − L (eq. 1) of layers [N, L, H, W]: [N, H, W]; L is 0 where C is at most c, and
-        the likeliest layer elsewhere (in a ``result``: what ``config.hidden_unless_visible`` says).
+        """Return distance maps M = C − L (eq. 1), [N, H, W], of layers [N, L, H, W].
 
-        ``expected``: L is the mean over a pixel's layers, everywhere.
+        C is the confidence. L is 0 where C is at most c, and the likeliest layer elsewhere.
+
+        Args:
+            layers: of the instances.
+            expected: L is the mean over a pixel's layers, everywhere.
+            result: the maps are the output, so that ``config.hidden_unless_visible`` applies.
         """
         probability = layers.probability
         largest, likeliest = probability.max(dim=1)
@@ -264,7 +276,7 @@ class SLN(nn.Module):
             confidence = probability.sum(dim=1)
         else:
             confidence = -torch.expm1(layers.absent.sum(dim=1))
-        # What rounds to 1 would be background, a level nearer.
+        # A confidence rounded to 1 would count as background one level nearer.
         confidence = confidence.clamp(0, float(TRUE_CONFIDENCE))
         if expected:
             number = torch.arange(probability.shape[1], device=probability.device)
@@ -299,8 +311,10 @@ class SLN(nn.Module):
 
 
 def with_layers(target: dict, layers: int) -> dict:
-    """A target with layer0_masks, layer1_masks, … uint8 [N, h, w]: the part of each object that is
-    in a layer (section 4.4), of its amodal_masks and levels."""
+    """Return a target with layer0_masks, layer1_masks, …: uint8 [N, h, w].
+
+    Each is the part of the objects in one layer (section 4.4), by amodal_masks and levels.
+    """
     levels = target["levels"]
     parts = [levels == number for number in range(layers - 1)] + [levels >= layers - 1]
     masks = {f"layer{n}_masks": target["amodal_masks"] * part for n, part in enumerate(parts)}
@@ -311,9 +325,9 @@ def global_truth(target: dict, size: tuple[int, int], stride: int, layers: int) 
     """Return the true global layering map (section 4.3) of an image, float [L, H, W] of 0 and 1.
 
     Args:
-        target: of :func:`with_layers`.
+        target: a target from :func:`with_layers`.
         size: (H, W) of the map.
-        stride: pixels of the network's input that one of the map covers.
+        stride: pixels of the network's input per pixel of the map.
         layers: L.
     """
     found = torch.stack([target[f"layer{n}_masks"].amax(dim=0) for n in range(layers)])
@@ -329,11 +343,12 @@ def global_truth(target: dict, size: tuple[int, int], stride: int, layers: int) 
 
 
 def order_of(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Who is in front, of each two objects that overlap (section 5.2): int64 [P, 2] (front, back).
+    """Return the order of objects that overlap (section 5.2), int64 [P, 2] (front, back).
 
     Args:
         maps: distance maps [N, S, S] within the boxes.
-        boxes: [N, 4] (x1, y1, x2, y2) in an image of ``size`` (h, w).
+        boxes: [N, 4] (x1, y1, x2, y2) in pixels of the image.
+        size: (height, width) of the image.
     """
     factor = min(1.0, _ORDER_SIDE / max(size))
     canvas = tuple(max(1, round(side * factor)) for side in size)
@@ -349,9 +364,10 @@ def order_of(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def paste_nearest(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps [N, S, S] within boxes [N, 4] on a canvas [N, H, W], which is 0 elsewhere.
+    """Return maps [N, S, S] within boxes [N, 4] pasted on canvases [N, H, W] of zeros.
 
-    Each pixel takes the value of the cell that its centre is in: levels have no values between.
+    Each pixel takes the value of the cell that contains its centre, because values between two
+    levels have no meaning.
     """
     height, width = size
     places = []
@@ -378,7 +394,7 @@ def _convolutions(in_channels: int, channels: int, outputs: int) -> nn.Sequentia
     ]
     for layer in layers[:-1:3]:  # He et al., 2015 (section 4.6)
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    # As the masks of other heads, layers start undecided.
+    # Layers start near probability one half, as the masks of other heads do.
     nn.init.normal_(layers[-1].weight, std=0.001)
     nn.init.zeros_(layers[-1].bias)
     return nn.Sequential(*layers)
@@ -400,7 +416,7 @@ def batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> TrainingBatches:
-    """Return augmented images whose objects have their levels of visibility."""
+    """Return batches of augmented images whose objects have visibility levels."""
     return TrainingBatches(
         annotations, training.augmentation, training.batch_size, training.seed, levels=True
     )

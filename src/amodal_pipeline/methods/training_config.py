@@ -1,4 +1,4 @@
-"""Configuration of training and of running a trained method. Imports no torch."""
+"""Configuration of training and of inference. Does not import torch."""
 
 from typing import Annotated, Literal
 
@@ -6,13 +6,15 @@ from pydantic import Field, model_validator
 
 from amodal_pipeline.layers.configs import AugmentationConfig, Seed, Strict
 
-# Of running means of gradients and of their squares: 1 would never learn.
+# Decay of Adam's running means; with 1 it would never learn.
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StageConfig(Strict):
-    """A part of a training in which only some parameters train: those whose name begins with one of
-    ``trained`` ("detector.")."""
+    """A stage of a training in which only some parameters train.
+
+    These are the parameters whose name begins with one of ``trained``, such as "detector.".
+    """
 
     iterations: int = Field(gt=0)
     trained: tuple[str, ...] = Field(min_length=1)
@@ -21,18 +23,27 @@ class StageConfig(Strict):
 class TrainingConfig(Strict):
     """Optimiser, schedule and bookkeeping of one training.
 
-    Iterations, not epochs: one is a batch of ``batch_size`` images (of a completer: objects).
-    ``schedule``: "multistep" multiplies the rate by ``gamma`` at each of ``milestones``; "cosine"
-    and "linear" fall to 0 at the end, the latter from the end of the warm-up on. Before that the
-    rate rises linearly from ``warmup_factor`` of its value over ``warmup_iterations``. ``betas``:
-    of Adam and AdamW. ``decay_vectors`` false: weight decay spares biases, scales and other
-    parameters of one dimension. ``precision``: "auto" is bf16 on a GPU, which is ours (the papers
-    train in float32), and float32 on a CPU. ``device``: "auto" takes a GPU where there is one.
-    ``frozen``: parameters whose name begins with one of these ("detector.") keep the values that
-    they start with. ``stages``: come one after another before everything trains jointly, for the
-    iterations that are left; a method leaves out the losses of what does not train. Learning rates
-    are of the whole training. ``compiled``: the network goes through torch.compile first, which
-    takes minutes and makes each iteration faster.
+    Attributes:
+        iterations: number of steps; each takes a batch of ``batch_size`` items.
+        batch_size: images, objects or pairs per batch.
+        betas: of Adam and AdamW.
+        decay_vectors: whether weight decay applies to biases, scales and other parameters of one
+            dimension.
+        schedule: "multistep" multiplies the learning rate by ``gamma`` at each of ``milestones``;
+            "cosine" falls to 0 over the whole training, "linear" from the end of the warm-up on.
+        warmup_iterations: iterations over which the rate rises linearly from ``warmup_factor``
+            times its value.
+        gradient_clip: largest norm of the gradient; None: unlimited.
+        frozen: parameters whose name begins with one of these ("detector.") keep their values.
+        stages: run one after another; then all parameters train for the remaining iterations. The
+            schedule spans all stages, and the losses of untrained modules are left out.
+        precision: "auto" is bf16 on a GPU (our choice: the papers train in float32), else float32.
+        device: "auto" is a GPU if there is one, else the CPU.
+        compiled: use torch.compile, which takes minutes at first and makes iterations faster.
+        workers: processes that load batches; 0 loads in the training process.
+        checkpoint_every: iterations between two saved states.
+        log_every: iterations between two reports.
+        seed: of weights, batches, augmentation and random draws in the network.
     """
 
     iterations: int = Field(10_000, gt=0)
@@ -69,19 +80,27 @@ class TrainingConfig(Strict):
             )
         staged = sum(stage.iterations for stage in self.stages)
         if staged > self.iterations:
-            raise ValueError(f"stages have {staged} of {self.iterations} iterations")
+            raise ValueError(
+                f"stages have {staged} iterations, the training only {self.iterations}: shorten "
+                "the stages or raise iterations"
+            )
         return self
 
 
-# What may change between two starts of one training: none of it is a choice about the result.
+# Fields that may change when a training is continued, because the result does not depend on them.
 WITHOUT_EFFECT = frozenset({"workers", "checkpoint_every", "log_every", "device", "compiled"})
 
 
 class InferenceConfig(Strict):
-    """How a trained method is run over images, or a completer over objects of images.
+    """How a trained method is run over images, objects or pairs.
 
-    ``batch_size``: images at once; ``objects_per_batch``: objects at once. ``precision``: float32
-    on a GPU, too: bf16 ("bfloat16", or "auto" there) is faster and costs 0.3–0.6 points of AP.
+    Attributes:
+        batch_size: images per batch of a detector.
+        objects_per_batch: objects per batch of a completer, or pairs per batch of OrderNet.
+        workers: processes that load images; 0 loads in the main process.
+        device: "auto" is a GPU if there is one, else the CPU.
+        precision: "auto" is bf16 on a GPU, else float32. bf16 is faster and costs 0.3–0.6 points
+            of AP.
     """
 
     batch_size: int = Field(4, gt=0)

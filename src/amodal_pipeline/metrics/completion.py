@@ -109,7 +109,7 @@ class Completions:
 
 
 def completions(evidence: Evidence, matches: DetectionMatches | None = None) -> Completions:
-    """Pair predictions with true objects and return their masks' intersections and unions.
+    """Match predictions to true objects, and return their masks' intersections and unions.
 
     Args:
         evidence: predictions are paired by ``instance_id`` if they complete true objects,

@@ -1,1 +1,1 @@
-"""What a network is given: batches of images, of objects and of pairs, by iteration."""
+"""Training batches of images, objects and pairs, by iteration."""

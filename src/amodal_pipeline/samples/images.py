@@ -1,8 +1,8 @@
-"""Batches as pure functions of (seed, iteration), augmentation of (seed, iteration, index).
+"""Training batches of images, for detectors.
 
-A resumed training needs no state of the sampler, and gives the same weights whatever the number of
-workers. Masks stay run-length encoded until a batch asks for them, and are decoded at the image's
-own resolution: only the image is scaled.
+A batch is a pure function of (seed, iteration), its augmentation of (seed, iteration, index). So a
+continued training needs no state of the sampler, and gives the same weights for any number of
+workers. Masks are decoded from run lengths at the image's own resolution; only the image is scaled.
 """
 
 from collections.abc import Sequence
@@ -10,24 +10,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from amodal_pipeline.annotations import AmodalAnnotations, rle
+from amodal_pipeline.annotations import AmodalAnnotations, Category, rle
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.levels import levels_of_image
 from amodal_pipeline.annotations.tables import boxes as box_array
 from amodal_pipeline.layers.configs import AugmentationConfig
+from amodal_pipeline.layers.crops import crop_image
 from amodal_pipeline.layers.detector import resize, scaled_size
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What a method is given in an iteration, and the names of the image files.
+    """The input of a method in one iteration, and the names of the image files.
 
-    Of a detector: images [3, H, W] uint8 with a target each. Of a completer: crops of objects, see
-    :class:`~amodal_pipeline.samples.objects.ObjectBatches`.
+    For a detector: images [3, H, W] uint8 and one target per image. For a completer: crops of
+    objects, see :class:`~amodal_pipeline.samples.objects.ObjectBatches`.
     """
 
     images: list[Tensor] | Tensor
@@ -37,25 +39,27 @@ class TrainingBatch:
 
 @lru_cache(maxsize=2)
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of n images, or objects, in an epoch."""
+    """Return the random order of n items in an epoch, int64 [n]."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 def batch_indices(n: int, batch_size: int, seed: int, iteration: int) -> list[int]:
-    """Which of n images make up batch ``iteration``: every image once before any comes again."""
+    """Return the items of batch ``iteration`` of n: each item comes once per epoch."""
     places = range(iteration * batch_size, (iteration + 1) * batch_size)
     return [int(permutation(n, seed, p // n)[p % n]) for p in places]
 
 
 class TrainingBatches(Dataset):
-    """Item ``i`` is the batch of iteration ``i``; images without an object to learn are left out.
+    """Batches of images: item ``i`` is the batch of iteration ``i``.
+
+    Images in which all objects are ignored, or without objects, are left out.
 
     Args:
         annotations: the training split.
         augmentation: flip and scale jitter.
-        batch_size: images an iteration.
+        batch_size: images per batch.
         seed: of order and augmentation.
-        levels: give targets the visibility levels of their objects.
+        levels: whether targets have the visibility levels of their objects.
 
     Raises:
         ValueError: no image has an object that is not ignored.
@@ -102,27 +106,33 @@ class TrainingBatches(Dataset):
 def sample(
     annotations: AmodalAnnotations, row: int, levels: bool = False
 ) -> tuple[Tensor, dict, str]:
-    """Image ``row`` of a table as uint8 [3, H, W], its target, and its file name.
+    """Return an image as uint8 [3, H, W], its target, and its file name.
 
-    The target has amodal_boxes and visible_boxes float32 [N, 4] (x1, y1, x2, y2; NaN where nothing
-    is visible), labels int64 [N] (position of the category in the table, from 1; -1 for an object
-    to ignore: neither an object nor background), amodal_masks and visible_masks uint8 [N, H, W],
-    and mask_scale (1, 1). With ``levels`` also levels uint8 [N, H, W]: how many objects must be
-    taken away before a pixel of an object is seen (:mod:`~..annotations.levels`).
+    The target has:
+
+    - amodal_boxes, visible_boxes: float32 [N, 4] (x1, y1, x2, y2), NaN if nothing is visible
+    - labels: int64 [N], position of the category from 1; -1 for an object to ignore, which counts
+      neither as object nor as background
+    - amodal_masks, visible_masks: uint8 [N, H, W]
+    - mask_scale: (1, 1)
+    - levels (with ``levels``): uint8 [N, H, W], the number of objects in front of each pixel of an
+      object (:mod:`~..annotations.levels`)
+
+    Args:
+        annotations: the training split.
+        row: row of ``annotations.images``.
+        levels: whether to add the visibility levels.
     """
     record = annotations.images.iloc[row]
     size = (int(record["height"]), int(record["width"]))
     pixels = read_image(annotations.metadata.image_root, record["file_name"], size)
     objects = annotations.of_image(int(record["image_id"]))
-    ids = np.array([c.id for c in annotations.metadata.categories])
-    order = np.argsort(ids)
-    category = objects["category_id"].to_numpy(dtype=np.int64)
-    labels = order[np.searchsorted(ids[order], category)] + 1
+    labels = labels_of(annotations.metadata.categories, objects["category_id"])
     labels[objects["ignore"].to_numpy(dtype=bool)] = -1
     target = {
         "amodal_boxes": _corners(box_array(objects["amodal_box"])),
         "visible_boxes": _corners(box_array(objects["visible_box"])),
-        "labels": torch.from_numpy(labels.astype(np.int64)),
+        "labels": torch.from_numpy(labels),
         "amodal_masks": _masks(objects["amodal_rle"], size),
         "visible_masks": _masks(objects["visible_rle"], size),
         "mask_scale": (1.0, 1.0),
@@ -136,7 +146,10 @@ def sample(
 def scale_and_flip(
     image: Tensor, target: dict, size: tuple[int, int], flip: bool
 ) -> tuple[Tensor, dict]:
-    """Image and boxes scaled to ``size`` (h, w); masks are flipped but keep their resolution."""
+    """Return image and target scaled to ``size`` (h, w), and flipped if ``flip``.
+
+    Masks are flipped but keep their resolution; mask_scale changes instead.
+    """
     height, width = image.shape[-2:]
     factors = torch.tensor([size[1] / width, size[0] / height] * 2, dtype=torch.float32)
     image = resize(image, size)
@@ -152,6 +165,35 @@ def scale_and_flip(
             )
         target[f"{kind}_boxes"] = boxes
     return (image.flip(-1) if flip else image).contiguous(), target
+
+
+def image_crops(
+    root: str, names: Sequence[str], sizes: np.ndarray, windows: np.ndarray, side: int
+) -> Tensor:
+    """Return the pixels of windows of images, uint8 [N, 3, side, side].
+
+    Consecutive windows of the same image read it once.
+
+    Args:
+        root: folder of the images.
+        names: file name of the image of each window.
+        sizes: (height, width) of each image, [N, 2].
+        windows: [N, 4] (x1, y1, x2, y2) in pixels.
+        side: height and width of the result.
+    """
+    crops, last = [], None
+    for name, size, window in zip(names, sizes, windows, strict=True):
+        if name != last:
+            image = torch.from_numpy(read_image(root, name, tuple(size))).permute(2, 0, 1)
+            last = name
+        crops.append(crop_image(image, window, side))
+    return torch.stack(crops)
+
+
+def labels_of(categories: Sequence[Category], category_ids: pd.Series) -> np.ndarray:
+    """Return the positions of category ids [N] among ``categories``, from 1, as int64 [N]."""
+    known = pd.Index([category.id for category in categories])
+    return known.get_indexer(category_ids.to_numpy(dtype=np.int64)).astype(np.int64) + 1
 
 
 def _corners(boxes: np.ndarray) -> Tensor:

@@ -1,7 +1,7 @@
-"""Batches of objects for completers: what is seen of each, within its surroundings.
+"""Training batches of objects in their surroundings, for completers.
 
-Pure functions of (seed, iteration), and what is drawn for an object of (seed, iteration, index), as
-:mod:`.images` has them for detectors.
+As in :mod:`.images`, a batch is a pure function of (seed, iteration), and the random draws for an
+object are one of (seed, iteration, index).
 """
 
 import itertools
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
-from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import boxes, strings
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.corruption import corrupt
@@ -24,22 +23,27 @@ from amodal_pipeline.layers.crops import (
     FITTING,
     around_amodal,
     aspects,
-    crop_image,
     crop_masks,
     windows,
 )
-from amodal_pipeline.samples.images import TrainingBatch, permutation
+from amodal_pipeline.samples.images import (
+    TrainingBatch,
+    image_crops,
+    labels_of,
+    permutation,
+)
 
-_AT_ONCE = 16  # masks whose tokens are found at once: each has 75 MB at the size of the paper
+_AT_ONCE = 16  # masks encoded at once; one takes 75 MB at the paper's size
 
 
 def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"]) -> np.ndarray:
-    """Boxes of predicted objects that their windows are put around, float64 [N, 4] (x, y, width,
-    height): the tight one of the visible mask, or that united with the amodal one; NaN where
-    nothing is visible.
+    """Return the boxes around which windows are put, float64 [N, 4] (x, y, width, height).
+
+    They are tight around the visible masks; with ``around`` "amodal", united with the amodal boxes.
+    They are NaN if nothing is visible.
 
     Raises:
-        ValueError: an object with a visible part has no amodal box that windows can be put around.
+        ValueError: an object with a visible part has no suitable amodal box.
     """
     table = predictions.predictions
     masks = pa.array(table["visible_rle"].tolist(), pa.string())
@@ -55,48 +59,50 @@ def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"])
         has = "none" if np.isnan(box).any() else box.tolist()
         raise ValueError(
             f"{wrong.sum()} of {len(table)} objects of {predictions.metadata.method!r} have no "
-            f"amodal box that fits (the first: {first['prediction_id']} in image "
-            f"{first['image_id']} has {has}), and crop.around is amodal, which takes {FITTING}: "
-            "take true objects with their boxes, detections of a method with amodal boxes, or have "
-            "stage one estimate them (training.completing.estimate_boxes)"
+            f"suitable amodal box (the first: {first['prediction_id']} in image "
+            f"{first['image_id']} has {has}), but crop.around=amodal needs {FITTING}: use true "
+            "objects with their boxes, detections with amodal boxes, or estimate the boxes with "
+            "stage one (training.completing.estimate_boxes)"
         )
     return around
 
 
 class ObjectBatches(Dataset):
-    """Item ``i`` is the batch of iteration ``i``: objects that are not ignored and have a visible
-    part, every one once before any comes again.
+    """Batches of objects: item ``i`` is the batch of iteration ``i``.
 
-    ``images`` uint8 [N, 3, image_side, image_side] (no pixels, [N, 3, 0, 0], without images).
-    ``targets``: "input", the visible mask that the method is given (true or predicted, and
-    corrupted), "visible" and "amodal", the truth: uint8 [N, side, side] of 0 and 1; "labels" int64
-    [N], the position of the category from 1; "index" int64 [N], the row of ``instances``;
-    "aspect" float32 [N, 2], width and height of the window over the longer; "predicted" bool [N],
-    whether "input" is what a detector predicted: then the window, too, is around that; "partner"
-    int64 [N], the position in the batch of another view of the same object, -1 where none.
+    Objects that are ignored, or have no visible part, are left out; each other one comes once per
+    epoch. ``images`` are uint8 [N, 3, image_side, image_side], or [N, 3, 0, 0] without images.
+    ``targets``:
 
-    In pairs, an object that is seen several times is followed by another view of it (one of the
-    same ``track_id``), which is drawn at random and counts towards the batch; where a batch ends
+    - "input": uint8 [N, side, side], the visible mask that the method sees: true or predicted, and
+      corrupted
+    - "visible", "amodal": uint8 [N, side, side], the true masks
+    - "labels": int64 [N], position of the category from 1
+    - "index": int64 [N], row of ``instances``
+    - "aspect": float32 [N, 2], width and height of the window divided by the longer of them
+    - "predicted": bool [N], whether "input" and the window come from a detector
+    - "partner": int64 [N], position in the batch of another view of the same object, or -1
+
+    With ``paired``, an object that is seen several times is followed by another view of it (the
+    same ``track_id``), which is drawn at random and counts as an item of the batch. If a batch ends
     between the two, neither has a partner.
 
     Args:
         annotations: the training split.
-        crop: what is seen of an object.
-        batch_size: objects an iteration.
-        seed: of order, enlargement, corruption, and of who gets a predicted mask.
-        corruption: of the input; None leaves it as it is.
-        enlargement: range that ``crop.enlarge`` is drawn from instead.
-        box_noise: boxes are shifted and scaled, in width and height each, by up to this share of
-            their sides.
-        paired: give objects partners.
-        detected: what a detector has found of these objects: visible masks, each with its
-            ``instance_id``.
-        predicted_share: of the objects that were detected, how many get the predicted mask.
-        with_images: read them; otherwise no file is opened.
+        crop: the window around an object.
+        batch_size: objects per batch.
+        seed: of order, enlargement, corruption, and the choice of predicted masks.
+        corruption: of the input; None: no corruption.
+        enlargement: range from which the enlargement is drawn, instead of ``crop.enlarge``.
+        box_noise: largest shift and scaling of a box, as a share of its width and height.
+        paired: whether objects have partners.
+        detected: predictions for these objects, with visible masks and ``instance_id``.
+        predicted_share: share of the detected objects that get the predicted mask.
+        with_images: whether to read images; otherwise no file is opened.
 
     Raises:
-        ValueError: no object has a visible part; or ``detected`` is of other annotations, names an
-            object twice or one that is not there, or lacks visible masks, or boxes to crop around.
+        ValueError: no object has a visible part; or ``detected`` belongs to other annotations, has
+            an unknown object or one twice, or lacks visible masks or boxes.
     """
 
     def __init__(
@@ -128,19 +134,14 @@ class ObjectBatches(Dataset):
                 "visible part to train on: check its table of rejected records"
             )
         self.masks = {kind: strings(truth[f"{kind}_rle"]) for kind in ("amodal", "visible")}
-        ids = np.array([c.id for c in annotations.metadata.categories])
-        order = np.argsort(ids)
-        category = truth["category_id"].to_numpy(dtype=np.int64)
-        self.labels = order[np.searchsorted(ids[order], category)] + 1
-        image_ids = annotations.images["image_id"].to_numpy(dtype=np.int64)
-        order = np.argsort(image_ids)
-        of = truth["image_id"].to_numpy(dtype=np.int64)
-        self.image_rows = order[np.searchsorted(image_ids[order], of)]
+        self.labels = labels_of(annotations.metadata.categories, truth["category_id"])
+        images = pd.Index(annotations.images["image_id"].to_numpy(dtype=np.int64))
+        self.image_rows = images.get_indexer(truth["image_id"].to_numpy(dtype=np.int64))
         self.names = annotations.images["file_name"].tolist()
         self.views = _Views(truth["track_id"].iloc[self.rows], paired)
         self.places = int(self.views.places.sum())  # of an epoch
         self.epochs: dict[int, np.ndarray] = {}
-        # The row of the detection that is each object, and those detections.
+        # The row of each object's detection, or -1, and the masks and boxes of the detections.
         self.detections = np.full(len(truth), -1, np.int64)
         self.predicted_masks, self.predicted_boxes = pa.array([], pa.string()), np.zeros((0, 4))
         self.tokens: Tensor | None = None
@@ -151,14 +152,14 @@ class ObjectBatches(Dataset):
         table, made = detected.predictions, detected.metadata
         if made.annotations and made.annotations != self.annotations.fingerprint:
             raise ValueError(
-                f"the predictions of {made.method!r} are for other annotations than these: predict "
-                f"the objects of {self.annotations.metadata.dataset}, "
+                f"the predictions of {made.method!r} belong to other annotations: predict the "
+                f"objects of {self.annotations.metadata.dataset}, "
                 f"{self.annotations.metadata.split} again"
             )
         if table[["instance_id", "visible_rle"]].isna().any(axis=None):
             raise ValueError(
-                f"predictions of {made.method!r} without instance_id or visible mask: give those "
-                "that are matched to true objects, of a method that predicts visible masks"
+                f"some predictions of {made.method!r} have no instance_id or no visible mask: use "
+                "predictions matched to true objects, of a method that predicts visible masks"
             )
         truth = self.annotations.instances["instance_id"].to_numpy(dtype=np.int64)
         ids = table["instance_id"].to_numpy(dtype=np.int64)
@@ -167,7 +168,7 @@ class ObjectBatches(Dataset):
         wrong = (truth[at] != ids) | pd.Series(ids).duplicated().to_numpy()
         if wrong.any():
             raise ValueError(
-                f"the predictions of {made.method!r} name the object {ids[wrong][0]} twice, or it "
+                f"the predictions of {made.method!r} have the object {ids[wrong][0]} twice, or it "
                 "is not in the annotations: match them to these objects one to one"
             )
         self.predicted_masks = strings(table["visible_rle"])
@@ -176,16 +177,20 @@ class ObjectBatches(Dataset):
         self.detections[at[there]] = np.flatnonzero(there)
 
     def keep_tokens(self, tokenize: Callable[[Iterable[Tensor]], Tensor]) -> None:
-        """Give batches the tokens of amodal masks, "amodal_tokens" int64 [N, T, T], found once.
+        """Compute the tokens of all amodal masks, and add them to the targets of every batch.
+
+        The target is "amodal_tokens", int64 [N, T, T].
 
         Args:
-            tokenize: batches of masks [n, side, side] of 0 and 1 to tokens [all n, T, T].
+            tokenize: maps batches of masks [n, side, side] of 0 and 1 to tokens [all n, T, T].
 
         Raises:
-            ValueError: windows are drawn anew in every batch.
+            ValueError: windows are drawn at random, so that masks differ in every batch.
         """
         if self.enlargement or self.box_noise:
-            raise ValueError("no tokens can be kept of crops whose enlargement or box is drawn")
+            raise ValueError(
+                "tokens of random crops cannot be kept: leave out enlargement and box_noise"
+            )
         found = self.rows[self.detections[self.rows] >= 0]
         true, predicted = self.boxes, self.predicted_boxes[self.detections[found]]
         tokens = tokenize(
@@ -248,11 +253,11 @@ class ObjectBatches(Dataset):
                 "partner": torch.from_numpy(partner),
                 **kept,
             },
-            [self.names[self.image_rows[row]] for row in rows],
+            self._names(rows),
         )
 
     def _drawn(self, iteration: int) -> tuple[np.ndarray, list[np.random.Generator], np.ndarray]:
-        """Of a batch: positions in ``rows``, what else is drawn for each, and partners."""
+        """Return a batch's positions in ``rows``, a random generator for each, and partners."""
         first, total = iteration * self.batch_size, self.places
         last = first + self.batch_size
         parts = [
@@ -272,11 +277,11 @@ class ObjectBatches(Dataset):
         return indices, draws, partner
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        """Places of an epoch [2, P]: whose turn it is, and whether with another view."""
+        """Return the P places of an epoch, [2, P]: position in ``rows``, and 1 if another view."""
         if epoch not in self.epochs:
             order = permutation(len(self.rows), self.seed, epoch)
             turns = np.repeat(order, self.views.places[order])
-            # A batch may reach from one epoch into the next: two are kept.
+            # Two epochs are kept, because a batch may have places of both.
             self.epochs = {e: kept for e, kept in self.epochs.items() if abs(e - epoch) == 1}
             self.epochs[epoch] = np.stack([turns, np.diff(turns, prepend=-1) == 0])
         return self.epochs[epoch]
@@ -284,17 +289,18 @@ class ObjectBatches(Dataset):
     def _images(self, rows: np.ndarray, seen: np.ndarray) -> Tensor:
         if not self.with_images:
             return torch.zeros(len(rows), 3, 0, 0, dtype=torch.uint8)
-        root, crops = self.annotations.metadata.image_root, []
-        for row, window in zip(rows, seen, strict=True):
-            pixels = read_image(root, self.names[self.image_rows[row]], tuple(self.sizes[row]))
-            image = torch.from_numpy(pixels).permute(2, 0, 1)
-            crops.append(crop_image(image, window, self.crop.image_side))
-        return torch.stack(crops)
+        root, names = self.annotations.metadata.image_root, self._names(rows)
+        return image_crops(root, names, self.sizes[rows], seen, self.crop.image_side)
+
+    def _names(self, rows: np.ndarray) -> list[str]:
+        return [self.names[image] for image in self.image_rows[rows]]
 
 
 class _Views:
-    """Which objects are views of the same: ``places`` int64 [N] is 2 for those that have another
-    view, 1 for others; all of them if not ``paired``."""
+    """The objects that are views of the same one.
+
+    ``places`` int64 [N] is 2 for objects with another view if ``paired``, and 1 otherwise.
+    """
 
     def __init__(self, tracks: pd.Series, paired: bool) -> None:
         track, _ = pd.factorize(tracks)
@@ -312,7 +318,7 @@ class _Views:
 
 
 def _shaken(boxes: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Boxes whose centre is shifted, and whose sides grow, by shares of the sides [N, 4]."""
+    """Return boxes [N, 4] shifted and enlarged by ``noise`` [N, 4], shares of their sides."""
     sides = boxes[:, 2:]
     centre, grown = boxes[:, :2] + sides * (0.5 + noise[:, :2]), sides * (1 + noise[:, 2:])
     return np.concatenate([centre - grown / 2, grown], axis=1)

@@ -1,7 +1,7 @@
-"""Pairs of objects for OrderNet: what is seen of both, and which one is in front.
+"""Training batches of pairs of objects with their order, for OrderNet.
 
-Pure functions of (seed, iteration), and what is drawn for a pair of (seed, iteration, index), as
-:mod:`.images` has them for detectors.
+As in :mod:`.images`, a batch is a pure function of (seed, iteration), and the random draws for a
+pair are one of (seed, iteration, index).
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,18 @@ from torch.utils.data import Dataset
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.distance_maps import true_distance_maps
-from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.levels import VisibilityLevels, visibility_levels
 from amodal_pipeline.annotations.tables import strings
 from amodal_pipeline.layers.configs import CropConfig
-from amodal_pipeline.layers.crops import crop_image, crop_masks, windows
-from amodal_pipeline.samples.images import TrainingBatch, batch_indices
+from amodal_pipeline.layers.crops import crop_masks, windows
+from amodal_pipeline.samples.images import TrainingBatch, batch_indices, image_crops
 
 
 class PairView(Protocol):
-    """What a network is shown of pairs; OrderNet's configuration has these fields and says what
-    they mean."""
+    """The input that a network needs for pairs.
+
+    :class:`~amodal_pipeline.methods.configs.OrderNetConfig` has these fields and explains them.
+    """
 
     inputs: Literal["amodal", "visible", "maps"]
     image: bool
@@ -41,15 +42,15 @@ class PairView(Protocol):
 
 
 class PairCrops:
-    """What OrderNet sees of pairs of the objects of a table.
+    """Crops of pairs of objects in a table, as OrderNet sees them.
 
-    Where a prediction has no amodal mask its visible one stands for it. Distance maps are made from
-    the masks and the order of the table (:func:`levels_of_predictions`).
+    The visible mask is used if a prediction has no amodal one. Distance maps are derived from the
+    masks and the order in the table (:func:`levels_of_predictions`).
 
     Args:
-        objects: with masks of the kind that ``config.inputs`` names; for "maps" amodal ones,
-            visible ones, and the order that puts hidden parts on their levels.
-        config: what is seen.
+        objects: with the masks that ``config.inputs`` names; "maps" needs amodal and visible masks
+            and the order, which defines the levels of hidden parts.
+        config: the input that the network needs.
 
     Raises:
         ValueError: an object lacks a mask that is needed.
@@ -65,7 +66,7 @@ class PairCrops:
             raise ValueError(
                 f"{lacking.null_count} of {len(table)} objects of {objects.metadata.method!r} have "
                 f"no {'visible ' * (config.inputs != 'amodal')}mask, which order_net.model.inputs="
-                f"{config.inputs} needs: name a method that predicts them, or use inputs=amodal"
+                f"{config.inputs} needs: use a method that predicts it, or inputs=amodal"
             )
         self.masks = visible if config.inputs == "visible" else whole
         self.boxes = rle.box(whole, self.sizes).astype(np.float64)
@@ -74,14 +75,14 @@ class PairCrops:
         self.names = dict(zip(images["image_id"], images["file_name"], strict=True))
 
     def __call__(self, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Crops around pairs, in their order.
+        """Return crops around pairs, in their order.
 
         Args:
-            pairs: int64 [N, 2], rows of the table, each two of one image.
+            pairs: int64 [N, 2], rows of the table, each pair within one image.
 
         Returns:
-            images uint8 [N, 3, S, S], without any pixel ([N, 3, 0, 0]) where the network looks at
-            none; and masks (0 or 1) or distance maps, float32 [N, 2, S, S].
+            Images uint8 [N, 3, S, S], or [N, 3, 0, 0] if the network does not use them; and masks
+            (0 or 1) or distance maps, float32 [N, 2, S, S].
         """
         sizes = self.sizes[pairs[:, 0]]
         seen = windows(_around(self.boxes[pairs]), sizes, self.config.crop)
@@ -90,14 +91,9 @@ class PairCrops:
     def _images(self, pairs: np.ndarray, seen: np.ndarray) -> Tensor:
         if not self.config.image:
             return torch.zeros(len(pairs), 3, 0, 0, dtype=torch.uint8)
-        root, crops, last = self.objects.metadata.image_root, [], None
-        for row, window in zip(pairs[:, 0], seen, strict=True):
-            if self.image_ids[row] != last:
-                last = self.image_ids[row]
-                pixels = read_image(root, self.names[last], tuple(self.sizes[row]))
-                image = torch.from_numpy(pixels).permute(2, 0, 1)
-            crops.append(crop_image(image, window, self.config.side))
-        return torch.stack(crops)
+        root, rows = self.objects.metadata.image_root, pairs[:, 0]
+        names = [self.names[image_id] for image_id in self.image_ids[rows]]
+        return image_crops(root, names, self.sizes[rows], seen, self.config.side)
 
     def _inputs(self, pairs: np.ndarray, seen: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         side = self.config.side
@@ -119,11 +115,11 @@ class PairCrops:
 def levels_of_predictions(
     objects: Predictions, image_id: int
 ) -> tuple[np.ndarray, VisibilityLevels]:
-    """The rows of a table that are of one image, and their visibility levels by its masks and
-    order, int64 [N] and :func:`~amodal_pipeline.annotations.levels.visibility_levels`.
+    """Return an image's rows in a table, int64 [N], and the visibility levels of its objects.
 
-    Visible pixels outside the amodal mask are left out. Of a pair that stands in both directions
-    the one with the higher score counts; equal ones count neither.
+    Levels follow from masks and order (:mod:`~amodal_pipeline.annotations.levels`). Visible pixels
+    outside the amodal mask are left out. If the order has a pair in both directions, the one with
+    the higher score is used, and neither if they are equal.
 
     Raises:
         ValueError: an object has no visible mask.
@@ -134,7 +130,7 @@ def levels_of_predictions(
     if visible.null_count:
         raise ValueError(
             f"{visible.null_count} objects of {objects.metadata.method!r} in image {image_id} have "
-            "no visible mask: levels need a method that predicts visible masks"
+            "no visible mask, which levels need: use a method that predicts visible masks"
         )
     amodal = pc.coalesce(amodal, visible)
     own = order[order["image_id"].to_numpy(dtype=np.int64) == image_id]
@@ -151,10 +147,11 @@ def levels_of_predictions(
 
 @dataclass(frozen=True, eq=False)
 class TruePairs:
-    """Pairs of objects of which the annotations state who is in front.
+    """Pairs of objects whose order the annotations state.
 
-    ``pairs``: int64 [P, 2], rows of ``objects``, the nearer one first where ``mutual`` (bool [P])
-    is false; of a mutual pair each is in front of the other, and it is there once.
+    Attributes:
+        pairs: int64 [P, 2], rows of ``objects``, the front one first unless ``mutual``.
+        mutual: bool [P], whether each of the two is in front of the other; such a pair comes once.
     """
 
     pairs: np.ndarray
@@ -165,7 +162,8 @@ def true_pairs(annotations: AmodalAnnotations, objects: Predictions) -> TruePair
     """Return the order pairs of the annotations, inferred ones too, between objects of a table.
 
     Args:
-        objects: each with the ``instance_id`` of the true object that it stands for.
+        annotations: the true order.
+        objects: with the ``instance_id`` of their true objects.
     """
     ids = pd.Index(objects.predictions["instance_id"].to_numpy(dtype=np.int64))
     ends = [ids.get_indexer(annotations.order[c]) for c in ("occluder_id", "occludee_id")]
@@ -178,20 +176,20 @@ def true_pairs(annotations: AmodalAnnotations, objects: Predictions) -> TruePair
 
 
 class PairBatches(Dataset):
-    """Item ``i`` is the batch of iteration ``i``: pairs of overlapping objects whose order the
-    annotations state, every one once before any comes again.
+    """Batches of pairs of overlapping objects: item ``i`` is the batch of iteration ``i``.
 
-    ``images`` and the target "objects" are those of :class:`PairCrops`; "first_in_front" float32
-    [N] is 1, 0, or one half of a mutual pair; "pair" int64 [N, 2], the rows of ``objects``. Which
-    of the two comes first is drawn, and whether the crop is mirrored.
+    Each pair whose order the annotations state comes once per epoch, in random direction, and
+    mirrored at random. ``images`` and the target "objects" are those of :class:`PairCrops`.
+    "first_in_front", float32 [N], is 1, 0, or 0.5 for a mutual pair. "pair", int64 [N, 2], has the
+    rows of ``objects``. ``mutual_pairs`` is the number of pairs in both directions, which are left
+    out unless ``config.mutual``.
 
     Args:
         annotations: the training split, which states the order.
-        objects: the true objects (annotations.known_objects.true_objects_with_order) or what was
-            predicted for them (training.ordering.best_matches).
-        config: of the network. ``mutual_pairs`` counts the pairs that stand in both directions;
-            they are left out unless ``config.mutual``.
-        batch_size: pairs an iteration.
+        objects: the true objects (annotations.known_objects.true_objects_with_order), or
+            predictions for them (training.ordering.best_matches).
+        config: the input that the network needs.
+        batch_size: pairs per batch.
         seed: of order, direction and mirroring.
 
     Raises:
@@ -214,8 +212,8 @@ class PairBatches(Dataset):
         self.mutual_pairs = int(found.mutual.sum())
         if len(self.pairs) == 0:
             raise ValueError(
-                f"{annotations.metadata.dataset}/{annotations.metadata.split} states the order of "
-                f"no two of {len(objects.predictions)} objects ({self.mutual_pairs} pairs in both "
+                f"{annotations.metadata.dataset}/{annotations.metadata.split} has no order between "
+                f"{len(objects.predictions)} objects (and {self.mutual_pairs} pairs in both "
                 "directions): OrderNet needs a data set with depth order"
             )
 
@@ -239,16 +237,19 @@ class PairBatches(Dataset):
 
 
 def _around(pair_boxes: np.ndarray) -> np.ndarray:
-    """Boxes [N, 4] (x, y, width, height) around two each, [N, 2, 4]; one that is NaN is none."""
+    """Return boxes [N, 4] (x, y, width, height) around pairs of boxes [N, 2, 4].
+
+    A NaN box is ignored.
+    """
     low = np.nanmin(pair_boxes[..., :2], axis=1)
     high = np.nanmax(pair_boxes[..., :2] + pair_boxes[..., 2:], axis=1)
     return np.concatenate([low, high - low], axis=1)
 
 
 def _sampled(maps: np.ndarray, window: np.ndarray, side: int) -> np.ndarray:
-    """The values [K, side, side] of maps [K, H, W] at the pixels of a window; 0 beyond them.
+    """Return the values of maps [K, H, W] in a window, [K, side, side]; 0 outside the maps.
 
-    Nothing is interpolated: between a level and the next one lies no value that means anything.
+    Values are not interpolated, because those between two levels have no meaning.
     """
     at = window[:2, None] + (window[2:] - window[:2])[:, None] * (np.arange(side) + 0.5) / side
     x, y = np.floor(at).astype(np.int64)

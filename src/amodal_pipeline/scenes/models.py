@@ -55,7 +55,7 @@ class Models:
 
     @classmethod
     def of(cls, config: ScenesConfig) -> Self:
-        """Look up the families and the mesh folder of ``config``.
+        """Read the families and the mesh folder of ``config``.
 
         Raises:
             ValueError: the folder has no meshes, or ``categories`` names one that does not exist.

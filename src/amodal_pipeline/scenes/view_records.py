@@ -117,7 +117,7 @@ def write_object(
     config: OcclusionConfig,
     rng: np.random.Generator,
 ) -> ObjectViews:
-    """Occlude some views of an object, write them below ``target``, and return the record.
+    """Write views of an object below ``target``, some of them occluded, and return the record.
 
     The record is written last.
 

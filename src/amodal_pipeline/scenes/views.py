@@ -64,7 +64,7 @@ class Individuals:
 
     @classmethod
     def of(cls, config: ViewsConfig, split: str) -> Self:
-        """Look up the families and the mesh folder of ``config``.
+        """Read the families and the mesh folder of ``config``.
 
         A fifth of the files of a category, and at least one, is kept from training; which ones
         depends on the seed and their names. If a category is also a family and has a single file,

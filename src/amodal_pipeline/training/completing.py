@@ -1,7 +1,6 @@
-"""Running a trained completer over known objects: true ones, those of a detector, or a user's."""
+"""Inference of completers on known objects: true objects, detections, or a user's objects."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from amodal_pipeline.annotations import KnownObjects, Predictions
-from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.layers.configs import CropConfig
-from amodal_pipeline.layers.crops import aspects, crop_image, crop_masks, paste_masks, windows
+from amodal_pipeline.layers.crops import aspects, crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import visible_masks, with_amodal
 from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.samples.images import image_crops, labels_of
 from amodal_pipeline.samples.objects import boxes_around
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 from amodal_pipeline.training.inference import Images
@@ -33,29 +32,29 @@ def complete(
     checkpoint: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Complete known objects: give each its amodal mask.
+    """Return known objects with the amodal masks of a completer.
 
-    Each image is read once, and its objects are completed together with those of others. Masks are
-    pasted at full resolution and kept as run lengths only: memory grows with the number of objects,
-    not with the size of images.
+    Each image is read once; a batch may have objects of several images. Masks are pasted at full
+    resolution as run lengths, so that memory grows with the number of objects, not with the size of
+    images.
 
     Args:
-        model: called with crops and "input", "labels", "key" (``prediction_id``) and "aspect" (of
-            the window: width and height over the longer) of objects; ``model.config.crop`` says
-            what is seen of them.
-        objects: true ones or a detector's; with amodal boxes where crops are around these.
-        config: how to run it.
-        method, variant, seed, checkpoint: whose masks these are.
+        model: a completer, called with crops and "input", "labels", "key" (``prediction_id``) and
+            "aspect" (width and height of the window divided by the longer of them);
+            ``model.config.crop`` defines the crops.
+        objects: true ones or a detector's; with amodal boxes if the model crops around these.
+        config: batch size, device and precision.
+        method, variant, seed, checkpoint: entries of the result's metadata.
         on_progress: called with (done, all) objects that have a visible part.
 
     Returns:
-        The same objects under the same ids, scores and categories, with the ``inputs`` of the
-        objects and ``instance_id`` or ``source_id``. ``visible_rle`` stays what was completed. An
-        empty visible mask stays an empty amodal mask without a box.
+        The same objects with the same ids, scores, categories and visible masks, the ``inputs`` of
+        the objects, and ``instance_id`` or ``source_id``. An empty visible mask gives an empty
+        amodal mask without a box.
 
     Raises:
-        ValueError: an object has no visible mask, or no amodal box where crops are around these;
-            or an image cannot be read.
+        ValueError: an object has no visible mask, or no amodal box if the model needs one; or an
+            image cannot be read.
     """
     visible = visible_masks(objects, method)
     device = resolve_device(config.device)
@@ -66,10 +65,7 @@ def complete(
     amodal, done = list(visible), 0
     for crops in loader:
         targets = {name: values.to(device) for name, values in crops.targets.items()}
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16) if bf16 else nullcontext(),
-        ):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
             found = model(crops.images.to(device), targets)["amodal_masks"].float().cpu()
         for rows, own, size in _by_size(crops.rows, objects.table.sizes):
             for row, mask in zip(
@@ -93,28 +89,28 @@ def estimate_boxes(
 ) -> KnownObjects:
     """Return known objects with the amodal boxes that a detector estimates.
 
-    The detector sees each image once, and its box head is given the boxes of the visible masks in
-    place of proposals; what it makes of one, as an object of that category, is united with it. An
-    object of which nothing is seen has no box.
+    The detector's box head refines the box of each visible mask, as if it were a proposal. The
+    result is the union of this box and the refined one. An object without visible pixels has no
+    box.
 
     Args:
-        stage_one: a trained detector with amodal boxes and a box head, as
-            :func:`~amodal_pipeline.methods.load` gives it. Categories are matched by name; one that
-            knows a single category takes all objects for it.
+        stage_one: a trained detector with amodal boxes and a box head, from
+            :func:`~amodal_pipeline.methods.load`. Categories are matched by name; a detector of a
+            single category takes all objects for it.
         objects: true ones, or a user's.
-        config: how to run it.
+        config: batch size, device and precision.
         on_progress: called with (done, all) objects that have a visible part.
-        categories: those of the objects are what they are; otherwise the detector says which of its
-            own each is likeliest of.
+        categories: whether the objects' categories are known; if not, each box is refined for the
+            detector's likeliest category.
 
     Raises:
-        ValueError: an object has no visible mask, or is of a category that the detector does not
-            know; the detector has no such boxes; or an image cannot be read.
+        ValueError: an object has no visible mask, or a category that the detector does not know;
+            the detector cannot refine amodal boxes; or an image cannot be read.
     """
     regresses = stage_one.config.DESCRIPTION.regresses_boxes
     if not regresses or getattr(stage_one, "box_kind", None) != "amodal":
         raise ValueError(
-            f"{stage_one.config.name} cannot estimate amodal boxes of known objects: take a "
+            f"{stage_one.config.name} cannot estimate amodal boxes of known objects: use a "
             "detector with a box head that regresses amodal ones (mask_rcnn, orcnn, vrsp)"
         )
     visible_masks(objects, "an amodal box")
@@ -145,10 +141,7 @@ def estimate_boxes(
     amodal, done = tight.copy(), 0
     for batch in loader:
         rows = [of_image[image_id] for image_id, _ in batch]
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16) if bf16 else nullcontext(),
-        ):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
             found = stage_one.detector.regress(
                 [image.to(device) for _, image in batch],
                 [torch.from_numpy(tight[own]).float().to(device) for own in rows],
@@ -165,7 +158,7 @@ def estimate_boxes(
 
 
 def _labels(stage_one: nn.Module, predictions: Predictions, seen: np.ndarray) -> np.ndarray:
-    """The 1-based class that the objects of the rows ``seen`` have for a detector, int64 [M]."""
+    """Return the detector's 1-based classes of the objects in the rows ``seen``, int64 [M]."""
     known = [category.name for category in stage_one.categories]
     names = {category.id: category.name for category in predictions.metadata.categories}
     labels = np.zeros(len(seen), np.int64)
@@ -174,8 +167,8 @@ def _labels(stage_one: nn.Module, predictions: Predictions, seen: np.ndarray) ->
         name = names[int(category)]
         if len(known) > 1 and name not in known:
             raise ValueError(
-                f"objects are of the category {name!r}, which {stage_one.config.name} does not "
-                f"know ({', '.join(known)}): take a detector that was trained on it"
+                f"some objects have the category {name!r}, which {stage_one.config.name} does not "
+                f"know ({', '.join(known)}): use a detector that was trained on it"
             )
         labels[categories == category] = 1 if len(known) == 1 else known.index(name) + 1
     return labels
@@ -183,8 +176,11 @@ def _labels(stage_one: nn.Module, predictions: Predictions, seen: np.ndarray) ->
 
 @dataclass(frozen=True)
 class _Crops:
-    """What a completer is given of some objects: ``rows`` of the table, int64 [N], their
-    ``windows`` float64 [N, 4], ``images`` uint8 [N, 3, I, I] and ``targets``."""
+    """The input of a completer for N objects.
+
+    ``rows`` int64 [N] of the table, ``windows`` float64 [N, 4], ``images`` uint8 [N, 3, I, I],
+    ``targets`` by name.
+    """
 
     rows: np.ndarray
     windows: np.ndarray
@@ -193,8 +189,11 @@ class _Crops:
 
 
 class _Objects(Dataset):
-    """Objects that have a visible part, in batches of whole images; an image with more objects than
-    a batch has several to itself."""
+    """Batches of objects that have a visible part.
+
+    A batch has all objects of its images, so that each image is read once; the objects of a crowded
+    image are split into several batches.
+    """
 
     def __init__(self, predictions: Predictions, crop: CropConfig, batch: int) -> None:
         self.predictions, self.crop, self.sizes = predictions, crop, predictions.sizes
@@ -202,10 +201,7 @@ class _Objects(Dataset):
         self.masks = pa.array(table["visible_rle"].tolist(), pa.string())
         self.boxes = boxes_around(predictions, crop.around)
         self.keys = table["prediction_id"].to_numpy(dtype=np.int64)
-        ids = np.array([c.id for c in predictions.metadata.categories], np.int64)
-        order = np.argsort(ids)
-        category = table["category_id"].to_numpy(dtype=np.int64)
-        self.labels = order[np.searchsorted(ids[order], category)] + 1
+        self.labels = labels_of(predictions.metadata.categories, table["category_id"])
         self.image_ids = table["image_id"].to_numpy(dtype=np.int64)
         self.names = dict(
             zip(predictions.images["image_id"], predictions.images["file_name"], strict=True)
@@ -229,21 +225,14 @@ class _Objects(Dataset):
             "key": torch.from_numpy(self.keys[rows]),
             "aspect": aspects(seen),
         }
-        return _Crops(rows, seen, self._images(rows, seen), targets)
-
-    def _images(self, rows: np.ndarray, seen: np.ndarray) -> Tensor:
-        root, crops, last = self.predictions.metadata.image_root, [], None
-        for row, window in zip(rows, seen, strict=True):
-            if self.image_ids[row] != last:
-                last = self.image_ids[row]
-                pixels = read_image(root, self.names[last], tuple(self.sizes[row]))
-                image = torch.from_numpy(pixels).permute(2, 0, 1)
-            crops.append(crop_image(image, window, self.crop.image_side))
-        return torch.stack(crops)
+        root = self.predictions.metadata.image_root
+        names = [self.names[image_id] for image_id in self.image_ids[rows]]
+        images = image_crops(root, names, sizes, seen, crop.image_side)
+        return _Crops(rows, seen, images, targets)
 
 
 def _batches(rows: np.ndarray, image_ids: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    """Rows that are sorted by image, in batches of at most ``batch``."""
+    """Yield rows sorted by image in batches of at most ``batch``, with whole images if possible."""
     start, cuts = 0, np.append(np.flatnonzero(np.diff(image_ids, prepend=np.nan)), len(rows))
     while start < len(rows):
         last = int(cuts[np.searchsorted(cuts, start + batch, side="right") - 1])
@@ -255,7 +244,7 @@ def _batches(rows: np.ndarray, image_ids: np.ndarray, batch: int) -> Iterator[np
 def _by_size(
     rows: np.ndarray, sizes: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[int, int]]]:
-    """Rows whose canvases are of one size, their positions, and that size."""
+    """Yield rows whose images have the same size, their positions in ``rows``, and the size."""
     for size in np.unique(sizes[rows], axis=0):
         own = np.flatnonzero((sizes[rows] == size).all(axis=1))
         yield rows[own], own, (int(size[0]), int(size[1]))

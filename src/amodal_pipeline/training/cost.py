@@ -1,4 +1,4 @@
-"""What a method costs: parameters, floating-point operations, time."""
+"""Costs of a method: parameters, floating-point operations, speed."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Cost:
-    """The size of a model and the work of one image at inference; of a completer, one object.
+    """Size and speed of a model at inference, per image (of a completer: per object).
 
-    ``flops``: floating-point operations of matrix products, convolutions and attention, a
-    multiplication and an addition counted as two; what torch has no formula for (pooling of
-    regions, suppression of boxes) is not in it. ``height``, ``width``: the image's, in pixels.
-    ``images_per_second`` on ``device``, where it was measured.
+    Attributes:
+        parameters: number of parameters.
+        flops: floating-point operations of matrix products, convolutions and attention;
+            a multiplication and an addition count as two. Operations for which torch has no formula
+            (RoI pooling, non-maximum suppression) are not counted.
+        height, width: of the image, in pixels.
+        images_per_second: measured on ``device``; None if not measured.
     """
 
     parameters: int
@@ -32,22 +35,21 @@ def cost(
     device: str = "",
     targets: dict[str, Tensor] | None = None,
 ) -> Cost:
-    """Count a method's parameters and the operations of one image.
+    """Return the number of a method's parameters and the operations for one image.
 
     Args:
         model: in evaluation mode; called with a list of one image, a completer with a batch of one.
-        image: [3, H, W] of the kind that the model takes, on the model's device. How many
-            proposals it gives rise to is part of the work, so take one of the data set.
-        images_per_second: as measured over a data set.
-        device: where that was, see :func:`device_name`.
-        targets: what a completer is given beside the crop of an object, which ``image`` then is;
-            None of a detector.
+        image: [3, H, W] on the model's device; for a completer, the crop of an object. Use an image
+            of the data set, because the operations depend on the number of proposals.
+        images_per_second: measured over a data set.
+        device: where it was measured, see :func:`device_name`.
+        targets: a completer's other inputs, a batch of one; None for a detector.
 
     Raises:
         ValueError: the image is not [3, H, W], or the model is in training mode.
     """
     if image.ndim != 3 or len(image) != 3:
-        raise ValueError(f"the image is {list(image.shape)}, not [3, height, width]")
+        raise ValueError(f"the image must be [3, height, width], not {list(image.shape)}")
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -63,7 +65,7 @@ def cost(
 
 
 def device_name(device: str) -> str:
-    """Return the device as its maker calls it: "NVIDIA H100", or "CPU, 2 threads"."""
+    """Return the name of a device: "NVIDIA H100", or "CPU, 2 threads"."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{device.upper()}, {torch.get_num_threads()} threads"

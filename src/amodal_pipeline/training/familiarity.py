@@ -1,4 +1,4 @@
-"""Whether images look like those a method was trained on."""
+"""Comparison of images with the training images of a method, by features of its backbone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +14,14 @@ from amodal_pipeline.methods.checkpoints import Familiarity
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.device import resolve_device
 
-_IMAGES = 128
-_SLACK = 1.5  # beyond the training images' own spread
+_IMAGES = 128  # images that are compared at most
+_SLACK = 1.5  # an image is unfamiliar beyond this many times the limit of the training images
 
 
 def familiarity(model: nn.Module, annotations: AmodalAnnotations) -> Familiarity:
-    """Mean and spread of the backbone's features over (up to 128) training images.
+    """Return mean and spread of the backbone's features over (up to 128) training images.
 
-    ``limit`` is the distance that 99 % of those images keep to their mean, in spreads.
+    ``limit`` is the 99th percentile of these images' distances from the mean, in spreads.
     """
     features = _features(model, _spread(annotations.images), annotations.metadata.image_root)
     mean, std = features.mean(0), features.std(0) + 1e-3 * np.abs(features).mean() + 1e-8
@@ -32,14 +32,14 @@ def familiarity(model: nn.Module, annotations: AmodalAnnotations) -> Familiarity
 def unfamiliar(
     model: nn.Module, known: Familiarity, images: pd.DataFrame, root: Path, config: InferenceConfig
 ) -> float:
-    """Share (0–1) of (up to 128) images that lie far outside the training images' features."""
+    """Return the share (0–1) of (up to 128) images with features far from the training images'."""
     features = _features(model.to(resolve_device(config.device)), _spread(images), str(root))
     distance = _distance(features, np.array(known.mean), np.array(known.std))
     return float((distance > _SLACK * known.limit).mean())
 
 
 def _features(model: nn.Module, images: pd.DataFrame, root: str) -> np.ndarray:
-    """Last map of the backbone, averaged over the image: float [images, channels]."""
+    """Return the backbone's last map averaged over each image, float [images, channels]."""
     detector, training = model.detector, model.training
     model.eval()
     rows = []

@@ -1,8 +1,7 @@
-"""Running a trained detector over the images of a data set or a folder."""
+"""Inference of detectors on the images of a data set or a folder."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +25,11 @@ from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 
 KINDS = ("amodal", "visible", "invisible")
 
-_DECODERS = 4  # threads, each with an image in memory
+_DECODERS = 4  # threads that decode images, each with one image in memory
 
 
 class Images(Dataset):
-    """Images of a table, in its order: image_id and uint8 [3, H, W]."""
+    """The images of a table in its order: pairs of image_id and uint8 [3, H, W]."""
 
     def __init__(self, images: pd.DataFrame, root: str) -> None:
         self.images, self.root = images, root
@@ -52,14 +51,19 @@ def predict(
     config: InferenceConfig,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Detections of ``model`` on a table of images (:data:`~..annotations.tables.IMAGES`).
+    """Return the detections of ``model`` on a table of images.
 
-    Masks are pasted at the images' full resolution and kept as run lengths only: memory grows with
-    the number of detections, not with the size of images. The tight box of a visible mask is
-    computed; the box that the detector regresses, amodal or visible, is its own.
+    Masks are pasted at full resolution as run lengths, so that memory grows with the number of
+    detections, not with the size of images. The box that the detector regresses, amodal or visible,
+    is kept; the other one is computed from the mask.
 
-    A detector that tells who is in front gives, for each image, order int64 [P, 2], positions
-    (front, back) among its detections there, and order_scores [P].
+    Args:
+        model: a trained detector. A detector that predicts who is in front also returns order int64
+            [P, 2], positions (front, back) among an image's detections, and order_scores [P].
+        images: rows of :data:`~..annotations.tables.IMAGES`.
+        metadata: of the result; its ``image_root`` is the folder of the images.
+        config: batch size, device and precision.
+        on_progress: called with (done, all) images.
     """
     device = resolve_device(config.device)
     bf16 = wants_bfloat16(config.precision, device)
@@ -73,10 +77,7 @@ def predict(
     category_ids = np.array([c.id for c in metadata.categories], np.int64)
     tables, orders, done = [], {}, 0
     for batch in loader:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16) if bf16 else nullcontext(),
-        ):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
             found = model([image.to(device) for _, image in batch])
         for (image_id, image), detections in zip(batch, found, strict=True):
             size = tuple(image.shape[-2:])
@@ -106,13 +107,14 @@ def detections_as_rows(
     category_ids: np.ndarray,
     box_kind: str,
 ) -> pd.DataFrame:
-    """Return what a detector finds in one image as rows of PREDICTIONS, numbered later.
+    """Return the detections of one image as rows of PREDICTIONS, all with prediction_id 0.
 
     Args:
-        detections: of the model's contract, masks within boxes.
+        detections: output of a detector for the image, with masks within boxes.
+        image_id: of the image.
         size: height and width of the image, in pixels.
-        category_ids: int64 [K], of the labels from 1.
-        box_kind: what the detector's boxes are around, "amodal" or "visible".
+        category_ids: int64 [K], the ids of the labels 1 to K.
+        box_kind: whether the detector's boxes are "amodal" or "visible".
     """
     boxes = detections["boxes"].float()
     n = len(boxes)
@@ -137,7 +139,7 @@ def detections_as_rows(
 def _order_rows(
     orders: dict[int, tuple[np.ndarray, np.ndarray]], image_ids: np.ndarray, method: str
 ) -> pd.DataFrame:
-    """The order of detections as a table; ``image_ids`` are those of all predictions, sorted."""
+    """Return the order of detections as a table; ``image_ids`` of all predictions are sorted."""
     tables = []
     for image_id, (pairs, scores) in sorted(orders.items()):
         ids = pairs + np.searchsorted(image_ids, image_id) + 1
@@ -157,13 +159,13 @@ def _order_rows(
 
 
 def images_in(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return a table of the images below a folder, and the damaged ones: name → reason.
+    """Return a table of the images below a folder, and the damaged ones with the reason.
 
-    Each is decoded once to know. They are numbered from 1 in the order of their names, whether or
-    not they can be read.
+    Each image is decoded once as a check. Ids count from 1 in the order of the names, damaged
+    images included.
 
     Raises:
-        ValueError: the folder is missing, holds no image, or none that can be read.
+        ValueError: the folder is missing, or has no readable image.
     """
     suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
     folder = Path(folder)
@@ -175,7 +177,10 @@ def images_in(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         if p.suffix.lower() in suffixes and p.is_file()
     )
     if not names:
-        raise ValueError(f"{folder} holds no image ({', '.join(sorted(suffixes))})")
+        raise ValueError(
+            f"{folder} has no images ({', '.join(sorted(suffixes))}): name another folder with "
+            "--params images=<folder>"
+        )
 
     def look(name: str) -> tuple[int, int] | str:
         try:

@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """What the loop reports as it goes: losses are means since the last report."""
+    """A report of the loop; losses are means since the last report."""
 
     iteration: int
     iterations: int
@@ -62,9 +62,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a method that was made before it and is not trained with it.
+    """A part of a method that was trained before it and stays fixed.
 
-    ``weights``: its state; ``digest``: of the fingerprint of what it was made from.
+    ``weights``: its state; ``digest``: of the fingerprint of its training.
     """
 
     weights: dict[str, Tensor]
@@ -80,7 +80,10 @@ def fingerprint(
     detected: Predictions | None = None,
     pretrained_categories: Mapping[str, str] = MappingProxyType({}),
 ) -> Fingerprint:
-    """Collect what decides the weights: configuration, data, start and finished parts."""
+    """Return the fingerprint of a training: its configuration, data, start and components.
+
+    The arguments are those of :func:`train`.
+    """
     return Fingerprint.of(
         **{name: component.digest for name, component in components.items()},
         **(
@@ -101,7 +104,7 @@ def fingerprint(
 
 
 def _alone(run: Callable[..., Checkpoint]) -> Callable[..., Checkpoint]:
-    """Let one training at a time work in a folder."""
+    """Return ``run`` with a lock on its folder, so that one training at a time can use it."""
 
     @wraps(run)
     def alone(
@@ -139,34 +142,32 @@ def train(
     restart: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Checkpoint:
-    """Train a method, from where an earlier run of the same training was cut.
+    """Train a method and return its checkpoint, continuing an earlier run of the same training.
 
     Every ``config.checkpoint_every`` iterations and at the end the state is written to
-    ``folder/state-<iteration>``; reports go to ``folder/history.jsonl`` and to ``on_step``. On a
-    CPU, a training that was killed and started again gives the same bits.
+    ``folder/state-<iteration>``. Reports go to ``folder/history.jsonl`` and to ``on_step``. On a
+    CPU, a training that was killed and continued gives the same weights, bit for bit.
 
     Args:
-        method: configuration of what to train.
-        config: how.
+        method: configuration of the method.
+        config: optimiser, schedule and bookkeeping.
         annotations: the training split.
-        folder: where the state lives.
+        folder: folder of states and history.
         pretrained: a checkpoint to start from (see :func:`~..methods.pretrained.start_from`).
-        pretrained_categories: what a category is called in that checkpoint, where it is called
-            otherwise.
-        components: finished parts by the name of the module they are put in.
-        detected: what a detector has found in the training split, for a completer that learns
-            from predicted visible masks too.
-        restart: throw away what is in ``folder`` first.
+        pretrained_categories: names of categories in that checkpoint that differ from those here.
+        components: fixed parts by the name of their module.
+        detected: a detector's predictions for the training split, for a completer that also learns
+            from predicted visible masks.
+        restart: delete the states and the history in ``folder`` first.
 
     Raises:
         ChangedTrainingError: the state in ``folder`` is of another training.
-        DivergedError: a loss became NaN or infinite (names the images of the batch), or a tensor
-            of the model or the optimiser did; neither is ever saved.
-        ValueError: another process trains in ``folder``; names it.
-        ValueError: ``config.frozen`` or a stage names no parameter, or leaves none to train.
-        OSError: the disk is full; the state before is intact.
-        ValueError: the method uses a shape prior, and ``components`` has none; or there is nothing
-            to start from in ``pretrained``.
+        DivergedError: a loss (names the images of the batch) or a tensor of the model or the
+            optimiser became NaN or infinite; neither is ever saved.
+        OSError: the disk is full; the previous state is intact.
+        ValueError: another process trains in ``folder``; ``config.frozen`` or a stage names no
+            parameter, or leaves none to train; a component is missing; or ``pretrained`` shares no
+            weights with the method.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -190,7 +191,7 @@ def train(
     torch.manual_seed(config.seed)
     categories = annotations.metadata.categories
     model = build(without_download(method) if saved else method, len(categories))
-    # Again where a training goes on: its weights are loaded over these, but the card says it.
+    # Also if the training is continued: the saved weights replace these, but the card needs it.
     reuse = start_from(model, categories, pretrained, pretrained_categories) if pretrained else None
     for name, component in components.items() if not saved else ():
         part = model.get_submodule(name)
@@ -208,8 +209,8 @@ def train(
     if config.compiled:
         model = torch.compile(model)
     if saved:
-        # Into the plain optimiser, on the device already: torch knows which of its state stays on
-        # the CPU.
+        # Into the unwrapped optimiser, which is on the device already: torch knows which part of
+        # its state stays on the CPU.
         saved.restore(plain, plain_optimizer)
         del saved
 
@@ -257,8 +258,8 @@ def _check_parts(method: Any, components: Mapping[str, Component]) -> None:
     for part, job in contract.parts_of(method).items():
         if part not in components:
             raise ValueError(
-                f"{method.name} is trained with a finished part, and components has no {part!r}: "
-                f"make one with `kedro run --pipeline={job}`, or configure the method without it"
+                f"{method.name} needs the trained part {part!r}, which components does not have: "
+                f"train it with `kedro run --pipeline={job}`, or configure the method without it"
             )
 
 
@@ -270,8 +271,8 @@ def _freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"frozen: {list(prefixes)} leave no parameter to train")
     for name, module in model.named_modules():
-        # Single layers only: a detector must stay in training mode, or it draws no RoIs to learn
-        # from; a frozen layer must not, or it drops values out and gathers statistics.
+        # Only single layers: a detector samples RoIs in training mode only, but a frozen layer in
+        # training mode would apply dropout and update its statistics.
         if f"{name}.".startswith(prefixes) and next(module.children(), None) is None:
             module.eval()
 
@@ -288,9 +289,9 @@ def _check_prefixes(model: nn.Module, prefixes: tuple[str, ...], key: str) -> No
 
 
 class _Stages:
-    """What trains when: ``enter`` is called before each iteration.
+    """The stages of a training; ``enter`` is called before each iteration.
 
-    Parameters and layers that do not train without stages do not train in one either.
+    Parameters and layers that are frozen without stages are frozen in every stage.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
@@ -301,14 +302,15 @@ class _Stages:
             if module.training and next(module.children(), None) is None
         }
         self.ends = list(accumulate(stage.iterations for stage in config.stages))
-        # Every name begins with "": after the last stage all train.
+        # Every name begins with "", so after the last stage all parameters train.
         self.trained = [*(stage.trained for stage in config.stages), ("",)]
         self.now = len(config.stages)
         for number, prefixes in enumerate(self.trained):
             _check_prefixes(model, prefixes, f"stages[{number}].trained")
             if not any(name.startswith(prefixes) for name in self.parameters):
                 raise ValueError(
-                    f"stages[{number}].trained: {list(prefixes)} are frozen: nothing trains"
+                    f"stages[{number}].trained: all parameters of {list(prefixes)} are frozen: "
+                    "name others, or change frozen"
                 )
 
     def enter(self, iteration: int) -> None:
@@ -330,7 +332,7 @@ def _step(
     config: TrainingConfig,
     iteration: int,
 ) -> dict[str, Tensor]:
-    # Proposals and RoIs are drawn at random: seeded by the iteration, a resumed run draws the same.
+    # Seeded by the iteration, a continued training draws the same proposals and RoIs.
     entropy = np.random.SeedSequence([config.seed, iteration])
     torch.manual_seed(int(entropy.generate_state(1)[0]))
     for group in optimizer.param_groups:
@@ -351,7 +353,7 @@ def _step(
 
 
 def _on(value, accelerator):
-    """Tensors within lists and dictionaries on the accelerator's device, everything else as is."""
+    """Return ``value`` with all tensors in its lists and dictionaries on the device."""
     match value:
         case Tensor():
             return value.to(accelerator.device, non_blocking=True)
@@ -374,13 +376,13 @@ def _diverged(
         f"the {what} of iteration {iteration + 1} is not finite ({named}); images of the batch: "
         f"{', '.join(batch.names)}. Lower the learning rate ({config.learning_rate}), lengthen "
         f"the warm-up ({config.warmup_iterations} iterations) or clip gradients "
-        "(gradient_clip: 10), and begin anew with --params restart=true; the states saved before "
+        "(gradient_clip: 10), and start again with --params restart=true; the states saved before "
         "are intact"
     )
 
 
 class _Meter:
-    """Means of the losses, and speed, between two reports."""
+    """Mean losses and speed between two reports."""
 
     def __init__(self, config: TrainingConfig, done: int) -> None:
         self.config = config
@@ -448,7 +450,7 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimize
 
 
 def _rate(config: TrainingConfig, iteration: int) -> float:
-    """Learning rate of an iteration (from 0)."""
+    """Return the learning rate of an iteration, counted from 0."""
     warm = 1.0
     if iteration < config.warmup_iterations:
         progress = iteration / config.warmup_iterations

@@ -1,8 +1,7 @@
-"""Who is in front, of objects that are given: by a trained OrderNet, or read off distance maps."""
+"""Order of known objects: by a trained OrderNet, or from distance maps."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -31,21 +30,21 @@ _ANY_OVERLAP = 1e-9  # intersection over union
 
 
 def best_matches(annotations: AmodalAnnotations, predictions: Predictions) -> Predictions:
-    """Return what was predicted for each true object: the prediction whose mask overlaps it most.
+    """Return for each true object the prediction whose mask overlaps it most.
 
-    As SLN's paper chooses masks (section 5.2): by the largest IoU of amodal masks, whatever the
-    category, the score, and who else has the same. True objects that no prediction touches, and
-    those that are ignored, are left out.
+    This is how SLN's paper chooses masks (section 5.2): by the largest IoU of amodal masks,
+    regardless of category and score; a prediction may be chosen for several objects. True objects
+    that are ignored, or overlap no prediction, are left out.
 
     Args:
-        annotations: the truth.
-        predictions: detections in the same images; of one without an amodal mask the visible one
-            counts.
+        annotations: the true objects.
+        predictions: detections in the same images; the visible mask is used if a detection has no
+            amodal one.
 
     Returns:
-        The predictions under the ids of the true objects (``prediction_id``, ``instance_id``;
-        ``source_id`` is the prediction's), with the order that was predicted between them;
-        variant "best_match", ``inputs`` the detector.
+        The predictions with the ids of the true objects as ``prediction_id`` and ``instance_id``,
+        their own as ``source_id``, and the predicted order between them. The variant is
+        "best_match", ``inputs`` names the detector.
     """
     truth, table = annotations.instances, predictions.predictions
     whole = pc.coalesce(*(strings(table[f"{kind}_rle"]) for kind in ("amodal", "visible")))
@@ -61,7 +60,7 @@ def best_matches(annotations: AmodalAnnotations, predictions: Predictions) -> Pr
         *(strings(truth["amodal_rle"]).take(pa.array(counted)), ends[1]),
         *(heights.to_numpy(dtype=np.int64), _ANY_OVERLAP),
     )
-    # The largest first, of equal ones the first prediction; the first of each true object stays.
+    # Per true object the largest IoU, and among equal ones the first prediction.
     largest = np.lexsort((by_image[i], -iou, j))
     _, first = np.unique(j[largest], return_index=True)
     chosen = largest[first]
@@ -101,21 +100,21 @@ def order(
     checkpoint: str = "",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Order objects with OrderNet.
+    """Return objects with the order that OrderNet predicts.
 
     Args:
-        model: an OrderNet.
-        objects: with the masks that it looks at, and images that can be read.
-        config: how to run it; ``objects_per_batch`` pairs at once.
-        pairs: int64 [P, 2], rows of ``objects``, two of one image each, each pair once; by default
-            those whose amodal masks overlap (:func:`overlapping_pairs`).
-        variant, seed, checkpoint: whose order it is.
+        model: a trained OrderNet.
+        objects: with the masks that the model needs, and readable images.
+        config: device, precision, and pairs per batch (``objects_per_batch``).
+        pairs: int64 [P, 2], rows of ``objects``, each pair once and within one image; by default
+            the pairs whose amodal masks overlap (:func:`overlapping_pairs`).
+        variant, seed, checkpoint: entries of the result's metadata.
         on_progress: called with (done, all) pairs.
 
     Returns:
-        The same objects; of each pair the likelier direction, with its probability (above 0.5) as
-        score and the source "order_net". A pair of two objects that look the same to the network
-        states nothing. Method "order_net", ``inputs`` as they are.
+        The same objects with the likelier direction of each pair, scored by its probability (above
+        0.5), from the source "order_net". There is no order between two objects with the same
+        input. The method is "order_net"; ``inputs`` is unchanged.
 
     Raises:
         ValueError: an object lacks a mask that is needed, or an image cannot be read.
@@ -129,10 +128,7 @@ def order(
     batches = _Batches(crops, pairs, config.objects_per_batch)
     logits, done = [torch.zeros(0)], 0
     for images, seen in DataLoader(batches, batch_size=None, num_workers=config.workers):
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16) if bf16 else nullcontext(),
-        ):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
             found = model(images.to(device), {"objects": seen.to(device)})["logits"].float().cpu()
         alike = (seen[:, 0] == seen[:, 1]).flatten(1).all(dim=1)
         logits.append(found.masked_fill(alike, 0))
@@ -144,12 +140,10 @@ def order(
 
 
 def by_relative_map(objects: Predictions, pairs: np.ndarray | None = None) -> Predictions:
-    """Order by R (eq. 4): of two objects, by the largest region of their overlap.
+    """Return objects with the order by SLN's R (eq. 4) in the largest region of each overlap.
 
-    Distance maps are made from the masks and the order of the table. Method
-    "order_by_relative_map".
-
-    Args and raises: as :func:`order`.
+    Distance maps are derived from the masks and the order in the table. The method is
+    "order_by_relative_map". Arguments and errors are the same as for :func:`order`.
     """
     pairs = overlapping_pairs(objects) if pairs is None else pairs
     image_ids = objects.predictions["image_id"].to_numpy(dtype=np.int64)[pairs[:, 0]]
@@ -160,15 +154,18 @@ def by_relative_map(objects: Predictions, pairs: np.ndarray | None = None) -> Pr
         rows, levels = levels_of_predictions(objects, image_id)
         maps = true_distance_maps(levels.amodal, levels.level)
         signs[own] = depth_order(maps, whole[rows], np.searchsorted(rows, pairs[own]))
-    # A direction is as certain as certain can be.
+    # Infinite logits, because a direction is certain.
     certain = torch.from_numpy(np.where(signs == 0, 0, signs * np.inf))
     made = {"method": "order_by_relative_map", "variant": "full", "checkpoint": ""}
     return _ordered(objects, pairs, certain, "relative map", made)
 
 
 def overlapping_pairs(objects: Predictions) -> np.ndarray:
-    """Rows of objects whose amodal masks (the visible one where there is no other) share a pixel,
-    int64 [P, 2]; none of images that are too crowded to look at all pairs."""
+    """Return pairs of rows whose amodal masks share a pixel, int64 [P, 2].
+
+    The visible mask is used if an object has no amodal one. Images that are too crowded to compare
+    all pairs give none.
+    """
     table = objects.predictions
     whole = pc.coalesce(*(strings(table[f"{kind}_rle"]) for kind in ("amodal", "visible")))
     instances = {
@@ -181,8 +178,10 @@ def overlapping_pairs(objects: Predictions) -> np.ndarray:
 
 
 def pairs_of_truth(annotations: AmodalAnnotations, objects: Predictions) -> np.ndarray:
-    """Rows of ``objects`` that stand for two true objects that overlap, int64 [P, 2]: the pairs of
-    the protocol "order", whether or not what was predicted for them overlaps."""
+    """Return the rows of ``objects`` for each pair of true objects that overlap, int64 [P, 2].
+
+    These are the pairs of the protocol "order", also if the predicted masks do not overlap.
+    """
     counted = annotations.instances[~annotations.instances["ignore"].to_numpy(dtype=bool)]
     ids = pd.Index(objects.predictions["instance_id"].to_numpy(dtype=np.int64))
     i, j, _ = overlapping(counted)
@@ -192,7 +191,7 @@ def pairs_of_truth(annotations: AmodalAnnotations, objects: Predictions) -> np.n
 
 
 class _Batches(Dataset):
-    """What is seen of pairs, so many at once."""
+    """Crops of pairs, ``size`` pairs per batch."""
 
     def __init__(self, crops: PairCrops, pairs: np.ndarray, size: int) -> None:
         self.crops, self.pairs, self.size = crops, pairs, size
@@ -207,7 +206,7 @@ class _Batches(Dataset):
 
 
 def _by_image(image_ids: np.ndarray) -> Iterator[tuple[int, slice]]:
-    """Each image of sorted ids, and where it stands."""
+    """Yield each image id of a sorted array, and the slice of its rows."""
     starts = np.flatnonzero(np.diff(image_ids, prepend=np.nan))
     for start, stop in zip(starts, [*starts[1:], len(image_ids)], strict=True):
         yield int(image_ids[start]), slice(int(start), int(stop))
@@ -216,7 +215,10 @@ def _by_image(image_ids: np.ndarray) -> Iterator[tuple[int, slice]]:
 def _ordered(
     objects: Predictions, pairs: np.ndarray, logits: Tensor, source: str, made: dict[str, object]
 ) -> Predictions:
-    """Objects with the order of pairs (A, B) whose logit, float64 [P], is above 0 for A."""
+    """Return objects with the order of pairs (A, B): A is in front if its logit is above 0.
+
+    ``logits`` is float64 [P]; a pair with the logit 0 has no order.
+    """
     decided = (logits != 0).numpy()
     pairs, logits = pairs[decided], logits.numpy()[decided]
     nearer = logits > 0

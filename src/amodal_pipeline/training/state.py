@@ -1,4 +1,4 @@
-"""The state of a training on disk: safetensors and JSON, replaced as a whole or not at all."""
+"""The state of a training on disk: safetensors and JSON, written as a whole or not at all."""
 
 import json
 import logging
@@ -28,12 +28,12 @@ from amodal_pipeline.methods.pretrained import weights_of
 
 logger = logging.getLogger(__name__)
 
-KEPT = 2  # states: where the last one is damaged, the training goes on from the one before
+KEPT = 2  # states; if the last one is damaged, the training continues from the one before
 _NAME = re.compile(r"state-(\d{9,})")
 
 
 class StateCard(BaseModel):
-    """How far a training has come and what it is a training of.
+    """The iteration of a saved state and the fingerprint of its training.
 
     ``sha256``: see :func:`~..methods.checkpoints.write_card`; empty in memory.
     """
@@ -45,7 +45,7 @@ class StateCard(BaseModel):
 
 
 class ChangedTrainingError(ValueError):
-    """What is on disk was trained from something else."""
+    """The state on disk belongs to another training."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class State:
     optimizer: dict[str, Tensor]
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put the tensors back.
+        """Copy the tensors into a model and its optimiser.
 
         Raises:
-            ValueError: they are of another model.
+            ValueError: the tensors belong to another model.
         """
         check_fits(model, self.model, f"the training state of iteration {self.card.iteration}")
         model.load_state_dict(self.model)
@@ -79,20 +79,20 @@ def save_state(
     iteration: int,
     fingerprint: Fingerprint,
 ) -> None:
-    """Write ``folder/state-<iteration>``, then remove the states before the one before.
+    """Write ``folder/state-<iteration>``, and remove all but the last :data:`KEPT` states.
 
-    Whatever happens, and whenever, a complete state is there afterwards.
+    If the process is killed at any time, a complete state remains.
 
     Raises:
-        DivergedError: a tensor is not finite; nothing was written, the states before are intact.
-        OSError: the disk is full; the states before are intact.
+        DivergedError: a tensor is not finite; nothing was written, previous states are intact.
+        OSError: the disk is full; previous states are intact.
     """
     place = _place(folder, iteration)
     weights, moments = weights_of(model), _optimizer_tensors(optimizer)
     if found := not_finite(weights) or not_finite(moments):
         raise DivergedError(
             f"after iteration {iteration}, {found}: the state was not saved. Lower the learning "
-            "rate, lengthen the warm-up or clip gradients, and begin anew with --params "
+            "rate, lengthen the warm-up or clip gradients, and start again with --params "
             "restart=true; the states saved before are intact"
         )
     with replacing(place) as temporary:
@@ -102,14 +102,16 @@ def save_state(
         save_file(moments, files[1])
         card = StateCard(iteration=iteration, fingerprint=fingerprint)
         write_card(temporary / "state.json", card, *files)
-    # Those of later iterations are of a future that a damaged state has undone.
+    # States of later iterations exist if one was damaged; they are obsolete.
     kept = [i for i in _iterations(folder) if i <= iteration][:KEPT]
     remove_states(folder, kept)
 
 
 def remove_states(folder: Path, kept: Collection[int] = ()) -> None:
-    """Remove all states in ``folder`` but those of the iterations ``kept``, and what killed runs
-    left of unfinished ones."""
+    """Remove all states in ``folder`` except those of the iterations ``kept``.
+
+    Unfinished states of killed runs are removed too.
+    """
     for iteration in _iterations(folder):
         if iteration not in kept:
             shutil.rmtree(_place(folder, iteration), ignore_errors=True)
@@ -118,10 +120,10 @@ def remove_states(folder: Path, kept: Collection[int] = ()) -> None:
 
 
 def read_card(folder: Path) -> StateCard | None:
-    """Return the card of the last state in ``folder`` that has an intact one; None without a state.
+    """Return the card of the last state in ``folder`` whose card is intact; None without states.
 
     Raises:
-        ValueError: all of them are damaged; names the last.
+        ValueError: all cards are damaged; names the last one.
     """
     damage: DamagedError | None = None
     for iteration in _iterations(folder):
@@ -135,15 +137,15 @@ def read_card(folder: Path) -> StateCard | None:
 
 
 def read_state(folder: Path, wanted: Fingerprint) -> State | None:
-    """Return the last intact state in ``folder``; None where there is no state.
+    """Return the last intact state in ``folder``; None without states.
 
     Args:
         folder: of the checkpoint.
-        wanted: what the state must be of.
+        wanted: fingerprint of the training that is to be continued.
 
     Raises:
-        ChangedTrainingError: it is of another training.
-        ValueError: there are states, and each is damaged; names the last, and the remedy.
+        ChangedTrainingError: the state is of another training.
+        ValueError: all states are damaged; names the last one and the remedy.
     """
     damage = ""
     for iteration in _iterations(folder):
@@ -158,7 +160,7 @@ def read_state(folder: Path, wanted: Fingerprint) -> State | None:
             damage = damage or f"the training state in {place} is damaged ({error})"
             continue
         if damage:
-            logger.warning("%s: going on from the one before, iteration %d", damage, iteration)
+            logger.warning("%s: continuing from the state of iteration %d", damage, iteration)
         return State(card, model, optimizer)
     if damage:
         raise ValueError(f"{damage}: start again with --params restart=true")
@@ -173,7 +175,7 @@ def _card(place: Path) -> tuple[StateCard, dict[str, str]]:
 
 
 def _iterations(folder: Path) -> list[int]:
-    """Of all states in ``folder``, the last first. Names of another form are no states."""
+    """Return the iterations of all states in ``folder``, the last first."""
     names = (_NAME.fullmatch(path.name) for path in Path(folder).glob("state-*"))
     return sorted((int(name[1]) for name in names if name), reverse=True)
 
@@ -183,22 +185,23 @@ def _place(folder: Path, iteration: int) -> Path:
 
 
 def check_unchanged(found: Fingerprint, wanted: Fingerprint, folder: Path) -> None:
-    """
+    """Check that a training found on disk is the wanted one.
+
     Raises:
-        ChangedTrainingError: the two differ; names what, and the remedy.
+        ChangedTrainingError: the fingerprints differ; names the differences and the remedy.
     """
     changes = wanted.differences(found)
     if changes:
         more = [f"and {len(changes) - 12} more"] if len(changes) > 12 else []
         shown = "\n  ".join(changes[:12] + more)
         raise ChangedTrainingError(
-            f"{folder} was trained from something else:\n  {shown}\n"
-            "Undo the change to go on with that training, or replace it: --params restart=true"
+            f"{folder} belongs to another training (on disk -> now):\n  {shown}\n"
+            "Undo the changes to continue that training, or replace it: --params restart=true"
         )
 
 
 def truncate_history(path: Path, iteration: int) -> None:
-    """Drop the lines of ``history.jsonl`` beyond ``iteration``: they are trained again."""
+    """Remove the lines of ``history.jsonl`` after ``iteration``, which is trained again."""
     if not path.exists():
         return
     kept = []
@@ -207,7 +210,7 @@ def truncate_history(path: Path, iteration: int) -> None:
             if json.loads(line)["iteration"] <= iteration:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):
-            break  # a line cut off when the run was killed; nothing after it counts
+            break  # a line that was cut off when the run was killed, always the last one
     with replacing(path) as temporary:
         temporary.write_text("".join(kept))
 

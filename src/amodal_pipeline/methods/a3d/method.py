@@ -1,7 +1,7 @@
 """A3D: "2D Amodal Instance Segmentation Guided by 3D Shape Prior", ECCV 2022.
 
-Its supplement was never public: what the text leaves open follows SoftRas (Liu et al., ICCV 2019)
-and SMR (Hu et al., CVPR 2021), which it builds on.
+The supplement was never published. Details that the paper does not give follow the two methods that
+it builds on, SoftRas (Liu et al., ICCV 2019) and SMR (Hu et al., CVPR 2021).
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,19 @@ from amodal_pipeline.methods.configs import A3DConfig
 from amodal_pipeline.methods.training_config import TrainingConfig
 from amodal_pipeline.samples.objects import ObjectBatches
 
-COVERED = 0.95  # share of the windows of a batch above which meshes fill them
+COVERED = 0.95  # meshes that cover more than this share of their windows are too close
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What A3D makes of N objects.
+    """All outputs of A3D for N objects.
 
-    ``vertices`` float32 [N, V, 3] in the units of the camera preset, and ``viewpoints`` they are
-    seen from; None without a mesh. ``coarse`` and ``amodal`` [N, S, S] of 0–1: the silhouette and
-    what the refinement makes of it, the same without one. ``categories`` [N, classes]:
-    probabilities.
+    Attributes:
+        vertices: float32 [N, V, 3] in the units of the camera preset; None without a mesh.
+        viewpoints: the N estimated cameras; None without a mesh.
+        coarse: silhouettes [N, S, S] in 0–1.
+        amodal: refined masks [N, S, S] in 0–1; equal to ``coarse`` without refinement.
+        categories: probabilities [N, classes].
     """
 
     vertices: Tensor | None
@@ -43,22 +45,27 @@ class Reconstruction:
 
 
 class A3D(nn.Module):
-    """A sphere is bent to the shape of the object, rendered from an estimated viewpoint to the
-    coarse mask, and that is refined beside image and visible mask.
+    """A3D: deforms a sphere to the object's shape, renders it, and refines the silhouette.
 
-    In training ``model(images, targets)`` gives named losses, in evaluation {"amodal_masks": float
-    [N, S, S] of 0–1}.
+    The silhouette, seen from an estimated viewpoint, is the coarse mask; the refinement also sees
+    the image and the visible mask.
 
-    Images are crops of objects, uint8 (or 0–1) [N, 3, S, S]; the networks see them as 0–1, as
-    SoftRas' and SMR's do. Targets in training: "input" (the visible mask that is given), "amodal"
-    and "visible" (the true ones), uint8 [N, S, S]; "labels" int64 [N], from 1; "aspect" float32
-    [N, 2], width and height of the window over the longer of them; "partner" int64 [N], the
-    position in the batch of another view of the same object, -1 where there is none. In evaluation:
-    "input" and, with a mesh, "aspect".
+    In training ``model(images, targets)`` returns named losses, in evaluation {"amodal_masks":
+    float [N, S, S] in 0–1}. In evaluation each object's mask is independent of the others.
 
-    With a mesh, ``faces`` int64 [F, 3] are those of every one, and offsets are at most the radius
-    of the sphere along each axis (tanh, as SMR's). In evaluation an object's mask does not depend
-    on the others.
+    Images are crops of objects, uint8 (or float in 0–1) [N, 3, S, S]; the networks see them in 0–1,
+    as in SoftRas and SMR. Targets in training:
+
+    - "input": the given visible masks, uint8 [N, S, S]
+    - "amodal", "visible": the true masks, uint8 [N, S, S]
+    - "labels": int64 [N], from 1
+    - "aspect": float32 [N, 2], width and height of the window divided by the longer of them
+    - "partner": int64 [N], the position in the batch of another view of the same object, or -1
+
+    In evaluation: "input" and, with a mesh, "aspect".
+
+    All meshes have the same ``faces``, int64 [F, 3]. A vertex moves by at most the sphere's radius
+    along each axis (tanh, as in SMR).
     """
 
     def __init__(self, config: A3DConfig, classes: int) -> None:
@@ -79,7 +86,7 @@ class A3D(nn.Module):
         outputs = self.sphere.numel() if config.mesh else self.side**2
         self.decoder = _fully_connected([config.code, *config.decoder, outputs])
         if config.refinement:
-            # Convolutions of few channels are faster so on a CPU, and those in bf16 on a GPU.
+            # channels_last is faster: with few channels on a CPU, and in bf16 on a GPU.
             self.refinement = _refinement(config.refinement_channels)
             self.refinement.to(memory_format=torch.channels_last)
         for module in self.modules():
@@ -87,13 +94,13 @@ class A3D(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # The first mesh is nearly the sphere, the first mask of a decoder without one undecided.
+        # At first a mesh is nearly the sphere; without a mesh, masks are near one half.
         nn.init.normal_(self.decoder[-1].weight, std=1e-3)
         if config.mesh:
-            # With He's weights the first steps of Adam take the camera so close that meshes cover
-            # their windows, where masks have no gradient. From these it starts amid its ranges.
+            # With He's weights the first steps of Adam move the camera so close that meshes cover
+            # their windows, where masks have no gradient. Small weights start it at mid-range.
             nn.init.normal_(self.viewpoint[-1][-1].weight, std=1e-3)
-        # Of the last batch in training: shares of the windows that coarse and true masks cover.
+        # Shares of their windows that coarse and true masks cover in the last training batch.
         self.coverage: Tensor | None = None
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -102,7 +109,7 @@ class A3D(nn.Module):
         return {"amodal_masks": self.explain(images, targets).amodal}
 
     def explain(self, images: Tensor, targets: dict[str, Tensor]) -> Reconstruction:
-        """Mesh, viewpoint and masks of objects, in evaluation mode; takes what evaluation takes."""
+        """Return mesh, viewpoint and masks of objects; in evaluation mode, with its inputs."""
         seen = self._seen(images, targets)
         code = self.encoder(seen)
         vertices, viewpoints, coarse = self._coarse(code, seen, targets)
@@ -118,20 +125,25 @@ class A3D(nn.Module):
         *,
         raw: bool = False,
     ) -> np.ndarray:
-        """Amodal masks of objects of one image, in evaluation mode: see
-        :func:`~amodal_pipeline.methods.completer.complete`."""
+        """Return amodal masks of objects of one image, in evaluation mode.
+
+        See :func:`~amodal_pipeline.methods.completer.complete`.
+        """
         return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
     def screen(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
-        """Where the vertices [N, V, 3] of meshes are seen in windows of ``aspect`` [N, 2]: as
-        :func:`~amodal_pipeline.layers.cameras.project` tells, and fitted if the model does so."""
+        """Return vertices projected to windows of ``aspect`` [N, 2]: x, y and depth, [N, V, 3].
+
+        See :func:`~amodal_pipeline.layers.cameras.project`. With ``config.fitted`` the projection
+        is shifted and scaled to fill the window.
+        """
         screen = project(vertices, viewpoints, self.preset.field_of_view, aspect)
         if self.config.fitted:
             screen = fit(screen, 1 / self.config.crop.enlarge, least=2 / self.side)
         return screen
 
     def trouble(self) -> str | None:
-        """Say what is wrong with the last batch of a training, and the remedy; None if nothing."""
+        """Return a warning about the last training batch, with a remedy; None if all is well."""
         if not self.config.mesh or self.coverage is None:
             return None
         coarse, truth = self.coverage.tolist()
@@ -140,9 +152,9 @@ class A3D(nn.Module):
         return (
             f"coarse masks cover {coarse:.0%} of their windows, objects {truth:.0%}: the estimated "
             "camera is so close that meshes fill their windows, where masks have no gradient. If "
-            "loss_coarse_mask does not fall in later reports the mesh is lost: train anew "
-            "(--params restart=true) with another training.seed, a lower training.learning_rate, "
-            "a longer training.warmup_iterations, or model.fitted=true"
+            "loss_coarse_mask does not fall in later reports, train again (--params restart=true) "
+            "with another training.seed, a lower training.learning_rate, a longer "
+            "training.warmup_iterations, or model.fitted=true"
         )
 
     def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -154,7 +166,7 @@ class A3D(nn.Module):
         overlaps = [soft_iou(coarse, truth)]
         own = (targets["partner"] >= 0).nonzero().squeeze(1)
         if config.mesh and config.cross_view and len(own):
-            # SoftRas' multi-view loss; there, viewpoints are known.
+            # SoftRas' multi-view loss; SoftRas knows the viewpoints, here they are estimated.
             other = targets["partner"][own]
             crossed = self._rendered(
                 vertices[own],
@@ -175,7 +187,7 @@ class A3D(nn.Module):
             category = F.cross_entropy(self.category_logits(code).float(), targets["labels"] - 1)
             losses["loss_category"] = config.class_weight * category
         if config.mesh:
-            # SoftRas' weights are those of meshes of its size.
+            # SoftRas' weights are for meshes of its size.
             sized = vertices * (PRESETS["softras"].radius / self.preset.radius)
         if config.mesh and config.laplacian:
             losses["loss_laplacian"] = config.laplacian * self.mesh_losses.laplacian(sized)
@@ -184,15 +196,15 @@ class A3D(nn.Module):
         return losses
 
     def _seen(self, images: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """What the networks see, float [N, 4, S, S] of 0–1."""
+        """Return the networks' input, image and visible mask, float [N, 4, S, S] in 0–1."""
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         return torch.cat([images, targets["input"][:, None].float()], dim=1)
 
     def _coarse(
         self, code: Tensor, seen: Tensor, targets: dict[str, Tensor]
     ) -> tuple[Tensor | None, Viewpoints | None, Tensor]:
-        """Vertices, viewpoints, and the coarse mask [N, S, S] of 0–1."""
-        # A vertex in bf16 may be off by a quarter of a pixel.
+        """Return vertices and viewpoints (None without a mesh) and coarse masks [N, S, S]."""
+        # In float32: rounded to bf16, a vertex may be off by a quarter of a pixel.
         with torch.autocast(code.device.type, enabled=False):
             decoded = self.decoder(code.float())
         if not self.config.mesh:
@@ -206,25 +218,28 @@ class A3D(nn.Module):
         return vertices, viewpoints, self._rendered(vertices, viewpoints, targets["aspect"])
 
     def _rendered(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
-        """Silhouettes [N, S, S] of 0–1 in windows of any aspect."""
+        """Return silhouettes [N, S, S] in 0–1, in windows of any aspect."""
         with torch.autocast(vertices.device.type, enabled=False):
             screen = self.screen(vertices, viewpoints, aspect)
             return silhouettes(screen, self.faces, self.side, self.config.sigma)
 
     def _refined(self, coarse: Tensor, seen: Tensor) -> Tensor:
-        """Logits [N, S, S] (sec. 3.5)."""
+        """Return logits of the refined masks [N, S, S] (sec. 3.5)."""
         return self.refinement(torch.cat([coarse[:, None], seen], dim=1)).float().squeeze(1)
 
 
 def soft_iou(masks: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union of masks of 0–1, [N] of masks [N, S, S], as SoftRas has it."""
+    """Return the soft intersection over union [N] of masks [N, S, S] in 0–1 (SoftRas' loss)."""
     intersection = (masks * truth).sum(dim=(1, 2))
     union = (masks + truth - masks * truth).sum(dim=(1, 2))
     return intersection / union.clamp(min=1e-6)
 
 
 def _encoder(config: A3DConfig, outputs: int) -> nn.Sequential:
-    """Crops [N, 4, S, S] to ``outputs`` numbers (sec. 3.3, 3.4), with the convolutions of SMR."""
+    """Return an encoder from crops [N, 4, S, S] to ``outputs`` numbers (sec. 3.3, 3.4).
+
+    Its convolutions are those of SMR.
+    """
     blocks = [
         nn.Sequential(
             nn.Conv2d(before, after, 5, stride=2, padding=2, bias=False),
@@ -244,7 +259,7 @@ def _encoder(config: A3DConfig, outputs: int) -> nn.Sequential:
 
 
 def _fully_connected(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+    """Return linear layers with ReLU between them."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
@@ -252,7 +267,10 @@ def _fully_connected(widths: Sequence[int]) -> nn.Sequential:
 
 
 def _refinement(channels: int) -> nn.Sequential:
-    """Three blocks conv-bn-relu (sec. 3.5) and, as the last has a ReLU, a convolution to logits."""
+    """Return three blocks of convolution, batch normalisation and ReLU (sec. 3.5), and logits.
+
+    The logits need one more convolution, because the third block ends in a ReLU.
+    """
     blocks = [
         nn.Sequential(
             nn.Conv2d(before, channels, 3, padding=1, bias=False),
@@ -270,7 +288,7 @@ def batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> ObjectBatches:
-    """Return objects within their amodal boxes, views of the same one in pairs."""
+    """Return batches of objects within their amodal boxes; views of the same object in pairs."""
     return ObjectBatches(
         annotations,
         config.crop,
@@ -278,6 +296,6 @@ def batches(
         training.seed,
         corruption=config.corruption,
         box_noise=config.box_noise,
-        # Nothing is rendered without a mesh: pairs would only show fewer objects.
+        # Only a mesh is rendered from two viewpoints; without one, pairs would waste places.
         paired=config.cross_view and config.mesh,
     )

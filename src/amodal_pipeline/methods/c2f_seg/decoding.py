@@ -13,10 +13,11 @@ from amodal_pipeline.methods.configs import C2FSegConfig
 
 @dataclass(frozen=True)
 class Decoding:
-    """K steps of decoding, [K, N, L] each.
+    """Tokens of N objects after each of K steps of decoding.
 
-    ``tokens`` int64: all tokens as they stand at a step, those that are drawn again later too;
-    ``decided`` bool: which stay. In the last step all do.
+    Attributes:
+        tokens: int64 [K, N, L], including tokens that a later step draws again.
+        decided: bool [K, N, L], whether a token is final; all are after the last step.
     """
 
     tokens: Tensor
@@ -24,9 +25,15 @@ class Decoding:
 
 
 def masked_in_training(count: int, length: int, config: C2FSegConfig, device) -> Tensor:
-    """Which tokens of ``count`` objects are masked, bool [count, length]; at least one of each.
+    """Return which tokens are masked, bool [count, length]; at least one per object.
 
-    Drawn by torch's global generator.
+    Draws from torch's global generator.
+
+    Args:
+        count: number of objects.
+        length: tokens per object.
+        config: mask_ratio, cosine_mask_ratio.
+        device: where to draw.
     """
     low, high = config.mask_ratio
     uniform = torch.rand(count, 1, device=device)
@@ -39,9 +46,10 @@ def masked_in_training(count: int, length: int, config: C2FSegConfig, device) ->
 
 
 def masked_after(length: int, steps: int) -> list[int]:
-    """How many of ``length`` tokens are still masked after each step: gamma of A.2, a cosine.
+    """Return how many of ``length`` tokens are masked after each step (gamma of A.2, a cosine).
 
-    Every step but the last leaves at least one, and decides one where there is another.
+    Each step decides at least one token and leaves at least one, if enough are left; the last step
+    decides all.
     """
     left, counts = length, []
     for step in range(1, steps):
@@ -51,11 +59,14 @@ def masked_after(length: int, steps: int) -> list[int]:
 
 
 def drawn(logits: Tensor, gumbel: Tensor) -> Tensor:
-    """Return a token from the k likeliest at each place, by its probability among them.
+    """Return one of the k likeliest tokens per place, drawn by its probability among them.
 
     Args:
         logits: [..., codes].
-        gumbel: [..., k], standard Gumbel noise; nothing is random where k is 1.
+        gumbel: standard Gumbel noise, [..., k]; with k = 1 the result is not random.
+
+    Returns:
+        int64 [...].
     """
     likeliest, tokens = logits.topk(gumbel.shape[-1], dim=-1)
     return tokens.gather(-1, (likeliest + gumbel).argmax(dim=-1, keepdim=True))[..., 0]
@@ -68,14 +79,15 @@ def decode(
     codes: int,
     config: C2FSegConfig,
 ) -> Decoding:
-    """Decide ``length`` tokens of every object in ``config.steps`` steps, the surest first.
+    """Return the tokens of N objects, decided in ``config.steps`` steps, the most certain first.
 
-    What is drawn for an object depends on (config.seed, its key) alone.
+    Random draws for an object depend only on (config.seed, the object's key).
 
     Args:
-        predict: tokens int64 [N, length], ``codes`` where masked, to logits [N, length, codes].
+        predict: maps tokens int64 [N, length], ``codes`` where masked, to logits
+            [N, length, codes].
         keys: int64 [N].
-        length: tokens of an object.
+        length: tokens per object.
         codes: entries of the codebook.
         config: steps, top_k, temperature, seed.
     """
@@ -100,7 +112,7 @@ def decode(
 
 
 def _gumbel(seed: int, keys: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard Gumbel noise float32 [N, *shape], an object's own stream for each key."""
+    """Return standard Gumbel noise, float32 [N, *shape], from one random stream per key."""
     noise = np.empty((len(keys), *shape), np.float32)
     for own, key in zip(noise, keys.tolist(), strict=True):
         own[:] = np.random.default_rng([seed, key % 2**64]).gumbel(size=shape)

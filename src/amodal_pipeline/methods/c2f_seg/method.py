@@ -23,11 +23,14 @@ from amodal_pipeline.samples.objects import ObjectBatches
 
 @dataclass(frozen=True)
 class Completion:
-    """What becomes of objects, probabilities [N, S, S] each.
+    """All outputs of C2F-Seg for N objects; masks are probabilities.
 
-    ``steps`` [K, N, S, S]: the mask that all tokens decode to at each step; ``decided`` [K, N]: the
-    share of them that stays. ``coarse`` is the last step (eq. 7). ``visible`` is None with a single
-    branch and without refinement; without it ``amodal`` is the coarse mask.
+    Attributes:
+        steps: [K, N, S, S], the mask decoded from the tokens after each step.
+        decided: [K, N], the share of tokens that are final after each step.
+        coarse: [N, S, S], the mask of the last step (eq. 7).
+        amodal: [N, S, S], the refined mask; the coarse one without refinement.
+        visible: [N, S, S]; None without refinement or with a single branch.
     """
 
     steps: Tensor
@@ -38,17 +41,19 @@ class Completion:
 
 
 class C2FSeg(nn.Module):
-    """Tokens of the amodal mask are predicted from image and visible mask, decoded to a coarse
-    mask, and that is refined.
+    """C2F-Seg: predicts the tokens of the amodal mask, decodes them, and refines the coarse mask.
 
-    In training ``model(images, targets)`` gives named losses, in evaluation {"amodal_masks" and,
-    with two branches, "visible_masks": float [N, S, S] of 0–1}.
+    In training ``model(images, targets)`` returns named losses, in evaluation {"amodal_masks" and,
+    with two branches, "visible_masks": float [N, S, S] in 0–1}. In evaluation each object's masks
+    are independent of the others.
 
-    Images are crops of objects, uint8 (or 0–1) [N, 3, I, I]. Targets in training: "input" (the
-    visible mask that is given), "amodal" and "visible" (the true ones), uint8 [N, S, S]; where
-    "amodal_tokens", int64 [N, T, T], are there too, "amodal" is not encoded. In evaluation:
-    "input", and "key" int64 [N], which seeds what is drawn for an object: what comes out for it
-    does not depend on the others.
+    Images are crops of objects, uint8 (or float in 0–1) [N, 3, I, I]. Targets in training:
+
+    - "input": the given visible masks, uint8 [N, S, S]
+    - "amodal", "visible": the true masks, uint8 [N, S, S]
+    - "amodal_tokens" (optional): int64 [N, T, T], which saves encoding "amodal"
+
+    In evaluation: "input" and "key", int64 [N], the seeds of random draws.
 
     Raises:
         ValueError: ``config.tokenizer`` is None, or made for masks of another size.
@@ -59,13 +64,16 @@ class C2FSeg(nn.Module):
         self.config = config
         form = config.tokenizer
         if form is None:
-            raise ValueError("tokenizer is None: give it the form of the data set's mask tokenizer")
+            raise ValueError(
+                "c2f_seg.model.tokenizer is None: set it to the configuration of the data set's "
+                "mask tokenizer"
+            )
         if form.crop.side != config.crop.side:
             raise ValueError(
-                f"the tokenizer is of masks of {form.crop.side} pixels, c2f_seg has "
-                f"{config.crop.side}: set crop.side of one to that of the other"
+                f"the tokenizer is for masks of {form.crop.side} pixels, c2f_seg has "
+                f"{config.crop.side}: set both to the same crop.side"
             )
-        # Convolutions of few channels are faster so on a CPU, and those in bf16 on a GPU.
+        # channels_last is faster: with few channels on a CPU, and in bf16 on a GPU.
         self.encoder = Encoder(config.encoder).to(memory_format=torch.channels_last)
         self.tokenizer = Tokenizer(form).requires_grad_(False)
         side = -(-config.crop.image_side // 16)
@@ -82,7 +90,7 @@ class C2FSeg(nn.Module):
         return self
 
     def prepare(self, batches: ObjectBatches) -> None:
-        """Find the tokens of all true masks once, before training: the tokenizer is frozen."""
+        """Encode all true masks once before training, because the tokenizer does not change."""
         device = self.tokenizer.codes.device
         batches.keep_tokens(lambda masks: tokenize_all(self.tokenizer, masks, device))
 
@@ -95,8 +103,7 @@ class C2FSeg(nn.Module):
         return masks if found.visible is None else masks | {"visible_masks": found.visible}
 
     def explain(self, images: Tensor, targets: dict[str, Tensor]) -> Completion:
-        """Return every step on the way to the masks of objects, in evaluation mode; takes what
-        evaluation takes."""
+        """Return the masks of objects after every step; in evaluation mode, with its inputs."""
         maps, decoding = self._decode(images, targets)
         steps = torch.stack([self._mask(tokens) for tokens in decoding.tokens])
         found = self._refine(maps, steps[-1])
@@ -111,8 +118,10 @@ class C2FSeg(nn.Module):
         *,
         raw: bool = False,
     ) -> np.ndarray:
-        """Amodal masks of objects of one image, in evaluation mode: see
-        :func:`~amodal_pipeline.methods.completer.complete`."""
+        """Return amodal masks of objects of one image, in evaluation mode.
+
+        See :func:`~amodal_pipeline.methods.completer.complete`.
+        """
         return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
     def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -134,8 +143,8 @@ class C2FSeg(nn.Module):
         if not config.refinement:
             return losses
 
-        # The paper does not say which coarse mask the refinement learns from: as in the released
-        # code it is that of this one forward pass, which no gradient goes through.
+        # The paper does not say which coarse mask the refinement learns from. As in the released
+        # code, it is decoded from this single forward pass, without a gradient.
         top = min(config.top_k, logits.shape[-1])
         noise = -torch.empty_like(logits[..., :top]).exponential_().log()
         predicted = torch.where(masked, drawn(logits.detach(), noise), truth)
@@ -162,7 +171,7 @@ class C2FSeg(nn.Module):
         return self.transformer.context(maps[-1], visible.flatten(1))
 
     def _refine(self, maps: list[Tensor], coarse: Tensor) -> Refined:
-        """Probabilities; the coarse mask where there is no refinement."""
+        """Return masks as probabilities; the coarse mask if there is no refinement."""
         if not self.config.refinement:
             return Refined(coarse, None)
         found = self.refinement(maps, coarse, self.config.crop.side)
@@ -170,7 +179,7 @@ class C2FSeg(nn.Module):
         return Refined(found.amodal.sigmoid(), visible)
 
     def _mask(self, tokens: Tensor) -> Tensor:
-        """What tokens [N, T·T] decode to, float [N, S, S] of 0–1 (eq. 7)."""
+        """Return the masks decoded from tokens [N, T·T], float [N, S, S] in 0–1 (eq. 7)."""
         side = self.tokenizer.config.tokens
         return self.tokenizer.decode(tokens.unflatten(1, (side, side))).float()
 
@@ -183,12 +192,13 @@ class C2FSeg(nn.Module):
 def tokenize_all(
     tokenizer: Tokenizer, batches: Iterable[Tensor], device: torch.device | str
 ) -> Tensor:
-    """Tokens of masks that no augmentation changes, int16 [N, T, T] on the CPU: a training that is
-    given them ("amodal_tokens") does not encode these masks in every epoch.
+    """Return the tokens of masks, int16 [N, T, T] on the CPU.
+
+    Training with these ("amodal_tokens") does not encode the same masks in every epoch.
 
     Args:
-        tokenizer: a trained one.
-        batches: masks [n, S, S] of 0 and 1, a batch at a time.
+        tokenizer: a trained tokenizer.
+        batches: masks [n, S, S] of 0 and 1.
         device: where to encode.
     """
     tokenizer = tokenizer.to(device).eval()
@@ -203,7 +213,7 @@ def batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> ObjectBatches:
-    """Return objects with corrupted visible masks, some of them what a detector has predicted."""
+    """Return batches of objects with corrupted visible masks, some predicted by a detector."""
     return ObjectBatches(
         annotations,
         config.crop,

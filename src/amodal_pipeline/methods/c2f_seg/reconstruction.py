@@ -1,4 +1,4 @@
-"""How well masks come back from their tokens, and how many codes are in use."""
+"""Quality of a mask tokenizer: reconstruction of masks from tokens, and use of the codes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +13,20 @@ from amodal_pipeline.annotations.tables import boxes, strings
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import crop_masks, windows
 from amodal_pipeline.methods.c2f_seg.tokenizer import Tokenizer
+from amodal_pipeline.samples.images import labels_of
 
-_BATCH = 16  # masks at once: each has 75 MB at the size of the paper
+_BATCH = 16  # masks encoded at once; one takes 75 MB at the paper's size
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What came of the objects in some rows of ``instances``.
+    """How well the amodal masks of N objects were reconstructed.
 
-    ``rows`` int64 [N]; ``category`` int64 [N], from 0; ``iou`` float64 [N] of 0–1, with the crop of
-    the true amodal mask; ``uses`` int64 [categories, codes], how often each code was a token.
+    Attributes:
+        rows: int64 [N], rows of ``instances``.
+        category: int64 [N], position of the category, from 0.
+        iou: float64 [N] in 0–1, with the crop of the true amodal mask.
+        uses: int64 [categories, codes], how often each code was a token.
     """
 
     rows: np.ndarray
@@ -32,9 +36,9 @@ class Reconstruction:
 
 
 def some_objects(annotations: AmodalAnnotations, most: int, seed: int = 0) -> np.ndarray:
-    """Rows of ``instances`` that are not ignored and have a visible part, int64, ascending.
+    """Return rows of ``instances`` that are not ignored and have a visible part, int64, ascending.
 
-    Of more than ``most``, so many are drawn.
+    If there are more than ``most``, that many are drawn at random.
     """
     unseen = annotations.instances["visible_box"].isna().to_numpy()
     ignored = annotations.instances["ignore"].to_numpy(dtype=bool)
@@ -45,7 +49,7 @@ def some_objects(annotations: AmodalAnnotations, most: int, seed: int = 0) -> np
 
 
 def amodal_crops(annotations: AmodalAnnotations, rows: np.ndarray, crop: CropConfig) -> Tensor:
-    """True amodal masks as a completer sees them in its crops: bool [N, S, S]."""
+    """Return the true amodal masks in a completer's crops, bool [N, S, S]."""
     objects, sizes = annotations.instances.iloc[rows], annotations.sizes[rows]
     seen = windows(boxes(objects[f"{crop.around}_box"]), sizes, crop)
     return torch.from_numpy(crop_masks(strings(objects["amodal_rle"]), seen, sizes, crop.side))
@@ -58,13 +62,19 @@ def reconstruct(
     rows: np.ndarray,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Reconstruction:
-    """Encode and decode objects; those too thin to be seen in their crop are left out."""
+    """Return how well objects are encoded and decoded, without those too thin for their crop.
+
+    Args:
+        network: a trained tokenizer.
+        annotations: the true objects.
+        rows: int64 [N], rows of ``instances``.
+        on_progress: called with (done, all) objects.
+    """
     network.eval()
     device, codes = network.codes.device, len(network.codes)
-    ids = [c.id for c in annotations.metadata.categories]
-    of = annotations.instances["category_id"].to_numpy(dtype=np.int64)
-    category = pd.Index(ids).get_indexer(of[rows])
-    uses = np.zeros((len(ids), codes), np.int64)
+    categories = annotations.metadata.categories
+    category = labels_of(categories, annotations.instances["category_id"].iloc[rows]) - 1
+    uses = np.zeros((len(categories), codes), np.int64)
     overlaps = [np.zeros(0)]
     for start in range(0, len(rows), _BATCH):
         batch = slice(start, start + _BATCH)
@@ -85,11 +95,10 @@ def reconstruct(
 
 
 def describe(found: Reconstruction, annotations: AmodalAnnotations) -> pd.DataFrame:
-    """Return one row for all objects ("all"), then one a category.
+    """Return a table with one row for all objects ("all") and one per category.
 
-    Columns: split, category, objects, ``iou`` (mean of 0–100, NaN without objects), ``used_codes``,
-    ``dead_codes`` (the others), and ``perplexity`` (the number of codes that, used equally often,
-    would say as much; NaN without objects).
+    Columns: split, category, objects, ``iou`` (mean in 0–100, NaN without objects),
+    ``used_codes``, ``dead_codes`` (never used), and ``perplexity`` (see :func:`perplexity`).
     """
     names = ["all", *(c.name for c in annotations.metadata.categories)]
     rows = []
@@ -112,6 +121,9 @@ def describe(found: Reconstruction, annotations: AmodalAnnotations) -> pd.DataFr
 
 
 def perplexity(uses: np.ndarray) -> float:
-    """e to the entropy of how often each code is used: 1 to the number of codes, NaN of nothing."""
+    """Return exp(entropy) of the use of codes: 1 (one code) to their number (all equally often).
+
+    NaN if no code was used.
+    """
     share = uses[uses > 0] / max(uses.sum(), 1)
     return float(np.exp(-(share * np.log(share)).sum())) if len(share) else float("nan")

@@ -1,4 +1,4 @@
-"""The convolutional refinement (sec. 3.4): details that tokens of a mask cannot hold."""
+"""The convolutional refinement (sec. 3.4), which adds details that tokens cannot represent."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,16 @@ from amodal_pipeline.methods.configs import C2FSegConfig
 
 @dataclass(frozen=True)
 class Refined:
-    """Refined masks [N, S, S], logits or probabilities; no visible one with a single branch."""
+    """Refined masks [N, S, S], logits or probabilities; ``visible`` is None with one branch."""
 
     amodal: Tensor
     visible: Tensor | None
 
 
 class Refinement(nn.Module):
-    """Image features and the coarse amodal mask to the refined amodal and visible masks (eq. 9).
+    """Maps image features and the coarse mask to refined amodal and visible masks (eq. 9).
 
-    Features of all stages enter on the way from stride 16 to stride 2, where the masks are
-    predicted.
+    Features of all stages are added between stride 16 and stride 2, where the masks are predicted.
 
     Args:
         config: refinement_channels (at strides 16, 16, 8, 4 and 2), refinement_adapter, attention,
@@ -53,15 +52,15 @@ class Refinement(nn.Module):
         self.visible = _Branch(third, (middle, fine), rest) if config.visible_branch else None
 
     def forward(self, maps: list[Tensor], mask: Tensor, side: int) -> Refined:
-        """Logits of ``side`` pixels from the encoder's maps and a coarse mask [N, S, S] of 0–1."""
+        """Return logits [N, side, side] from the encoder's maps and coarse masks [N, S, S]."""
         fine, middle, coarse, last = maps
         last = self.adapter(last)
         mask = F.interpolate(mask[:, None], size=last.shape[-2:], mode="area")
         parts = [self.features(last), mask.to(last.dtype)]
         if self.attention:
             weight = attention(last, mask, scaled=not self.joins_map)
-            # Eq. 8; the weights have a sum of 1, and with a mean of 1 instead, what is attended to
-            # is of the size of the features.
+            # Eq. 8. The weights sum to 1; scaled to a mean of 1, the weighted features are as
+            # large as the others.
             places = weight.shape[-2] * weight.shape[-1]
             parts.append(weight if self.joins_map else self.attended(places * weight * last))
         x = self.joined(torch.cat(parts, dim=1)) + self.coarse(coarse)
@@ -71,7 +70,7 @@ class Refinement(nn.Module):
 
 
 class _Branch(nn.Module):
-    """From stride 8 to the logits of one mask."""
+    """Maps features at stride 8 to the logits of one mask."""
 
     def __init__(self, channels: int, maps: tuple[int, int], widths: list[int]) -> None:
         super().__init__()
@@ -90,10 +89,10 @@ class _Branch(nn.Module):
 
 
 def attention(features: Tensor, mask: Tensor, *, scaled: bool = True) -> Tensor:
-    """Return the softmax of eq. 8 over all places: how alike each is to what the mask covers.
+    """Return the attention of eq. 8: the similarity of each place to the features in the mask.
 
-    "Downsampled mask times features" is read, as in the released code, as the mean of the features
-    within the mask: one query of d numbers. An empty mask attends to all places alike.
+    The paper's "downsampled mask times features" is, as in the released code, the mean of the
+    features within the mask: one query of d numbers. With an empty mask all weights are equal.
 
     Args:
         features: [N, d, h, w].
@@ -101,7 +100,7 @@ def attention(features: Tensor, mask: Tensor, *, scaled: bool = True) -> Tensor:
         scaled: divide by sqrt(d); the released code does not.
 
     Returns:
-        [N, 1, h, w], which sums to 1 over h·w.
+        [N, 1, h, w], a softmax that sums to 1 over h·w.
     """
     with torch.autocast(features.device.type, enabled=False):
         return _attention(features.float(), mask.float(), scaled)

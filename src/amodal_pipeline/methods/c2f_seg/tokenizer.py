@@ -15,14 +15,14 @@ from amodal_pipeline.methods.training_config import TrainingConfig
 from amodal_pipeline.samples.objects import ObjectBatches
 
 _HIGHEST_WEIGHT = 1e4  # of the adversarial loss, as released
-# ImageNet's, which VGG-16 was trained with.
+# Mean and standard deviation of ImageNet, on which VGG-16 was trained.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # VGG-16 up to relu5_3: channels of the convolutions before each pooling.
 _VGG = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class Tokenizer(nn.Module):
-    """Masks [N, S, S] of 0–1 to tokens [N, T, T], and back (S = ``config.crop.side``)."""
+    """Maps masks [N, S, S] in 0–1 to tokens [N, T, T] and back; S is ``config.crop.side``."""
 
     def __init__(self, config: MaskTokenizerConfig) -> None:
         super().__init__()
@@ -32,30 +32,30 @@ class Tokenizer(nn.Module):
         bound = 1 / config.codes
         self.codes = nn.Parameter(torch.empty(config.codes, config.code_size))
         nn.init.uniform_(self.codes, -bound, bound)
-        # Twice as fast with few channels on a CPU.
+        # On a CPU twice as fast with few channels.
         self.to(memory_format=torch.channels_last)
 
     def encode(self, masks: Tensor) -> Tensor:
-        """Tokens int64 [N, T, T] of masks [N, S, S] of 0–1."""
+        """Return tokens, int64 [N, T, T], of masks [N, S, S] in 0–1."""
         return nearest(self.vectors(masks), self.codes)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Masks [N, S, S] of 0–1."""
+        """Return masks [N, S, S] in 0–1 of tokens [N, T, T]."""
         return self.drawn(F.embedding(tokens, self.codes)).clamp(0, 1)
 
     def vectors(self, masks: Tensor) -> Tensor:
-        """Return what the encoder makes of masks, [N, T, T, code_size]: not yet codes."""
+        """Return the encoder's output for masks, [N, T, T, code_size], before quantisation."""
         return self.encoder(masks[:, None].to(self.codes.dtype)).permute(0, 2, 3, 1)
 
     def drawn(self, vectors: Tensor) -> Tensor:
-        """Return what the decoder makes of vectors [N, T, T, code_size]: [N, S, S], not limited."""
+        """Return the decoder's output for vectors [N, T, T, code_size]: [N, S, S], not clamped."""
         return self.decoder(vectors.permute(0, 3, 1, 2))[:, 0]
 
 
 def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
-    """The code nearest to each vector by L2, int64 [...]; of several equally near, the first.
+    """Return the index of the code nearest to each vector (L2), int64 [...]; ties give the first.
 
-    Always in float32: in bf16 many codes would be equally near.
+    Computed in float32, because in bf16 many codes would be equally near.
 
     Args:
         vectors: [..., D].
@@ -68,12 +68,12 @@ def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
 
 
 class MaskTokenizer(nn.Module):
-    """A tokenizer and what it is trained with.
+    """A tokenizer with the losses and the discriminator that train it.
 
-    In training ``model(images, targets)`` gives named losses, in evaluation
-    ``{"amodal_masks": [N, S, S] of 0–1}``; ``targets["amodal"]`` (uint8 [N, S, S]) is all that is
-    looked at. Generator and discriminator learn in one step: each loss reaches the weights of one
-    of the two only, so that their sum trains both.
+    In training ``model(images, targets)`` returns named losses, in evaluation
+    {"amodal_masks": float [N, S, S] in 0–1}. Only ``targets["amodal"]``, uint8 [N, S, S], is used.
+    Tokenizer and discriminator learn in one step: each loss has a gradient for the weights of only
+    one of them, so their sum trains both.
     """
 
     def __init__(self, config: MaskTokenizerConfig, classes: int = 1) -> None:
@@ -88,7 +88,7 @@ class MaskTokenizer(nn.Module):
         self.register_buffer("idle", torch.zeros(config.codes, dtype=torch.int64))
 
     def train(self, mode: bool = True) -> "MaskTokenizer":
-        # Only training needs the file, which a trained tokenizer may have left behind.
+        # Only training needs the file; where a trained tokenizer is used it may not exist.
         if mode and self.perceptual is None and self.config.perceptual_weights:
             self.perceptual = PerceptualDistance(Path(self.config.perceptual_weights).expanduser())
             self.perceptual.to(self.iteration.device)
@@ -100,8 +100,8 @@ class MaskTokenizer(nn.Module):
             return self._losses(masks)
         return {"amodal_masks": self.network.decode(self.network.encode(masks))}
 
-    # The gradients that weigh the adversarial loss are taken halfway, which a compiled graph
-    # does not allow.
+    # A compiled graph does not allow the gradients that weigh the adversarial loss, which are
+    # computed within the forward pass.
     @torch.compiler.disable
     def _losses(self, masks: Tensor) -> dict[str, Tensor]:
         config = self.config
@@ -110,7 +110,7 @@ class MaskTokenizer(nn.Module):
         if config.revive_after:
             tokens = self._revived(vectors, tokens)
         chosen = F.embedding(tokens, self.network.codes)
-        # The gradient passes the quantisation as if it were not there.
+        # Straight-through estimator: the gradient skips the quantisation.
         drawn = self.network.drawn(vectors + (chosen - vectors).detach()).float()
         reconstruction = F.l1_loss(drawn, masks)
         losses = {
@@ -128,7 +128,7 @@ class MaskTokenizer(nn.Module):
         return losses
 
     def _adversarial(self, masks: Tensor, drawn: Tensor, reconstruction: Tensor) -> dict:
-        """Both sides' hinge losses; zero, but there, before ``config.adversarial_start``."""
+        """Return the hinge losses of both networks; 0 before ``config.adversarial_start``."""
         begun = float(self.iteration >= self.config.adversarial_start)
         frozen = {n: p.detach() for n, p in self.discriminator.named_parameters()}
         generator = -functional_call(self.discriminator, frozen, drawn[:, None]).float().mean()
@@ -144,10 +144,10 @@ class MaskTokenizer(nn.Module):
 
     @torch.no_grad()
     def _revived(self, vectors: Tensor, tokens: Tensor) -> Tensor:
-        """Tokens anew, after codes that were idle too long have become vectors of this batch.
+        """Return new tokens, after replacing codes that were idle too long by encoder vectors.
 
-        Vectors are drawn in proportion to their squared distance from their code (as k-means++
-        does), so that what is represented worst gets a code of its own.
+        Vectors of this batch are drawn in proportion to their squared distance from their code (as
+        in k-means++), so that the worst represented ones get a code.
         """
         codes = self.network.codes
         self.idle += 1
@@ -164,11 +164,12 @@ class MaskTokenizer(nn.Module):
 
 
 def adaptive_weight(first: Tensor, second: Tensor, last: Tensor, epsilon: float) -> Tensor:
-    """|d first / d last| / (|d second / d last| + epsilon), at most 10,000 (app. A.1's λ).
+    """Return λ of app. A.1: |d first / d last| / (|d second / d last| + epsilon), at most 10,000.
 
     Args:
         first, second: losses.
         last: the weight of the decoder's last layer.
+        epsilon: see the equation.
     """
     a, b = (
         torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (first, second)
@@ -177,16 +178,17 @@ def adaptive_weight(first: Tensor, second: Tensor, last: Tensor, epsilon: float)
 
 
 class PerceptualDistance(nn.Module):
-    """LPIPS (Zhang et al., CVPR 2018) on VGG-16, or without its linear weights the squared distance
-    of unit features.
+    """LPIPS of masks with VGG-16 (Zhang et al., CVPR 2018).
 
-    The file is a state dict of torchvision's vgg16 (``features.0.weight``, …), and may hold the
-    linear weights of LPIPS (``lin0.model.1.weight``, …; all five or none) too.
+    Without LPIPS' linear weights it is the squared distance of unit features. Its weights are not
+    trained, and not part of the state dict.
 
-    Nothing of it is trained, or part of a state dict.
+    Args:
+        path: state dict of torchvision's vgg16 (``features.0.weight``, …), optionally with all
+            five linear weights of LPIPS (``lin0.model.1.weight``, …).
 
     Raises:
-        ValueError: the file is missing, unreadable, or not of VGG-16; names what is missing.
+        ValueError: the file is missing, unreadable, or not of VGG-16; names the first fault.
     """
 
     def __init__(self, path: Path) -> None:
@@ -224,7 +226,7 @@ class PerceptualDistance(nn.Module):
         self.register_buffer(own, state[name].detach().float(), persistent=False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The mean distance of masks [N, S, S], a scalar."""
+        """Return the mean distance of masks [N, S, S], a scalar."""
         both = torch.cat([a, b])[:, None].expand(-1, 3, -1, -1)
         features, total = (both - self.mean) / self.std, a.new_zeros(())
         for block, channels in enumerate(_VGG):
@@ -233,7 +235,7 @@ class PerceptualDistance(nn.Module):
             for i in range(len(channels)):
                 weight, bias = (getattr(self, f"{k}_{block}_{i}") for k in ("weight", "bias"))
                 features = F.relu(F.conv2d(features, weight, bias, padding=1))
-            # Of no length where nothing responds: the root's gradient there is not a number.
+            # The root has no finite gradient at length 0, where no channel responds.
             length = features.float().square().sum(1, keepdim=True).add(1e-10).sqrt()
             x, y = (features.float() / length).chunk(2)
             difference = (x - y).square()
@@ -244,7 +246,7 @@ class PerceptualDistance(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two 3x3 convolutions, each after normalisation and swish, beside the features themselves."""
+    """Residual block: two 3x3 convolutions, each after normalisation and swish."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -263,7 +265,7 @@ class _Residual(nn.Module):
 
 
 class _Halve(nn.Conv2d):
-    """A 3x3 convolution of stride 2 that sees one pixel beyond the right and lower border."""
+    """A 3x3 convolution of stride 2, padded by one pixel at the right and the lower border."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, stride=2)
@@ -306,12 +308,12 @@ def _decoder(config: MaskTokenizerConfig) -> nn.Sequential:
 
 
 def _discriminator() -> nn.Sequential:
-    """PatchGAN of two layers: masks [N, 1, S, S] to how true each place looks."""
+    """Return a PatchGAN of two layers: masks [N, 1, S, S] to a score of realism per place."""
     layers: list[nn.Module] = [nn.Conv2d(1, 64, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
     for channels, out, stride in ((64, 128, 2), (128, 256, 1)):
         layers += [
             nn.Conv2d(channels, out, 4, stride=stride, padding=1, bias=False),
-            # It is never used in evaluation: without running means, no pass leaves a trace.
+            # Never used in evaluation, so running statistics would only add state.
             nn.BatchNorm2d(out, track_running_stats=False),
             nn.LeakyReLU(0.2),
         ]
@@ -325,7 +327,7 @@ def _discriminator() -> nn.Sequential:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """32 groups as in VQ-GAN; fewer where a group would have less than four channels."""
+    """Return group normalisation with 32 groups as in VQ-GAN, or fewer of at least 4 channels."""
     return nn.GroupNorm(max(1, math.gcd(128, channels) // 4), channels, eps=1e-6)
 
 
@@ -335,7 +337,7 @@ def batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> ObjectBatches:
-    """Return the amodal masks of objects in windows of drawn enlargement, without images."""
+    """Return batches of amodal masks in windows of random enlargement, without images."""
     return ObjectBatches(
         annotations,
         config.crop,

@@ -8,11 +8,7 @@ from amodal_pipeline.methods.configs import C2FSegConfig
 
 
 class Block(nn.Module):
-    """Self-attention and a two-layer perceptron, each after a layer normalisation: [N, L, C].
-
-    Nothing here depends on what the L tokens are: with a time axis, [N, T, L, C], a block like it
-    attends within frames, [N·T, L, C], and another across them.
-    """
+    """Self-attention and a two-layer perceptron on tokens [N, L, C], each after a layer norm."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -37,14 +33,14 @@ class Block(nn.Module):
 
 
 class MaskTransformer(nn.Module):
-    """Logits of each token of the amodal mask from image, visible mask and the tokens known so far.
+    """Predicts the amodal mask's tokens from image, visible mask and the tokens known so far.
 
     Args:
         config: fusion, width, layers, heads, dropout.
-        codes: entries of the codebook; this number as a token is [MASK], which is never predicted.
-        length: tokens of a mask.
-        channels: of the image features.
-        places: of the image features, h·w.
+        codes: entries of the codebook; the token [MASK] has this number and is never predicted.
+        length: tokens per mask.
+        channels: channels of the image features.
+        places: positions of the image features, h·w.
 
     Raises:
         ValueError: ``fusion`` joins the channels of maps that differ in size.
@@ -67,7 +63,7 @@ class MaskTransformer(nn.Module):
         self.image = nn.Conv2d(channels, of_image, 3, padding=1)
         self.visible = nn.Embedding(codes, of_tokens)
         self.amodal = nn.Embedding(codes + 1, of_tokens)
-        # Of each kind of token and place: it tells the three kinds apart too.
+        # One embedding per kind of token and place, so it also tells the three kinds apart.
         rows = places + 2 * length if self.sequence else length
         self.position = nn.Parameter(torch.empty(rows, config.width))
         self.dropout = nn.Dropout(config.dropout)
@@ -85,20 +81,23 @@ class MaskTransformer(nn.Module):
         nn.init.normal_(self.position, std=0.02)
 
     def context(self, features: Tensor, visible: Tensor) -> Tensor:
-        """Return what stays the same over the steps of decoding.
+        """Return embeddings of image and visible mask, the same for all steps of decoding.
 
         Args:
-            features: of the image [N, channels, h, w].
+            features: image features [N, channels, h, w].
             visible: tokens of the visible mask, int64 [N, length].
+
+        Returns:
+            [N, h·w + length, width] with the fusion "sequence", else [N, length, 3/4 width].
         """
         image = self.image(features).flatten(2).transpose(1, 2)
         return torch.cat([image, self.visible(visible)], dim=1 if self.sequence else 2)
 
     def forward(self, context: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [N, length, codes] for tokens int64 [N, length], ``codes`` where masked."""
+        """Return logits [N, length, codes] for tokens int64 [N, length], ``codes`` if masked."""
         amodal = self.amodal(tokens)
         joined = torch.cat([context, amodal], dim=1 if self.sequence else 2)
-        # The amodal tokens come last in a sequence, and are all there is without one.
+        # In a sequence the amodal tokens come last; with joined channels there are no others.
         found = self.blocks(self.dropout(joined + self.position))[:, -self.length :]
         return self.head(found)
 
