@@ -95,7 +95,7 @@ def test_categories_that_share_no_row_are_not_reused():
 
 def test_a_name_that_the_data_set_does_not_have_is_refused():
     source = checkpoint_of(Classifier(3), *SOURCE)
-    message = "lorry, which the data set does not have: take from car, bench"
+    message = "lorry, which the data set does not have: choose from car, bench"
     with pytest.raises(ValueError, match=message):
         start_from(Classifier(2), categories("car", "bench"), source, {"lorry": "sedan"})
 
@@ -107,7 +107,7 @@ def test_a_name_that_the_checkpoint_does_not_have_is_passed_over(caplog):
         model, categories("car", "tram", "bench"), checkpoint_of(source, *SOURCE), names
     )
     assert reuse.categories == {"car": "sedan", "bench": "bench"}
-    assert "has no seat, streetcar" in caplog.text
+    assert "has no category seat, streetcar" in caplog.text
 
 
 @pytest.mark.parametrize(

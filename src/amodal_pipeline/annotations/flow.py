@@ -29,7 +29,7 @@ _SMALL = 1 << 16  # bytes
 def flow_file(
     root: str | os.PathLike, file_name: str, frame: int, *, backward: bool = False
 ) -> Path | None:
-    """Return the file with the optical flow of a frame, or None where there is none.
+    """Return the file with the optical flow of a frame; None if it does not exist.
 
     Looked for, in this order:
 

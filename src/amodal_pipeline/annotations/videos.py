@@ -41,7 +41,7 @@ def number_of(name: str, what: str) -> int:
     """Return the number of a video, which is the name of its folder.
 
     Raises:
-        ValueError: it is none; ``what`` says what has it.
+        ValueError: the name is not a number; the message calls its owner ``what``.
     """
     if name.isascii() and name.isdecimal() and len(name) <= 9:
         return int(name)
