@@ -120,7 +120,7 @@ def test_pictures_of_any_kind(orcnn, tmp_path):
     one.save_coco(tmp_path / "street.json")
     records = json.loads((tmp_path / "street.json").read_text())
     assert len(records) == n and records[0]["file_name"] == "street.png"
-    with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\]"):
+    with pytest.raises(ValueError, match=r"uint8 array \[H, W, 3\]"):
         model.predict(pixels.astype(np.float32))
     with pytest.raises(ValueError, match="is not a completer"):
         model.complete(pixels, pixels[..., 0])
