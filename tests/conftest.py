@@ -58,6 +58,68 @@ def make_shapes(root: Path, count: int) -> AmodalAnnotations:
     )
 
 
+CLIP_SIZE = (48, 64)  # height, width
+
+
+@pytest.fixture(scope="session")
+def moving(tmp_path_factory) -> AmodalAnnotations:
+    """Two videos of a blue square that moves behind a red pillar, see :func:`make_moving`."""
+    return make_moving(tmp_path_factory.mktemp("moving"))
+
+
+def make_moving(root: Path, frames: int = 9) -> AmodalAnnotations:
+    """Video 1: ``frames`` frames, in some of which the square is hidden; a red one is in the first
+    three only. Video 2: four frames, in which the square grows.
+
+    Tracks 1 and 2 are square and pillar of the first video, 3 the red one, 4 and 5 those of the
+    second.
+    """
+    images = {k: [] for k in ("image_id", "file_name", "height", "width", "video_id", "frame")}
+    instances = {k: [] for k in ("instance_id", "image_id", "category_id", "track_id")}
+    amodal, visible, order = [], [], {"image_id": [], "occluder_id": [], "occludee_id": []}
+    for video, length in ((1, frames), (2, 4)):
+        for frame in range(length):
+            image_id = 100 * video + frame
+            square, pillar, extra = np.zeros((3, *CLIP_SIZE), np.uint8)
+            x, side = (4 + 5 * frame, 10) if video == 1 else (8 + frame, 12 + 6 * frame)
+            square[14 : 14 + side, x : x + side] = 1
+            pillar[4:44, 24:40] = 1
+            extra[36:46, 4 + frame : 16 + frame] = 1
+            pixels = np.full((*CLIP_SIZE, 3), 128, np.uint8)
+            pixels[square > 0], pixels[pillar > 0] = COLOURS[2], COLOURS[1]
+            Image.fromarray(pixels).save(root / f"{image_id}.png")
+            values = (image_id, f"{image_id}.png", *CLIP_SIZE, video, frame)
+            for name, value in zip(images, values, strict=True):
+                images[name].append(value)
+            shown = [(3 * video - 2, 2, square, square * (1 - pillar))]
+            shown.append((3 * video - 1, 1, pillar, pillar))
+            if video == 1 and frame < 3:
+                shown.append((3, 1, extra, extra))
+            for track, category, whole, seen in shown:
+                values = (10 * image_id + track, image_id, category, track)
+                for name, value in zip(instances, values, strict=True):
+                    instances[name].append(value)
+                amodal.append(whole)
+                visible.append(seen)
+            if (square & pillar).any():
+                values = (image_id, 10 * image_id + 3 * video - 1, 10 * image_id + 3 * video - 2)
+                for name, value in zip(order, values, strict=True):
+                    order[name].append(value)
+    return build(
+        dataset="moving",
+        split="train",
+        categories=[Category(id=1, name="red"), Category(id=2, name="blue")],
+        image_root=str(root),
+        images=images,
+        instances={
+            **instances,
+            "amodal_rle": rle.encode(np.stack(amodal)),
+            "visible_rle": rle.encode(np.stack(visible)),
+        },
+        order=order,
+    )
+
+
 TINY_DETECTOR = {
     "backbone": {
         "name": "resnet18",

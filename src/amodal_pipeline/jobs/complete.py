@@ -40,12 +40,14 @@ def complete(
     """Return known objects with a completer's amodal masks; warn of those that cannot be seen."""
     from amodal_pipeline.annotations import rle
     from amodal_pipeline.methods.pretrained import restore
-    from amodal_pipeline.training import completing as run
+    from amodal_pipeline.training import completing, completing_clips
 
     card = checkpoint.card
+    over_time = card.method.root.DESCRIPTION.learns_from == "clips"
+    run = completing_clips.complete if over_time else completing.complete
     name, known = card.method.root.name, objects.table.metadata.method
     with progress(f"complete {known}") as on_progress:
-        found = run.complete(
+        found = run(
             restore(checkpoint),
             objects,
             inference,
@@ -54,7 +56,9 @@ def complete(
             checkpoint=card.fingerprint.digest,
             on_progress=on_progress,
         )
-    hidden = int((rle.area(found.predictions["visible_rle"].tolist()) == 0).sum())
+    masks = (found.predictions[f"{kind}_rle"].tolist() for kind in ("visible", "amodal"))
+    empty = [rle.area(own) == 0 for own in masks]
+    hidden = int((empty[0] & empty[1]).sum())
     if hidden:
         _log.warning(
             "%s: %d of %d objects of %r have no visible pixel: their amodal masks stay empty",

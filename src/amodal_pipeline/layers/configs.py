@@ -177,6 +177,17 @@ class CropConfig(Strict):
     image_side: int = Field(256, gt=0)
 
 
+class ClipCropConfig(CropConfig):
+    """The windows of one object in the frames of a clip.
+
+    ``shared_scale``: all are scaled alike, by the widest and the highest of them, and the others
+    are black and empty at the right and at the bottom (C2F-Seg for videos, as released). Otherwise
+    each is stretched to the whole crop, as for images.
+    """
+
+    shared_scale: bool = True
+
+
 class CorruptionConfig(Strict):
     """How visible masks are corrupted in training, to resemble those that a detector predicts.
 

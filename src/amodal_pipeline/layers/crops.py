@@ -67,6 +67,33 @@ def windows(
     return corners
 
 
+def extended(windows: np.ndarray, clips: np.ndarray) -> np.ndarray:
+    """Return windows that are as wide and as high as the largest of their clip, float64 [N, 4].
+
+    They are extended to the right and to the bottom, so that crops of one clip have one scale.
+
+    Args:
+        windows: [N, 4] (x1, y1, x2, y2) in pixels.
+        clips: the clip that each belongs to, int64 [N], from 0.
+    """
+    corners = np.asarray(windows, np.float64).reshape(-1, 4)
+    largest = np.zeros((int(clips.max(initial=-1)) + 1, 2))
+    np.maximum.at(largest, clips, corners[:, 2:] - corners[:, :2])
+    return np.concatenate([corners[:, :2], corners[:, :2] + largest[clips]], axis=1)
+
+
+def covered(own: np.ndarray, drawn: np.ndarray, side: int) -> np.ndarray:
+    """Return which pixels of crops lie within the objects' own windows, bool [N, side, side].
+
+    Args:
+        own, drawn: [N, 4] (x1, y1, x2, y2): each drawn window is its own one, :func:`extended`.
+    """
+    shares = (own[:, 2:] - own[:, :2]) / (drawn[:, 2:] - drawn[:, :2])
+    centres = (np.arange(side) + 0.5) / side
+    columns, rows = centres <= shares[:, :1], centres <= shares[:, 1:]
+    return rows[:, :, None] & columns[:, None]
+
+
 def aspects(windows: np.ndarray) -> Tensor:
     """Return width and height of windows [N, 4] divided by the longer of them, float32 [N, 2]."""
     corners = np.asarray(windows, np.float64).reshape(-1, 4)

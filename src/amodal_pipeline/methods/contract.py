@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 Task = Literal["detect", "complete", "order", "part"]
-LearnsFrom = Literal["images", "objects", "pairs"]
+LearnsFrom = Literal["images", "objects", "clips", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Description:
         batches: "module:function", called with the configuration, the TrainingConfig, the
             annotations and a detector's predictions for the true objects (or None); returns a
             data set whose item i is the batch of iteration i.
-        learns_from: kind of the items in a batch.
+        learns_from: kind of the items in a batch: images, objects within them, clips of one object
+            (:mod:`~..samples.clips`), or pairs of objects.
         starts_from: the job whose checkpoint a training may start from; it runs first if needed.
         parts: fixed parts by name: the module of the network that they become, and the field of
             the configuration that has their configuration.
