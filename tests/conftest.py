@@ -219,8 +219,33 @@ TINY_COMPLETERS = {
 }
 
 
+# Of methods that learn from clips.
+TINY_CLIPS = {
+    "name": "c2f_seg_video",
+    "encoder": {"name": "test_resnet", "weights": None, "frozen_batch_norm": True},
+    "crop": {"side": 32, "image_side": 64},
+    "tokenizer": {
+        "crop": {"side": 32},
+        "channels": 8,
+        "multipliers": [1, 2, 2, 2],
+        "blocks": 1,
+        "codes": 16,
+        "code_size": 8,
+        "adversarial": 0,
+    },
+    "width": 16,
+    "layers": 3,
+    "heads": 2,
+    "frames": 8,
+    "window_places": 2,
+    "refinement_channels": [8, 8, 8, 4, 4],
+}
+
+
 def tiny_method(name: str):
     """The configuration of a method small enough to train in a test."""
+    if name == "c2f_seg_video":
+        return MethodConfig.model_validate(TINY_CLIPS).root
     if name in TINY_COMPLETERS:
         return MethodConfig.model_validate(TINY_COMPLETERS[name]).root
     head = {"convolutions": 2, "channels": 16, "class_agnostic": name.endswith("class_agnostic")}

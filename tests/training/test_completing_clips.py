@@ -23,7 +23,7 @@ class Stub(nn.Module):
     def __init__(self, frames=4, overlap=2, **crop) -> None:
         super().__init__()
         crop = ClipCropConfig(**{"side": 96, "image_side": 32, **crop})
-        self.config = SimpleNamespace(crop=crop, frames_at_once=frames, overlap=overlap)
+        self.config = SimpleNamespace(crop=crop, stretch=frames, overlap=overlap)
         self.given = []
 
     def forward(self, images, targets):

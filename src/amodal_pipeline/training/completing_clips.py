@@ -54,7 +54,7 @@ def complete(
         model: called with clips of crops and "input", "real", "key" (``prediction_id``), "labels"
             and "windows" as :class:`~..samples.clips.ClipBatches` has them; returns "amodal_masks"
             float [n, T, S, S]. ``model.config.crop`` says what is seen of objects,
-            ``model.config.frames_at_once`` how many frames together, ``model.config.overlap`` by
+            ``model.config.stretch`` how many frames together, ``model.config.overlap`` by
             how many stretches overlap.
         objects: true ones or a detector's.
         config: how to run it; at least one clip at once, and no more than have
@@ -154,7 +154,7 @@ class _Clips(Dataset):
     def __init__(self, predictions: Predictions, config, batch: int) -> None:
         table, images = predictions.predictions, predictions.images
         self.crop, self.sizes = config.crop, predictions.sizes
-        self.frames = config.frames_at_once
+        self.frames = config.stretch
         self.masks = pa.array(table["visible_rle"].tolist(), pa.string())
         around = boxes_around(predictions, config.crop.around)
         seen, (frame, _) = ~np.isnan(around[:, 0]), frame_of(table, images)

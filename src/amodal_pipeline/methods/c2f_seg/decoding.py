@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal_pipeline.methods.configs import C2FSegConfig
+from amodal_pipeline.methods.configs import C2FSegConfig, C2FSegVideoConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,13 @@ class Decoding:
     decided: Tensor
 
 
-def masked_in_training(count: int, length: int, config: C2FSegConfig, device) -> Tensor:
+def masked_in_training(
+    count: int,
+    length: int,
+    config: C2FSegConfig | C2FSegVideoConfig,
+    device: torch.device | str,
+    clips: Tensor | None = None,
+) -> Tensor:
     """Return which tokens are masked, bool [count, length]; at least one per object.
 
     Draws from torch's global generator.
@@ -34,9 +40,13 @@ def masked_in_training(count: int, length: int, config: C2FSegConfig, device) ->
         length: tokens per object.
         config: mask_ratio, cosine_mask_ratio.
         device: where to draw.
+        clips: which clip each object is a frame of, int64 [count], from 0; frames of one clip have
+            the same share of masked tokens.
     """
     low, high = config.mask_ratio
     uniform = torch.rand(count, 1, device=device)
+    if clips is not None:
+        uniform = uniform[clips]
     if config.cosine_mask_ratio:
         ratio = torch.cos(math.pi / 2 * uniform).clamp(min=low)
     else:
@@ -77,7 +87,7 @@ def decode(
     keys: Tensor,
     length: int,
     codes: int,
-    config: C2FSegConfig,
+    config: C2FSegConfig | C2FSegVideoConfig,
 ) -> Decoding:
     """Return the tokens of N objects, decided in ``config.steps`` steps, the most certain first.
 

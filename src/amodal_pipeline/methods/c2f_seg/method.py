@@ -1,7 +1,10 @@
 """C2F-Seg: "Coarse-to-Fine Amodal Segmentation with Shape Prior", ICCV 2023, for images."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +19,12 @@ from amodal_pipeline.methods.c2f_seg.decoding import Decoding, decode, drawn, ma
 from amodal_pipeline.methods.c2f_seg.refinement import Refined, Refinement
 from amodal_pipeline.methods.c2f_seg.tokenizer import Tokenizer
 from amodal_pipeline.methods.c2f_seg.transformer import MaskTransformer
-from amodal_pipeline.methods.configs import C2FSegConfig
+from amodal_pipeline.methods.configs import C2FSegConfig, C2FSegVideoConfig
 from amodal_pipeline.methods.training_config import TrainingConfig
 from amodal_pipeline.samples.objects import ObjectBatches
+
+if TYPE_CHECKING:
+    from amodal_pipeline.methods.c2f_seg.space_time import Clips
 
 
 @dataclass(frozen=True)
@@ -59,18 +65,18 @@ class C2FSeg(nn.Module):
         ValueError: ``config.tokenizer`` is None, or made for masks of another size.
     """
 
-    def __init__(self, config: C2FSegConfig, classes: int = 1) -> None:
+    def __init__(self, config: C2FSegConfig | C2FSegVideoConfig, classes: int = 1) -> None:
         super().__init__()
         self.config = config
         form = config.tokenizer
         if form is None:
             raise ValueError(
-                "c2f_seg.model.tokenizer is None: set it to the configuration of the data set's "
+                f"{config.name}.model.tokenizer is None: set it to the configuration of the data set's "
                 "mask tokenizer"
             )
         if form.crop.side != config.crop.side:
             raise ValueError(
-                f"the tokenizer is for masks of {form.crop.side} pixels, c2f_seg has "
+                f"the tokenizer is for masks of {form.crop.side} pixels, {config.name} has "
                 f"{config.crop.side}: set both to the same crop.side"
             )
         # channels_last is faster: with few channels on a CPU, and in bf16 on a GPU.
@@ -78,13 +84,22 @@ class C2FSeg(nn.Module):
         self.tokenizer = Tokenizer(form).requires_grad_(False)
         side = -(-config.crop.image_side // 16)
         self.transformer = MaskTransformer(
-            config, form.codes, form.tokens**2, self.encoder.channels[-1], side**2
+            config,
+            form.codes,
+            form.tokens**2,
+            self.encoder.channels[-1],
+            side**2,
+            self._blocks(side, form.tokens),
         )
         if config.refinement:
             self.refinement = Refinement(config, self.encoder.channels)
             self.refinement.to(memory_format=torch.channels_last)
 
-    def train(self, mode: bool = True) -> "C2FSeg":
+    def _blocks(self, image_side: int, mask_side: int) -> nn.Module | None:
+        """Blocks of the transformer for grids of these sides, if other than the plain ones."""
+        return None
+
+    def train(self, mode: bool = True) -> C2FSeg:
         super().train(mode)
         self.tokenizer.eval()
         return self
@@ -124,21 +139,30 @@ class C2FSeg(nn.Module):
         """
         return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
-    def _losses(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        config = self.config
-        maps = self.encoder(images)
+    def _losses(
+        self, images: Tensor, targets: dict[str, Tensor], clips: Clips | None = None
+    ) -> dict[str, Tensor]:
+        """Named losses; "counts" float [N] among the targets weigh the objects."""
+        config, counts = self.config, targets.get("counts")
+        maps = self._maps(images, targets)
         context = self._context(maps, targets)
         if "amodal_tokens" in targets:
             truth = targets["amodal_tokens"].long().flatten(1)
         else:
             truth = self.tokenizer.encode(targets["amodal"].float()).flatten(1)
 
-        masked = masked_in_training(*truth.shape, config, truth.device)
-        logits = self.transformer(context, truth.masked_fill(masked, self._mask_token)).float()
+        of = None if clips is None else clips.of
+        masked = masked_in_training(*truth.shape, config, truth.device, of)
+        known = truth.masked_fill(masked, self._mask_token)
+        logits = self.transformer(context, known, clips).float()
         loss = F.cross_entropy(
             logits.transpose(1, 2), truth, reduction="none", label_smoothing=config.label_smoothing
         )
         counted = torch.ones_like(masked) if config.loss_on_all_tokens else masked
+        weights = None
+        if counts is not None:
+            counted = counted * counts[:, None]
+            weights = counts / counts.mean()
         losses = {"loss_tokens": (loss * counted).sum() / counted.sum()}  # eq. 6
         if not config.refinement:
             return losses
@@ -149,22 +173,29 @@ class C2FSeg(nn.Module):
         noise = -torch.empty_like(logits[..., :top]).exponential_().log()
         predicted = torch.where(masked, drawn(logits.detach(), noise), truth)
         found = self.refinement(maps, self._mask(predicted), config.crop.side)
-        losses["loss_amodal_mask"] = mask_loss(found.amodal, targets["amodal"].float())  # eq. 10
-        if found.visible is not None:
-            losses["loss_visible_mask"] = mask_loss(found.visible, targets["visible"].float())
+        for kind, logits in (("amodal", found.amodal), ("visible", found.visible)):  # eq. 10
+            if logits is not None:
+                wanted = targets[kind].float()
+                losses[f"loss_{kind}_mask"] = mask_loss(logits, wanted, weights)
         return losses
 
-    def _decode(self, images: Tensor, targets: dict[str, Tensor]) -> tuple[list[Tensor], Decoding]:
-        maps = self.encoder(images)
+    def _decode(
+        self, images: Tensor, targets: dict[str, Tensor], clips: Clips | None = None
+    ) -> tuple[list[Tensor], Decoding]:
+        maps = self._maps(images, targets)
         context = self._context(maps, targets)
         decoding = decode(
-            lambda tokens: self.transformer(context, tokens),
+            lambda tokens: self.transformer(context, tokens, clips),
             targets["key"],
             self.transformer.length,
             self._mask_token,
             self.config,
         )
         return maps, decoding
+
+    def _maps(self, images: Tensor, targets: dict[str, Tensor]) -> list[Tensor]:
+        """What the encoder makes of the crops."""
+        return self.encoder(images)
 
     def _context(self, maps: list[Tensor], targets: dict[str, Tensor]) -> Tensor:
         visible = self.tokenizer.encode(targets["input"].float())

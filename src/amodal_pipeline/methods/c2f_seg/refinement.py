@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal_pipeline.methods.configs import C2FSegConfig
+from amodal_pipeline.methods.configs import C2FSegConfig, C2FSegVideoConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Refinement(nn.Module):
         channels: of the encoder's maps, at strides 4, 8, 16 and 16.
     """
 
-    def __init__(self, config: C2FSegConfig, channels: list[int]) -> None:
+    def __init__(self, config: C2FSegConfig | C2FSegVideoConfig, channels: list[int]) -> None:
         super().__init__()
         first, second, third, *rest = config.refinement_channels
         fine, middle, coarse, last = channels

@@ -1,10 +1,17 @@
 """The mask-and-predict transformer (sec. 3.3)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal_pipeline.methods.configs import C2FSegConfig
+from amodal_pipeline.methods.configs import C2FSegConfig, C2FSegVideoConfig
+
+if TYPE_CHECKING:
+    from amodal_pipeline.methods.c2f_seg.space_time import Clips
 
 
 class Block(nn.Module):
@@ -25,11 +32,31 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.query_key_value(self.attention_norm(x)).chunk(3, dim=-1)
-        query, key, value = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in parts)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        x = x + self.dropout(self.projection(attended.transpose(1, 2).flatten(2)))
+        return self.mapped(self.attended(x))
+
+    def attended(self, x: Tensor) -> Tensor:
+        """Return x after the self-attention."""
+        parts = self.query_key_value(self.attention_norm(x))
+        return x + self.dropout(self.projection(attend(parts, self.heads)))
+
+    def mapped(self, x: Tensor) -> Tensor:
+        """Return x after the perceptron."""
         return x + self.dropout(self.perceptron(x))
+
+
+def attend(parts: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Return what each of L tokens attends to, [N, L, C].
+
+    Args:
+        parts: queries, keys and values side by side, [N, L, 3 C].
+        heads: of the attention.
+        mask: bool [N, 1, L, L], which keys (last) a query may attend to; None is all of them.
+    """
+    query, key, value = (
+        part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts.chunk(3, dim=-1)
+    )
+    attended = F.scaled_dot_product_attention(query, key, value, mask)
+    return attended.transpose(1, 2).flatten(2)
 
 
 class MaskTransformer(nn.Module):
@@ -41,13 +68,21 @@ class MaskTransformer(nn.Module):
         length: tokens per mask.
         channels: channels of the image features.
         places: positions of the image features, h·w.
+        blocks: modules that tokens [N, L, width] pass through, called with clips too if
+            :meth:`forward` is; by default ``layers`` of :class:`Block`.
 
     Raises:
         ValueError: ``fusion`` joins the channels of maps that differ in size.
     """
 
     def __init__(
-        self, config: C2FSegConfig, codes: int, length: int, channels: int, places: int
+        self,
+        config: C2FSegConfig | C2FSegVideoConfig,
+        codes: int,
+        length: int,
+        channels: int,
+        places: int,
+        blocks: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.sequence = config.fusion == "sequence"
@@ -67,7 +102,7 @@ class MaskTransformer(nn.Module):
         rows = places + 2 * length if self.sequence else length
         self.position = nn.Parameter(torch.empty(rows, config.width))
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.Sequential(
+        self.blocks = blocks or nn.Sequential(
             *(Block(config.width, config.heads, config.dropout) for _ in range(config.layers))
         )
         self.head = nn.Sequential(
@@ -93,13 +128,17 @@ class MaskTransformer(nn.Module):
         image = self.image(features).flatten(2).transpose(1, 2)
         return torch.cat([image, self.visible(visible)], dim=1 if self.sequence else 2)
 
-    def forward(self, context: Tensor, tokens: Tensor) -> Tensor:
-        """Return logits [N, length, codes] for tokens int64 [N, length], ``codes`` if masked."""
+    def forward(self, context: Tensor, tokens: Tensor, clips: Clips | None = None) -> Tensor:
+        """Return logits [N, length, codes] for tokens int64 [N, length], ``codes`` if masked.
+
+        ``clips``: which of the N objects are frames of one clip.
+        """
         amodal = self.amodal(tokens)
         joined = torch.cat([context, amodal], dim=1 if self.sequence else 2)
+        x = self.dropout(joined + self.position)
+        x = self.blocks(x) if clips is None else self.blocks(x, clips)
         # In a sequence the amodal tokens come last; with joined channels there are no others.
-        found = self.blocks(self.dropout(joined + self.position))[:, -self.length :]
-        return self.head(found)
+        return self.head(x[:, -self.length :])
 
 
 def _initialise(module: nn.Module) -> None:
