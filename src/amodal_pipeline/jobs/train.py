@@ -18,6 +18,7 @@ from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods import contract
 from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.contract import parts_of
 from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
 from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
@@ -196,12 +197,18 @@ def choose_start_or_train_upstream(
     """Choose as :func:`choose_start` does, or train the upstream method of this data set.
 
     A finished upstream method of the same configuration and data is used again. One of another
-    configuration is an error, or with ``restart`` is trained anew.
+    configuration is an error, or with ``restart`` is trained anew. One that needs parts made before
+    it is not trained here: it is taken as it is.
+
+    Raises:
+        ValueError: such a one is not there, or was trained on other annotations.
     """
     from amodal_pipeline.training.loop import fingerprint
 
     if job.pretrained != upstream.name:
         return choose_start(job)
+    if parts_of(upstream.model.root):
+        return [_trained_on(annotations, upstream.name, upstream_folder)]
     below = choose_start(upstream)
     wanted = fingerprint(
         upstream.model.root,
@@ -294,20 +301,10 @@ def find_detector(
     if job.detector is None or job.detector_file:
         return []
     folder = models / job.detector
-    remedy = (
-        f"train it with `kedro run --pipeline=train_{job.detector}` (and the --env of this run)"
-    )
     if (folder / "method.json").exists():
-        found = Checkpoint.load(folder)
-        if found.card.fingerprint.parts.get("annotations_train") != annotations.fingerprint:
-            raise ValueError(
-                f"the detector in {folder} was trained on other annotations than those of "
-                f"{annotations.metadata.dataset}/{annotations.metadata.split}: {remedy}, "
-                "--params restart=true"
-            )
-        return [found]
+        return [_trained_on(annotations, job.detector, folder)]
     if job.detector not in detectors:
-        raise ValueError(f"{folder} holds no detector: {remedy}")
+        raise ValueError(f"{folder} holds no detector: {_remedy(job.detector)}")
     # Kedro checks parameters of named arguments only.
     trainable = {name: Job.model_validate(each) for name, each in detectors.items()}
     detector = trainable[job.detector]
@@ -321,6 +318,24 @@ def find_detector(
     checkpoint, _ = train(annotations, detector, folder, restart, start)
     checkpoint.save(folder)
     return [checkpoint]
+
+
+def _trained_on(annotations: AmodalAnnotations, name: str, folder: Path) -> Checkpoint:
+    """The finished training of a method, however it was configured."""
+    if not (folder / "method.json").exists():
+        raise ValueError(f"{folder} holds no {name}: {_remedy(name)}")
+    found = Checkpoint.load(folder)
+    if found.card.fingerprint.parts.get("annotations_train") != annotations.fingerprint:
+        raise ValueError(
+            f"the {name} in {folder} was trained on other annotations than those of "
+            f"{annotations.metadata.dataset}/{annotations.metadata.split}: {_remedy(name)}, "
+            "--params restart=true"
+        )
+    return found
+
+
+def _remedy(name: str) -> str:
+    return f"train it with `kedro run --pipeline=train_{name}` (and the --env of this run)"
 
 
 def detect(
