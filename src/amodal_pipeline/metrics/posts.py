@@ -1,0 +1,50 @@
+"""What is made of a completer's masks before they are scored "post", as papers do.
+
+C2F-Seg for images adds the visible mask that was completed: a union. For videos (its released code,
+after SaVos) a completion counts on pixels of other objects only, and elsewhere the visible mask is
+kept: what the amodal mask has on background, or the visible one lacks there, is lost.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from amodal_pipeline.annotations import rle
+
+
+def completed_on_others(
+    amodal: Sequence[str], visible: Sequence[str], covered: Sequence[str]
+) -> list[str]:
+    """Return amodal masks that differ from the visible ones on pixels of other objects only.
+
+    Args:
+        amodal: run lengths of N predicted masks.
+        visible: of the visible masks that were completed.
+        covered: of the pixels of all objects in the frame of each, see :func:`covered_by_objects`;
+            the object's own pixels among them change nothing.
+    """
+    return rle.union(list(visible), rle.intersection(list(amodal), list(covered)))
+
+
+def covered_by_objects(image_ids: np.ndarray, visible: Sequence[str]) -> list[str]:
+    """Return, for each of N objects, the pixels at which any object of its image is visible.
+
+    Args:
+        image_ids: of the objects, int64 [N]; all objects of the images, those too that are not
+            scored.
+        visible: run lengths of their visible masks.
+    """
+    _, group = np.unique(image_ids, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    masks, of = [visible[i] for i in order], group[order]
+    # Unions of neighbours, until one mask per image is left.
+    while len(masks) > len(np.unique(of)):
+        rank = np.arange(len(of)) - np.searchsorted(of, of)
+        first = np.flatnonzero(rank % 2 == 0)
+        paired = first[
+            (first + 1 < len(of)) & (of[np.minimum(first + 1, len(of) - 1)] == of[first])
+        ]
+        joined = rle.union([masks[i] for i in paired], [masks[i + 1] for i in paired])
+        together = dict(zip(paired.tolist(), joined, strict=True))
+        masks, of = [together.get(i, masks[i]) for i in first.tolist()], of[first]
+    return [masks[i] for i in group]
