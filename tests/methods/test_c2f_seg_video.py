@@ -11,6 +11,7 @@ from amodal_pipeline.methods.c2f_seg.space_time import (
     from_windows,
     windows,
 )
+from amodal_pipeline.methods.c2f_seg.transformer import MaskTransformer
 from amodal_pipeline.methods.configs import C2FSegVideoConfig
 from amodal_pipeline.methods.pretrained import restore, start_from
 from amodal_pipeline.samples.clips import ClipBatches
@@ -305,6 +306,16 @@ def test_a_form_that_does_not_fit_is_refused():
     assert config().window_frames == 4
     assert config().overlap == 2
     assert C2FSegVideoConfig().window_frames == 8
+
+
+def test_the_published_transformer_has_the_released_ones_number_of_parameters():
+    """83.8 million, 9.45 of them per block."""
+    with torch.device("meta"):
+        blocks = SpaceTimeBlocks(C2FSegVideoConfig(), ((16, 16),))
+        model = MaskTransformer(C2FSegVideoConfig(), 256, 256, 2048, 256, blocks)
+    own, block = (sum(p.numel() for p in m.parameters()) for m in (model, blocks[0]))
+    assert round(own / 1e6, 1) == 83.8
+    assert round(block / 1e6, 2) == 9.45
 
 
 def test_it_learns_from_clips_and_comes_back(moving, tmp_path):
