@@ -5,7 +5,7 @@ import torch
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.jobs.evaluate import complete_true, complete_true_at_cost
+from amodal_pipeline.jobs.complete import complete_true, complete_true_at_cost
 from amodal_pipeline.jobs.train import Job, choose_start_or_train_upstream
 from amodal_pipeline.methods.checkpoints import Fingerprint
 from amodal_pipeline.methods.training_config import InferenceConfig
