@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from amodal_pipeline.annotations import AmodalAnnotations, Category, rle
+from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
 from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import TrainingConfig
 from tests.tables import annotations
