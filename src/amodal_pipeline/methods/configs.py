@@ -442,17 +442,17 @@ class C2FSegVideoConfig(_C2FSegNetwork):
 
     @property
     def window_frames(self) -> int:
-        """w."""
+        """Return w."""
         return self.window or max(self.frames // 2, 1)
 
     @property
     def stretch(self) -> int:
-        """How many frames are completed together."""
+        """Return how many frames are completed together."""
         return self.inference_frames or self.frames
 
     @property
     def overlap(self) -> int:
-        """By how many frames two stretches of a longer track overlap."""
+        """Return by how many frames two stretches of a longer track overlap."""
         return min(self.window_frames // 2, self.stretch - 1)
 
     @model_validator(mode="after")

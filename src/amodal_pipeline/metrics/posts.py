@@ -1,4 +1,4 @@
-"""What is made of a completer's masks before they are scored "post", as papers do.
+"""Post-processing of a completer's masks before they are scored, as in papers.
 
 C2F-Seg for images adds the visible mask that was completed: a union. For videos (its released code,
 after SaVos) a completion counts on pixels of other objects only, and elsewhere the visible mask is
@@ -27,7 +27,7 @@ def completed_on_others(
 
 
 def covered_by_objects(image_ids: np.ndarray, visible: Sequence[str]) -> list[str]:
-    """Return, for each of N objects, the pixels at which any object of its image is visible.
+    """Return the pixels at which any object of an image is visible, for each of N objects.
 
     Args:
         image_ids: of the objects, int64 [N]; all objects of the images, those too that are not

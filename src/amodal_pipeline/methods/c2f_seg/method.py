@@ -71,8 +71,8 @@ class C2FSeg(nn.Module):
         form = config.tokenizer
         if form is None:
             raise ValueError(
-                f"{config.name}.model.tokenizer is None: set it to the configuration of the data set's "
-                "mask tokenizer"
+                f"{config.name}.model.tokenizer is None: set it to the configuration of the data "
+                "set's mask tokenizer"
             )
         if form.crop.side != config.crop.side:
             raise ValueError(

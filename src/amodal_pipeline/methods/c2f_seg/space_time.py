@@ -34,12 +34,12 @@ class Clips:
 
     @property
     def of(self) -> Tensor:
-        """The clip of each frame, int64 [M]."""
+        """Return the clip of each frame, int64 [M]."""
         return self.at // self.shape[1]
 
     @property
     def time(self) -> Tensor:
-        """The position of each frame in its clip, int64 [M]."""
+        """Return the position of each frame in its clip, int64 [M]."""
         return self.at % self.shape[1]
 
     def in_a_row(self, values: Tensor) -> Tensor:
@@ -198,8 +198,10 @@ class SpaceTimeBlocks(nn.ModuleList):
 
 
 def windows(x: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Cut tokens [n, T, h, w, C] into windows of (frames, rows, columns), which divide T, h and w:
-    [windows, frames · rows · columns, C]."""
+    """Split tokens [n, T, h, w, C] into windows, [windows, frames · rows · columns, C].
+
+    ``size`` of a window: (frames, rows, columns), divisors of T, h and w.
+    """
     n, length, height, width, channels = x.shape
     frames, rows, columns = size
     parts = (n, length // frames, frames, height // rows, rows, width // columns, columns, channels)
@@ -210,8 +212,7 @@ def windows(x: Tensor, size: tuple[int, int, int]) -> Tensor:
 def from_windows(
     cut: Tensor, shape: tuple[int, int, int, int], size: tuple[int, int, int]
 ) -> Tensor:
-    """Put windows together again: the inverse of :func:`windows` for tokens of ``shape`` (n, T, h,
-    w)."""
+    """Join windows of ``size`` to tokens of ``shape`` (n, T, h, w): undoes :func:`windows`."""
     n, length, height, width = shape
     frames, rows, columns = size
     parts = (n, length // frames, height // rows, width // columns, frames, rows, columns, -1)

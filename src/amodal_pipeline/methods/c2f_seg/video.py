@@ -36,8 +36,8 @@ class C2FSegVideo(C2FSeg):
         return SpaceTimeBlocks(self.config, tuple(grids))
 
     def prepare(self, batches: ClipBatches) -> None:
-        """Prepare nothing: windows depend on the stretch of a track that is drawn, and tokens on
-        these."""
+        """Return at once: a mask has other tokens in every batch, since its window depends on the
+        stretch of the track that is drawn."""
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         one_frame = images.ndim == 4
