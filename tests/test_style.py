@@ -14,9 +14,9 @@ FILES = [
     if not path.relative_to(SOURCE).as_posix().startswith(LATER)
 ]
 VERBS = re.compile(
-    r"Add|Call|Check|Choose|Close|Combine|Complete|Compose|Compute|Copy|Count|"
+    r"Add|Blend|Call|Check|Choose|Close|Combine|Complete|Compose|Compute|Copy|Count|"
     r"Draw|Encode|End|Estimate|Find|Join|Load|Lock|Log|Mark|Match|Measure|"
-    r"Merge|Move|Multiply|Paste|Plot|Predict|Print|Put|Raise|Read|Refuse|"
+    r"Make|Merge|Move|Multiply|Paste|Plot|Predict|Print|Put|Raise|Read|Refuse|"
     r"Remove|Render|Replace|Return|Run|Save|Score|Set|Split|Stop|Test|Train|"
     r"Write|Yield"
 )
