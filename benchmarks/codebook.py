@@ -19,25 +19,45 @@ from annotations import made_up, peak_megabytes
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.methods.configs import ShapePriorConfig
-from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, AutoEncoder, encode_all, fit
+from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, AutoEncoder, encode_all
 from amodal_pipeline.methods.vrsp.codebook import Codebook, ShapePrior, build_codebook
-from amodal_pipeline.methods.vrsp.learning import true_shapes
+from amodal_pipeline.methods.vrsp.learning import (
+    LearntShapePrior,
+    ShapeBatches,
+    Shapes,
+    true_shapes,
+)
 from record import timed, write
 
 BUDGET_SECONDS = 180.0
 STEPS = 50
 
 
+def fit(shapes: Shapes, config: ShapePriorConfig) -> AutoEncoder:
+    """Return an auto-encoder after a few steps."""
+    torch.manual_seed(0)
+    model, batches = LearntShapePrior(config, 1), ShapeBatches(shapes, config, 256, 0)
+    optimizer = torch.optim.Adam(model.network.auto_encoder.parameters(), 0.01)
+    for step in range(STEPS):
+        loss = model(batches[step].images, {})["loss_reconstruction"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return model.network.auto_encoder.eval().requires_grad_(False)
+
+
 def measure_making(annotations: AmodalAnnotations, clusters: int) -> dict[str, float]:
     """Crops, codes and codebook of all masks."""
-    config = ShapePriorConfig(convolutions=2, clusters=clusters, iterations=STEPS)
+    config = ShapePriorConfig(convolutions=2, clusters=clusters)
     categories = len(annotations.metadata.categories)
     true_shapes(annotations.subset(annotations.images["image_id"].head(1)))  # compiled
     shapes, crops = timed(true_shapes, annotations)
-    model, training = timed(fit, shapes.masks, config)
+    model, training = timed(fit, shapes, config)
     _, codes = timed(encode_all, model, shapes.masks)
     # Making a codebook encodes every mask once more, category by category.
-    made, codebook = timed(build_codebook, model, shapes.masks, shapes.category, categories, config)
+    made, codebook = timed(
+        build_codebook, model, shapes.masks, shapes.category, categories, config, 0
+    )
     return {
         "masks": len(shapes.masks),
         "categories": categories,
@@ -57,13 +77,13 @@ def measure_retrieval(
 ) -> dict[str, float]:
     """The k nearest entries, on random codes."""
     torch.manual_seed(0)
-    model = AutoEncoder(3, 8)
-    codes = torch.rand(categories, clusters, model.code_size)
+    prior = ShapePrior(ShapePriorConfig(clusters=clusters), categories)
+    codes = torch.rand(prior.codes.shape)
     count = torch.full((categories,), clusters)
     members = torch.ones(categories, clusters, dtype=torch.int64)
-    config = ShapePriorConfig(clusters=clusters)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    prior = ShapePrior.of(config, model, Codebook(codes, count, members)).to(device)
+    prior.take(Codebook(codes, count, members))
+    prior = prior.eval().to(device)
     masks = torch.rand(rois, SIDE, SIDE, device=device)
     category = torch.from_numpy(np.random.default_rng(0).integers(0, categories, rois)).to(device)
 

@@ -46,6 +46,16 @@ class LayeredConfigLoader(OmegaConfigLoader):
             layer = next((config.get("extends") for config in files.values()), None)
         return [self.base_env, *reversed(found), *own]
 
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """Return a part of the configuration; parameters with the defaults of registered methods,
+        in runs, in Kedro-Viz and in notebooks."""
+        from amodal_pipeline.pipelines import parameters
+
+        found = super().__getitem__(key)
+        if key == "parameters" and key not in self.data and "folders" in found:
+            return parameters.with_defaults(found)
+        return found
+
     def _read_raw_config(self, key: str) -> tuple[dict[Path, DictConfig], dict, str, str, set]:
         """Return the files of all layers in the order of merging, as if from one folder.
 

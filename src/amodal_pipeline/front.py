@@ -24,7 +24,7 @@ from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.methods import contract
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.registry import METHODS, jobs
+from amodal_pipeline.methods.registry import METHODS, MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -137,34 +137,21 @@ def train(
         iterations: how many instead of the paper's; warm-up, steps and stages are shortened alike.
         training: other values of the recipe that differ.
         start: a checkpoint to start from, or a :class:`Start`, which can begin anew.
-        parts: by name of a part, its ``model`` values, and ``iterations`` and ``training`` of one
-            that is trained as methods are. They are not shortened with ``iterations``.
+        parts: by name of a part, its ``model``, ``iterations`` and ``training``. They are not
+            shortened with ``iterations``.
 
     Raises:
         ValueError: the method or a value is unknown, or ``folder`` holds another training.
     """
-    from amodal_pipeline.jobs.progress import training_progress
-    from amodal_pipeline.training.loop import train as run
+    from amodal_pipeline.jobs.train import Job, Material, make
 
     folder = Path(folder).expanduser()
     config = _config(method, model)
     begin = start if isinstance(start, Start) else Start(start)
     made = _parts(config, annotations, folder, parts or {}, begin.restart)
-    config = made.complete(config)
     recipe = _recipe(config.DESCRIPTION.recipe, iterations, training or {})
-    with training_progress(f"train {method}") as on_step:
-        checkpoint = run(
-            config,
-            recipe,
-            annotations,
-            folder,
-            pretrained=begin.checkpoint,
-            components=made.components(config),
-            restart=begin.restart,
-            on_step=on_step,
-        )
-    checkpoint.save(folder)
-    return checkpoint
+    job = Job(model=MethodConfig(config), training=recipe)
+    return make(job, Material(annotations, begin.checkpoint, made), folder, begin.restart)
 
 
 def _config(method: str, values: Mapping[str, Any] | None) -> Any:
@@ -209,34 +196,13 @@ def _parts(
             f"{config.name} has no part {', '.join(strangers)}: it has "
             f"{', '.join(wanted) or 'none'}"
         )
-    prior = tokenizer = None
-    for part, job in wanted.items():
-        own = values.get(part, {})
-        if job in jobs():
-            begin = Start(restart=restart)
-            tokenizer = train(job, annotations, folder / part, start=begin, **own)
-        elif strangers := sorted(own.keys() - {"model"}):
-            raise ValueError(
-                f"{part} has only values of its model, and was given {', '.join(strangers)}: put "
-                f'them there, as {{"{part}": {{"model": {{"iterations": 1000}}}}}}'
-            )
-        else:
-            prior = _shape_prior(annotations, folder / part, own.get("model", {}), restart)
-    return Parts(prior, tokenizer)
-
-
-def _shape_prior(
-    annotations: AmodalAnnotations, folder: Path, values: Mapping[str, Any], restart: bool
-) -> Any:
-    from amodal_pipeline.jobs.shape_prior import learn_shape_prior
-    from amodal_pipeline.methods.configs import ShapePriorConfig
-
-    config = ShapePriorConfig.model_validate(dict(values))
-    found = learn_shape_prior(
-        annotations, config, folder, folder.parent, InferenceConfig(), restart
+    begin = Start(restart=restart)
+    return Parts(
+        {
+            job: train(job, annotations, folder / part, start=begin, **values.get(part, {}))
+            for part, job in wanted.items()
+        }
     )
-    found.save(folder)
-    return found
 
 
 def predict(

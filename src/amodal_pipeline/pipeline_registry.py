@@ -21,10 +21,10 @@ from amodal_pipeline.pipelines import (
     train,
 )
 
-# What a method is trained with is made by a pipeline of its own before it.
+# Parts that are measured and drawn, too; others are only trained.
 _PARTS = {
     "shape_prior": shape_prior.create_pipeline,
-    "mask_tokenizer": partial(mask_tokenizer.create_pipeline, part=True),
+    "mask_tokenizer": mask_tokenizer.create_pipeline,
 }
 
 
@@ -37,7 +37,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     pipelines = {
         "__default__": prepare.create_pipeline()
         + train.create_pipeline("mask_rcnn")
-        + train.create_pipeline("orcnn", start_in_same_run=True)
+        + train.create_pipeline("orcnn")
         + report.create_pipeline(main),
         "prepare": prepare.create_pipeline(),
         "prepare_test": prepare.create_test_pipeline(),
@@ -45,18 +45,21 @@ def register_pipelines() -> dict[str, Pipeline]:
         "evaluate": evaluate.create_chosen_pipeline(),
         "export_predictions": predict.create_export_pipeline(),
         "import_detector": import_detector.create_pipeline(),
-        "mask_tokenizer": prepare.create_pipeline() + mask_tokenizer.create_pipeline(),
         "occluder_consistency": consistency.create_pipeline(),
         "predict": predict.create_pipeline(),
         "report": report.create_pipeline(),
-        "shape_prior": prepare.create_pipeline() + shape_prior.create_pipeline(),
     }
     for job, name in jobs().items():
         method = describe(job)
+        if method.task == "part":
+            pipelines[job] = prepare.create_pipeline() + _part(job, wanted_by_another=False)
         if method.task not in ("detect", "complete"):
             continue
         pipelines[f"train_{job}"] = (
-            _before(method) + train.create_pipeline(job) + report.create_pipeline((job,))
+            _before(method)
+            + train.create_upstream_pipeline(job)
+            + train.create_pipeline(job)
+            + report.create_pipeline((job,))
         )
         if method.pretrained_on_views:
             pipelines[f"pretrain_{job}"] = train.create_pretraining_pipeline(job)
@@ -69,12 +72,19 @@ def register_pipelines() -> dict[str, Pipeline]:
 
 def _before(method: Description) -> Pipeline:
     """Return what makes the data, and the parts that a method is trained with."""
-    parts = (_PARTS[part.job]() for part in method.parts.values())
+    parts = (_part(part.job, wanted_by_another=True) for part in method.parts.values())
     return sum(parts, prepare.create_pipeline())
+
+
+def _part(job: str, *, wanted_by_another: bool) -> Pipeline:
+    create = _PARTS.get(job, partial(train.create_part_pipeline, job))
+    return create(wanted_by_another=wanted_by_another)
 
 
 def _detections(job: str, method: Description) -> Pipeline:
     """Return what finds the objects that rows of a completer's ablation complete."""
     if method.task != "complete":
         return Pipeline([])
-    return train.create_detection_pipeline(job, training=method.learns_from_detections)
+    return train.create_upstream_pipeline(job) + train.create_detection_pipeline(
+        job, training=method.learns_from_detections
+    )

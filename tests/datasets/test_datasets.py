@@ -1,6 +1,5 @@
 import errno
 import os
-from pathlib import Path
 from signal import SIGKILL
 from types import SimpleNamespace
 
@@ -14,10 +13,12 @@ from PIL import Image
 
 from amodal_pipeline.datasets import (
     CheckpointDataset,
-    FolderDataset,
     PictureDataset,
     TableDataset,
 )
+from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard, NotMade
+from amodal_pipeline.methods.configs import ORCNNConfig
+from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.training.loop import train
 from tests.annotations.test_processes import killed
 from tests.conftest import tiny_method, tiny_training
@@ -124,11 +125,24 @@ def test_pictures_come_from_images_and_figures(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
 
 
-def test_folders_give_their_path_and_are_not_saved_to(tmp_path):
-    dataset = FolderDataset(filepath=str(tmp_path))
-    assert dataset.load() == Path(tmp_path)
-    with pytest.raises(DatasetError, match="is a folder"):
-        dataset.save("a value")
+def test_a_checkpoint_that_a_run_has_no_use_for_leaves_what_is_there(shapes, tmp_path):
+    config = ORCNNConfig()
+    card = MethodCard(
+        method=MethodConfig(config),
+        categories=shapes.metadata.categories,
+        dataset="shapes",
+        fingerprint=Fingerprint(parts={}),
+        iterations=1,
+        seed=0,
+    )
+    dataset = CheckpointDataset(filepath=str(tmp_path))
+    dataset.save(NotMade())
+    assert isinstance(dataset.load(), NotMade) and not dataset.exists()
+    dataset.save(Checkpoint(card, {}))
+    assert dataset.load().card.dataset == "shapes"
+    dataset.save(NotMade())
+    assert isinstance(dataset.load(), NotMade)
+    assert CheckpointDataset(filepath=str(tmp_path)).load().card.dataset == "shapes"
 
 
 def test_a_version_that_another_run_has_found_is_never_removed(shapes, tmp_path):

@@ -14,7 +14,7 @@ from amodal_pipeline.methods.checkpoints import Fingerprint
 from amodal_pipeline.training.state import StateCard
 
 TRAIN = node(lambda folder: folder, "folder", "b", name="train", namespace="orcnn", tags="training")
-START = node(lambda folder: folder, "mask_rcnn.folder", "start", name="start")
+START = node(lambda folder: folder, "params:folders.jobs.mask_rcnn", "start", name="start")
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
@@ -47,7 +47,7 @@ def at_iteration(folder, iteration):
 def test_a_signal_says_where_the_training_goes_on(hook, tmp_path, capsys, number, error):
     before = signal.getsignal(number)
     begin(hook)
-    hook.before_node_run(TRAIN, {"orcnn.folder": at_iteration(tmp_path / "orcnn", 40)})
+    hook.before_node_run(TRAIN, {"params:folders.jobs.orcnn": at_iteration(tmp_path / "orcnn", 40)})
     with pytest.raises(error) as raised:
         os.kill(os.getpid(), number)
     assert capsys.readouterr().err.strip() == (
@@ -62,7 +62,7 @@ def test_a_training_of_what_comes_before_is_found_by_its_history(hook, tmp_path,
     models = tmp_path / "models"
     (at_iteration(models / "finished", 9) / "history.jsonl").write_text("")
     os.utime(models / "finished" / "history.jsonl", (1, 1))
-    hook.before_node_run(START, {"models": models})
+    hook.before_node_run(START, {"params:folders.models": models})
     (at_iteration(models / "mask_rcnn", 20) / "history.jsonl").write_text("")
     os.utime(models / "mask_rcnn" / "history.jsonl", (2**33, 2**33))
     with pytest.raises(SystemExit):
@@ -81,9 +81,9 @@ def test_a_training_of_what_comes_before_is_found_by_its_history(hook, tmp_path,
 def test_without_a_state_nothing_is_promised(hook, tmp_path, capsys, training, expected):
     begin(hook)
     if training:
-        hook.before_node_run(TRAIN, {"orcnn.folder": tmp_path / "orcnn"})
+        hook.before_node_run(TRAIN, {"params:folders.jobs.orcnn": tmp_path / "orcnn"})
     else:
-        hook.before_node_run(START, {"mask_rcnn.folder": tmp_path})
+        hook.before_node_run(START, {"params:folders.jobs.mask_rcnn": tmp_path})
     with pytest.raises(SystemExit):
         os.kill(os.getpid(), signal.SIGTERM)
     assert f"Run the same command again: {expected}" in capsys.readouterr().err

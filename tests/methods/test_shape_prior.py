@@ -16,21 +16,59 @@ from amodal_pipeline.annotations.tables import (
     boxes,
     frame,
 )
+from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.configs import ShapePriorConfig, VRSPConfig
-from amodal_pipeline.methods.vrsp import auto_encoder
-from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, AutoEncoder, fit, turned
+from amodal_pipeline.methods.pretrained import restore
+from amodal_pipeline.methods.training_config import TrainingConfig
+from amodal_pipeline.methods.vrsp import learning
+from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, AutoEncoder, turned
 from amodal_pipeline.methods.vrsp.codebook import Codebook, ShapePrior, build_codebook
 from amodal_pipeline.methods.vrsp.learning import (
+    LearntShapePrior,
+    ShapeBatches,
+    Shapes,
     describe,
-    learn,
     predicted_shapes,
     true_shapes,
 )
-from amodal_pipeline.methods.vrsp.stored import StoredShapePrior, fingerprint
 from amodal_pipeline.training import loop
 from tests.conftest import tiny_training
 
-TINY = ShapePriorConfig(clusters=4, iterations=20, batch_size=8)
+TINY = ShapePriorConfig(clusters=4)
+RECIPE = dict(ShapePriorConfig.DESCRIPTION.recipe)
+SHORT = TrainingConfig(
+    **RECIPE | {"iterations": 20, "batch_size": 8}, workers=0, checkpoint_every=10
+)
+
+
+def fit(masks, config=TINY, iterations=20, batch_size=8) -> AutoEncoder:
+    """An auto-encoder that has seen so many batches of the masks."""
+    torch.manual_seed(0)
+    model = LearntShapePrior(config, 1)
+    shapes = Shapes(masks, np.zeros(len(masks), np.int64), np.full(len(masks), "a.png", object))
+    batches = ShapeBatches(shapes, config, batch_size, 0)
+    optimizer = torch.optim.Adam(model.network.auto_encoder.parameters(), 0.01)
+    for iteration in range(iterations):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.005 * (1 + np.cos(np.pi * iteration / iterations))
+        loss = model(batches[iteration].images, {})["loss_reconstruction"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.network.auto_encoder.eval().requires_grad_(False)
+
+
+def learn(annotations, folder, config=TINY, training=SHORT, **options) -> Checkpoint:
+    return loop.train(config, training, annotations, folder, **options)
+
+
+def prior_in(checkpoint: Checkpoint) -> ShapePrior:
+    return restore(checkpoint).network
+
+
+@pytest.fixture(scope="module")
+def learnt(shapes, tmp_path_factory):
+    return learn(shapes, tmp_path_factory.mktemp("prior"))
 
 
 def some_masks(count, seed=0) -> torch.Tensor:
@@ -51,7 +89,10 @@ def prior_of(counts, clusters, convolutions=3, seed=0) -> ShapePrior:
     count = torch.tensor(counts)
     codes = torch.rand(len(counts), clusters, model.code_size)
     there = torch.arange(clusters) < count[:, None]
-    return ShapePrior.of(config, model, Codebook(codes * there[..., None], count, there.long()))
+    prior = ShapePrior(config, len(counts))
+    prior.auto_encoder.load_state_dict(model.state_dict())
+    prior.take(Codebook(codes * there[..., None], count, there.long()))
+    return prior.eval()
 
 
 def slowly_nearest(prior, masks, category, k):
@@ -125,24 +166,21 @@ def test_the_form_of_the_auto_encoder_is_the_released_one(convolutions, size, we
 @pytest.mark.parametrize("convolutions", [2, 3])
 def test_the_auto_encoder_learns_a_few_masks_by_heart(convolutions):
     masks = some_masks(4)
-    config = ShapePriorConfig(
-        convolutions=convolutions, iterations=300, batch_size=4, learning_rate=0.01
-    )
-    back = fit(masks, config)(masks.float()) > 0.5
+    config = ShapePriorConfig(convolutions=convolutions)
+    back = fit(masks, config, iterations=300, batch_size=4)(masks.float()) > 0.5
     assert ((back & masks).sum((1, 2)) / (back | masks).sum((1, 2)) > 0.95).all()
 
 
 def test_a_turned_auto_encoder_learns_shapes_it_was_not_shown(monkeypatch):
-    ways, learnt = [], auto_encoder.turned
+    ways = []
     monkeypatch.setattr(
-        auto_encoder, "turned", lambda masks, way: ways.append(way) or learnt(masks, way)
+        learning, "turned", lambda masks, way: ways.append(way) or turned(masks, way)
     )
     mask = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
     mask[0, :, :9] = True  # a bar at the left
-    config = ShapePriorConfig(iterations=200, batch_size=1)
     lying = {}
     for way in (False, True):
-        model = fit(mask, config.model_copy(update={"turned": way}))
+        model = fit(mask, ShapePriorConfig(turned=way), iterations=200, batch_size=1)
         back = model(mask.mT.float()) > 0.5
         lying[way] = ((back & mask.mT).sum() / (back | mask.mT).sum()).item()
     assert set(ways) == set(range(8))
@@ -161,7 +199,7 @@ def test_a_codebook_keeps_few_masks_and_clusters_many():
     few, many = some_masks(3, seed=1), some_masks(30, seed=2)
     masks = torch.cat([few, few[:2], many])
     category = np.repeat([0, 2], [5, 30])
-    codebook = build_codebook(model, masks, category, 3, TINY)
+    codebook = build_codebook(model, masks, category, 3, TINY, 0)
     assert codebook.count.tolist() == [3, 0, 4]
     # Duplicates are one entry; entries with most masks come first.
     assert codebook.members[0].tolist() == [2, 2, 1, 0]
@@ -177,7 +215,7 @@ def test_a_codebook_of_turned_masks_has_them_all():
     model = fit(some_masks(8), config)
     mask = some_masks(1)
     mask[0, :9, :20] = False
-    codebook = build_codebook(model, mask, np.zeros(1, np.int64), 1, config)
+    codebook = build_codebook(model, mask, np.zeros(1, np.int64), 1, config, 0)
     assert codebook.count.tolist() == [8]
 
 
@@ -185,7 +223,7 @@ def test_centres_lie_among_their_masks():
     """Mini-batch K-means ends near the means of its clusters, not on them."""
     model = fit(some_masks(8), TINY)
     masks = some_masks(60, seed=3)
-    codebook = build_codebook(model, masks, np.zeros(60, np.int64), 1, TINY)
+    codebook = build_codebook(model, masks, np.zeros(60, np.int64), 1, TINY, 0)
     own = model.encode(masks.float())
     apart = torch.cdist(own, codebook.codes[0])
     nearest = apart.argmin(1)
@@ -200,17 +238,43 @@ def test_centres_lie_among_their_masks():
 
 def test_a_codebook_is_the_same_bits_every_time():
     masks, nothing = some_masks(60, seed=3), np.zeros(60, np.int64)
-    first, second = (build_codebook(fit(masks, TINY), masks, nothing, 1, TINY) for _ in range(2))
+    first, second = (build_codebook(fit(masks), masks, nothing, 1, TINY, 0) for _ in range(2))
     assert torch.equal(first.codes, second.codes) and torch.equal(first.members, second.members)
 
 
-def test_learning_twice_gives_the_same_bits(shapes):
-    first, second = learn(shapes, TINY), learn(shapes, TINY)
-    assert first.card == second.card
-    assert first.weights.keys() == second.weights.keys()
-    assert all(torch.equal(first.weights[k], second.weights[k]) for k in first.weights)
-    other = learn(shapes, TINY.model_copy(update={"seed": 1}))
-    assert not torch.equal(first.weights["codes"], other.weights["codes"])
+def test_learning_twice_gives_the_same_bits(shapes, learnt, tmp_path):
+    again = learn(shapes, tmp_path / "again")
+    assert again.card == learnt.card
+    assert again.weights.keys() == learnt.weights.keys()
+    assert all(torch.equal(again.weights[k], learnt.weights[k]) for k in again.weights)
+    other = learn(shapes, tmp_path / "other", training=SHORT.model_copy(update={"seed": 1}))
+    assert not torch.equal(other.weights["network.codes"], learnt.weights["network.codes"])
+
+
+def test_a_training_killed_before_the_codebook_makes_it_from_its_state(
+    shapes, learnt, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(LearntShapePrior, "finish", lambda *_: (_ for _ in ()).throw(SystemExit))
+    with pytest.raises(SystemExit):
+        learn(shapes, tmp_path)
+    assert (tmp_path / "state-000000020").is_dir()
+    monkeypatch.undo()
+    found = learn(shapes, tmp_path)
+    assert all(torch.equal(found.weights[k], learnt.weights[k]) for k in found.weights)
+    assert prior_in(found).count.tolist() == [1, 1]
+
+
+def test_every_mask_comes_before_any_comes_again():
+    masks = some_masks(10)
+    shapes = Shapes(masks, np.zeros(10, np.int64), np.arange(10).astype(str).astype(object))
+    batches = ShapeBatches(shapes, TINY, 4, 3)
+    names = [name for i in range(5) for name in batches[i].names]
+    assert sorted(names[:10]) == sorted(names[10:]) == sorted(shapes.names)
+    assert all(
+        torch.equal(mask > 0.5, masks[int(name)])
+        for i in range(5)
+        for mask, name in zip(batches[i].images, batches[i].names, strict=True)
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -244,12 +308,12 @@ def test_true_shapes_are_crops_of_the_true_masks(shapes):
     assert (found.category + 1).tolist() == shapes.instances["category_id"].tolist()
 
 
-def test_no_objects_is_said(shapes):
+def test_no_objects_is_said(shapes, tmp_path):
     instances = {n: shapes.instances[n] for n in shapes.instances}
     instances["ignore"] = np.ones(len(shapes.instances), bool)
     ignored = replace(shapes, instances=frame(INSTANCES, instances))
     with pytest.raises(ValueError, match="no mask to learn"):
-        learn(ignored, TINY)
+        learn(ignored, tmp_path)
 
 
 def test_categories_are_positions_whatever_their_ids(shapes):
@@ -325,12 +389,13 @@ def test_predicted_masks_of_ignored_objects_are_left_out(shapes):
     assert predicted_shapes(marked, predictions, TINY).category.tolist() == [1]
 
 
-def test_predictions_change_what_is_learnt_and_its_fingerprint(shapes):
+def test_predictions_change_what_is_learnt_and_its_fingerprint(shapes, learnt, tmp_path):
     predictions = predictions_for(shapes, shapes.of_image(1)["amodal_rle"].tolist())
-    stored = learn(shapes, TINY, predictions)
-    assert stored.card.masks == len(shapes.instances) + 2
-    assert stored.card.fingerprint == fingerprint(TINY, shapes, "digest")
-    assert stored.card.fingerprint != fingerprint(TINY, shapes)
+    found = learn(shapes, tmp_path, detected=predictions)
+    assert int(prior_in(found).members.sum()) == len(shapes.instances) + 2
+    assert found.card.fingerprint.differences(learnt.card.fingerprint) == [
+        "detected: absent -> digest"
+    ]
 
 
 def test_predictions_for_other_annotations_are_refused(shapes):
@@ -341,81 +406,60 @@ def test_predictions_for_other_annotations_are_refused(shapes):
         predicted_shapes(shapes, predictions_for(shapes, [same[0], None]), TINY)
 
 
-def test_what_is_saved_comes_back(shapes, tmp_path):
-    stored = learn(shapes, TINY)
-    stored.save(tmp_path / "prior")
-    again = StoredShapePrior.load(tmp_path / "prior")
-    assert again.card == stored.card
+def test_what_is_saved_comes_back(learnt, tmp_path):
+    learnt.save(tmp_path / "prior")
+    again = Checkpoint.load(tmp_path / "prior")
     masks, category = some_masks(3).float(), torch.tensor([0, 1, 1])
-    before, after = (s.restore().nearest(masks, category, 3) for s in (stored, again))
+    before, after = (prior_in(each).nearest(masks, category, 3) for each in (learnt, again))
     assert torch.equal(before.masks, after.masks)
-    stored.save(tmp_path / "prior")  # over the one that is there
-    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {
-        "shape_prior.json",
-        "shape_prior.safetensors",
-    }
 
 
-def test_damage_is_named_with_the_remedy(shapes, tmp_path):
-    folder = tmp_path / "prior"
-    with pytest.raises(ValueError, match=r"no shape prior.*pipeline=shape_prior"):
-        StoredShapePrior.load(folder)
-    stored = learn(shapes, TINY)
-    stored.save(folder)
-    weights, card = folder / "shape_prior.safetensors", folder / "shape_prior.json"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"damaged.*shape_prior\.safetensors.*restart=true"):
-        StoredShapePrior.load(folder)
-    weights.unlink()
-    with pytest.raises(ValueError, match=r"shape_prior\.safetensors is\s+missing"):
-        StoredShapePrior.load(folder)
-    weights.write_bytes(whole)
-    card.write_text(card.read_text().replace('"clusters": 4', '"clusters": 5'))
-    with pytest.raises(ValueError, match=r"damaged.*shape_prior\.json was changed after"):
-        StoredShapePrior.load(folder)
-    card.write_text("{")
-    with pytest.raises(ValueError, match=r"damaged.*shape_prior\.json[\s\S]*restart=true"):
-        StoredShapePrior.load(folder)
+def test_a_shape_prior_of_an_earlier_version_says_how_to_make_it_anew(shapes, tmp_path):
+    older = [tmp_path / f"shape_prior.{kind}" for kind in ("json", "safetensors")]
+    for file in older:
+        file.write_text("{}")
+    for attempt in (lambda: learn(shapes, tmp_path), lambda: Checkpoint.load(tmp_path)):
+        with pytest.raises(ValueError, match=r"earlier version.*pipeline=shape_prior.*restart"):
+            attempt()
+    learn(shapes, tmp_path, restart=True).save(tmp_path)
+    assert not any(file.exists() for file in older)
+    Checkpoint.load(tmp_path)
 
 
-def test_the_weights_must_be_those_of_the_card(shapes, tmp_path):
-    stored = learn(shapes, TINY)
-    other = stored.card.model_copy(update={"entries": (2, 1)})
-    StoredShapePrior(other, stored.weights).save(tmp_path / "prior")
-    with pytest.raises(ValueError, match="entries by category"):
-        StoredShapePrior.load(tmp_path / "prior")
+def test_a_form_that_an_earlier_version_wrote_is_read_and_unknown_names_are_not():
+    older = {"clusters": 8, "turned": True, "iterations": 5, "predicted_by": None, "seed": 0}
+    assert ShapePriorConfig.model_validate(older) == ShapePriorConfig(clusters=8, turned=True)
+    with pytest.raises(ValueError, match="iterations is unknown"):
+        ShapePriorConfig.model_validate({"name": "shape_prior", "iterations": 5})
 
 
-def test_the_table_says_how_well_shapes_come_back(shapes):
-    table = describe(learn(shapes, TINY), shapes, 16).set_index("category")
+def test_the_table_says_how_well_shapes_come_back(shapes, learnt):
+    table = describe(prior_in(learnt), shapes, 16).set_index("category")
     assert table["objects"].to_dict() == {"all": 16, "red": 8, "blue": 8}
     # All squares fill their boxes: one shape.
     assert table["entries"].to_dict() == {"all": 2, "red": 1, "blue": 1}
     assert table.loc["red", "largest_cluster"] == 8
     assert table["iou_codebook"].between(0, 100).all()
     assert table.loc["red", "note"].startswith("fewer than 16") and table.loc["all", "note"] == ""
-    assert (describe(learn(shapes, TINY), shapes, 1)["note"] == "").all()
+    assert (describe(prior_in(learnt), shapes, 1)["note"] == "").all()
 
 
-def test_a_category_without_objects_is_in_the_table(shapes):
-    stored = learn(shapes, TINY)
-    weights = {**stored.weights, "count": torch.tensor([0, 1])}
-    card = stored.card.model_copy(update={"entries": (0, 1)})
-    table = describe(StoredShapePrior(card, weights), shapes, 16).set_index("category")
+def test_a_category_without_objects_is_in_the_table(shapes, learnt):
+    prior = prior_in(learnt)
+    prior.count.copy_(torch.tensor([0, 1]))
+    table = describe(prior, shapes, 16).set_index("category")
     assert np.isnan(table.loc["red", "iou_codebook"])
     assert table.loc["red", "note"].startswith("no entries")
     assert table.loc["all", "iou_codebook"] == table.loc["blue", "iou_codebook"]
 
 
 def test_a_fingerprint_leaves_out_what_changes_nothing(shapes):
-    same = TINY.model_copy(update={"device": "cpu", "poor_below": 3})
-    assert fingerprint(same, shapes) == fingerprint(TINY, shapes)
-    detectors = [
-        loop.fingerprint(VRSPConfig(prior=prior), tiny_training(), shapes) for prior in (same, TINY)
-    ]
-    assert detectors[0] == detectors[1]
+    same = TINY.model_copy(update={"poor_below": 3})
+    for kind in (lambda prior: prior, lambda prior: VRSPConfig(prior=prior)):
+        first, second = (
+            loop.fingerprint(kind(prior), tiny_training(), shapes) for prior in (same, TINY)
+        )
+        assert first == second
     other = TINY.model_copy(update={"clusters": 5})
-    assert fingerprint(other, shapes).differences(fingerprint(TINY, shapes)) == [
-        "shape_prior.clusters: 4 -> 5"
-    ]
+    marks = [loop.fingerprint(prior, tiny_training(), shapes) for prior in (other, TINY)]
+    assert marks[0].differences(marks[1]) == ["model.clusters: 4 -> 5"]

@@ -6,8 +6,8 @@ import torch
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.jobs.complete import complete_true, complete_true_at_cost
-from amodal_pipeline.jobs.train import Job, choose_start_or_train_upstream
-from amodal_pipeline.methods.checkpoints import Fingerprint
+from amodal_pipeline.jobs.train import Job, train_upstream
+from amodal_pipeline.methods.checkpoints import Fingerprint, NotMade
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.loop import Component, train
 from tests.conftest import TINY_CLIPS, tiny_method, tiny_training
@@ -56,7 +56,7 @@ def test_it_starts_from_a_finished_image_model_or_says_how_to_train_it(moving, s
     image = Job.model_validate({"model": {"name": "c2f_seg", **image_tests.TINY}})
 
     def start(annotations):
-        return choose_start_or_train_upstream(annotations, job, image, tmp_path / "c2f_seg", False)
+        return train_upstream(annotations, job, image, tmp_path, False)
 
     with pytest.raises(ValueError, match="pipeline=train_c2f_seg"):
         start(moving)
@@ -64,8 +64,8 @@ def test_it_starts_from_a_finished_image_model_or_says_how_to_train_it(moving, s
     mark = Fingerprint(parts={"annotations_train": moving.fingerprint})
     card = made.card.model_copy(update={"fingerprint": mark})
     type(made)(card, made.weights).save(tmp_path / "c2f_seg")
-    assert start(moving)[0].card == card
+    assert start(moving).card == card
     with pytest.raises(ValueError, match="other annotations"):
         start(shapes)
     free = job.model_copy(update={"pretrained": None})
-    assert choose_start_or_train_upstream(moving, free, image, tmp_path, False) == []
+    assert isinstance(train_upstream(moving, free, image, tmp_path, False), NotMade)

@@ -37,7 +37,8 @@ def resolved(env: str) -> dict[str, Any]:
         }
         del found[name]["training"]  # each row has it
     found["keep_versions"] = loader["globals"]["keep_versions"]
-    found["raw"] = loader["catalog"]["raw"]["filepath"]
+    # Other folders are those of the data set's name; ``raw`` is where its files are.
+    found["folders"] = {"raw": found["folders"]["raw"]}
     return dict(_leaves(found))
 
 

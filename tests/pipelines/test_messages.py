@@ -11,12 +11,10 @@ from rich.console import Console
 
 from amodal_pipeline.datasets import (
     CheckpointDataset,
-    FolderDataset,
     MeshDataset,
     PageDataset,
     PictureDataset,
     ScoresDataset,
-    ShapePriorDataset,
     TableDataset,
 )
 from amodal_pipeline.hooks.start import show_markup
@@ -53,8 +51,8 @@ def test_printed_names_keep_their_brackets(capsys):
 @pytest.mark.parametrize(
     "kind",
     [
-        *(CheckpointDataset, FolderDataset, MeshDataset, PageDataset, PictureDataset),
-        *(ScoresDataset, ShapePriorDataset, TableDataset),
+        *(CheckpointDataset, MeshDataset, PageDataset, PictureDataset),
+        *(ScoresDataset, TableDataset),
     ],
 )
 def test_remote_folders_are_refused(kind):

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from PIL import Image
@@ -12,7 +13,7 @@ from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.methods.checkpoints import MethodCard
 from amodal_pipeline.methods.registry import METHODS, MethodConfig
 from tests.pipelines.conftest import TRAINING
-from tests.pipelines.toy_methods import LINES
+from tests.pipelines.toy_methods import LINES, PARTS
 
 SMALL = {
     "source": {"scenes": {"train": 4, "val": 3, "config": {"image_size": 64}}},
@@ -20,7 +21,7 @@ SMALL = {
     "workers": 1,
     "pictures": 2,
     "tracking": False,
-    **{name: {"training": TRAINING | {"schedule": "cosine"}} for name in LINES},
+    **{name: {"training": TRAINING | {"schedule": "cosine"}} for name in PARTS | LINES},
 }
 
 
@@ -34,7 +35,7 @@ def rebuild():
 @pytest.fixture(scope="module")
 def project(empty_project):
     with pytest.MonkeyPatch.context() as patch:
-        for name, line in LINES.items():
+        for name, line in (PARTS | LINES).items():
             patch.setitem(METHODS, name, line)
         rebuild()
         for name in LINES:
@@ -51,6 +52,7 @@ def run(project, pipeline, **changes):
 def test_jobs_are_registered(project):
     for name in LINES:
         assert {f"train_{name}", f"ablate_{name}"} <= pipelines.keys()
+    assert PARTS.keys() <= pipelines.keys()
 
 
 def test_they_are_trained_and_scored_beside_others(project):
@@ -61,6 +63,17 @@ def test_they_are_trained_and_scored_beside_others(project):
     assert set(results.query("method == 'toy_completer'")["inputs"]) == {"true"}
     model = methods.load(project / "data/06_models/scenes/toy_completer")
     assert float(model.bias.detach()) != 0
+
+
+def test_a_part_is_made_first_by_the_same_loop_and_taken_over(project):
+    models = project / "data/06_models/scenes"
+    part, own = methods.load(models / "toy_part"), methods.load(models / "toy_completer")
+    assert int(part.network.seen) > 0 != float(part.network.share.detach())
+    for name, value in part.network.state_dict().items():
+        assert torch.equal(own.shape.state_dict()[name], value)
+    assert own.config.shape == part.config
+    made = MethodCard.load(models / "toy_part").fingerprint.digest
+    assert MethodCard.load(models / "toy_completer").fingerprint.parts["shape"] == made
 
 
 @pytest.mark.parametrize("name", LINES)

@@ -7,12 +7,17 @@ import pytest
 from kedro.framework.session import KedroSession
 from PIL import Image
 
-from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
+from amodal_pipeline import methods
+from amodal_pipeline.methods.checkpoints import MethodCard
 from amodal_pipeline.training.state import ChangedTrainingError
+from tests.pipelines.conftest import METHOD
 
 SMALL = {
     "source": {"scenes": {"train": 6, "val": 3, "config": {"image_size": 96}}},
-    "shape_prior": {"iterations": 10, "clusters": 3, "batch_size": 8},
+    "shape_prior": {
+        "model": {"clusters": 3},
+        "training": {"iterations": 10, "batch_size": 8, "checkpoint_every": 5},
+    },
     "workers": 1,
     "tracking": False,
 }
@@ -30,20 +35,19 @@ def run(project, parameters=SMALL, **options):
 
 
 def changed(**values):
-    return {**SMALL, "shape_prior": {**SMALL["shape_prior"], **values}}
+    return {**SMALL, "shape_prior": SMALL["shape_prior"] | {"model": {"clusters": 3} | values}}
 
 
 def weights_of(project):
-    return (project / "data/06_models/scenes/shape_prior/shape_prior.safetensors").read_bytes()
+    return (project / "data/06_models/scenes/shape_prior/model.safetensors").read_bytes()
 
 
 def test_from_nothing_to_a_shape_prior_its_table_and_pictures(project):
-    stored = StoredShapePrior.load(project / "data/06_models/scenes/shape_prior")
-    assert stored.card.dataset == "scenes" and sum(stored.card.entries) > 3
-    assert max(stored.card.entries) <= 3
+    model = methods.load(project / "data/06_models/scenes/shape_prior")
+    assert model.network.count.sum() > 3 >= model.network.count.max() > 0
     folder = project / "data/08_reporting/scenes/shape_prior"
     table = pd.read_csv(folder / "shape_prior.csv")
-    names = [c.name for c in stored.card.categories]
+    names = [c.name for c in model.categories]
     assert table["category"].tolist() == ["all", *names] * 2
     assert table["split"].unique().tolist() == ["train", "val"]
     assert table["note"].str.startswith("fewer than 16 entries").sum() > 0
@@ -76,19 +80,35 @@ def test_what_was_made_from_something_else_is_refused(project):
     assert not table["note"].fillna("").str.startswith("fewer").any()
 
 
-def test_masks_of_a_method_that_is_not_there_are_asked_for(project):
-    with pytest.raises(ValueError, match="orcnn holds no trained method"):
-        run(project, changed(predicted_by="orcnn"))
+def test_masks_that_a_detector_predicts_are_learnt_too(project):
+    made = MethodCard.load(project / "data/06_models/scenes/shape_prior")
+    assert "detected" not in made.fingerprint.parts
+    values = SMALL | {"shape_prior": SMALL["shape_prior"] | {"detector": "mask_rcnn"}}
+    values |= {"mask_rcnn": METHOD, "restart": True}
+    run(project, values)
+    models = project / "data/06_models/scenes"
+    made, detector = (MethodCard.load(models / name) for name in ("shape_prior", "mask_rcnn"))
+    assert made.fingerprint.parts["detected"] == detector.fingerprint.digest
+    run(project, {**SMALL, "restart": True})
 
 
-def test_damage_says_how_to_get_another(project):
-    path = project / "data/06_models/scenes/shape_prior/shape_prior.safetensors"
+def test_what_is_damaged_is_made_again_from_its_training_state(project):
+    path = project / "data/06_models/scenes/shape_prior/model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    with pytest.raises(ValueError, match=r"is damaged.*shape_prior\.safetensors.*restart=true"):
-        run(project)
-    run(project, {**SMALL, "restart": True})
+    with pytest.raises(ValueError, match=r"is damaged.*model\.safetensors"):
+        methods.load(path.parent)
+    run(project)
     assert path.read_bytes() == whole
+
+
+def test_names_of_earlier_versions_say_the_new_one(project):
+    given = {"clusters": 3, "batch_size": 8, "predicted_by": "orcnn"}
+    names = ("model.clusters", "training.batch_size", "detector")
+    for (key, value), name in zip(given.items(), names, strict=True):
+        wrong = {**SMALL, "shape_prior": {**SMALL["shape_prior"], key: value}}
+        with pytest.raises(ValueError, match=f"shape_prior: {key} is unknown: its name is {name}"):
+            run(project, wrong)
 
 
 def test_unknown_parameters_are_refused_before_anything_runs(project):
@@ -101,5 +121,6 @@ def test_unknown_parameters_are_refused_before_anything_runs(project):
 )
 def test_published_data_sets_have_the_published_form(project, env, convolutions):
     with KedroSession.create(project, env=env) as session:
-        config = session.load_context().catalog.load("params:shape_prior")
+        job = session.load_context().catalog.load("params:shape_prior")
+    config = job.model.root
     assert (config.convolutions, config.clusters) == (convolutions, 1024)

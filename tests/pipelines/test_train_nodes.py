@@ -76,7 +76,7 @@ def test_a_completer_learns_from_another_programs_visible_masks(shapes, tmp_path
     ]
     (tmp_path / "theirs_train.json").write_text(json.dumps(records))
     job = completer_job(detector=str(tmp_path / "theirs_{split}.json"))
-    assert find_detector(shapes, job, tmp_path, False) == []
+    assert find_detector(shapes, job, tmp_path) == []
     found = detect([], shapes, InferenceConfig(workers=0), job)
     assert found.metadata.method == "theirs"
     learnt = on_true_objects(shapes, found).predictions

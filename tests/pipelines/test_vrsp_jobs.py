@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 from kedro.framework.session import KedroSession
 from PIL import Image
 
@@ -11,7 +12,6 @@ from amodal_pipeline import methods
 from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.jobs.rows import AblationConfig, resolve
 from amodal_pipeline.jobs.train import Job
-from amodal_pipeline.methods.configs import ShapePriorConfig
 from amodal_pipeline.training.state import ChangedTrainingError
 from tests.pipelines.conftest import METHOD, configuration
 
@@ -19,13 +19,14 @@ VRSP = METHOD | {
     "model": METHOD["model"]
     | {"reclassifier_channels": 16, "neighbours": 4, "candidates_per_image": 30}
 }
+PRIOR = {"model": {"clusters": 4}, "training": {"iterations": 10, "batch_size": 8}}
 KEPT = ("vrsp", "without_feature_matching", "without_post_process", "attention_self")
 SMALL = {
     "source": {"scenes": {"train": 5, "val": 3, "config": {"image_size": 64}}},
     "mask_rcnn": METHOD,
     "orcnn": METHOD,
     "vrsp": VRSP,
-    "shape_prior": {"clusters": 4, "iterations": 10},
+    "shape_prior": PRIOR,
     "evaluation": {"resamples": 20, "headline_resamples": 20},
     "workers": 1,
     "pictures": 2,
@@ -60,7 +61,7 @@ def test_the_released_row_has_every_difference_of_the_authors_code(env):
     }
     assert (own.prior_input, own.reclassification_input) == ("logits", "logits")
     assert own.reclassification_true_weight == 0.1
-    prior = ShapePriorConfig.model_validate(values["shape_prior"])
+    prior = Job.model_validate(values["shape_prior"]).model.root
     found = (own.reclassification_weight, own.reclassification_score, own.alpha)
     assert (*found, prior.turned) == RELEASED[env]
     assert prior.clusters == 1024  # the paper's
@@ -91,8 +92,12 @@ def test_from_nothing_to_results_and_pictures(project):
 def test_the_checkpoint_holds_the_shape_prior_and_says_which(project):
     models = project / "data/06_models/scenes"
     model = methods.load(models / "vrsp")
-    prior = json.loads((models / "shape_prior/shape_prior.json").read_text())
-    assert model.prior.count.tolist() == prior["entries"]
+    prior = methods.load(models / "shape_prior").network
+    assert model.prior.count.tolist() == prior.count.tolist() != [0]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.prior.state_dict().values(), prior.state_dict().values(), strict=True)
+    )
     assert model.config.prior.clusters == 4
     card = json.loads((models / "vrsp/method.json").read_text())
     assert len(card["fingerprint"]["parts"]["prior"]) == 64
@@ -106,7 +111,7 @@ def test_a_second_run_trains_nothing(project):
 
 
 def test_another_shape_prior_is_another_training(project):
-    changed = SMALL | {"shape_prior": {"clusters": 3, "iterations": 10}}
+    changed = SMALL | {"shape_prior": PRIOR | {"model": {"clusters": 3}}}
     with pytest.raises(ChangedTrainingError, match=r"clusters: 4 -> 3"):
         run(project, "train_vrsp", changed, only_missing_outputs=True)
 

@@ -1,4 +1,5 @@
-"""A detector and a completer that hardly learn anything: all that a new method has to bring."""
+"""A detector, and a completer with a part, that hardly learn anything: all that a new method has to
+bring."""
 
 from typing import ClassVar, Literal
 
@@ -7,12 +8,14 @@ from torch import Tensor, nn
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.layers.configs import CropConfig, Strict
-from amodal_pipeline.methods.contract import Description
+from amodal_pipeline.methods.contract import Description, Part
 from amodal_pipeline.methods.training_config import TrainingConfig
 from amodal_pipeline.samples.objects import ObjectBatches
 
 HERE = "tests.pipelines.toy_methods"
 LINES = {"toy_detector": f"{HERE}:ToyDetectorConfig", "toy_completer": f"{HERE}:ToyCompleterConfig"}
+
+PARTS = {"toy_part": f"{HERE}:ToyPartConfig"}
 
 
 class ToyDetectorConfig(Strict):
@@ -52,6 +55,37 @@ class ToyDetector(nn.Module):
         }
 
 
+class ToyPartConfig(Strict):
+    """A number that is learnt, and one that is made of all batches at the end."""
+
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="part", network=f"{HERE}:ToyPart", batches=f"{HERE}:batches", learns_from="objects"
+    )
+
+    name: Literal["toy_part"] = "toy_part"
+    crop: CropConfig = CropConfig(side=16, image_side=16)
+
+
+class ToyShape(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+
+class ToyPart(nn.Module):
+    def __init__(self, config: ToyPartConfig, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.network = ToyShape()  # what a method takes over
+
+    def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss_share": (self.network.share - 1).square()}
+
+    def finish(self, batches: ObjectBatches) -> None:
+        self.network.seen.fill_(len(batches[0].names))
+
+
 class ToyCompleterConfig(Strict):
     """The visible mask is the whole object, but for a number that is learnt."""
 
@@ -60,16 +94,19 @@ class ToyCompleterConfig(Strict):
         network=f"{HERE}:ToyCompleter",
         batches=f"{HERE}:batches",
         learns_from="objects",
+        parts={"shape": Part("toy_part")},
     )
 
     name: Literal["toy_completer"] = "toy_completer"
     crop: CropConfig = CropConfig(side=16, image_side=16)
+    shape: ToyPartConfig | None = None
 
 
 class ToyCompleter(nn.Module):
     def __init__(self, config: ToyCompleterConfig, classes: int) -> None:
         super().__init__()
         self.config = config
+        self.shape = ToyShape().requires_grad_(False)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -80,7 +117,7 @@ class ToyCompleter(nn.Module):
 
 
 def batches(
-    config: ToyCompleterConfig,
+    config: ToyCompleterConfig | ToyPartConfig,
     training: TrainingConfig,
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,

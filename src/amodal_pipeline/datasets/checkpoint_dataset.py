@@ -11,30 +11,38 @@ from kedro_datasets._typing import JSONPreview
 from amodal_pipeline.local_paths import check_local
 
 if TYPE_CHECKING:
-    from amodal_pipeline.methods.checkpoints import Checkpoint
+    from amodal_pipeline.methods.checkpoints import Checkpoint, NotMade
 
 
-class CheckpointDataset(AbstractDataset["Checkpoint", "Checkpoint"]):
+class CheckpointDataset(AbstractDataset["Checkpoint | NotMade", "Checkpoint | NotMade"]):
     """Load and save a checkpoint folder: ``model.safetensors`` and ``method.json``.
 
     Each file is replaced as a whole. There are no versions: the checkpoint's fingerprint says what
-    it was trained from, and a training on anything else replaces it only when asked to.
+    it was trained from, and a training on anything else replaces it only when asked to. Where a run
+    has no use for it, NotMade is saved: nothing is written, and in this run NotMade is loaded.
     """
 
     def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
         self._filepath = Path(check_local(filepath))
         self.metadata = metadata
+        self._not_made = False
 
-    def load(self) -> Checkpoint:
-        from amodal_pipeline.methods.checkpoints import Checkpoint
+    def load(self) -> Checkpoint | NotMade:
+        from amodal_pipeline.methods.checkpoints import Checkpoint, NotMade
 
+        if self._not_made:
+            return NotMade()
         try:
             return Checkpoint.load(self._filepath)
         except ValueError as error:
             raise DatasetError(str(error)) from error
 
-    def save(self, data: Checkpoint) -> None:
-        data.save(self._filepath)
+    def save(self, data: Checkpoint | NotMade) -> None:
+        from amodal_pipeline.methods.checkpoints import NotMade
+
+        self._not_made = isinstance(data, NotMade)
+        if not self._not_made:
+            data.save(self._filepath)
 
     def preview(self) -> JSONPreview:
         """Return the text of ``method.json`` for Kedro-Viz."""

@@ -1,4 +1,4 @@
-"""Pictures, pages and folders as Kedro datasets."""
+"""Pictures and pages as Kedro datasets."""
 
 import base64
 import io
@@ -67,29 +67,6 @@ class PageDataset(AbstractDataset[Path, str]):
                 f"the page was written to {data}, but the catalog has it at {self._filepath}: "
                 "make the two paths equal"
             )
-
-    def _exists(self) -> bool:
-        return self._filepath.exists()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
-
-class FolderDataset(AbstractDataset[None, Path]):
-    """Give a node the path of a folder, to write files into it or to list it."""
-
-    def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
-        self._filepath = Path(check_local(filepath))
-        self.metadata = metadata
-
-    def load(self) -> Path:
-        return self._filepath
-
-    def save(self, data: None) -> None:
-        raise DatasetError(
-            f"{self._filepath} is a folder, which no node returns: take this dataset as the node's "
-            "input, and write into the folder"
-        )
 
     def _exists(self) -> bool:
         return self._filepath.exists()

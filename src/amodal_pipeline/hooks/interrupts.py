@@ -15,6 +15,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline.node import Node
 
+_JOBS = "params:folders.jobs."  # a folder per training
+
 
 class InterruptHook:
     """Ends a run at SIGTERM (SLURM, Docker, ``kill``) as at Ctrl-C, and prints how to continue it.
@@ -45,9 +47,10 @@ class InterruptHook:
 
     @hook_impl
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
-        folders = {k: v for k, v in inputs.items() if k.endswith("folder") or k == "models"}
-        self._folders = [Path(v) for v in folders.values() if isinstance(v, os.PathLike)]
-        self._training = inputs[f"{node.namespace}.folder"] if "training" in node.tags else None
+        places = (_JOBS, "params:folders.models")
+        self._folders = [folder for name, folder in inputs.items() if name.startswith(places)]
+        trains = "training" in node.tags
+        self._training = inputs[f"{_JOBS}{node.namespace}"] if trains else None
         self._since = time.time()
 
     @hook_impl

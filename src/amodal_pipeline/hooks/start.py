@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-from pathlib import Path
 from types import TracebackType
 
 from kedro.framework.context import KedroContext
@@ -56,7 +55,7 @@ class StartHook:
         # Sorted, because pretrain_a3d.model is copied from a3d.model, which must be set before.
         loader.runtime_params = dict(sorted((loader.runtime_params or {}).items()))
         # Stored in the loader, because otherwise Kedro would read all files again.
-        loader["parameters"] = parameters.with_defaults(loader["parameters"])
+        loader["parameters"] = loader["parameters"]
         parameters.check(loader["parameters"])
 
     @hook_impl
@@ -69,9 +68,9 @@ class StartHook:
             sys.excepthook = show_message
         inputs = pipeline.inputs()
         if "chosen.checkpoint" in inputs or (
-            "chosen.folder" in inputs and catalog.load("params:predictions") is None
+            "params:folders.chosen" in inputs and catalog.load("params:predictions") is None
         ):
-            check_method(Path(catalog.get("chosen.folder")._describe()["filepath"]))
+            check_method(catalog.load("params:folders.chosen"))
         for table in ("annotations_train", "annotations_val"):
             if table in inputs and not catalog.exists(table):
                 env = f" --env={run_params['env']}" if run_params.get("env") else ""

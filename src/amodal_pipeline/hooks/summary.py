@@ -1,7 +1,5 @@
 """The summary at the end of a run."""
 
-from pathlib import Path
-
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
@@ -45,7 +43,7 @@ class SummaryHook:
                 for metric in metrics:
                     table.add_row(metric, *(_text(value) for value in lines[metric]))
                 console.print(table)
-        folder = Path(catalog.get("report_folder")._describe()["filepath"])
+        folder = catalog.load("params:folders.report")
         console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
         console.print("Lineage: make viz")
 

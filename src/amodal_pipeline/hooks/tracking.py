@@ -84,13 +84,16 @@ class TrackingHook:
     @hook_impl
     @_guarded
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
+        if "upstream" in node.tags and "training" not in node.tags:
+            self._follow_upstream(node)
+            return
         run = self._run_of(node)
         self._close_finished(but=_owner(node))
         self._attempt(self._log_parameters, node)
         for name, value in inputs.items():
             self._attempt(self._log_data, run, name, value)
         if "training" in node.tags:
-            history = FollowedHistory(inputs[f"{node.namespace}.folder"] / "history.jsonl")
+            history = FollowedHistory(self._folder_of(node) / "history.jsonl")
             log = partial(self._runs.log_history, run)
             self._follow(node, partial(history.send, log))
         if rows := inputs.get(f"{node.namespace}.chosen"):  # of an ablation, or of OrderNet
@@ -110,6 +113,8 @@ class TrackingHook:
     @hook_impl
     @_guarded
     def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
+        if "upstream" in node.tags and _owner(node) not in self._children:
+            return  # nothing was trained
         run = self._run_of(node)
         self._log_data(run, dataset_name, data)
         self._log_output(run, dataset_name, data)
@@ -242,6 +247,7 @@ class TrackingHook:
 
     def _log_parameters(self, node: Node) -> None:
         wanted = {name.removeprefix("params:") for name in node.inputs if name.startswith("params")}
+        wanted = {name for name in wanted if not name.startswith("folders.")}
         new = wanted - self._logged
         self._logged |= new
         chosen = {
@@ -285,6 +291,23 @@ class TrackingHook:
     def _follow(self, node: Node, look: Callable[[], None]) -> None:
         self._followers[node.name] = Follower(partial(self._attempt, look))
         self._followers[node.name].start()
+
+    def _follow_upstream(self, node: Node) -> None:
+        """Open a run for what is trained before a method, once that has begun."""
+        if node.name.rsplit(".")[-1] != "train":
+            return
+        history = FollowedHistory(self._folder_of(node) / "history.jsonl")
+
+        def look() -> None:
+            if history.file.changed:
+                history.send(partial(self._runs.log_history, self._run_of(node)))
+
+        if self._runs is None:
+            self._open()
+        self._follow(node, look)
+
+    def _folder_of(self, node: Node) -> Path:
+        return Path(self._catalog.get(f"{node.namespace}.checkpoint")._describe()["filepath"])
 
     def _look_at_rows(self, namespace: str) -> None:
         """Open, update and close the child runs of an ablation's rows, as their files change."""

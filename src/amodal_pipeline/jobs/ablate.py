@@ -5,11 +5,13 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from amodal_pipeline.annotations import AmodalAnnotations, Given, Predictions
 from amodal_pipeline.cores import usable_cores
+from amodal_pipeline.jobs import freshness
 from amodal_pipeline.jobs.complete import (
     complete_detections,
     complete_true,
@@ -19,21 +21,30 @@ from amodal_pipeline.jobs.complete import (
 from amodal_pipeline.jobs.detect import predict
 from amodal_pipeline.jobs.evaluate import scored
 from amodal_pipeline.jobs.parts import Parts
-from amodal_pipeline.jobs.progress import progress, training_progress
+from amodal_pipeline.jobs.progress import progress
 from amodal_pipeline.jobs.rows import AblationConfig, Row, resolve
 from amodal_pipeline.jobs.train import (
     Job,
+    Material,
     Pretraining,
     ViewsPlan,
     choose_start,
-    choose_start_or_train_upstream,
+    make,
+    make_upstream,
     on_true_objects,
+    plan_of,
     pretrain,
 )
-from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
+from amodal_pipeline.methods import contract
+from amodal_pipeline.methods.checkpoints import (
+    ChangedTrainingError,
+    Checkpoint,
+    Fingerprint,
+    NotMade,
+)
+from amodal_pipeline.methods.contract import job_name
 from amodal_pipeline.methods.registry import MethodConfig
-from amodal_pipeline.methods.training_config import WITHOUT_EFFECT, InferenceConfig
-from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.score_files import load_scores, save_scores
 
@@ -65,7 +76,8 @@ class Materials:
 
     ``parts`` are those of the data set. For completers: ``detected`` has what a detector found of
     the training objects, ``detections`` all of it in the validation split; ``detector`` is that
-    itself. ``views``: for methods that may be pretrained on views.
+    itself. ``views``: for methods that may be pretrained on views. ``upstream``: what rows start
+    from, of this data set.
     """
 
     parts: Parts
@@ -73,6 +85,7 @@ class Materials:
     detections: Predictions | None = None
     detector: Sequence[Checkpoint] = ()
     views: ViewsPlan | None = None
+    upstream: Checkpoint | NotMade = dataclasses.field(default_factory=NotMade)
 
 
 def workplace(
@@ -89,58 +102,68 @@ def workplace(
     return Workplace(rows, models, output / rows.name, scores, workers, restart, own)
 
 
+def gather_parts(**parts: Checkpoint) -> Parts:
+    """Gather the finished parts of the data set, by the job that made each."""
+    return Parts(parts)
+
+
 def gather(
     train: AmodalAnnotations,
-    shape_prior: StoredShapePrior | None = None,
-    tokenizer: Checkpoint | None = None,
+    parts: Parts,
     detections_train: Predictions | None = None,
     detections: Predictions | None = None,
     detector: list[Checkpoint] | None = None,
     views: ViewsPlan | None = None,
+    upstream: Checkpoint | NotMade | None = None,
 ) -> Materials:
     """Gather what the rows of an ablation are made from; arguments as of :class:`Materials`."""
-    return Materials(
-        Parts(shape_prior, tokenizer),
-        on_true_objects(train, detections_train),
-        detections,
-        detector or (),
-        views,
-    )
+    detected = on_true_objects(train, detections_train)
+    return Materials(parts, detected, detections, detector or (), views, upstream or NotMade())
 
 
-def choose_rows(ablation: AblationConfig, *jobs: Job) -> tuple[dict[str, Row], list[Row]]:
+def train_upstream_of_rows(
+    annotations: AmodalAnnotations,
+    ablation: AblationConfig,
+    upstream: Job,
+    folder: Path,
+    restart: bool,
+    *jobs: Job,
+) -> Checkpoint | NotMade:
+    """Train what rows start from, as :func:`~.train.make_upstream` does; NotMade if none does."""
+    _, chosen = choose_rows(ablation, Parts(), *jobs)
+    if not any(_starts_from(row, upstream.name) for row in chosen):
+        return NotMade()
+    return make_upstream(annotations, upstream, folder, restart)
+
+
+def _starts_from(row: Row, job: str) -> bool:
+    before = row.weights_of or row.upstream
+    if isinstance(before, Row):
+        return _starts_from(before, job)
+    return isinstance(before, Job) and before.name == job
+
+
+def choose_rows(
+    ablation: AblationConfig, parts: Parts, *jobs: Job
+) -> tuple[dict[str, Row], list[Row]]:
     """Return all rows of the ablation by name, and those to run now."""
-    return _chosen(ablation, jobs)
-
-
-def choose_rows_with_prior(
-    ablation: AblationConfig, shape_prior: StoredShapePrior, *jobs: Job
-) -> tuple[dict[str, Row], list[Row]]:
-    """Choose rows as :func:`choose_rows` does, for methods that have a shape prior."""
-    return _chosen(ablation, jobs, Parts(shape_prior=shape_prior))
-
-
-def choose_rows_with_tokenizer(
-    ablation: AblationConfig, tokenizer: Checkpoint, *jobs: Job
-) -> tuple[dict[str, Row], list[Row]]:
-    """Choose rows as :func:`choose_rows` does, for methods that have a mask tokenizer."""
-    return _chosen(ablation, jobs, Parts(tokenizer=tokenizer))
+    return _chosen(ablation, jobs, parts)
 
 
 def choose_rows_with_pretraining(
-    ablation: AblationConfig, views: ViewsPlan, *jobs: Job
+    ablation: AblationConfig, parts: Parts, views: ViewsPlan, *jobs: Job
 ) -> tuple[dict[str, Row], list[Row]]:
     """Choose rows as :func:`choose_rows` does, for methods that may be pretrained on views."""
-    return _chosen(ablation, jobs, pretraining=views.pretraining)
+    return _chosen(ablation, jobs, parts, views.pretraining)
 
 
 def _chosen(
     ablation: AblationConfig,
     jobs: Sequence[Job],
-    parts: Parts | None = None,
+    parts: Parts,
     pretraining: Pretraining | None = None,
 ) -> tuple[dict[str, Row], list[Row]]:
-    parts, checked = parts or Parts(), {}
+    checked: dict[str, Job] = {}
     # Kedro builds the model of the first only, of parameters that come as *args.
     for job in map(Job.model_validate, jobs):
         model = MethodConfig(parts.complete(job.model.root))
@@ -200,69 +223,44 @@ def train_row(
     Raises:
         ChangedTrainingError: see :func:`ablate`.
     """
-    from amodal_pipeline.training import loop
-    from amodal_pipeline.training.state import ChangedTrainingError, check_unchanged
-
-    restart = place.restart
     if row.weights_of:
         return _use_otherwise(row, annotations, place, given)
     start = _start(row, annotations, place, given)
     if row.composed:
         annotations = _compose(row, annotations, place)
-    method, training = row.job.model.root, row.job.training
+    material = Material(annotations, start[0] if start else None, given.parts, given.detected)
     folder = place.rows / row.name
-    pretrained = start[0] if start else None
-    components = given.parts.components(method)
-    wanted = loop.fingerprint(
-        method,
-        training,
-        annotations,
-        pretrained,
-        components,
-        given.detected,
-        pretrained_categories=row.job.pretrained_categories,
-    )
     try:
-        if (folder / "method.json").exists():
-            found = Checkpoint.load(folder)
-            if found.card.fingerprint == wanted and (as_start or not restart):
-                return found
-            if not restart:
-                check_unchanged(found.card.fingerprint, wanted, folder)
-        if not restart and (found := _trained_whole(place.models / row.job.name, folder, wanted)):
+        if not (place.restart or freshness.finished(plan_of(row.job, material, folder))) and (
+            found := _trained_whole(row, material, place.models / row.job.name, folder)
+        ):
             return found
-        shutil.rmtree(place.output / row.name, ignore_errors=True)
-        with training_progress(f"train {title or row.name}") as on_step:
-            checkpoint = loop.train(
-                method,
-                training,
-                annotations,
-                folder,
-                pretrained=pretrained,
-                pretrained_categories=row.job.pretrained_categories,
-                components=components,
-                detected=given.detected,
-                restart=restart,
-                on_step=on_step,
-            )
+        if place.restart and not as_start:
+            shutil.rmtree(place.output / row.name, ignore_errors=True)
+        return make(
+            row.job,
+            material,
+            folder,
+            place.restart,
+            for_another=as_start,
+            title=f"train {title or row.name}",
+        )
     except ChangedTrainingError as error:
         raise ChangedTrainingError(
             f"{error}\n(this row alone: --params row={row.name},restart=true)"
         ) from error
-    checkpoint.save(folder)
-    return checkpoint
 
 
-def _trained_whole(method_folder: Path, folder: Path, wanted: Fingerprint) -> Checkpoint | None:
-    """The method's own checkpoint, taken for a row that is nothing else."""
-    if not (method_folder / "method.json").exists():
+def _trained_whole(
+    row: Row, material: Material, method_folder: Path, folder: Path
+) -> Checkpoint | None:
+    """Return the method's own checkpoint, taken for a row that is nothing else."""
+    if not freshness.look(plan_of(row.job, material, method_folder)).fresh:
         return None
-    found = Checkpoint.load(method_folder)
-    if found.card.fingerprint != wanted:
-        return None
-    found.save(folder)
-    if (method_folder / "history.jsonl").exists():
-        shutil.copy(method_folder / "history.jsonl", folder)
+    if found := freshness.load(method_folder):
+        found.save(folder)
+        if (method_folder / "history.jsonl").exists():
+            shutil.copy(method_folder / "history.jsonl", folder)
     return found
 
 
@@ -273,11 +271,8 @@ def _use_otherwise(
     kept = dataclasses.replace(place, restart=False)
     trained = train_row(row.weights_of, annotations, kept, given, as_start=True)
     method = row.job.model.root
-    mark = Fingerprint.of(
-        model=method.model_dump(),
-        training=row.job.training.model_dump(exclude=WITHOUT_EFFECT),
-        weights_of=trained.card.fingerprint.digest,
-    )
+    sources = {"weights_of": trained.card.fingerprint.digest}
+    mark = Fingerprint.of_training(method, row.job.training, annotations.fingerprint, sources)
     card = trained.card.model_copy(update={"method": MethodConfig(method), "fingerprint": mark})
     checkpoint = Checkpoint(card, trained.weights)
     checkpoint.save(place.rows / row.name)
@@ -291,8 +286,10 @@ def _start(
         case Row() as upstream:
             return [train_row(upstream, annotations, place, given, as_start=True)]
         case Job() as upstream:
-            folder, restart = place.models / upstream.name, place.restart
-            return choose_start_or_train_upstream(annotations, row.job, upstream, folder, restart)
+            made, folder = given.upstream, place.models / upstream.name
+            if isinstance(made, Checkpoint) and job_name(made.card.method.root) == upstream.name:
+                return [made]
+            return [make_upstream(annotations, upstream, folder, place.restart)]
         case Pretraining() as upstream:
             return [_pretrain(row, upstream, annotations.metadata.dataset, place, given.views)]
     return choose_start(row.job)
@@ -463,64 +460,45 @@ def show(ablation: AblationConfig, table: pd.DataFrame, missing: list[str], data
 def _changes(
     row: Row, rows_folder: Path, models: Path, scored: pd.Series, val: AmodalAnnotations
 ) -> str:
-    """How what is on disk differs from what the row is now; "" where it does not."""
+    """Say how what is on disk differs from what the row is now; "" where it does not."""
     folder = rows_folder / row.name
     run_id, inputs = scored["run_id"], scored["inputs"]
     if Given.of(inputs) is not (row.completes or Given.IMAGE):
         return f"scored on inputs {inputs!r}"
     if not run_id.endswith(val.fingerprint[:12]):
         return "scored on other validation data"
-    try:
-        card = MethodCard.load(folder)
-    except (OSError, ValueError):
+    found = freshness.look(plan_of_row(row, rows_folder, models))
+    if found.card is None:
         return f"{folder} has no checkpoint"
-    if not run_id.startswith(card.fingerprint.digest[:12]):
+    if not run_id.startswith(found.card.fingerprint.digest[:12]):
         return "scored before it was trained again"
-    return "; ".join(_trained_otherwise(row, rows_folder, models, card)[:3])
+    above = "" if found.folder == folder else f"{found.folder.name}: "
+    return "; ".join(f"{above}{change}" for change in found.changes[:3])
 
 
-def _trained_otherwise(row: Row, rows_folder: Path, models: Path, card: MethodCard) -> list[str]:
-    """How a row's checkpoint, or what it was started from, differs from what it is now. (Views that
-    were rendered from other values are not seen before they are rendered.)"""
-    if changes := _differences(row.job, card):
-        return changes
-    part, wanted = "pretrained", None
-    before = row.weights_of or row.upstream
+def plan_of_row(row: Row, rows_folder: Path, models: Path) -> freshness.Plan:
+    """Return what a row is to be made from, as far as its parameters tell: not its data, nor views
+    that were rendered from other values."""
+    folder, before = rows_folder / row.name, row.weights_of or row.upstream
+    # Parts, and what a detector found, are those of the data set: known when the row is trained.
+    sources: dict[str, Any] = dict.fromkeys([*contract.parts_of(row.job.model.root), "detected"])
     match before:
         case Row():
-            part = "weights_of" if row.weights_of else part
-            folders = [rows_folder / before.name]
+            name = "weights_of" if row.weights_of else "pretrained"
+            sources[name] = plan_of_row(before, rows_folder, models)
         case Job():
-            folders, wanted = [models / before.name], before
+            sources["pretrained"] = _plan_above(before, models / before.name)
         case Pretraining():
-            folders = [rows_folder / _own_pretraining(row), models / before.name]
-            wanted = before.job
+            usual, own = models / before.name, rows_folder / _own_pretraining(row)
+            card, other = freshness.card_of(folder), freshness.card_of(own)
+            started = card and card.fingerprint.parts.get("pretrained")
+            place = own if other and other.fingerprint.digest == started else usual
+            sources["pretrained"] = _plan_above(before.job, place)
         case _ if row.job.pretrained:
-            folders = [Path(row.job.pretrained).expanduser()]
-        case _:
-            return [] if card.fingerprint.parts[part] == "none" else ["pretrained: null"]
-    cards = [MethodCard.load(folder) for folder in folders if (folder / "method.json").exists()]
-    digest = card.fingerprint.parts.get(part)
-    start = next((each for each in cards if each.fingerprint.digest == digest), None)
-    if cards and start is None:
-        return [f"{folders[-1].name}, which it starts from, was trained again"]
-    if start is None:
-        return []
-    if isinstance(before, Row):
-        return _trained_otherwise(before, rows_folder, models, start)
-    changes = _differences(wanted, start) if wanted else []
-    return [f"{folders[-1].name}: {change}" for change in changes]
+            sources["pretrained"] = freshness.card_of(Path(row.job.pretrained).expanduser())
+    return freshness.Plan(folder, row.job, None, sources)
 
 
-def _differences(job: Job, card: MethodCard) -> list[str]:
-    """In what model and training of a job differ from those of a checkpoint."""
-    wanted = Fingerprint.of(
-        model=job.model.root.model_dump(),
-        training=job.training.model_dump(exclude=WITHOUT_EFFECT),
-    ).parts
-    found = {
-        name: value
-        for name, value in card.fingerprint.parts.items()
-        if name.startswith(("model.", "training."))
-    }
-    return Fingerprint(parts=wanted).differences(Fingerprint(parts=found))
+def _plan_above(job: Job, folder: Path) -> freshness.Plan:
+    """Return the plan of what rows start from; what that started from is not looked into."""
+    return freshness.Plan(folder, job, None, {"pretrained": None})

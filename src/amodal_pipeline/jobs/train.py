@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.tables import PREDICTIONS, frame
+from amodal_pipeline.jobs import freshness
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.jobs.prepare import prepare, prepare_split
 from amodal_pipeline.jobs.progress import plain_console, training_progress
 from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods import contract
-from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.checkpoints import Checkpoint, NotMade
 from amodal_pipeline.methods.contract import parts_of
-from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.registry import METHODS, MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
-from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
 from amodal_pipeline.metrics.scores import Scores
+
+_log = logging.getLogger(__name__)
 
 
 class Job(Strict):
@@ -34,6 +39,7 @@ class Job(Strict):
     method of this data set whose detections it completes, and whose visible masks C2F-Seg learns
     from; or another program's results, COCO files of both splits ("theirs_{split}.json": train and
     val take the place of {split}); None for true visible masks only (A3D: within true boxes only).
+    Of a shape prior: the detector whose masks it learns from beside the true ones.
     """
 
     model: MethodConfig
@@ -41,6 +47,23 @@ class Job(Strict):
     pretrained: LocalPath | None = None
     pretrained_categories: dict[str, str] = Field({})
     detector: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_where_values_are(cls, values: Any) -> Any:
+        """Raise an error for a value of the model or of the training that stands beside them."""
+        model = values.get("model") if isinstance(values, dict) else None
+        name = model.get("name") if isinstance(model, dict) else None
+        if name not in METHODS:
+            return values
+        fields = contract.load(METHODS[name]).model_fields
+        for key in values.keys() - cls.model_fields.keys():
+            place = "model" if key in fields else "training"
+            if key == "predicted_by":  # of a shape prior, before it was a method as others are
+                raise ValueError(f"{key} is unknown: its name is detector")
+            if key in fields or key in TrainingConfig.model_fields:
+                raise ValueError(f"{key} is unknown: its name is {place}.{key}")
+        return values
 
     @field_validator("detector")
     @classmethod
@@ -108,73 +131,139 @@ def plan_views(pretraining: Job, views: Source, images: Path, raw: Path) -> View
     return ViewsPlan(Pretraining(pretraining, views), ViewFolders(images, raw))
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a training is made from beside its parameters.
+
+    ``detected``: what a detector found in the training split, as the method learns from it.
+    """
+
+    annotations: AmodalAnnotations
+    start: Checkpoint | None = None
+    parts: Parts = field(default_factory=Parts)
+    detected: Predictions | None = None
+
+
+def make(
+    job: Job,
+    material: Material,
+    folder: Path,
+    restart: bool,
+    *,
+    for_another: bool = False,
+    title: str = "",
+) -> Checkpoint:
+    """Return the checkpoint of a training: the finished one, or one that is trained now, from where
+    an earlier run of the same training was cut.
+
+    Args:
+        job: its parameters.
+        material: what it is made from.
+        folder: of its checkpoint; the training state lies beside it.
+        restart: train anew whatever is there.
+        for_another: it is made for another training, which ``restart`` is meant for: what is
+            finished is replaced only where it was made from something else.
+        title: of its progress.
+
+    Raises:
+        ChangedTrainingError: what is there was made from something else; names what.
+    """
+    from amodal_pipeline.training.loop import train as run
+
+    plan, parts = plan_of(job, material, folder), material.parts
+    if restart and for_another:
+        restart = not freshness.look(plan).fresh
+    if not restart and freshness.finished(plan) and (found := freshness.load(folder)):
+        _log.info("%s is trained already", folder)
+        return found
+    method = parts.complete(job.model.root)
+    with training_progress(title or f"train {method.name}") as on_step:
+        checkpoint = run(
+            method,
+            job.training,
+            material.annotations,
+            folder,
+            pretrained=material.start,
+            pretrained_categories=job.pretrained_categories,
+            components=parts.components(method),
+            detected=material.detected,
+            restart=restart,
+            on_step=on_step,
+        )
+    checkpoint.save(folder)
+    return checkpoint
+
+
+def plan_of(job: Job, material: Material, folder: Path) -> freshness.Plan:
+    """Return what the checkpoint in a folder is to be made from."""
+    made = {part: made.card for part, made in material.parts.made.items()}
+    sources: dict[str, Any] = {
+        module: made[part]
+        for module, part in contract.parts_of(job.model.root).items()
+        if part in made
+    }
+    if material.start:
+        sources["pretrained"] = material.start.card
+    if material.detected is not None and len(material.detected.predictions):
+        sources["detected"] = material.detected.metadata.checkpoint
+    return freshness.Plan(folder, job, material.annotations.fingerprint, sources)
+
+
 def train(
     annotations: AmodalAnnotations,
     job: Job,
     folder: Path,
     restart: bool,
     start: list[Checkpoint],
-    shape_prior: StoredShapePrior | None = None,
-    tokenizer: Checkpoint | None = None,
     detections: Predictions | None = None,
+    **parts: Checkpoint,
 ) -> tuple[Checkpoint, pd.DataFrame]:
     """Train a method, or go on with a training that was cut, or give one that is finished.
 
     Args:
         annotations: the training split.
         job: the method's parameters.
-        folder: of its checkpoint; the training state lies beside it.
-        restart: begin anew, whatever is there.
+        folder, restart: see :func:`make`.
         start: the checkpoint to start from, if any.
-        shape_prior, tokenizer: of the data set, for a method that has one.
         detections: of a detector for the training split, for a method that learns from them.
+        parts: finished ones that it is trained with, by the job that made each.
 
     Returns:
-        The checkpoint, and the history of losses, one row a report.
+        The checkpoint, and the history of losses, one row per report.
     """
-    from amodal_pipeline.training.loop import train as run
-    from amodal_pipeline.training.state import read_history
-
-    parts = Parts(shape_prior, tokenizer)
-    method = parts.complete(job.model.root)
-    pretrained = start[0] if start else None
-    with training_progress(f"train {method.name}") as on_step:
-        checkpoint = run(
-            method,
-            job.training,
-            annotations,
-            folder,
-            pretrained=pretrained,
-            pretrained_categories=job.pretrained_categories,
-            components=parts.components(method),
-            detected=on_true_objects(annotations, detections),
-            restart=restart,
-            on_step=on_step,
-        )
-    return checkpoint, pd.DataFrame(read_history(folder / "history.jsonl"))
+    material = _material(annotations, job, start, detections, parts)
+    return make(job, material, folder, restart), _history(folder)
 
 
 def train_part(
-    annotations: AmodalAnnotations, job: Job, folder: Path, restart: bool, start: list[Checkpoint]
+    annotations: AmodalAnnotations,
+    job: Job,
+    folder: Path,
+    restart: bool,
+    start: list[Checkpoint],
+    detections: Predictions | None = None,
+    **parts: Checkpoint,
 ) -> tuple[Checkpoint, pd.DataFrame]:
-    """Train a part that a method needs, such as its mask tokenizer.
+    """Train as :func:`train` does, for another method, which ``restart`` is meant for."""
+    material = _material(annotations, job, start, detections, parts)
+    return make(job, material, folder, restart, for_another=True), _history(folder)
 
-    ``restart``, which is meant for the method, replaces a finished part only where it was trained
-    with other values.
-    """
-    from amodal_pipeline.training.loop import fingerprint
 
-    if restart and (folder / "method.json").exists():
-        pretrained = start[0] if start else None
-        wanted = fingerprint(
-            job.model.root,
-            job.training,
-            annotations,
-            pretrained,
-            pretrained_categories=job.pretrained_categories,
-        )
-        restart = Checkpoint.load(folder).card.fingerprint != wanted
-    return train(annotations, job, folder, restart, start)
+def _material(
+    annotations: AmodalAnnotations,
+    job: Job,
+    start: list[Checkpoint],
+    detections: Predictions | None,
+    parts: Mapping[str, Checkpoint],
+) -> Material:
+    learnt = learnt_detections(annotations, job, detections)
+    return Material(annotations, start[0] if start else None, Parts(parts), learnt)
+
+
+def _history(folder: Path) -> pd.DataFrame:
+    from amodal_pipeline.training.state import read_history
+
+    return pd.DataFrame(read_history(folder / "history.jsonl"))
 
 
 def choose_start(job: Job) -> list[Checkpoint]:
@@ -184,46 +273,98 @@ def choose_start(job: Job) -> list[Checkpoint]:
     return [Checkpoint.load(Path(job.pretrained).expanduser())]
 
 
-def choose_start_or_upstream(job: Job, upstream: Job, trained: Checkpoint) -> list[Checkpoint]:
+def choose_start_or_upstream(
+    job: Job, upstream: Job, trained: Checkpoint | NotMade
+) -> list[Checkpoint]:
     """Choose as :func:`choose_start` does, or the upstream method that this run has trained."""
     if job.pretrained == upstream.name:
         return [trained]
     return choose_start(job)
 
 
-def choose_start_or_train_upstream(
-    annotations: AmodalAnnotations, job: Job, upstream: Job, upstream_folder: Path, restart: bool
-) -> list[Checkpoint]:
-    """Choose as :func:`choose_start` does, or train the upstream method of this data set.
+def choose_start_or_pretraining(job: Job, trained: Checkpoint | NotMade) -> list[Checkpoint]:
+    """Choose as :func:`choose_start` does, or the pretraining on views that this run has done."""
+    if job.pretrained == f"pretrain_{job.name}":
+        return [trained]
+    return choose_start(job)
 
-    A finished upstream method of the same configuration and data is used again. One of another
-    configuration is an error, or with ``restart`` is trained anew. One that needs parts made before
-    it is not trained here: it is taken as it is.
+
+def train_upstream(
+    annotations: AmodalAnnotations,
+    job: Job,
+    this: Job,
+    models: Path,
+    restart: bool,
+    start: Checkpoint | NotMade | None = None,
+    **others: Job,
+) -> Checkpoint | NotMade:
+    """Train what another method starts from, or the detector that it works with.
+
+    A finished start of the same configuration and data is used again. One of another configuration
+    is an error, or with ``restart`` is trained anew. A finished detector is taken as it is, however
+    it was configured, and so is a start that needs parts made before it: that is not trained here.
+
+    Args:
+        annotations: the training split.
+        job: of the other method.
+        this: what is trained.
+        models: folder of all checkpoints.
+        restart: see :func:`train_part`.
+        start: what ``this`` may start from itself.
+        others: what the other method could start from or work with instead, by job.
+
+    Returns:
+        Its checkpoint; NotMade where ``job`` has no use for it.
 
     Raises:
-        ValueError: such a one is not there, or was trained on other annotations.
+        ValueError: what is taken as it is was trained on other annotations, or a start with parts
+            is not trained.
     """
-    from amodal_pipeline.training.loop import fingerprint
+    # Kedro checks parameters of named arguments only.
+    known = {name: Job.model_validate(other) for name, other in others.items()} | {this.name: this}
+    detector = _detector_there(annotations, job, models)
+    wanted = {job.pretrained, job.detector}
+    if job.detector in known and detector is None:
+        wanted.add(known[job.detector].pretrained)
+    if this.name not in wanted:
+        return NotMade()
+    if this.name == job.detector and detector:
+        return detector
+    if parts_of(this.model.root):
+        folder = models / this.name
+        if found := freshness.load(folder):
+            return _on_these(annotations, found, folder)
+        raise ValueError(f"{folder} holds no {this.name}: {_remedy(this.name)}")
+    below = known.get(this.pretrained or "")
+    own = choose_start_or_upstream(this, below, start) if below else choose_start(this)
+    material = Material(annotations, own[0] if own else None)
+    return make(this, material, models / this.name, restart, for_another=True)
 
-    if job.pretrained != upstream.name:
-        return choose_start(job)
-    if parts_of(upstream.model.root):
-        return [_trained_on(annotations, upstream.name, upstream_folder)]
+
+def make_upstream(
+    annotations: AmodalAnnotations, upstream: Job, folder: Path, restart: bool
+) -> Checkpoint:
+    """Make the method of this data set that others start from."""
     below = choose_start(upstream)
-    wanted = fingerprint(
-        upstream.model.root,
-        upstream.training,
-        annotations,
-        below[0] if below else None,
-        pretrained_categories=upstream.pretrained_categories,
-    )
-    if (upstream_folder / "method.json").exists():
-        found = Checkpoint.load(upstream_folder)
-        if found.card.fingerprint == wanted:
-            return [found]
-    checkpoint, _ = train(annotations, upstream, upstream_folder, restart, below)
-    checkpoint.save(upstream_folder)
-    return [checkpoint]
+    material = Material(annotations, below[0] if below else None)
+    return make(upstream, material, folder, restart, for_another=True)
+
+
+def train_pretraining(
+    job: Job, plan: ViewsPlan, dataset: str, folder: Path, workers: int, restart: bool
+) -> Checkpoint | NotMade:
+    """Train the pretraining on views that a job starts from; NotMade where it starts otherwise.
+
+    Args:
+        job: of the method.
+        plan: its pretraining, and the views for that.
+        dataset, workers: as for :func:`prepare_views`.
+        folder: of the pretraining's checkpoint.
+        restart: see :func:`train_part`.
+    """
+    if job.pretrained != plan.pretraining.name:
+        return NotMade()
+    return pretrain(plan.pretraining, dataset, plan.folders, folder, workers, restart)
 
 
 def prepare_views(
@@ -245,23 +386,6 @@ def _views_of(dataset: str) -> str:
     return f"{dataset}_views"
 
 
-def choose_start_or_pretrain(
-    job: Job, plan: ViewsPlan, dataset: str, folder: Path, workers: int, restart: bool
-) -> list[Checkpoint]:
-    """Return the start that a job names: a folder's, or its pretraining on views, done if need be.
-
-    Args:
-        job: of the method.
-        plan: its pretraining, and the views for that.
-        dataset, workers: as for :func:`prepare_views`.
-        folder: of the pretraining's checkpoint.
-        restart: see :func:`train_part`.
-    """
-    if job.pretrained != plan.pretraining.name:
-        return choose_start(job)
-    return [pretrain(plan.pretraining, dataset, plan.folders, folder, workers, restart)]
-
-
 def pretrain(
     pretraining: Pretraining,
     dataset: str,
@@ -275,60 +399,46 @@ def pretrain(
         pretraining.views, "train", _views_of(dataset), folders.images, folders.raw, workers
     )
     start = choose_start(pretraining.job)
-    checkpoint, _ = train_part(annotations, pretraining.job, folder, restart, start)
-    checkpoint.save(folder)
-    return checkpoint
+    material = Material(annotations, start[0] if start else None)
+    return make(pretraining.job, material, folder, restart, for_another=True)
 
 
 def find_detector(
-    annotations: AmodalAnnotations, job: Job, models: Path, restart: bool, **detectors: Job
+    annotations: AmodalAnnotations, job: Job, models: Path, **trained: Checkpoint | NotMade
 ) -> list[Checkpoint]:
-    """Find the detector a completer works with: ``job.detector``, if it is of this project.
-
-    One that is trained on these annotations is taken as it is, however it was configured; those
-    that need no part made before them are trained first where they are not there.
+    """Find the detector a method works with: ``job.detector``, if it is of this project.
 
     Args:
         annotations: the training split.
-        job: the completer's parameters.
+        job: the method's parameters.
         models: folder of all checkpoints.
-        restart: for what a detector that is to be trained starts from.
-        detectors: parameters of the detectors that can be trained here, by job.
+        trained: detectors that this run has trained, or found.
 
     Raises:
         ValueError: another detector is not trained, or was trained on other annotations.
     """
     if job.detector is None or job.detector_file:
         return []
-    folder = models / job.detector
-    if (folder / "method.json").exists():
-        return [_trained_on(annotations, job.detector, folder)]
-    if job.detector not in detectors:
-        raise ValueError(f"{folder} holds no detector: {_remedy(job.detector)}")
-    # Kedro checks parameters of named arguments only.
-    trainable = {name: Job.model_validate(each) for name, each in detectors.items()}
-    detector = trainable[job.detector]
-    upstream = trainable.get(detector.model.root.DESCRIPTION.starts_from or "")
-    if upstream:
-        start = choose_start_or_train_upstream(
-            annotations, detector, upstream, models / upstream.name, restart
-        )
-    else:
-        start = choose_start(detector)
-    checkpoint, _ = train(annotations, detector, folder, restart, start)
-    checkpoint.save(folder)
-    return [checkpoint]
+    made = trained.get(job.detector)
+    if isinstance(made, Checkpoint):
+        return [_on_these(annotations, made, models / job.detector)]
+    if found := _detector_there(annotations, job, models):
+        return [found]
+    raise ValueError(f"{models / job.detector} holds no detector: {_remedy(job.detector)}")
 
 
-def _trained_on(annotations: AmodalAnnotations, name: str, folder: Path) -> Checkpoint:
-    """The finished training of a method, however it was configured."""
-    if not (folder / "method.json").exists():
-        raise ValueError(f"{folder} holds no {name}: {_remedy(name)}")
-    found = Checkpoint.load(folder)
+def _detector_there(annotations: AmodalAnnotations, job: Job, models: Path) -> Checkpoint | None:
+    if job.detector is None or job.detector_file:
+        return None
+    found = freshness.load(models / job.detector)
+    return found and _on_these(annotations, found, models / job.detector)
+
+
+def _on_these(annotations: AmodalAnnotations, found: Checkpoint, folder: Path) -> Checkpoint:
     if found.card.fingerprint.parts.get("annotations_train") != annotations.fingerprint:
         raise ValueError(
-            f"the {name} in {folder} was trained on other annotations than those of "
-            f"{annotations.metadata.dataset}/{annotations.metadata.split}: {_remedy(name)}, "
+            f"the {folder.name} in {folder} was trained on other annotations than those of "
+            f"{annotations.metadata.dataset}/{annotations.metadata.split}: {_remedy(folder.name)}, "
             "--params restart=true"
         )
     return found
@@ -359,6 +469,15 @@ def detect(
     if job.detector_file:
         return read_results_of_split(job.detector_file, annotations)
     return no_objects(annotations).table
+
+
+def learnt_detections(
+    annotations: AmodalAnnotations, job: Job, detections: Predictions | None
+) -> Predictions | None:
+    """Return what a method learns from of a detector's detections: see ``Description``."""
+    if job.model.root.DESCRIPTION.task == "complete":
+        return on_true_objects(annotations, detections)
+    return detections if detections is not None and len(detections.predictions) else None
 
 
 def on_true_objects(

@@ -11,11 +11,12 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 from amodal_pipeline.annotations import Category
 from amodal_pipeline.annotations.storage import checksum, replacing
 from amodal_pipeline.methods.registry import MethodConfig
+from amodal_pipeline.methods.training_config import WITHOUT_EFFECT, TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,6 +51,33 @@ class Fingerprint(BaseModel):
         for name, value in values.items():
             _flatten(name, value.model_dump() if isinstance(value, BaseModel) else value, parts)
         return cls(parts=parts)
+
+    @classmethod
+    def of_training(
+        cls,
+        method: BaseModel,
+        training: TrainingConfig,
+        annotations: str,
+        sources: Mapping[str, str] = MappingProxyType({}),
+        renamed: Mapping[str, str] = MappingProxyType({}),
+    ) -> Fingerprint:
+        """Return the fingerprint of a training: everything that decides its weights.
+
+        Args:
+            method: its configuration.
+            training: how it is trained.
+            annotations: the fingerprint of the training split.
+            sources: digests of what else it is made from, by name: "pretrained", the modules of
+                finished parts, "detected"; or "weights_of" alone, of what it is but for values that
+                matter after training. "" is nothing.
+            renamed: what categories are called in the checkpoint that it starts from.
+        """
+        used = {name: digest for name, digest in sources.items() if digest}
+        if "weights_of" not in used:
+            if used.setdefault("pretrained", "none") != "none" and renamed:
+                used["pretrained_categories"] = renamed
+            used["annotations_train"] = annotations
+        return cls.of(**used, model=method, training=training.model_dump(exclude=WITHOUT_EFFECT))
 
     @property
     def digest(self) -> str:
@@ -92,6 +121,10 @@ class Reuse:
 
 class DivergedError(ArithmeticError):
     """A loss, a gradient or a weight is not a finite number."""
+
+
+class ChangedTrainingError(ValueError):
+    """What is on disk was trained from something else."""
 
 
 class DamagedError(ValueError):
@@ -175,11 +208,16 @@ class Checkpoint:
             )
 
 
+class NotMade:
+    """Stands for the checkpoint of a training that a run has no use for."""
+
+
 @contextmanager
 def _naming_damage(folder: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        check_version(folder)
         raise ValueError(
             f"{folder} holds no trained method ({Path(error.filename).name} is missing): "
             "train one with `kedro run --pipeline=train_<method>`"
@@ -190,6 +228,40 @@ def _naming_damage(folder: Path) -> Iterator[None]:
             "Run its training again: it takes the weights from the training state beside them; "
             "where that is damaged, too, with --params restart=true"
         ) from error
+
+
+def check_unchanged(changes: Sequence[str], folder: Path) -> None:
+    """Check that a training found on disk is the wanted one.
+
+    Raises:
+        ChangedTrainingError: there are changes; names them, and the remedy.
+    """
+    if changes:
+        more = [f"and {len(changes) - 12} more"] if len(changes) > 12 else []
+        shown = "\n  ".join([*changes[:12], *more])
+        raise ChangedTrainingError(
+            f"{folder} belongs to another training (on disk -> now):\n  {shown}\n"
+            "Undo the changes to continue that training, or replace it: --params restart=true"
+        )
+
+
+def check_version(folder: Path) -> None:
+    """Check that a folder holds nothing of an earlier version.
+
+    Raises:
+        ValueError: the folder has a shape prior of an earlier version, which had files of its own.
+    """
+    if (folder / "shape_prior.json").exists() and not (folder / "method.json").exists():
+        raise ValueError(
+            f"{folder} holds a shape prior of an earlier version (shape_prior.json): make a "
+            "new one with `kedro run --pipeline=shape_prior --params restart=true`"
+        )
+
+
+def remove_older(folder: Path) -> None:
+    """Remove the files of a shape prior of an earlier version, if the folder has them."""
+    for kind in ("json", "safetensors"):
+        (folder / f"shape_prior.{kind}").unlink(missing_ok=True)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str:

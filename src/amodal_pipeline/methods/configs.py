@@ -3,7 +3,7 @@
 This module does not import torch: Kedro checks parameters with these classes before a run starts.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -84,32 +84,56 @@ class ORCNNConfig(Strict):
         return self
 
 
+_ONCE_OF_A_FORM = ("predicted_by", "iterations", "batch_size", "learning_rate", "device", "seed")
+
+
 class ShapePriorConfig(Strict):
     """The shape prior of VRSP (Xiao et al., AAAI 2021): mask auto-encoder and codebook.
 
     ``convolutions``: 3 make codes of 128 numbers (D2SA, COCOA-cls), 2 of 392 (KINS).
     ``clusters``: K-means centres per category; one with fewer different masks keeps them all.
     ``turned``: the codebook is made of every mask in its eight rotations and reflections.
-    ``predicted_by``: the method of this data set whose predictions for the training images are
-    added where their box and mask overlap that of their object by more than ``min_box_iou`` and
-    ``min_mask_iou``; None for true masks only. ``poor_below``: a category with fewer entries is
-    reported; no part of what is learnt, and neither is ``device``. Optimisation (Adam, the rate
-    falling to 0 along a cosine) is not stated in the paper.
+    ``min_box_iou``, ``min_mask_iou``: masks that a detector has predicted for the training images
+    are added where their box and mask overlap that of their object by more. ``poor_below``: a
+    category with fewer entries is reported; no part of what is learnt. The paper does not state
+    the optimisation.
     """
 
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="part",
+        network="amodal_pipeline.methods.vrsp.learning:LearntShapePrior",
+        recipe={
+            "iterations": 5_000,
+            "batch_size": 256,
+            "optimizer": "adam",
+            "learning_rate": 0.01,
+            "weight_decay": 0.0,
+            "schedule": "cosine",
+            "milestones": (),
+            "warmup_iterations": 0,
+            "precision": "float32",
+        },
+        batches="amodal_pipeline.methods.vrsp.learning:batches",
+        learns_from="objects",
+        learns_from_detections=True,
+    )
+
+    name: Literal["shape_prior"] = "shape_prior"
     convolutions: Literal[2, 3] = 3
     channels: int = Field(8, gt=0)
     clusters: int = Field(1024, gt=0)
     turned: bool = False
-    predicted_by: str | None = None
     min_box_iou: float = Field(0.8, ge=0, lt=1)
     min_mask_iou: float = Field(0.95, ge=0.5, lt=1)
     poor_below: int = Field(16, gt=0, exclude=True)
-    iterations: int = Field(5_000, gt=0)
-    batch_size: int = Field(256, gt=0)
-    learning_rate: float = Field(0.01, gt=0)
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", exclude=True)
-    seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_form(cls, values: Any) -> Any:
+        """Leave out how it was trained, which cards of earlier versions have beside the form."""
+        if isinstance(values, dict) and "name" not in values:
+            return {name: value for name, value in values.items() if name not in _ONCE_OF_A_FORM}
+        return values
 
 
 class VRSPConfig(Strict):

@@ -3,12 +3,21 @@
 A method is a configuration class with a :class:`Description`, a network, and a line in
 :data:`~amodal_pipeline.methods.registry.METHODS`. This module does not import torch: networks and
 batches are named as "module:name" and imported when they are used.
+
+A network may have three methods that the training loop calls: ``prepare(batches)`` before the first
+iteration; ``trouble()``, a warning or "", at each report; and ``finish(batches)`` after the last
+iteration, for what is computed from all batches at once. What ``finish`` changes is in the
+checkpoint and in no saved state: a training that was killed calls it again.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
+
+# A part's network has the module ``network``, which other methods take over, beside what it needs
+# for its own training.
+OF_A_PART = "network."
 
 Task = Literal["detect", "complete", "order", "part"]
 LearnsFrom = Literal["images", "objects", "clips", "pairs"]
@@ -49,7 +58,8 @@ class Description:
         picture: how to draw a trained method: "module:function", called with the checkpoint, the
             validation split and the number of objects; and the names of the data sets it returns.
         needs_boxes: whether a completer needs amodal boxes.
-        learns_from_detections: whether a completer is also trained on a detector's predictions.
+        learns_from_detections: whether it is also trained on a detector's predictions. A completer
+            is given the detections of true objects, with their ids; a part is given all of them.
         pretrained_on_views: whether it may start from ``pretrain_<job>``, a training on views of
             single objects.
         recipe: the paper's values of the TrainingConfig, for its main data set.

@@ -10,6 +10,7 @@ from amodal_pipeline.methods import contract
 METHODS = {
     "mask_rcnn": "amodal_pipeline.methods.configs:MaskRCNNConfig",
     "orcnn": "amodal_pipeline.methods.configs:ORCNNConfig",
+    "shape_prior": "amodal_pipeline.methods.configs:ShapePriorConfig",
     "vrsp": "amodal_pipeline.methods.configs:VRSPConfig",
     "mask_tokenizer": "amodal_pipeline.methods.configs:MaskTokenizerConfig",
     "c2f_seg": "amodal_pipeline.methods.configs:C2FSegConfig",

@@ -6,18 +6,15 @@ from amodal_pipeline.jobs.ablate import (
     ablate,
     choose_rows,
     choose_rows_with_pretraining,
-    choose_rows_with_prior,
-    choose_rows_with_tokenizer,
     gather,
+    gather_parts,
     show,
     summarise,
+    train_upstream_of_rows,
     workplace,
 )
 from amodal_pipeline.jobs.train import plan_views
 from amodal_pipeline.methods.registry import describe
-from amodal_pipeline.pipelines.train import PARTS
-
-_CHOICES = {"shape_prior": choose_rows_with_prior, "tokenizer": choose_rows_with_tokenizer}
 
 
 def create_pipeline(method: str) -> Pipeline:
@@ -28,17 +25,24 @@ def create_pipeline(method: str) -> Pipeline:
     described = describe(method)
     jobs = (*described.compared_with, method)
     name = f"ablate_{method}"
-    choose, part, given = choose_rows, {}, {"train": "annotations_train"}
-    for made, argument in (PARTS[needed.job] for needed in described.parts.values()):
-        choose, part = _CHOICES[argument], {argument: made}
-    plan = []
+    choose, plan = choose_rows, []
+    given = {"train": "annotations_train", "parts": "finished_parts"}
+    parts = {part.job: f"{part.job}.checkpoint" for part in described.parts.values()}
     if described.pretrained_on_views:
-        choose, part = choose_rows_with_pretraining, {"views": "views"}
+        choose = choose_rows_with_pretraining
+        given["views"] = "views"
         wanted = [f"params:pretrain_{method}", "params:pretraining_views"]
         plan = [
-            node(plan_views, [*wanted, "views_images", "views_raw"], "views", name="plan_views")
+            node(
+                plan_views,
+                [*wanted, "params:folders.views_images", "params:folders.views_raw"],
+                "views",
+                name="plan_views",
+            )
         ]
-    given |= part
+    upstream = described.starts_from if described.starts_from != method else None
+    if upstream:
+        given["upstream"] = f"{upstream}.checkpoint"
     if described.task == "complete":
         found = ["detections", "detector"]
         found += ["detections_train"] if described.learns_from_detections else []
@@ -47,17 +51,26 @@ def create_pipeline(method: str) -> Pipeline:
     steps = Pipeline(
         [
             *plan,
+            node(gather_parts, parts or None, "finished_parts", name="gather_parts"),
             node(
                 choose,
-                inputs=[own, *part.values(), *(f"params:{job}" for job in jobs)],
+                inputs=[
+                    *(own, "finished_parts", *(["views"] if plan else [])),
+                    *(f"params:{job}" for job in jobs),
+                ],
                 outputs=["rows", "chosen"],
                 name="choose_rows",
             ),
             node(
                 workplace,
                 inputs=[
-                    *("folder", "models", "model_output", "parts"),
-                    *("params:workers", "params:restart", "images"),
+                    *(
+                        f"params:folders.jobs.{name}",
+                        "params:folders.models",
+                        "params:folders.model_output",
+                        "params:folders.parts",
+                    ),
+                    *("params:workers", "params:restart", "params:folders.images"),
                 ],
                 outputs="place",
                 name="workplace",
@@ -76,7 +89,14 @@ def create_pipeline(method: str) -> Pipeline:
                 summarise,
                 inputs=[
                     own,
-                    *("rows", "folder", "models", "parts", "annotations_val", "done"),
+                    *(
+                        "rows",
+                        f"params:folders.jobs.{name}",
+                        "params:folders.models",
+                        "params:folders.parts",
+                        "annotations_val",
+                        "done",
+                    ),
                 ],
                 outputs=["table", "chart", "loss_curves", "missing"],
                 name="summarise",
@@ -92,10 +112,20 @@ def create_pipeline(method: str) -> Pipeline:
         ],
     )
     free = steps.inputs()
-    return Pipeline(
+    rows = Pipeline(
         steps,
         namespace=name,
         tags="ablation",
-        inputs={each for each in free if not each.startswith("params:")} - {"folder"},
+        inputs={each for each in free if not each.startswith("params:")},
         parameters={each for each in free if each.startswith("params:")},
     )
+    return rows + _upstream(upstream, own, jobs) if upstream else rows
+
+
+def _upstream(upstream: str, ablation: str, jobs: tuple[str, ...]) -> Pipeline:
+    """Return training of what rows start from, in its namespace; not where none of them does."""
+    inputs = ["annotations_train", ablation, f"params:{upstream}"]
+    inputs += [f"params:folders.jobs.{upstream}", "params:restart"]
+    inputs += [f"params:{job}" for job in jobs]
+    step = node(train_upstream_of_rows, inputs, "checkpoint", name="train", tags="upstream")
+    return Pipeline([step], namespace=upstream, inputs={inputs[0]}, parameters=set(inputs[1:]))

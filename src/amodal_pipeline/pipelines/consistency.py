@@ -16,7 +16,7 @@ def create_pipeline() -> Pipeline:
         inputs=[
             "annotations_val",
             "params:occluder_consistency",
-            "consistency_images",
+            "params:folders.consistency_images",
             "params:workers",
         ],
         outputs="annotations_consistency",
@@ -26,7 +26,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 predict_variants,
-                inputs=["folder", "annotations_consistency", "params:inference"],
+                inputs=["params:folders.chosen", "annotations_consistency", "params:inference"],
                 outputs="consistency.predictions",
                 name="predict_variants",
             ),
@@ -53,5 +53,10 @@ def create_pipeline() -> Pipeline:
         steps,
         namespace="chosen",
         inputs={"annotations_val", "annotations_consistency"},
-        parameters={"params:inference", "params:evaluation", "params:pictures"},
+        parameters={
+            "params:folders.chosen",
+            "params:inference",
+            "params:evaluation",
+            "params:pictures",
+        },
     )

@@ -22,8 +22,13 @@ from amodal_pipeline.jobs.evaluate import (
     evaluate_each,
 )
 
-_SHARED = {"annotations_val", "model_output"}
-_PARAMETERS = {"params:inference", "params:evaluation", "params:pictures"}
+_SHARED = {"annotations_val"}
+_PARAMETERS = {
+    "params:folders.model_output",
+    "params:inference",
+    "params:evaluation",
+    "params:pictures",
+}
 
 
 def create_pipeline(method: str) -> Pipeline:
@@ -38,7 +43,12 @@ def create_pipeline(method: str) -> Pipeline:
             ),
             node(
                 evaluate,
-                inputs=["annotations_val", "predictions", "params:evaluation", "model_output"],
+                inputs=[
+                    "annotations_val",
+                    "predictions",
+                    "params:evaluation",
+                    "params:folders.model_output",
+                ],
                 outputs="results",
                 name="evaluate",
             ),
@@ -107,10 +117,15 @@ def create_chosen_pipeline() -> Pipeline:
     }
     steps = Pipeline(
         [
-            node(Choice, {"folder": "folder", **asked}, "choice", name="choose"),
+            node(Choice, {"folder": "params:folders.chosen", **asked}, "choice", name="choose"),
             node(
                 predict_chosen,
-                inputs=["choice", "annotations_val", "params:inference", "model_output"],
+                inputs=[
+                    "choice",
+                    "annotations_val",
+                    "params:inference",
+                    "params:folders.model_output",
+                ],
                 outputs=[*KINDS, "detections"],
                 name="predict",
             ),
@@ -121,13 +136,13 @@ def create_chosen_pipeline() -> Pipeline:
         steps,
         namespace="chosen",
         inputs=_SHARED,
-        parameters=_PARAMETERS | set(asked.values()),
+        parameters=_PARAMETERS | {"params:folders.chosen", *asked.values()},
     )
 
 
 def _scoring(score: Callable, picture: Callable, completions: Iterable[str]) -> list[Node]:
     """Return the nodes that score and draw completions, which are data sets, in their order."""
-    scored = ["annotations_val", "detections", "params:evaluation", "model_output"]
+    scored = ["annotations_val", "detections", "params:evaluation", "params:folders.model_output"]
     drawn = ["annotations_val", "params:pictures"]
     completions = list(completions)
     return [

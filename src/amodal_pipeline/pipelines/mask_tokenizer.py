@@ -3,41 +3,30 @@
 from kedro.pipeline import Pipeline, node
 
 from amodal_pipeline.jobs.mask_tokenizer import describe_mask_tokenizer
-from amodal_pipeline.jobs.train import choose_start, plot_losses, train, train_part
+from amodal_pipeline.pipelines import train
 
 
-def create_pipeline(*, part: bool = False) -> Pipeline:
-    """Training of the tokenizer, and how well masks come back.
+def create_pipeline(*, wanted_by_another: bool = False) -> Pipeline:
+    """Return training of the tokenizer, and how well masks come back from it.
 
-    Args:
-        part: it is wanted for a method, which ``restart`` is meant for.
+    ``wanted_by_another``: see :func:`~.train.create_part_pipeline`.
     """
+    made = train.create_part_pipeline("mask_tokenizer", wanted_by_another=wanted_by_another)
     own = "params:mask_tokenizer"
-    return Pipeline(
+    described = Pipeline(
         [
-            node(choose_start, own, "start", name="start"),
-            node(
-                train_part if part else train,
-                inputs=["annotations_train", own, "folder", "params:restart", "start"],
-                outputs=["checkpoint", "history"],
-                name="train",
-                tags="training",
-            ),
-            node(plot_losses, [own, "history"], "loss_curves", name="plot_losses"),
             node(
                 describe_mask_tokenizer,
                 inputs=[
-                    "checkpoint",
-                    "annotations_train",
-                    "annotations_val",
-                    own,
-                    "params:inference",
+                    *("checkpoint", "annotations_train", "annotations_val"),
+                    *(own, "params:inference"),
                 ],
                 outputs=["reconstruction", "reconstructions"],
                 name="describe_mask_tokenizer",
-            ),
+            )
         ],
         namespace="mask_tokenizer",
         inputs={"annotations_train", "annotations_val"},
-        parameters={own, "params:restart", "params:inference"},
+        parameters={own, "params:inference"},
     )
+    return made + described

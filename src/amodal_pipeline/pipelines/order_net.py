@@ -20,7 +20,12 @@ def create_pipeline() -> Pipeline:
             node(
                 workplace,
                 inputs=[
-                    *("folder", "models", "model_output", "parts"),
+                    *(
+                        "params:folders.jobs.order_net",
+                        "params:folders.models",
+                        "params:folders.model_output",
+                        "params:folders.parts",
+                    ),
                     *("params:workers", "params:restart"),
                 ],
                 outputs="place",
@@ -35,20 +40,40 @@ def create_pipeline() -> Pipeline:
                 outputs="done",
                 name="train_and_score",
             ),
-            node(tabulate, ["parts", "annotations_val", "done"], "table", name="tabulate"),
+            node(
+                tabulate,
+                ["params:folders.parts", "annotations_val", "done"],
+                "table",
+                name="tabulate",
+            ),
             node(
                 draw,
-                inputs=["done", "annotations_val", "folder", "model_output", "params:pictures"],
+                inputs=[
+                    "done",
+                    "annotations_val",
+                    "params:folders.jobs.order_net",
+                    "params:folders.model_output",
+                    "params:pictures",
+                ],
                 outputs="overlays",
                 name="draw",
             ),
-            node(plot_losses, ["done", "folder"], "loss_curves", name="plot_losses"),
+            node(
+                plot_losses,
+                ["done", "params:folders.jobs.order_net"],
+                "loss_curves",
+                name="plot_losses",
+            ),
         ],
         namespace="order_net",
         # Several networks with a child run each, as the rows of an ablation have one.
         tags="ablation",
-        inputs={"annotations_train", "annotations_val", "models", "model_output", "parts"},
+        inputs={"annotations_train", "annotations_val"},
         parameters={
+            *(
+                f"params:folders.{each}"
+                for each in ("models", "model_output", "parts", "jobs.order_net")
+            ),
             *(own, "params:inference", "params:evaluation", "params:pictures"),
             *("params:workers", "params:restart"),
         },

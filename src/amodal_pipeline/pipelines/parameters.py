@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from click import ClickException
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     StrictBool,
@@ -25,15 +26,41 @@ from amodal_pipeline.jobs.rows import AblationConfig, RowName
 from amodal_pipeline.jobs.sources import AuditConfig, Source
 from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.layers.configs import LocalPath, Strict
-from amodal_pipeline.methods.configs import ShapePriorConfig
+from amodal_pipeline.local_paths import check_local
 from amodal_pipeline.methods.registry import METHODS, describe, jobs
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 
+# Strings in conf/, paths for nodes.
+LocalFolder = Annotated[Path, AfterValidator(lambda path: Path(check_local(str(path))))]
 # The command line makes a truth value of "true".
 _Inputs = Annotated[
     LocalPath, BeforeValidator(lambda value: Given.TRUE_MASKS.value if value is True else value)
 ]
+
+
+class FoldersConfig(Strict):
+    """Where files lie that are in no data set of the catalog: see conf/base/parameters.yml.
+
+    ``jobs``: by training, added by :func:`with_defaults`.
+    """
+
+    raw: LocalFolder
+    views_raw: LocalFolder
+    user_images: LocalFolder
+    images: LocalFolder
+    views_images: LocalFolder
+    consistency_images: LocalFolder
+    models: LocalFolder
+    chosen: LocalFolder
+    model_output: LocalFolder
+    user_results: LocalFolder
+    user_masks: LocalFolder
+    user_overlays: LocalFolder
+    report: LocalFolder
+    parts: LocalFolder
+    published: LocalFolder
+    jobs: dict[str, LocalFolder] = Field({}, exclude=True)
 
 
 class Parameters(Strict):
@@ -44,6 +71,7 @@ class Parameters(Strict):
     """
 
     dataset: StrictStr
+    folders: FoldersConfig
     restart: StrictBool
     tracking: StrictBool
     workers: StrictInt = Field(ge=0)
@@ -77,7 +105,6 @@ class Parameters(Strict):
 
     pretraining_views: Source
     order_net: OrderNetJob
-    shape_prior: ShapePriorConfig
 
     @model_validator(mode="before")
     @classmethod
@@ -114,11 +141,18 @@ def _jobs() -> dict[str, type[Strict]]:
 def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Add the parameters of registered methods that conf/ says nothing of.
 
-    A job has its method's own values, and an ablation one row: the method as it is.
+    A job has its method's own values, and an ablation one row: the method as it is. ``folders`` are
+    paths, with one per training.
     """
     added: dict[str, Any] = {}
+    folders = parameters.get("folders")
+    if isinstance(folders, Mapping):
+        trained = {*jobs(), *_jobs()}
+        paths = {name: Path(folder) for name, folder in folders.items() if name != "jobs"}
+        own = {job: Path(folders.get("models", "")) / job for job in sorted(trained)}
+        added["folders"] = {**paths, "jobs": own}
     for job, name in jobs().items():
-        if describe(job).task not in ("detect", "complete"):
+        if describe(job).task == "order":
             continue
         given = parameters.get(job) or {}
         model = given.get("model", {}) if isinstance(given, Mapping) else None

@@ -19,10 +19,10 @@ def create_pipeline() -> Pipeline:
                 predict_folder,
                 inputs=[
                     "chosen.checkpoint",
-                    "user_images",
+                    "params:folders.user_images",
                     "params:masks",
                     "params:inference",
-                    "models",
+                    "params:folders.models",
                     "params:stage_one",
                     "params:detector",
                     "params:raw",
@@ -34,8 +34,8 @@ def create_pipeline() -> Pipeline:
                 write_results,
                 inputs=[
                     "user_predictions",
-                    "user_results",
-                    "user_masks",
+                    "params:folders.user_results",
+                    "params:folders.user_masks",
                     "params:score_threshold",
                     "params:png",
                 ],
@@ -44,7 +44,11 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 draw_folder,
-                inputs=["user_predictions", "user_overlays", "params:score_threshold"],
+                inputs=[
+                    "user_predictions",
+                    "params:folders.user_overlays",
+                    "params:score_threshold",
+                ],
                 outputs="overlays_drawn",
                 name="draw_folder",
             ),
@@ -65,10 +69,10 @@ def create_export_pipeline() -> Pipeline:
             node(
                 export_predictions,
                 inputs=[
-                    "chosen.folder",
+                    "params:folders.chosen",
                     "chosen.annotations",
                     "params:inference",
-                    "model_output",
+                    "params:folders.model_output",
                     "params:stage_one",
                     "params:detector",
                 ],

@@ -4,7 +4,13 @@ from kedro.pipeline import Pipeline, node
 
 from amodal_pipeline.jobs.prepare import audit, prepare, prepare_test, preview
 
-_INPUTS = ["params:source", "params:dataset", "images", "raw", "params:workers"]
+_INPUTS = [
+    "params:source",
+    "params:dataset",
+    "params:folders.images",
+    "params:folders.raw",
+    "params:workers",
+]
 
 
 def create_pipeline() -> Pipeline:
@@ -41,7 +47,7 @@ def create_test_pipeline() -> Pipeline:
 def _audit(split: str) -> node:
     return node(
         audit,
-        inputs=[f"annotations_{split}", "params:audit", "report_folder"],
+        inputs=[f"annotations_{split}", "params:audit", "params:folders.report"],
         outputs=f"audit_{split}",
         name=f"audit_{split}",
     )

@@ -18,7 +18,7 @@ def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
         [
             node(
                 join_results,
-                inputs=["parts", "annotations_val", *evaluated],
+                inputs=["params:folders.parts", "annotations_val", *evaluated],
                 outputs="results",
                 name="join_results",
             ),
@@ -26,9 +26,9 @@ def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
             node(
                 compare,
                 inputs=[
-                    "parts",
+                    "params:folders.parts",
                     "annotations_val",
-                    "model_output",
+                    "params:folders.model_output",
                     "params:pictures",
                     *evaluated,
                 ],
@@ -38,13 +38,13 @@ def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
             node(
                 report,
                 inputs=[
-                    "report_folder",
+                    "params:folders.report",
                     "results",
                     "annotations_train",
                     "annotations_val",
-                    "parts",
-                    "published",
-                    "models",
+                    "params:folders.parts",
+                    "params:folders.published",
+                    "params:folders.models",
                     *drawn,
                 ],
                 outputs="report",

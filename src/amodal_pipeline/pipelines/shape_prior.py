@@ -2,45 +2,30 @@
 
 from kedro.pipeline import Pipeline, node
 
-from amodal_pipeline.jobs.shape_prior import (
-    describe_shape_prior,
-    draw_shape_prior,
-    learn_shape_prior,
-)
+from amodal_pipeline.jobs.shape_prior import describe_shape_prior, draw_shape_prior
+from amodal_pipeline.pipelines import train
 
 
-def create_pipeline() -> Pipeline:
-    return Pipeline(
+def create_pipeline(*, wanted_by_another: bool = False) -> Pipeline:
+    """Return training of the shape prior, how well masks come back from it, and its pictures.
+
+    ``wanted_by_another``: see :func:`~.train.create_part_pipeline`.
+    """
+    made = train.create_part_pipeline("shape_prior", wanted_by_another=wanted_by_another)
+    own, pictures = "params:shape_prior", ["shape_prior_entries", "shape_prior_map"]
+    described = Pipeline(
         [
             node(
-                learn_shape_prior,
-                inputs=[
-                    "annotations_train",
-                    "params:shape_prior",
-                    "shape_prior_folder",
-                    "models",
-                    "params:inference",
-                    "params:restart",
-                ],
-                outputs="shape_prior",
-                name="learn_shape_prior",
-            ),
-            node(
                 describe_shape_prior,
-                inputs=[
-                    "shape_prior",
-                    "annotations_train",
-                    "annotations_val",
-                    "params:shape_prior",
-                ],
+                inputs=["checkpoint", "annotations_train", "annotations_val", own],
                 outputs="shape_prior_table",
                 name="describe_shape_prior",
             ),
-            node(
-                draw_shape_prior,
-                inputs="shape_prior",
-                outputs=["shape_prior_entries", "shape_prior_map"],
-                name="draw_shape_prior",
-            ),
-        ]
+            node(draw_shape_prior, "checkpoint", pictures, name="draw_shape_prior"),
+        ],
+        namespace="shape_prior",
+        inputs={"annotations_train", "annotations_val"},
+        outputs={"shape_prior_table", *pictures},
+        parameters={own},
     )
+    return made + described

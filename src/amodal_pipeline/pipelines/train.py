@@ -1,5 +1,7 @@
 """Wiring of `train_<method>`: the same for every method, under the method's namespace."""
 
+from collections.abc import Callable
+
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
@@ -8,8 +10,7 @@ from amodal_pipeline.jobs.evaluate import draw
 from amodal_pipeline.jobs.evaluate import evaluate as score
 from amodal_pipeline.jobs.train import (
     choose_start,
-    choose_start_or_pretrain,
-    choose_start_or_train_upstream,
+    choose_start_or_pretraining,
     choose_start_or_upstream,
     detect,
     draw_particulars,
@@ -19,37 +20,26 @@ from amodal_pipeline.jobs.train import (
     prepare_views,
     show_pretraining,
     train,
+    train_part,
+    train_pretraining,
+    train_upstream,
 )
 from amodal_pipeline.methods.contract import Description
 from amodal_pipeline.methods.registry import describe, jobs
 from amodal_pipeline.pipelines import evaluate
 
-# What makes a part, as the data set that it leaves and the argument of `train` that takes it.
-PARTS = {
-    "shape_prior": ("shape_prior", "shape_prior"),
-    "mask_tokenizer": ("mask_tokenizer.checkpoint", "tokenizer"),
-}
 
-
-def create_pipeline(job: str, *, start_in_same_run: bool = False) -> Pipeline:
+def create_pipeline(job: str) -> Pipeline:
     """Return training, prediction and evaluation of a job, wired as its method's description says.
+
+    What it starts from, and the detector that it works with, are other parts of the same pipeline:
+    trained by :func:`create_pipeline` as well, or :func:`create_upstream_pipeline`.
 
     Args:
         job: the namespace of its parameters and data sets.
-        start_in_same_run: what it starts from is trained by another part of the same pipeline.
     """
     method = describe(job)
-    data = {"annotations": "annotations_train", "job": f"params:{job}", "restart": "params:restart"}
-    data |= {"folder": "folder", "start": "start"}
-    for part in method.parts.values():
-        made, argument = PARTS[part.job]
-        data[argument] = made
-    if method.learns_from_detections:
-        data["detections"] = "detections_train"
-    steps = [_start(job, method, start_in_same_run), *_training(data)]
-    if method.pretrained_on_views:
-        plan = [f"params:pretrain_{job}", "params:pretraining_views", "views_images", "views_raw"]
-        steps.append(node(plan_views, plan, "plan", name="plan_views"))
+    steps = [_start(job, method), *_training(_data(job, method))]
     if method.picture:
         steps.append(_picture(method, "annotations_val"))
     training = _within(job, steps)
@@ -58,6 +48,92 @@ def create_pipeline(job: str, *, start_in_same_run: bool = False) -> Pipeline:
     detection = create_detection_pipeline(job, training=method.learns_from_detections)
     scores = evaluate.create_completer_pipeline(job, boxed=method.needs_boxes)
     return detection + training + scores
+
+
+def create_part_pipeline(job: str, *, wanted_by_another: bool = False) -> Pipeline:
+    """Return training of a part, in its namespace; a detector that it names is trained already.
+
+    Args:
+        job: that makes it.
+        wanted_by_another: it is made for a method, which ``restart`` is meant for.
+    """
+    method = describe(job)
+    run = train_part if wanted_by_another else train
+    training = _within(job, [_start(job, method), *_training(_data(job, method), run)])
+    if not method.learns_from_detections:
+        return training
+    return create_detection_pipeline(job, validation=False) + training
+
+
+def upstream_of(job: str) -> tuple[str, ...]:
+    """Return the jobs that may have to be trained before another: what it starts from, and of a
+    completer its detector, if that needs no part made before it."""
+    method = describe(job)
+    found = [method.starts_from] if method.starts_from else []
+    if method.task == "complete":
+        found += [
+            name for name in jobs() if describe(name).task == "detect" and not describe(name).parts
+        ]
+    return tuple(name for name in dict.fromkeys(found) if name != job)
+
+
+def create_upstream_pipeline(job: str) -> Pipeline:
+    """Return training of what a job starts from and works with, each in a namespace of its own.
+
+    What the parameters of the job do not name is not trained, and what is finished is not either.
+    """
+    names = upstream_of(job)
+    steps = [_upstream(name, job, names) for name in names]
+    if describe(job).pretrained_on_views:
+        steps.append(_pretraining(job))
+    return sum(steps, Pipeline([]))
+
+
+def _upstream(name: str, job: str, names: tuple[str, ...]) -> Pipeline:
+    below = describe(name).starts_from
+    data = {"annotations": "annotations_train", "job": f"params:{job}", "this": f"params:{name}"}
+    data |= {"models": "params:folders.models", "restart": "params:restart"}
+    if below in names and below != name:
+        data["start"] = f"{below}.checkpoint"
+    data |= {other: f"params:{other}" for other in names if other != name}
+    step = node(train_upstream, data, "checkpoint", name="train", tags="upstream")
+    return _within(name, [step])
+
+
+def _pretraining(job: str) -> Pipeline:
+    name = f"pretrain_{job}"
+    folders = ["params:folders.views_images", "params:folders.views_raw"]
+    return _within(
+        name,
+        [
+            node(
+                plan_views,
+                [f"params:{name}", "params:pretraining_views", *folders],
+                "plan",
+                name="plan_views",
+                tags="upstream",
+            ),
+            node(
+                train_pretraining,
+                [
+                    *(f"params:{job}", "plan", "params:dataset", f"params:folders.jobs.{name}"),
+                    *("params:workers", "params:restart"),
+                ],
+                "checkpoint",
+                name="train",
+                tags="upstream",
+            ),
+        ],
+    )
+
+
+def _data(job: str, method: Description) -> dict[str, str]:
+    """Return the inputs of a training."""
+    data = {"annotations": "annotations_train", "job": f"params:{job}"}
+    data |= {"folder": f"params:folders.jobs.{job}", "restart": "params:restart", "start": "start"}
+    if method.learns_from_detections:
+        data["detections"] = "detections_train"
+    return data | {part.job: f"{part.job}.checkpoint" for part in method.parts.values()}
 
 
 def create_pretraining_pipeline(method: str) -> Pipeline:
@@ -74,8 +150,8 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
                 inputs=[
                     "params:pretraining_views",
                     "params:dataset",
-                    "views_images",
-                    "views_raw",
+                    "params:folders.views_images",
+                    "params:folders.views_raw",
                     "params:workers",
                 ],
                 outputs=["views_train", "views_val"],
@@ -86,8 +162,8 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
                 {
                     "annotations": "views_train",
                     "job": own,
+                    "folder": f"params:folders.jobs.{name}",
                     "restart": "params:restart",
-                    "folder": "folder",
                     "start": "start",
                 }
             ),
@@ -104,7 +180,7 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
                     "views_val",
                     "predictions_true_boxes",
                     "params:evaluation",
-                    "model_output",
+                    "params:folders.model_output",
                 ],
                 outputs="results",
                 name="evaluate",
@@ -118,85 +194,68 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
             node(show_pretraining, "results", None, name="show"),
         ],
         namespace=name,
-        inputs={"views_images", "views_raw", "model_output"},
         outputs={"views_train", "views_val"},
         parameters={
-            *(own, "params:pretraining_views", "params:dataset", "params:workers"),
+            *(f"params:folders.{each}" for each in ("views_images", "views_raw", "model_output")),
+            *(
+                f"params:folders.jobs.{name}",
+                own,
+                "params:pretraining_views",
+                "params:dataset",
+                "params:workers",
+            ),
             *("params:restart", "params:inference", "params:evaluation", "params:pictures"),
         },
     )
 
 
-def create_detection_pipeline(method: str, *, training: bool = True) -> Pipeline:
-    """What the detector that a completer names finds in both splits; trained where it is not.
+def create_detection_pipeline(
+    method: str, *, training: bool = True, validation: bool = True
+) -> Pipeline:
+    """Return what the detector that a method names finds in both splits.
 
     Args:
-        training: what it finds in the training split is wanted too.
+        training, validation: the splits for which that is wanted.
     """
-    own = f"params:{method}"
-    # Those that need no part made before them are trained where they are missing.
-    detectors = [
-        job for job in jobs() if describe(job).task == "detect" and not describe(job).parts
-    ]
-    parameters = {job: f"params:{job}" for job in detectors}
-    splits = {"annotations_val": "detections"}
+    own, trained = f"params:{method}", {}
+    if describe(method).task == "complete":
+        trained = {name: f"{name}.checkpoint" for name in upstream_of(method)}
+    splits = {"annotations_val": "detections"} if validation else {}
     if training:
         splits["annotations_train"] = "detections_train"
-    steps = Pipeline(
+    found = {"annotations": "annotations_train", "job": own, "models": "params:folders.models"}
+    return _within(
+        method,
         [
-            node(
-                find_detector,
-                inputs={
-                    "annotations": "annotations_train",
-                    "job": own,
-                    "models": "models",
-                    "restart": "params:restart",
-                    **parameters,
-                },
-                outputs="detector",
-                name="find_detector",
-            ),
+            node(find_detector, found | trained, "detector", name="find_detector"),
             *(
                 node(
                     detect,
                     inputs=["detector", annotations, "params:inference", own],
-                    outputs=found,
+                    outputs=detections,
                     name=f"detect_{annotations.removeprefix('annotations_')}",
                 )
-                for annotations, found in splits.items()
+                for annotations, detections in splits.items()
             ),
-        ]
-    )
-    return Pipeline(
-        steps,
-        namespace=method,
-        inputs={"annotations_train", "annotations_val", "models"},
-        parameters={own, *parameters.values(), "params:restart", "params:inference"},
+        ],
     )
 
 
-def _start(job: str, method: Description, in_same_run: bool) -> Node:
-    """The node that finds what a training starts from."""
+def _start(job: str, method: Description) -> Node:
+    """Return the node that finds what a training starts from."""
     own, upstream = f"params:{job}", method.starts_from
-    if upstream == job:
-        upstream = None
     if method.pretrained_on_views:
-        inputs = [own, "plan", "params:dataset", f"pretrain_{job}.folder"]
-        inputs += ["params:workers", "params:restart"]
-        return node(choose_start_or_pretrain, inputs, "start", name="start")
-    if upstream is None:
+        inputs = [own, f"pretrain_{job}.checkpoint"]
+        return node(choose_start_or_pretraining, inputs, "start", name="start")
+    if upstream is None or upstream == job:
         return node(choose_start, own, "start", name="start")
-    if in_same_run:
-        inputs = [own, f"params:{upstream}", f"{upstream}.checkpoint"]
-        return node(choose_start_or_upstream, inputs, "start", name="start")
-    inputs = ["annotations_train", own, f"params:{upstream}", f"{upstream}.folder"]
-    inputs.append("params:restart")
-    return node(choose_start_or_train_upstream, inputs, "start", name="start")
+    inputs = [own, f"params:{upstream}", f"{upstream}.checkpoint"]
+    return node(choose_start_or_upstream, inputs, "start", name="start")
 
 
-def _training(data: dict[str, str]) -> list[Node]:
+def _training(data: dict[str, str], run: Callable = train) -> list[Node]:
     return [
-        node(train, data, ["checkpoint", "history"], name="train", tags="training"),
+        node(run, data, ["checkpoint", "history"], name="train", tags="training"),
         node(plot_losses, [data["job"], "history"], "loss_curves", name="plot_losses"),
     ]
 
@@ -215,7 +274,7 @@ def _within(namespace: str, steps: list[Node]) -> Pipeline:
     """Put nodes into a namespace; what others make keeps its name."""
     pipeline = Pipeline(steps)
     inputs = pipeline.inputs()
-    own = {"folder", "detections_train"}
+    own = {"detections_train"}
     return Pipeline(
         pipeline,
         namespace=namespace,

@@ -29,12 +29,14 @@ from amodal_pipeline.methods.checkpoints import (
     Fingerprint,
     MethodCard,
     check_fits,
+    check_version,
     git_revision,
+    remove_older,
     versions,
 )
 from amodal_pipeline.methods.pretrained import start_from, weights_of, without_download
 from amodal_pipeline.methods.registry import MethodConfig
-from amodal_pipeline.methods.training_config import WITHOUT_EFFECT, TrainingConfig
+from amodal_pipeline.methods.training_config import TrainingConfig
 from amodal_pipeline.samples.images import TrainingBatch
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 from amodal_pipeline.training.familiarity import familiarity
@@ -80,26 +82,17 @@ def fingerprint(
     detected: Predictions | None = None,
     pretrained_categories: Mapping[str, str] = MappingProxyType({}),
 ) -> Fingerprint:
-    """Return the fingerprint of a training: its configuration, data, start and components.
+    """Return the fingerprint of a training: see :meth:`Fingerprint.of_training`.
 
     The arguments are those of :func:`train`.
     """
-    return Fingerprint.of(
-        **{name: component.digest for name, component in components.items()},
-        **(
-            {"detected": detected.metadata.checkpoint}
-            if detected and len(detected.predictions)
-            else {}
-        ),
-        **(
-            {"pretrained_categories": pretrained_categories}
-            if pretrained and pretrained_categories
-            else {}
-        ),
-        model=method.model_dump(),
-        training=config.model_dump(exclude=WITHOUT_EFFECT),
-        annotations_train=annotations.fingerprint,
-        pretrained=pretrained.card.fingerprint.digest if pretrained else "none",
+    sources = {name: component.digest for name, component in components.items()}
+    if detected is not None and len(detected.predictions):
+        sources["detected"] = detected.metadata.checkpoint
+    if pretrained:
+        sources["pretrained"] = pretrained.card.fingerprint.digest
+    return Fingerprint.of_training(
+        method, config, annotations.fingerprint, sources, pretrained_categories
     )
 
 
@@ -165,9 +158,9 @@ def train(
         DivergedError: a loss (names the images of the batch) or a tensor of the model or the
             optimiser became NaN or infinite; neither is ever saved.
         OSError: the disk is full; the previous state is intact.
-        ValueError: another process trains in ``folder``; ``config.frozen`` or a stage names no
-            parameter, or leaves none to train; a component is missing; or ``pretrained`` shares no
-            weights with the method.
+        ValueError: another process trains in ``folder``; the folder is of an earlier version;
+            ``config.frozen`` or a stage names no parameter, or leaves none to train; a component is
+            missing; or ``pretrained`` shares no weights with the method.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -178,8 +171,10 @@ def train(
         method, config, annotations, pretrained, components, detected, pretrained_categories
     )
     if restart:
+        remove_older(folder)
         remove_states(folder)
         history.unlink(missing_ok=True)
+    check_version(folder)
     saved = read_state(folder, mark)
     done = saved.card.iteration if saved else 0
 
@@ -235,6 +230,8 @@ def train(
                     warned = True
             if last or iteration % config.checkpoint_every == 0:
                 save_state(folder, plain, plain_optimizer, iteration, mark)
+    if hasattr(plain, "finish"):
+        plain.finish(batches)
     if done == config.iterations and on_step:
         on_step(Step(done, done, {}, 0.0, 0.0, 0.0))
     return Checkpoint(

@@ -15,16 +15,20 @@ from torch import Tensor, nn
 
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.methods.checkpoints import (
+    ChangedTrainingError,
     DamagedError,
     DivergedError,
     Fingerprint,
     check_fits,
+    check_unchanged,
     not_finite,
     read_weights,
     write_card,
 )
 from amodal_pipeline.methods.checkpoints import read_card as _read_card
 from amodal_pipeline.methods.pretrained import weights_of
+
+__all__ = ["ChangedTrainingError"]  # what read_state raises
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +46,6 @@ class StateCard(BaseModel):
     iteration: int
     fingerprint: Fingerprint
     sha256: dict[str, str] = {}
-
-
-class ChangedTrainingError(ValueError):
-    """The state on disk belongs to another training."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def read_state(folder: Path, wanted: Fingerprint) -> State | None:
         place = _place(folder, iteration)
         try:
             card, sums = _card(place)
-            check_unchanged(card.fingerprint, wanted, folder)
+            check_unchanged(wanted.differences(card.fingerprint), folder)
             model, optimizer = (
                 read_weights(place / f"{name}.safetensors", sums) for name in ("model", "optimizer")
             )
@@ -182,22 +182,6 @@ def _iterations(folder: Path) -> list[int]:
 
 def _place(folder: Path, iteration: int) -> Path:
     return Path(folder) / f"state-{iteration:09d}"
-
-
-def check_unchanged(found: Fingerprint, wanted: Fingerprint, folder: Path) -> None:
-    """Check that a training found on disk is the wanted one.
-
-    Raises:
-        ChangedTrainingError: the fingerprints differ; names the differences and the remedy.
-    """
-    changes = wanted.differences(found)
-    if changes:
-        more = [f"and {len(changes) - 12} more"] if len(changes) > 12 else []
-        shown = "\n  ".join(changes[:12] + more)
-        raise ChangedTrainingError(
-            f"{folder} belongs to another training (on disk -> now):\n  {shown}\n"
-            "Undo the changes to continue that training, or replace it: --params restart=true"
-        )
 
 
 def truncate_history(path: Path, iteration: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
 from amodal_pipeline.methods.vrsp.auto_encoder import decode_all
-from amodal_pipeline.methods.vrsp.stored import StoredShapePrior
+from amodal_pipeline.methods.vrsp.codebook import ShapePrior
 from amodal_pipeline.visuals.colours import EMPTY, FAINT, INK, PALETTE, PAPER
 from amodal_pipeline.visuals.text import font, shortened
 
@@ -20,21 +22,27 @@ _MAPPED = 1024  # entries of a category that a map is made of
 _COVERED = 0.2  # of a panel, if it had room for all shapes
 
 
-def entries_sheet(stored: StoredShapePrior) -> Image.Image:
-    """Draw one row per category: its entries with most masks, decoded, and the masks of each."""
-    shapes = _decoded(stored, _SHOWN)
-    members = stored.weights["members"].numpy()
+def entries_sheet(prior: ShapePrior, categories: Sequence[str], dataset: str) -> Image.Image:
+    """Draw one row per category: its entries with most masks, decoded, and the masks of each.
+
+    Args:
+        prior: on the CPU.
+        categories: their names, in the order of the entries.
+        dataset: for the title.
+    """
+    shapes = _decoded(prior, _SHOWN)
+    members = prior.members.numpy()
     across = max(max(map(len, shapes), default=0), 6)
     width = 2 * _MARGIN + _NAMES + across * (_CELL + _GAP)
     row = _CELL + 30
     page = Image.new("RGB", (width, _MARGIN + 70 + row * len(shapes) + _MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
-    _title(draw, stored, "the entries with most masks, and how many each represents", width)
+    _title(draw, dataset, "the entries with most masks, and how many each represents", width)
     y = _MARGIN + 70
-    for position, (category, found) in enumerate(zip(stored.card.categories, shapes, strict=True)):
+    for position, (category, found) in enumerate(zip(categories, shapes, strict=True)):
         bold, plain, small = font(15, True), font(12), font(11)
-        draw.text((_MARGIN, y + 10), shortened(category.name, bold, _NAMES - 12), INK, bold)
-        count = stored.card.entries[position]
+        draw.text((_MARGIN, y + 10), shortened(category, bold, _NAMES - 12), INK, bold)
+        count = int(prior.count[position])
         text = f"{count} {'entry' if count == 1 else 'entries'}"
         draw.text((_MARGIN, y + 32), text, FAINT, plain)
         for i, shape in enumerate(found):
@@ -47,13 +55,15 @@ def entries_sheet(stored: StoredShapePrior) -> Image.Image:
     return page
 
 
-def entries_map(stored: StoredShapePrior, seed: int = 0) -> Image.Image:
+def entries_map(
+    prior: ShapePrior, categories: Sequence[str], dataset: str, seed: int = 0
+) -> Image.Image:
     """Draw t-SNE maps of the entries of categories, with decoded shapes (paper's Fig. 5).
 
     The six categories with most entries have one panel each. Every entry is a dot; shapes are drawn
     where there is room, those with most masks first.
     """
-    shapes = _decoded(stored, _MAPPED)
+    shapes = _decoded(prior, _MAPPED)
     order = sorted(range(len(shapes)), key=lambda i: (-len(shapes[i]), i))
     chosen = sorted(i for i in order[:_MAPS] if len(shapes[i]))
     across = max(1, min(_ACROSS, len(chosen)))
@@ -63,28 +73,27 @@ def entries_map(stored: StoredShapePrior, seed: int = 0) -> Image.Image:
     page = Image.new("RGB", (width, _MARGIN + 70 + down * (step + 30)), PAPER)
     draw = ImageDraw.Draw(page)
     note = "entries by t-SNE of their codes: shapes where there is room, dots for the others"
-    _title(draw, stored, note, width)
-    codes = stored.weights["codes"].numpy()
+    _title(draw, dataset, note, width)
+    codes = prior.codes.numpy()
     for panel, i in enumerate(chosen):
         x = _MARGIN + panel % across * step
         y = _MARGIN + 70 + panel // across * (step + 30)
-        name = f"{stored.card.categories[i].name}  ·  {stored.card.entries[i]} entries"
+        name = f"{categories[i]}  ·  {int(prior.count[i])} entries"
         draw.text((x, y), shortened(name, font(15, True), _PANEL), INK, font(15, True))
         places = _places(codes[i, : len(shapes[i])], seed)
         page.paste(_map(places, shapes[i]), (x, y + 26))
     return page
 
 
-def _title(draw: ImageDraw.ImageDraw, stored: StoredShapePrior, note: str, width: int) -> None:
+def _title(draw: ImageDraw.ImageDraw, dataset: str, note: str, width: int) -> None:
     room = width - 2 * _MARGIN
-    title = f"{stored.card.dataset}: shape prior"
+    title = f"{dataset}: shape prior"
     draw.text((_MARGIN, _MARGIN), shortened(title, font(22, True), room), INK, font(22, True))
     draw.text((_MARGIN, _MARGIN + 34), shortened(note, font(14), room), FAINT, font(14))
 
 
-def _decoded(stored: StoredShapePrior, most: int) -> list[np.ndarray]:
+def _decoded(prior: ShapePrior, most: int) -> list[np.ndarray]:
     """Return the first entries of each category, decoded, float [n, 28, 28] of 0–1."""
-    prior = stored.restore()
     return [
         decode_all(prior.auto_encoder, codes[: min(int(count), most)]).numpy()
         for codes, count in zip(prior.codes, prior.count, strict=True)

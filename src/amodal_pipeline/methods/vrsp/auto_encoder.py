@@ -3,14 +3,9 @@
 The paper gives no architecture; this is the one of the weights that its authors released.
 """
 
-import math
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from amodal_pipeline.methods.configs import ShapePriorConfig
 
 SIDE = 28  # pixels of a mask, as the mask heads give them
 _BATCH = 2048  # masks encoded or decoded at once
@@ -68,53 +63,6 @@ def turned(masks: Tensor, way: int) -> Tensor:
     """Masks [N, S, S] rotated by ``way % 4`` right angles, and mirrored where ``way`` is 4 to 7."""
     rotated = torch.rot90(masks, way % 4, (1, 2))
     return rotated.flip(2) if way >= 4 else rotated
-
-
-def fit(
-    masks: Tensor,
-    config: ShapePriorConfig,
-    device: str = "cpu",
-    on_progress: Callable[[int, int], None] | None = None,
-) -> AutoEncoder:
-    """Return an auto-encoder trained to give its masks back, by the mean squared error.
-
-    Every batch is drawn anew (with all masks before any comes again), in one of the eight ways
-    where ``config.turned``. On a CPU a seed gives the same bits.
-
-    Args:
-        masks: bool [N, 28, 28].
-
-    Raises:
-        ValueError: there is no mask.
-    """
-    if len(masks) == 0:
-        raise ValueError("no mask to learn shapes from: the training split has no objects")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = AutoEncoder(config.convolutions, config.channels)
-    # As in decode; weights decide for the encoder, whose input has one channel.
-    model.to(device, memory_format=torch.channels_last).train()
-    draw = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
-    order = torch.empty(0, dtype=torch.int64)
-    for iteration in range(config.iterations):
-        while len(order) < config.batch_size:
-            order = torch.cat([order, torch.randperm(len(masks), generator=draw)])
-        chosen, order = order[: config.batch_size], order[config.batch_size :]
-        batch = masks[chosen].to(device).float()
-        if config.turned:
-            batch = turned(batch, int(torch.randint(8, (), generator=draw)))
-        rate = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * config.learning_rate
-        loss = F.mse_loss(model(batch), batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if on_progress and ((iteration + 1) % 20 == 0 or iteration + 1 == config.iterations):
-            on_progress(iteration + 1, config.iterations)
-    model.to("cpu", memory_format=torch.contiguous_format)
-    return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()

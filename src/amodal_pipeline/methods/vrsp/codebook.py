@@ -4,7 +4,6 @@ Paper, "Amodal Mask Segmentation Module": the codes of a category's true amodal 
 into K clusters by K-means; their centres are the category's entries.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,14 +64,10 @@ class ShapePrior(nn.Module):
         self.register_buffer("members", torch.zeros(*size, dtype=torch.int64))
         self.requires_grad_(False)
 
-    @classmethod
-    def of(cls, config: ShapePriorConfig, model: AutoEncoder, codebook: Codebook) -> "ShapePrior":
-        """Return a shape prior with what was learnt."""
-        prior = cls(config, len(codebook.count))
-        prior.auto_encoder.load_state_dict(model.state_dict())
+    def take(self, codebook: Codebook) -> None:
+        """Put in the entries that were learnt."""
         for name in ("codes", "count", "members"):
-            getattr(prior, name).copy_(getattr(codebook, name))
-        return prior.eval()
+            getattr(self, name).copy_(getattr(codebook, name))
 
     @property
     def codebook(self) -> Codebook:
@@ -146,7 +141,7 @@ def build_codebook(
     category: np.ndarray,
     categories: int,
     config: ShapePriorConfig,
-    on_progress: Callable[[int, int], None] | None = None,
+    seed: int,
 ) -> Codebook:
     """Return the entries of every category: K-means centres of its codes.
 
@@ -156,6 +151,7 @@ def build_codebook(
         masks: bool [N, 28, 28].
         category: int64 [N], from 0.
         categories: how many.
+        seed: of the first centres.
     """
     codes = torch.zeros(categories, config.clusters, model.code_size)
     count = torch.zeros(categories, dtype=torch.int64)
@@ -164,40 +160,38 @@ def build_codebook(
         own = masks[torch.from_numpy(category == each)]
         if config.turned:
             own = torch.cat([turned(own, way) for way in range(8)])
-        entries, sizes = _entries(model, own, config)
+        entries, sizes = _entries(model, own, config.clusters, seed)
         codes[each, : len(entries)], members[each, : len(entries)] = entries, sizes
         count[each] = len(entries)
-        if on_progress:
-            on_progress(each + 1, categories)
     return Codebook(codes, count, members)
 
 
-def _entries(model: AutoEncoder, masks: Tensor, config: ShapePriorConfig) -> tuple[Tensor, Tensor]:
-    """Codes [n, code size] and how many masks each stands for [n], those with most first."""
+def _entries(model: AutoEncoder, masks: Tensor, clusters: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return codes [n, code size] and how many masks each stands for [n], those with most first."""
     packed = np.packbits(masks.flatten(1).numpy(), axis=1)
     _, first, sizes = np.unique(packed, axis=0, return_index=True, return_counts=True)
-    if len(first) <= config.clusters:
+    if len(first) <= clusters:
         entries = encode_all(model, masks[torch.from_numpy(first)])
     else:
-        entries, sizes = _cluster(encode_all(model, masks).numpy(), config)
+        entries, sizes = _cluster(encode_all(model, masks).numpy(), clusters, seed)
     order = np.argsort(-sizes, kind="stable")
     return entries[order], torch.from_numpy(sizes[order])
 
 
-def _cluster(codes: np.ndarray, config: ShapePriorConfig) -> tuple[Tensor, np.ndarray]:
+def _cluster(codes: np.ndarray, clusters: int, seed: int) -> tuple[Tensor, np.ndarray]:
     # scikit-learn and its compiled parts are for who builds codebooks, not for every detector.
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
     means = MiniBatchKMeans(
-        config.clusters,
-        batch_size=max(4096, 2 * config.clusters),
+        clusters,
+        batch_size=max(4096, 2 * clusters),
         n_init=1,
-        random_state=config.seed,
+        random_state=seed,
     )
     # Threads add up in whatever order they end: one gives the same bits on every machine's cores.
     with threadpool_limits(1):
         nearest = means.fit(codes).predict(codes)
-    sizes = np.bincount(nearest, minlength=config.clusters)
+    sizes = np.bincount(nearest, minlength=clusters)
     kept = np.flatnonzero(sizes)
     return torch.from_numpy(means.cluster_centers_[kept]).float(), sizes[kept]

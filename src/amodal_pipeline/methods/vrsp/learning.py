@@ -1,38 +1,41 @@
 """From the tables to a shape prior, and how well it gives shapes back."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.tables import boxes, strings
-from amodal_pipeline.methods.checkpoints import git_revision, versions
 from amodal_pipeline.methods.configs import ShapePriorConfig
-from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, fit
+from amodal_pipeline.methods.training_config import TrainingConfig
+from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, turned
 from amodal_pipeline.methods.vrsp.codebook import ShapePrior, build_codebook
-from amodal_pipeline.methods.vrsp.stored import ShapePriorCard, StoredShapePrior, fingerprint
-
-Progress = Callable[[int, int], None]
-Progresses = Callable[[str], AbstractContextManager[Progress | None]]
+from amodal_pipeline.samples.images import TrainingBatch, batch_indices
 
 _BATCH = 512  # masks looked up at once
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Masks cropped to their boxes, bool [N, 28, 28], and their categories, int64 [N] from 0."""
+    """Masks cropped to their boxes, bool [N, 28, 28], their categories, int64 [N] from 0, and the
+    names of their images, object [N]."""
 
     masks: Tensor
     category: np.ndarray
+    names: np.ndarray
 
     def __add__(self, other: "Shapes") -> "Shapes":
         return Shapes(
-            torch.cat([self.masks, other.masks]), np.concatenate([self.category, other.category])
+            torch.cat([self.masks, other.masks]),
+            np.concatenate([self.category, other.category]),
+            np.concatenate([self.names, other.names]),
         )
 
 
@@ -103,59 +106,79 @@ def predicted_shapes(
     return _shapes(crops, objects, annotations)
 
 
-def learn(
-    annotations: AmodalAnnotations,
+class ShapeBatches(Dataset):
+    """Item ``i`` is the batch of iteration ``i``: masks float [B, 28, 28], drawn anew, all of them
+    before any comes again, and turned in one of eight ways where the configuration says so.
+
+    Raises:
+        ValueError: there is no mask.
+    """
+
+    def __init__(self, shapes: Shapes, config: ShapePriorConfig, batch_size: int, seed: int):
+        if len(shapes.masks) == 0:
+            raise ValueError("no mask to learn shapes from: the training split has no objects")
+        self.shapes, self.turned = shapes, config.turned
+        self.batch_size, self.seed = batch_size, seed
+
+    def __getitem__(self, iteration: int) -> TrainingBatch:
+        rows = batch_indices(len(self.shapes.masks), self.batch_size, self.seed, iteration)
+        masks = self.shapes.masks[rows].float()
+        if self.turned:
+            masks = turned(masks, int(np.random.default_rng([self.seed, iteration]).integers(8)))
+        return TrainingBatch(masks, {}, self.shapes.names[rows].tolist())
+
+
+def batches(
     config: ShapePriorConfig,
-    predictions: Predictions | None = None,
-    device: str = "cpu",
-    progress: Progresses | None = None,
-) -> StoredShapePrior:
-    """Return a shape prior from the masks of the training split.
-
-    On a CPU, equal arguments give equal bits.
-
-    Args:
-        annotations: the training split.
-        predictions: for its images; None for true masks only.
-        device: where the auto-encoder is trained.
-        progress: gives a context with a callback (done, total) for the step of a title.
+    training: TrainingConfig,
+    annotations: AmodalAnnotations,
+    detected: Predictions | None = None,
+) -> ShapeBatches:
+    """Return the true masks of a split, and those that a detector predicted very close to them.
 
     Raises:
         ValueError: there are no masks; or as :func:`predicted_shapes`.
     """
-    from contextlib import nullcontext
-
-    progress = progress or (lambda title: nullcontext())
     shapes = true_shapes(annotations)
-    if predictions is not None:
-        shapes = shapes + predicted_shapes(annotations, predictions, config)
-    categories = annotations.metadata.categories
-    with progress("train the mask auto-encoder") as on_progress:
-        model = fit(shapes.masks, config, device, on_progress)
-    with progress("cluster the shapes of each category") as on_progress:
-        codebook = build_codebook(
-            model, shapes.masks, shapes.category, len(categories), config, on_progress
+    if detected is not None:
+        shapes = shapes + predicted_shapes(annotations, detected, config)
+    return ShapeBatches(shapes, config, training.batch_size, training.seed)
+
+
+class LearntShapePrior(nn.Module):
+    """A shape prior in training: ``network`` is what a detector takes over.
+
+    The auto-encoder learns to give masks back, by the mean squared error; :meth:`finish` makes the
+    codebook of its codes.
+    """
+
+    def __init__(self, config: ShapePriorConfig, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.network = ShapePrior(config, classes)
+        # Weights decide for the encoder, whose input has one channel; see AutoEncoder.decode.
+        self.network.auto_encoder.requires_grad_(True).to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"loss_reconstruction": F.mse_loss(self.network.auto_encoder(images), images)}
+
+    def finish(self, batches: ShapeBatches) -> None:
+        """Make the codebook of all masks that were learnt from; on a CPU, always the same bits."""
+        model = deepcopy(self.network.auto_encoder).to("cpu", memory_format=torch.contiguous_format)
+        shapes, categories = batches.shapes, len(self.network.count)
+        self.network.take(
+            build_codebook(
+                model.eval(), shapes.masks, shapes.category, categories, self.config, batches.seed
+            )
         )
-    card = ShapePriorCard(
-        config=config,
-        categories=categories,
-        entries=tuple(codebook.count.tolist()),
-        masks=len(shapes.masks),
-        dataset=annotations.metadata.dataset,
-        fingerprint=fingerprint(
-            config, annotations, predictions.metadata.checkpoint if predictions else "none"
-        ),
-        git_revision=git_revision(),
-        versions=versions(),
-    )
-    return StoredShapePrior(card, ShapePrior.of(config, model, codebook).state_dict())
 
 
+@torch.no_grad()
 def describe(
-    stored: StoredShapePrior,
+    prior: ShapePrior,
     annotations: AmodalAnnotations,
     poor_below: int,
-    on_progress: Progress | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Return how well the masks of a split come back, by category and over all objects.
 
@@ -164,7 +187,7 @@ def describe(
     ``iou_codebook`` (from the nearest entry), means over objects of 0–100 and NaN without any, and
     ``note``: "no entries", or fewer than ``poor_below``.
     """
-    prior, shapes = stored.restore(), true_shapes(annotations)
+    shapes = true_shapes(annotations)
     category = torch.from_numpy(shapes.category)
     own, nearest = [np.zeros(0)], [np.zeros(0)]
     for start in range(0, len(category), _BATCH):
@@ -180,7 +203,10 @@ def describe(
     nearest[~(prior.count > 0).numpy()[shapes.category]] = np.nan
     count, members = prior.count.numpy(), prior.members.numpy()
     rows = []
-    for position, each in [(None, "all"), *enumerate(c.name for c in stored.card.categories)]:
+    for position, each in [
+        (None, "all"),
+        *enumerate(c.name for c in annotations.metadata.categories),
+    ]:
         chosen = slice(None) if position is None else shapes.category == position
         every = members[members > 0] if position is None else members[position, : count[position]]
         entries = len(every)
@@ -203,12 +229,19 @@ def describe(
 
 
 def _shapes(crops: np.ndarray, objects: pd.DataFrame, annotations: AmodalAnnotations) -> Shapes:
-    ids = np.array([c.id for c in annotations.metadata.categories], np.int64)
-    order = ids.argsort()
-    of = objects["category_id"].to_numpy(dtype=np.int64)
     seen = crops.any(axis=(1, 2))
-    category = order[np.searchsorted(ids[order], of[seen])]
-    return Shapes(torch.from_numpy(crops[seen]), category)
+    kinds = [category.id for category in annotations.metadata.categories]
+    category = _positions(kinds, objects["category_id"])[seen]
+    image = _positions(annotations.images["image_id"], objects["image_id"])[seen]
+    names = annotations.images["file_name"].to_numpy(dtype=object)[image]
+    return Shapes(torch.from_numpy(crops[seen]), category, names)
+
+
+def _positions(known: Sequence[int], wanted: pd.Series) -> np.ndarray:
+    """Return where each of ``wanted`` stands in ``known``, int64."""
+    ids = np.array(known, np.int64)
+    order = ids.argsort()
+    return order[np.searchsorted(ids[order], wanted.to_numpy(dtype=np.int64))]
 
 
 def _note(entries: int, enough: int) -> str:
