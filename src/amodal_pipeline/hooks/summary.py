@@ -6,7 +6,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-PRINTED = ("coco", "vrsp", "completion")  # protocols in the summary; the report has all
+PRINTED = ("coco", "vrsp", "completion", "video")  # protocols in the summary; the report has all
 
 
 class SummaryHook:
