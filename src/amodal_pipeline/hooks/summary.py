@@ -47,7 +47,8 @@ class SummaryHook:
                 console.print(table)
         folder = Path(catalog.get("report_folder")._describe()["filepath"])
         console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
-        console.print("Lineage: make viz")
+        if Path("Makefile").exists():
+            console.print("Lineage: make viz")
 
 
 def _text(value: float) -> str:

@@ -139,7 +139,7 @@ class TrackingHook:
             from rich.console import Console
 
             local = store.uri_of(self._project).startswith("sqlite")
-            start = "make ui, then " if local else ""
+            start = f"{store.viewer(self._project)}, then " if local else ""
             Console().print(f"Compare runs: {start}{link}", soft_wrap=True, highlight=False)
 
     @hook_impl
