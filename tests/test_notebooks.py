@@ -235,7 +235,7 @@ def smaller(png):
     """The picture as JPEG at most 800 pixels wide, or as it is where that is the smaller file."""
     buffer, picture = io.BytesIO(), Image.open(io.BytesIO(b64decode(png))).convert("RGB")
     picture.thumbnail((800, 1300))
-    picture.save(buffer, "JPEG", quality=70)
+    picture.save(buffer, "JPEG", quality=60)
     jpeg = b64encode(buffer.getvalue()).decode()
     return {"image/jpeg": jpeg} if len(jpeg) < len(png) else {"image/png": png}
 
