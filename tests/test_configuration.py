@@ -60,6 +60,24 @@ def test_a_project_without_local_runs(conf):
     assert load(conf)["parameters"]["a"]["x"] == "scenes"
 
 
+def test_what_conf_lacks_is_what_the_package_ships(tmp_path):
+    conf = tmp_path / "conf"
+    (conf / "mine").mkdir(parents=True)
+    (conf / "mine/globals.yml").write_text("{extends: scenes, dataset: mine}")
+    (conf / "mine/parameters.yml").write_text("occluder_consistency: {variants: 7}")
+    loader = load(conf, "mine")
+    assert loader.layers() == ["base", "profiles/small", "scenes", "mine"]
+    assert Path(loader["catalog"]["published"]["filepath"]) == CONF.parent / "docs/published.csv"
+    consistency = explain(loader, "occluder_consistency")
+    assert "occluder_consistency.variants: 7  (conf/mine/parameters.yml)" in consistency
+    shipped = CONF / "base/parameters_consistency.yml"
+    assert f"occluder_consistency.seed: 0  ({shipped})" in consistency
+    # A folder is taken as a whole; conf/local is the user's alone.
+    (conf / "base").mkdir()
+    assert load(conf, "base")["globals"] == {}
+    assert load(conf)._get_conf_env_path("local") == str(conf / "local")
+
+
 def test_an_environment_that_extends_itself_is_named(conf):
     (conf / "profiles/small/globals.yml").write_text("extends: other")
     with pytest.raises(ValueError, match=r"conf/other/globals\.yml extends itself"):

@@ -13,6 +13,8 @@ from kedro.config import OmegaConfigLoader
 from kedro.utils import find_kedro_project
 from omegaconf import DictConfig, OmegaConf
 
+from amodal_pipeline.shipped import CONF
+
 DEFAULT = "the method's default"
 
 
@@ -21,7 +23,8 @@ class LayeredConfigLoader(OmegaConfigLoader):
 
     An environment names the folder that it extends in its globals.yml
     (``extends: profiles/small``); this folder may extend another. ``kedro run`` without ``--env``
-    uses the default environment, and the user's values in conf/local override it.
+    uses the default environment, and the user's values in conf/local override it. A folder that
+    conf/ lacks is read from the package: an environment of your own needs no copy of base.
     """
 
     local = "local"
@@ -55,6 +58,12 @@ class LayeredConfigLoader(OmegaConfigLoader):
         if key == "parameters" and key not in self.data and "folders" in found:
             return parameters.with_defaults(found)
         return found
+
+    def _get_conf_env_path(self, env: str) -> str:
+        own = super()._get_conf_env_path(env)
+        if env == self.local or self._fs.isdir(own) or not (CONF / env).is_dir():
+            return own
+        return str(CONF / env)
 
     def _read_raw_config(self, key: str) -> tuple[dict[Path, DictConfig], dict, str, str, set]:
         """Return the files of all layers in the order of merging, as if from one folder.
@@ -123,11 +132,16 @@ def explain(loader: LayeredConfigLoader, name: str) -> list[str]:
 
 
 def _trees(loader: LayeredConfigLoader, key: str) -> dict[str, Any]:
-    """Return the content of each file by its path from conf/ on, the last one merged first."""
+    """Return the content of each file by its path, the last one merged first.
+
+    Paths begin with conf/; those of files that the package ships are whole.
+    """
     files = loader._read_raw_config(key)[0]
     root = Path(loader.conf_source).parent
     return {
-        str(path.relative_to(root)): OmegaConf.to_container(config, resolve=False)
+        str(path.relative_to(root) if path.is_relative_to(root) else path): OmegaConf.to_container(
+            config, resolve=False
+        )
         for path, config in reversed(files.items())
     }
 

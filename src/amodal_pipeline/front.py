@@ -26,13 +26,12 @@ from amodal_pipeline.methods import contract
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.registry import METHODS, MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
+from amodal_pipeline.shipped import CONF
 
 if TYPE_CHECKING:
     from amodal_pipeline.predictor import Predictor
 
 __all__ = ["Start", "complete", "evaluate", "load", "predict", "read", "train", "true_objects"]
-
-_PUBLISHED = Path(__file__).parents[2] / "conf"  # where the file names of published sets are
 
 
 def read(
@@ -84,12 +83,12 @@ def _published(name: str) -> Any:
 
     from amodal_pipeline.jobs.sources import Source
 
-    for file in sorted((_PUBLISHED / name).glob("parameters*.yml")):
+    for file in sorted((CONF / name).glob("parameters*.yml")):
         values = yaml.safe_load(file.read_text()) or {}
         kind = values.get("source", {}).get("kind")
         if kind in Source.model_fields and "${" not in str(values["source"]):
             return Source.model_validate(values["source"])
-    described = _PUBLISHED / name / "globals.yml"
+    described = CONF / name / "globals.yml"
     extended = yaml.safe_load(described.read_text()).get("extends") if described.exists() else None
     if extended:
         return _published(extended)

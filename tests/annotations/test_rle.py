@@ -59,6 +59,24 @@ def test_dilate(masks):
 
 
 @fast
+@given(stacks(), st.data())
+def test_moved(masks, data):
+    """Look up which pixel the centre of each pixel comes from."""
+    height, width = masks.shape[1:]
+    box = st.tuples(*[st.integers(-3, 14)] * 2, *[st.integers(1, 14)] * 2)
+    source, target = (np.array([data.draw(box) for _ in masks]).reshape(-1, 4) for _ in range(2))
+    found = rle.moved(by_coco(masks), source, target, (height, width))
+    for mask, (x0, y0, w0, h0), (x1, y1, w1, h1), counts in zip(
+        masks, source, target, found, strict=True
+    ):
+        x = x0 + (2 * (np.arange(width) - x1) + 1) * w0 // (2 * w1)
+        y = y0 + (2 * (np.arange(height) - y1) + 1) * h0 // (2 * h1)
+        inside = ((y >= 0) & (y < height))[:, None] & (x >= 0) & (x < width)
+        expected = inside & (mask[np.ix_(y % height, x % width)] > 0)
+        assert counts == by_coco([expected])[0]
+
+
+@fast
 @given(stacks())
 def test_unpack_and_pack(masks):
     counts = by_coco(masks)
@@ -218,6 +236,7 @@ def test_no_masks():
     assert rle.box([], (3, 4)).shape == (0, 4)
     assert rle.iou([], ["l0"], (4, 4)).shape == (0, 1)
     assert rle.intersection([], []) == []
+    assert rle.moved([], np.zeros((0, 4)), np.zeros((0, 4)), (3, 4)) == []
     assert rle.problems([], (3, 4)).shape == (0,)
     assert len(rle.intervals([])[0]) == 0
 

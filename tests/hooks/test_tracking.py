@@ -269,7 +269,7 @@ def test_headlines_have_plain_names_by_one_protocol_each():
     assert headlines(table) == {"AP_amodal": 40.0, "mIoU_occluded": 20.0}
     assert headlines(table, ["orcnn/AP_amodal"]) == {
         "AP_amodal": 40.0,
-        "orcnn/AP_amodal": 30.0,
+        "orcnn.AP_amodal": 30.0,
         "mIoU_occluded": 20.0,
     }
 

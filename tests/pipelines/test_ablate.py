@@ -160,7 +160,9 @@ def test_mlflow_has_a_child_run_for_each_row_with_losses_and_results(project):
         assert [m.step for m in losses] == list(range(1, len(losses) + 1)) and losses
         assert row.data.metrics["AP_both"] >= 0
         assert parent.data.metrics[f"{row.info.run_name}/AP_both"] == row.data.metrics["AP_both"]
-        assert "orcnn/AP_amodal" in row.data.metrics  # one that this ablation compares
+        assert "orcnn.AP_amodal" in row.data.metrics  # one that this ablation compares
+        data = {each.dataset.name for each in row.inputs.dataset_inputs}
+        assert data == {"scenes train", "scenes val"}
         assert {f.path for f in client.list_artifacts(row.info.run_id)} == {
             "checkpoint",
             "results.csv",

@@ -406,6 +406,8 @@ def test_definitions_follow_the_name():
     assert definition("order_accuracy_touching").endswith("visible masks touch.")
     assert "different pasted occluders" in definition("occluder_consistency")
     assert definition("mIoU_occluded") != definition("mIoU_full")
+    line = definition("mIoU_occluded_zero_per_frame_partly_occluded_post_video")
+    assert all(part in line for part in ("0 in frames", "then over frames", "10–70 %", "elsewhere"))
     unknown = ("madness", "AP_nothing", "AR_amodal", "AP_matched", "IoU_dataset_per_category", "")
     unknown += ("AR_top100", "AP_things_none", "AP_touching")
     assert {definition(name) for name in unknown} == {""}

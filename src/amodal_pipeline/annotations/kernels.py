@@ -176,6 +176,60 @@ def merge(a, a_offsets, b, b_offsets, keep):
 
 
 @compiled
+def move(runs, offsets, source, target, sizes):
+    """Return runs and their offsets of masks that are shifted and scaled as their boxes are.
+
+    Each target pixel takes the value of the pixel that its centre comes from, in integers.
+
+    Args:
+        runs, offsets: of the masks.
+        source, target: int64 [N, 4], boxes (x, y, width, height), not empty.
+        sizes: int64 [N, 2], canvas (height, width) of each.
+    """
+    out, count = np.empty(2 * len(runs) + 1024, np.int64), 0
+    out_offsets = np.zeros(len(offsets), np.int64)
+    for i in range(len(sizes)):
+        height, width = sizes[i]
+        x0, y0, w0, h0 = source[i]
+        x1, y1, w1, h1 = target[i]
+        at, stop, start = offsets[i] + 1, offsets[i + 1], runs[offsets[i]]
+        done = np.int64(0)  # where the last foreground run of the result ends
+        for column in range(width):
+            x = x0 + (2 * (column - x1) + 1) * w0 // (2 * w1)
+            if x < 0 or x >= width:
+                continue
+            top, bottom = x * height, (x + 1) * height
+            while at < stop and start + runs[at] <= top:
+                start += runs[at] + (runs[at + 1] if at + 1 < stop else 0)
+                at += 2
+            run, begin = at, start
+            while run < stop and begin < bottom:
+                if count + 3 > len(out):
+                    out = np.concatenate((out, np.empty(len(out), np.int64)))
+                # The first rows whose centres come from behind the edges of this run.
+                first = y1 - (h0 - 2 * (max(begin, top) - top - y0) * h1) // (2 * h0)
+                last = y1 - (h0 - 2 * (min(begin + runs[run], bottom) - top - y0) * h1) // (2 * h0)
+                low = column * height + min(max(first, 0), height)
+                high = column * height + min(max(last, 0), height)
+                if high > low and low == done and count > out_offsets[i]:
+                    out[count - 1] += high - low
+                    done = high
+                elif high > low:
+                    out[count], out[count + 1] = low - done, high - low
+                    count += 2
+                    done = high
+                begin += runs[run] + (runs[run + 1] if run + 1 < stop else 0)
+                run += 2
+        if done < height * width:
+            if count + 1 > len(out):
+                out = np.concatenate((out, np.empty(len(out), np.int64)))
+            out[count] = height * width - done
+            count += 1
+        out_offsets[i + 1] = count
+    return out[:count], out_offsets
+
+
+@compiled
 def shared_area(a, start_a, stop_a, b, start_b, stop_b):
     """Count the pixels that are foreground in both of two masks."""
     at_a, at_b = start_a + 1, start_b + 1

@@ -320,6 +320,24 @@ def dilate(counts: Masks, sizes: Sizes) -> list[str]:
     return from_intervals(owner[first], start[first], reach[last] - base[last], sizes, n)
 
 
+def moved(counts: Masks, source: np.ndarray, target: np.ndarray, sizes: Sizes) -> list[str]:
+    """Return masks shifted and scaled as their boxes are, cut off at the canvas.
+
+    A pixel is foreground if its centre comes from a foreground pixel. Exact: all in integers.
+
+    Args:
+        source, target: boxes (x, y, width, height) of whole pixels, not empty, integers [N, 4].
+        sizes: canvas of each.
+    """
+    sizes = _sizes(sizes, len(counts))
+    source, target = (np.ascontiguousarray(boxes, np.int64) for boxes in (source, target))
+    texts = []
+    for batch in batches(characters(counts)):
+        runs, size = unpack(counts[batch]), sizes[batch].copy()
+        texts += pack(*kernels.move(runs.lengths, runs.offsets, source[batch], target[batch], size))
+    return texts
+
+
 def shared_area(a: Masks, b: Masks) -> np.ndarray:
     """Return the pixels of a ∩ b, row by row, int64 [N]."""
     areas = np.zeros(len(a), np.int64)

@@ -187,7 +187,8 @@ def headlines(results: pd.DataFrame, also: Iterable[str] = ()) -> dict[str, floa
         also: further metrics, as "<protocol>/<metric>".
 
     Returns:
-        Values in 0–100; metrics in :data:`HEADLINES` by their plain names.
+        Values in 0–100; metrics in :data:`HEADLINES` by their plain names, further ones as
+        "<protocol>.<metric>".
     """
     rows = results[(results["category"] == "all") & results["value"].notna()]
     found = {}
@@ -195,7 +196,8 @@ def headlines(results: pd.DataFrame, also: Iterable[str] = ()) -> dict[str, floa
         if HEADLINES.get(row.metric) == row.protocol:
             found[row.metric] = float(row.value)
         elif f"{row.protocol}/{row.metric}" in also:
-            found[f"{row.protocol}/{row.metric}"] = float(row.value)
+            # No slash: in the parent's names it comes after a child's, which may be "orcnn", too.
+            found[f"{row.protocol}.{row.metric}"] = float(row.value)
     return found
 
 

@@ -183,6 +183,13 @@ def link(uri: str, experiment: str) -> str | None:
     return f"{page}/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
+def viewer(project: Path) -> str:
+    """Return the command that shows the runs of mlflow.db: a clone has a shorter one."""
+    if (project / "Makefile").exists():
+        return "make ui"
+    return "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+
+
 def shown(uri: str) -> str:
     """Return a store's host and port, or its file, without the password in its address."""
     place = urlsplit(uri)

@@ -1,10 +1,12 @@
 """The summary at the end of a run."""
 
+from pathlib import Path
+
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-PRINTED = ("coco", "vrsp", "completion")  # protocols in the summary; the report has all
+PRINTED = ("coco", "vrsp", "completion", "video")  # protocols in the summary; the report has all
 
 
 class SummaryHook:
@@ -45,7 +47,8 @@ class SummaryHook:
                 console.print(table)
         folder = catalog.load("params:folders.report")
         console.print(f"Report and pictures: {folder / 'report.html'}", soft_wrap=True)
-        console.print("Lineage: make viz")
+        if Path("Makefile").exists():
+            console.print("Lineage: make viz")
 
 
 def _text(value: float) -> str:

@@ -64,6 +64,7 @@ class TrackingHook:
         self._followers: dict[str, Follower] = {}
         self._rows: list[FollowedRow] = []
         self._row_start: int | None = None
+        self._row_data: dict[str, Any] = {}  # annotations that rows are made of, by name
         self._described: dict[str, Any] = {}
         self._parameters: dict[str, Any] = {}
         self._logged: set[str] = set()  # names of the parameters logged to the parent
@@ -100,6 +101,7 @@ class TrackingHook:
             place = inputs[f"{node.namespace}.place"]
             self._rows = [FollowedRow(row, place.rows / row.name, place.scores) for row in rows]
             self._row_start = now()
+            self._row_data = {k: v for k, v in inputs.items() if k.startswith("annotations_")}
             self._follow(node, partial(self._look_at_rows, node.namespace))
 
     @hook_impl
@@ -144,7 +146,7 @@ class TrackingHook:
             from rich.console import Console
 
             local = store.uri_of(self._project).startswith("sqlite")
-            start = "make ui, then " if local else ""
+            start = f"{store.viewer(self._project)}, then " if local else ""
             Console().print(f"Compare runs: {start}{link}", soft_wrap=True, highlight=False)
 
     @hook_impl
@@ -320,6 +322,8 @@ class TrackingHook:
                 row.run = self._runs.open(row.row.name, tags, self._row_start)
                 values = _flat(row.row.job.model_dump())
                 self._attempt(self._runs.log_parameters, row.run, values)
+                for name, data in self._row_data.items():
+                    self._attempt(self._log_data, row.run, name, data)
             self._attempt(row.history.send, partial(self._runs.log_history, row.run))
             if scored:
                 self._rows.remove(row)

@@ -2,8 +2,8 @@
 
 Images are drawn with replacement, as many as there are (Efron, 1979); an interval is between the
 2.5 % and 97.5 % quantiles. Objects of one image are not independent: drawing them one by one would
-make intervals too narrow. Images of the same individuals are not independent either, so they are
-drawn together (the cluster bootstrap).
+make intervals too narrow. Images of the same individuals are not independent either, nor are the
+frames of a video, so they are drawn together (the cluster bootstrap).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,25 +22,29 @@ _CHUNK = 50  # resamples at once, which limits the memory
 
 
 def groups_of(annotations: AmodalAnnotations) -> np.ndarray:
-    """Return which images are drawn together: those that show the same individuals.
+    """Return which images are drawn together: frames of a video, or views of the same individuals.
 
     Returns:
         int64 [images], images in ascending order of id, groups numbered 0, 1, … as they first
-        appear. Images that share a ``track_id``, directly or through others, are one group if every
-        counted object in them has one; any other image is a separate group.
+        appear. Images with one ``video_id`` are one group. So are images that share a ``track_id``,
+        directly or through others, if every counted object in them has one. Any other image is a
+        separate group.
     """
     table = annotations.instances
     counted = table[~table["ignore"].to_numpy(dtype=bool)]
-    ids = np.unique(annotations.images["image_id"].to_numpy(dtype=np.int64))
+    images = annotations.images.sort_values("image_id")
+    ids = images["image_id"].to_numpy(dtype=np.int64)
     image = np.searchsorted(ids, counted["image_id"].to_numpy(dtype=np.int64))
     untracked = counted["track_id"].isna().to_numpy(dtype=bool)
     linked = ~np.isin(image, image[untracked])
-    tracks = counted["track_id"][linked].to_numpy(dtype=np.int64)
-    names, track = np.unique(tracks, return_inverse=True)
-    nodes = len(ids) + len(names)
-    edges = coo_array(
-        (np.ones(len(track), bool), (image[linked], len(ids) + track)), shape=(nodes, nodes)
-    )
+    track, tracks = pd.factorize(counted["track_id"][linked].to_numpy(dtype=np.int64))
+    frames = images["video_id"].notna().to_numpy(dtype=bool)
+    video, videos = pd.factorize(images["video_id"][frames].to_numpy(dtype=np.int64))
+    # Images are linked to their tracks and their videos, which are nodes too.
+    ends = np.concatenate([image[linked], np.flatnonzero(frames)])
+    others = len(ids) + np.concatenate([track, len(tracks) + video])
+    nodes = len(ids) + len(tracks) + len(videos)
+    edges = coo_array((np.ones(len(ends), bool), (ends, others)), shape=(nodes, nodes))
     component = connected_components(edges, directed=False)[1][: len(ids)]
     _, first, group = np.unique(component, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[group]

@@ -122,37 +122,57 @@ def completions(evidence: Evidence, matches: DetectionMatches | None = None) -> 
             detector than the predictions.
     """
     prediction, instance = pair(evidence, matches)
-    truth, table = evidence.annotations.instances, evidence.predictions.predictions
-    area = {k: rle.area(truth[f"{k}_rle"].tolist()) for k in ("amodal", "visible")}
-    of = np.full(len(truth), -1, np.int64)
+    of = np.full(len(evidence.annotations.instances), -1, np.int64)
     of[instance] = prediction
-
-    drawn = table["amodal_rle"].iloc[prediction]
-    there = drawn.notna().to_numpy(dtype=bool)
-    masks, at = drawn[there].tolist(), instance[there]
-    amodal, visible = (truth[f"{name}_rle"].iloc[at].tolist() for name in ("amodal", "visible"))
-
-    def fit(masks: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        # Without a prediction the intersection is empty, and the union is the true mask.
-        full = np.stack([np.zeros_like(area["amodal"]), area["amodal"]], axis=1)
-        hidden = np.stack([full[:, 0], area["amodal"] - area["visible"]], axis=1)
-        shared = rle.shared_area(masks, amodal)
-        full[at] = np.stack([shared, rle.area(masks) + area["amodal"][at] - shared], axis=1)
-        # V* lies inside A*: taking it off shrinks the intersection by |P ∩ V*|, the union by |V*|.
-        less = np.stack([rle.shared_area(masks, visible), area["visible"][at]], axis=1)
-        hidden[at] = full[at] - less
-        return full, hidden
-
-    full, hidden = fit(masks)
-    post = (None, None)
-    if evidence.has("visible_rle"):
-        inputs = table["visible_rle"].iloc[prediction[there]]
-        # A prediction without a visible mask stays as it is.
-        inputs = inputs.where(inputs.notna(), pd.Series(masks, inputs.index, inputs.dtype))
-        post = fit(rle.union(masks, inputs.tolist()))
+    at, masks, inputs = drawn(evidence, of)
+    post = (None, None) if inputs is None else fit(evidence, at, rle.union(masks, inputs))
     counted = ~evidence.marked
-    occluded = counted & (area["amodal"] > area["visible"])
-    return Completions(of, full, hidden, *post, counted, occluded)
+    occluded = counted & (evidence.area["amodal"] > evidence.area["visible"])
+    return Completions(of, *fit(evidence, at, masks), *post, counted, occluded)
+
+
+def drawn(
+    evidence: Evidence, prediction: np.ndarray
+) -> tuple[np.ndarray, list[str], list[str] | None]:
+    """Return the objects with a predicted amodal mask, these masks, and the masks they complete.
+
+    Args:
+        evidence: the tables.
+        prediction: of each object, int64 [G], as :class:`Completions` has it.
+
+    Returns:
+        rows of objects, int64 [M]; their predicted amodal masks; and the visible masks that were
+        completed, None if the method names none. A prediction without a visible mask has its amodal
+        one in its place, to which it adds nothing.
+    """
+    table, at = evidence.predictions.predictions, np.flatnonzero(prediction >= 0)
+    amodal = table["amodal_rle"].iloc[prediction[at]]
+    there = amodal.notna().to_numpy(dtype=bool)
+    at, masks = at[there], amodal[there].tolist()
+    if not evidence.has("visible_rle"):
+        return at, masks, None
+    inputs = table["visible_rle"].iloc[prediction[at]]
+    inputs = inputs.where(inputs.notna(), pd.Series(masks, inputs.index, inputs.dtype))
+    return at, masks, inputs.tolist()
+
+
+def fit(evidence: Evidence, at: np.ndarray, masks: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return how well masks [M] fit the objects ``at``, as :class:`Completions` has it.
+
+    Returns:
+        (intersection, union) with the amodal mask, and both outside the visible mask, int64 [G, 2]
+        each. Without a predicted mask the intersection is empty, and the union is the true mask.
+    """
+    area, truth = evidence.area, evidence.annotations.instances
+    amodal, visible = (truth[f"{name}_rle"].iloc[at].tolist() for name in ("amodal", "visible"))
+    full = np.stack([np.zeros_like(area["amodal"]), area["amodal"]], axis=1)
+    hidden = np.stack([full[:, 0], area["amodal"] - area["visible"]], axis=1)
+    shared = rle.shared_area(masks, amodal)
+    full[at] = np.stack([shared, rle.area(masks) + area["amodal"][at] - shared], axis=1)
+    # V* lies inside A*: taking it off shrinks the intersection by |P ∩ V*|, the union by |V*|.
+    less = np.stack([rle.shared_area(masks, visible), area["visible"][at]], axis=1)
+    hidden[at] = full[at] - less
+    return full, hidden
 
 
 def tallies(

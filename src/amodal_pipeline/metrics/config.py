@@ -6,7 +6,9 @@ from pydantic import Field, model_validator
 
 from amodal_pipeline.layers.configs import Seed, Strict
 
-Protocol = Literal["coco", "coco_agnostic", "vrsp", "orcnn", "amodalapi", "completion", "order"]
+Protocol = Literal[
+    "coco", "coco_agnostic", "vrsp", "orcnn", "amodalapi", "completion", "order", "video"
+]
 
 
 class EvaluationConfig(Strict):
@@ -29,7 +31,14 @@ class EvaluationConfig(Strict):
     vrsp_released: bool = False
     per_category: bool = True
     matched_by: tuple[str, ...] = ()
-    headline: tuple[str, ...] = ("AP_amodal", "AP_amodal_occluded15", "mIoU_full", "mIoU_occluded")
+    headline: tuple[str, ...] = (
+        "AP_amodal",
+        "AP_amodal_occluded15",
+        "mIoU_full",
+        "mIoU_occluded",
+        "mIoU_full_per_object",
+        "mIoU_occluded_per_object",
+    )
     headline_resamples: int = Field(1000, ge=0)
     resamples: int = Field(200, ge=0)
     seed: Seed = 0

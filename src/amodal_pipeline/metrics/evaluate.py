@@ -13,7 +13,7 @@ from amodal_pipeline.annotations.tables import (
     PredictionsMetadata,
     frame,
 )
-from amodal_pipeline.metrics import bootstrap, completion, protocols, results
+from amodal_pipeline.metrics import bootstrap, completion, protocols, results, video
 from amodal_pipeline.metrics.checks import check
 from amodal_pipeline.metrics.coco import RECALLS, Precision
 from amodal_pipeline.metrics.completion import DetectionMatches, Population, completes_truth
@@ -50,9 +50,10 @@ def evaluate(
 
     Returns:
         Results of the protocols "coco", "coco_agnostic", "vrsp", "vrsp_released" (if configured),
-        "orcnn", "amodalapi", "completion" and "order" (if the predictions have one).
-        Predictions that complete true objects (``instance_id``) get only the last two, because
-        nothing was detected. Predictions without amodal masks get no rows of these two, because
+        "orcnn", "amodalapi", "completion", "order" (if the predictions have one) and "video" (if
+        the annotations follow objects through videos).
+        Predictions that complete true objects (``instance_id``) get only the last three, because
+        nothing was detected. Predictions without amodal masks get no rows of these three, because
         objects are matched by amodal masks.
 
     Raises:
@@ -170,6 +171,9 @@ def _tallies(
             evidence.annotations, evidence.predictions, prediction, instance
         ):
             yield "order", tally
+    if "video" in config.protocols and video.applies(evidence.annotations):
+        for tally in video.tallies(evidence, found):
+            yield "video", tally
 
 
 def _is_headline(tally: Tally, headline: Sequence[str]) -> bool:

@@ -60,6 +60,11 @@ class Evidence:
         return self.annotations.instances["occlusion_rate"].to_numpy(dtype=np.float32)
 
     @cached_property
+    def area(self) -> dict[str, np.ndarray]:
+        """Return the pixels of the true "amodal" and "visible" masks, int64 [G] each."""
+        return {kind: rle.area(self._masks[f"truth {kind}"]) for kind in ("amodal", "visible")}
+
+    @cached_property
     def _masks(self) -> dict[str, pa.Array]:
         tables = {"detection": self.predictions.predictions, "truth": self.annotations.instances}
         return {

@@ -36,15 +36,5 @@ def covered_by_objects(image_ids: np.ndarray, visible: Sequence[str]) -> list[st
     """
     _, group = np.unique(image_ids, return_inverse=True)
     order = np.argsort(group, kind="stable")
-    masks, of = [visible[i] for i in order], group[order]
-    # Unions of neighbours, until one mask per image is left.
-    while len(masks) > len(np.unique(of)):
-        rank = np.arange(len(of)) - np.searchsorted(of, of)
-        first = np.flatnonzero(rank % 2 == 0)
-        paired = first[
-            (first + 1 < len(of)) & (of[np.minimum(first + 1, len(of) - 1)] == of[first])
-        ]
-        joined = rle.union([masks[i] for i in paired], [masks[i + 1] for i in paired])
-        together = dict(zip(paired.tolist(), joined, strict=True))
-        masks, of = [together.get(i, masks[i]) for i in first.tolist()], of[first]
-    return [masks[i] for i in group]
+    _, covered = rle.united(group[order], [visible[i] for i in order])
+    return [covered[i] for i in group]

@@ -54,6 +54,8 @@ _METRIC = (
     r"^(AP(50|75)?|AR(1|10|100|1000)?)(_(amodal|visible|invisible|both|box|top100))?"
     r"(_(none|partial|heavy))?(_(things|stuff))?(_occluded\d+(\.\d+)?)?$"
     r"|^(mIoU_(full|occluded)|IoU_dataset(_occluded)?)(_(post|matched|common|per_category))*$"
+    r"|^mIoU_(full|occluded(_zero)?|on_others)_per_(object(_frame)?|frame)"
+    r"(_partly_occluded|_(un)?seen_elsewhere)?(_post(_video)?)?$"
     r"|^order_(accuracy|coverage)(_occluding|_touching)?$"
     r"|^occluder_consistency$"
 )
@@ -82,6 +84,7 @@ class _Row(BaseModel):
         "amodalapi",
         "completion",
         "order",
+        "video",
     ]
     category: _Text
     metric: Annotated[str, StringConstraints(pattern=_METRIC)]

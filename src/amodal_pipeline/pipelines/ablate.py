@@ -119,7 +119,10 @@ def create_pipeline(method: str) -> Pipeline:
         inputs={each for each in free if not each.startswith("params:")},
         parameters={each for each in free if each.startswith("params:")},
     )
-    return rows + _upstream(upstream, own, jobs) if upstream else rows
+    # What a completer starts from is trained with its detector, in one upstream pipeline.
+    if upstream is None or described.task == "complete":
+        return rows
+    return rows + _upstream(upstream, own, jobs)
 
 
 def _upstream(upstream: str, ablation: str, jobs: tuple[str, ...]) -> Pipeline:

@@ -66,6 +66,35 @@ _REMARKS = {
     "_matched": "detected objects only",
     "_common": "only objects that all compared methods detected",
 }
+_FRAMES = {
+    "mIoU_full": "IoU of predicted and true amodal mask",
+    "mIoU_occluded": "IoU of predicted and true mask outside the true visible part, over frames "
+    "with a hidden part",
+    "mIoU_occluded_zero": "IoU of predicted and true mask outside the true visible part, 0 in "
+    "frames without a hidden part",
+    "mIoU_on_others": "IoU of predicted and true mask on pixels at which other objects are visible",
+    "temporal_consistency": "IoU of an object's predictions in consecutive frames, its motion "
+    "compensated, relative to that of the truth (at most 100)",
+}
+_UNITS = {
+    "object": "mean over each object's frames, then over objects",
+    "object_frame": "mean over all frames of all objects",
+    "frame": "mean over each frame's objects, then over frames",
+}
+_POPULATIONS = {
+    "": "",
+    "_partly_occluded": "frames occluded by 10–70 % only, as SaVos chooses them",
+    "_seen_elsewhere": "hidden parts that are visible in another frame only",
+    "_unseen_elsewhere": "hidden parts that are visible in no other frame only",
+}
+_POSTS = {
+    "": "",
+    "_post": _REMARKS["_post"],
+    "_post_video": "completed on pixels of other objects only, the visible mask elsewhere",
+}
+_VIDEO = re.compile(
+    rf"({'|'.join(_FRAMES)})_per_({'|'.join(_UNITS)})({'|'.join(_POPULATIONS)})({'|'.join(_POSTS)})"
+)
 
 PROTOCOLS = {
     "coco": "COCO's figures; objects to be ignored count neither for nor against",
@@ -79,6 +108,7 @@ PROTOCOLS = {
     "completion": "how well masks of detected or given objects are completed; an object without a "
     "prediction counts 0",
     "order": "who hides whom, over pairs of objects whose whole masks overlap",
+    "video": "how well masks of objects are completed in the frames of videos, and how steadily",
     "consistency": "how alike the masks are that an object gets under different pasted occluders",
 }
 """Protocols in the order in which a report shows them; any other comes after them."""
@@ -119,6 +149,13 @@ MAIN_METRICS = (
     "mIoU_full_common",
     "mIoU_occluded_common",
     "IoU_dataset",
+    "mIoU_full_per_object",
+    "mIoU_occluded_per_object",
+    "mIoU_full_per_object_post_video",
+    "mIoU_occluded_per_object_post_video",
+    "mIoU_occluded_per_object_seen_elsewhere",
+    "mIoU_occluded_per_object_unseen_elsewhere",
+    "temporal_consistency_per_object",
     "order_accuracy",
     "order_coverage",
     "order_accuracy_occluding",
@@ -137,6 +174,10 @@ def definition(metric: str) -> str:
     name, remarks = metric, []
     if name in _REST:
         return f"{_REST[name]}."
+    if found := _VIDEO.fullmatch(name):
+        measure, unit, population, post = found.groups()
+        parts = (_FRAMES[measure], _UNITS[unit], _POPULATIONS[population], _POSTS[post])
+        return "; ".join(filter(None, parts)) + "."
     for ending, pairs in _PAIRS.items():
         if name.endswith(ending) and name.removesuffix(ending) in _ORDER:
             return "; ".join([_ORDER[name.removesuffix(ending)], *pairs]) + "."
