@@ -381,6 +381,12 @@ class C2FSegConfig(_C2FSegNetwork):
     predicted_share: float = Field(0.5, ge=0, le=1)
 
 
+def _check_looks_around_visible_masks(name: str, crop: CropConfig) -> None:
+    """Refuse windows around amodal boxes, which videos do not have."""
+    if crop.around != "visible":
+        raise ValueError(f"{name} looks around visible masks: set crop.around to visible")
+
+
 class C2FSegVideoConfig(_C2FSegNetwork):
     """C2F-Seg for videos (Gao et al., ICCV 2023, sec. 3.5), its ablations and released variants.
 
@@ -457,8 +463,7 @@ class C2FSegVideoConfig(_C2FSegNetwork):
 
     @model_validator(mode="after")
     def _fits_in_time(self) -> "C2FSegVideoConfig":
-        if self.crop.around != "visible":
-            raise ValueError(f"{self.name} looks around visible masks: set crop.around to visible")
+        _check_looks_around_visible_masks(self.name, self.crop)
         if self.window and self.window > self.frames:
             raise ValueError(
                 f"window {self.window} has more frames than a clip ({self.frames}): make it at "
@@ -704,4 +709,68 @@ class A3DConfig(Strict):
             )
         if self.fitted and self.box_noise:
             raise ValueError("fitted=true needs exact boxes: set box_noise=0, or fitted=false")
+        return self
+
+
+class MaskUNetVideoConfig(Strict):
+    """A 3D U-Net over the visible masks of a clip: a control that other methods have to beat.
+
+    ``channels``: of each level, finest first; every level but the first halves height and width,
+    none halves time. ``image``: the frames are given beside the masks. ``corruption``: of the given
+    masks in training. ``dice``: weight of a Dice loss beside the cross-entropy. ``frames``: T of a
+    training clip; ``inference_frames``: how many frames are completed together; None is T.
+
+    It is of no paper: form and schedule are ours.
+    """
+
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="complete",
+        network="amodal_pipeline.methods.mask_unet_video:MaskUNetVideo",
+        recipe={
+            "iterations": 75_000,
+            "batch_size": 4,
+            "optimizer": "adamw",
+            "learning_rate": 3e-4,
+            "weight_decay": 0.01,
+            "decay_vectors": False,
+            "schedule": "cosine",
+            "warmup_iterations": 1_000,
+        },
+        batches="amodal_pipeline.methods.mask_unet_video:batches",
+        learns_from="clips",
+        after_training=frozenset({"inference_frames"}),
+    )
+
+    name: Literal["mask_unet_video"] = "mask_unet_video"
+    crop: ClipCropConfig = ClipCropConfig(side=128, image_side=128)
+    corruption: CorruptionConfig | None = None
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), min_length=1)
+    image: bool = False
+    dice: float = Field(0.0, ge=0)
+    frames: int = Field(16, gt=0)
+    inference_frames: PositiveInt | None = None
+
+    @property
+    def stretch(self) -> int:
+        """How many frames are completed together."""
+        return self.inference_frames or self.frames
+
+    @property
+    def overlap(self) -> int:
+        """By how many frames two stretches of a longer track overlap."""
+        return self.stretch // 2
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "MaskUNetVideoConfig":
+        if self.crop.side % 2 ** (len(self.channels) - 1):
+            raise ValueError(
+                f"crops of {self.crop.side} pixels cannot be halved {len(self.channels) - 1} times "
+                "(channels): choose another crop.side"
+            )
+        if self.image and self.crop.image_side != self.crop.side:
+            raise ValueError(
+                f"{self.name} sees image and masks as one: crop.side {self.crop.side} and "
+                f"crop.image_side {self.crop.image_side} must be the same"
+            )
+        _check_looks_around_visible_masks(self.name, self.crop)
         return self
