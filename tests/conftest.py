@@ -249,6 +249,14 @@ TINY_RIVALS = {
         "channels": [4, 8, 8],
         "frames": 6,
     },
+    "savos": {
+        "name": "savos",
+        "crop": {"enlarge": 1.5, "side": 32, "image_side": 32},
+        "channels": [4, 4, 8, 8, 8, 16],
+        "flow_channels": [4, 4, 8, 8, 8, 16],
+        "width": 16,
+        "frames": 5,
+    },
 }
 
 

@@ -49,6 +49,8 @@ class Description:
         picture: how to draw a trained method: "module:function", called with the checkpoint, the
             validation split and the number of objects; and the names of the data sets it returns.
         needs_boxes: whether a completer needs amodal boxes.
+        sees_flow: whether a method that learns from clips is given their optical flow
+            (:mod:`~..samples.motion`).
         learns_from_detections: whether a completer is also trained on a detector's predictions.
         pretrained_on_views: whether it may start from ``pretrain_<job>``, a training on views of
             single objects.
@@ -67,6 +69,7 @@ class Description:
     compared_with: tuple[str, ...] = ()
     picture: tuple[str, tuple[str, ...]] | None = None
     needs_boxes: bool = False
+    sees_flow: bool = False
     learns_from_detections: bool = False
     pretrained_on_views: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)
