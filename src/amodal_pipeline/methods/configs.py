@@ -754,12 +754,12 @@ class MaskUNetVideoConfig(Strict):
 
     @property
     def stretch(self) -> int:
-        """How many frames are completed together."""
+        """Return how many frames are completed together."""
         return self.inference_frames or self.frames
 
     @property
     def overlap(self) -> int:
-        """By how many frames two stretches of a longer track overlap."""
+        """Return by how many frames two stretches of a longer track overlap."""
         return self.stretch // 2
 
     @model_validator(mode="after")
@@ -827,12 +827,12 @@ class SaVosConfig(Strict):
 
     @property
     def stretch(self) -> int:
-        """How many frames are completed together."""
+        """Return how many frames are completed together."""
         return self.inference_frames or self.frames
 
     @property
     def overlap(self) -> int:
-        """By how many frames two stretches of a longer track overlap."""
+        """Return by how many frames two stretches of a longer track overlap."""
         return self.stretch // 2
 
     @model_validator(mode="after")

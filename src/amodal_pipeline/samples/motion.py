@@ -61,7 +61,7 @@ class Flows:
         """Return the flow of a row of the table; it must not be written to.
 
         Raises:
-            ValueError: its file is damaged, or there is none and OpenCV is missing.
+            ValueError: its file is damaged, or it has no file and OpenCV is missing.
         """
         other, else_of = (self.previous, self.next) if backward else (self.next, self.previous)
         if other[image] == _NONE:

@@ -84,8 +84,10 @@ class SaVos(nn.Module):
         *,
         raw: bool = False,
     ) -> np.ndarray:
-        """Amodal masks of objects of one image, in evaluation mode: see
-        :func:`~amodal_pipeline.methods.completer.complete`."""
+        """Return amodal masks of objects of one image, in evaluation mode.
+
+        See :func:`~amodal_pipeline.methods.completer.complete`.
+        """
         return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
     def _predict(self, clip: _Clip) -> _Said:
