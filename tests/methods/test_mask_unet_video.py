@@ -5,7 +5,7 @@ import torch
 
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.jobs.evaluate import complete_true
+from amodal_pipeline.jobs.complete import complete_true
 from amodal_pipeline.methods.configs import MaskUNetVideoConfig
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.loop import train

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amodal_pipeline import methods
-from amodal_pipeline.jobs.evaluate import complete_true
+from amodal_pipeline.jobs.complete import complete_true
 from amodal_pipeline.methods.configs import SaVosConfig
 from amodal_pipeline.methods.savos.method import _Clip, _consistency, _photometric, fused
 from amodal_pipeline.methods.savos.network import PATCH
