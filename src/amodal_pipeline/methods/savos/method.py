@@ -143,11 +143,12 @@ class _Clip:
     @classmethod
     def of(cls, images: Tensor, targets: dict[str, Tensor]) -> _Clip:
         given, device = targets["input"], images.device
-        if images.ndim == 4:
+        alone = images.ndim == 4
+        if alone:
             images, given = images[:, None], given[:, None]
         shape = given.shape[:2]
         pixels = images.float() if images.is_floating_point() else images.float() / 255
-        if "forward" not in targets:  # of single images
+        if alone:
             still = torch.zeros(*shape, 2, *PATCH, device=device)
             window = torch.tensor([0.0, 0.0, 1.0, 1.0], device=device).expand(*shape, 4)
             real = torch.ones(shape, dtype=torch.bool, device=device)
