@@ -1,4 +1,4 @@
-"""What methods that follow motion are given of clips: optical flow, and where other objects are.
+"""Clips with motion: optical flow, frames that follow each other, and pixels of other objects.
 
 Flow is read from the files of a data set, or where it has none estimated by OpenCV's DIS (Kroeger
 et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016).
@@ -63,9 +63,9 @@ class Flows:
         Raises:
             ValueError: its file is damaged, or it has no file and OpenCV is missing.
         """
-        other, else_of = (self.previous, self.next) if backward else (self.next, self.previous)
+        other, opposite = (self.previous, self.next) if backward else (self.next, self.previous)
         if other[image] == _NONE:
-            image = int(else_of[image])
+            image = int(opposite[image])
             if image == _NONE:
                 return torch.zeros(2, 1, 1)
         key = (image, backward)
@@ -127,7 +127,7 @@ def estimated(image: Tensor, other: Tensor, name: str = "") -> np.ndarray:
 
 
 class Motion:
-    """What is given of the frames of clips beside masks and pixels.
+    """Optical flow, windows and times of the frames of clips.
 
     Args:
         images: rows of IMAGES.
@@ -141,7 +141,7 @@ class Motion:
         self.image = position.loc[image_ids].to_numpy(dtype=np.int64)
 
     def targets(self, rows: np.ndarray, seen: ClipWindows, side: int) -> dict[str, Tensor]:
-        """Return what is known of M rows.
+        """Return the motion of M rows.
 
         "forward" and "backward" float32 [M, 2, side, side]: optical flow to the next frame and to
         the one before, (dx, dy) in pixels of the frame, 0 beyond the object's own window. "own"
