@@ -241,9 +241,29 @@ TINY_CLIPS = {
     "refinement_channels": [8, 8, 8, 4, 4],
 }
 
+# Its rivals.
+TINY_RIVALS = {
+    "mask_unet_video": {
+        "name": "mask_unet_video",
+        "crop": {"side": 32, "image_side": 32},
+        "channels": [4, 8, 8],
+        "frames": 6,
+    },
+    "savos": {
+        "name": "savos",
+        "crop": {"enlarge": 1.5, "side": 32, "image_side": 32},
+        "channels": [4, 4, 8, 8, 8, 16],
+        "flow_channels": [4, 4, 8, 8, 8, 16],
+        "width": 16,
+        "frames": 5,
+    },
+}
+
 
 def tiny_method(name: str):
     """The configuration of a method small enough to train in a test."""
+    if name in TINY_RIVALS:
+        return MethodConfig.model_validate(TINY_RIVALS[name]).root
     if name == "c2f_seg_video":
         return MethodConfig.model_validate(TINY_CLIPS).root
     if name in TINY_COMPLETERS:

@@ -11,6 +11,7 @@ from torch import nn
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.known_objects import no_objects, true_objects
 from amodal_pipeline.layers.configs import ClipCropConfig
+from amodal_pipeline.methods.configs import C2FSegVideoConfig
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.completing_clips import complete, stretches
 
@@ -23,7 +24,8 @@ class Stub(nn.Module):
     def __init__(self, frames=4, overlap=2, **crop) -> None:
         super().__init__()
         crop = ClipCropConfig(**{"side": 96, "image_side": 32, **crop})
-        self.config = SimpleNamespace(crop=crop, stretch=frames, overlap=overlap)
+        config = {"crop": crop, "stretch": frames, "overlap": overlap}
+        self.config = SimpleNamespace(**config, DESCRIPTION=C2FSegVideoConfig.DESCRIPTION)
         self.given = []
 
     def forward(self, images, targets):

@@ -3,7 +3,7 @@
 This module does not import torch: Kedro checks parameters with these classes before a run starts.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -22,6 +22,8 @@ from amodal_pipeline.layers.configs import (
     Strict,
 )
 from amodal_pipeline.methods.contract import Description, Part
+
+SixChannels = Annotated[tuple[PositiveInt, ...], Field(min_length=6, max_length=6)]
 
 
 class MaskRCNNConfig(Strict):
@@ -405,6 +407,12 @@ class C2FSegConfig(_C2FSegNetwork):
     predicted_share: float = Field(0.5, ge=0, le=1)
 
 
+def _check_looks_around_visible_masks(name: str, crop: CropConfig) -> None:
+    """Refuse windows around amodal boxes, which videos do not have."""
+    if crop.around != "visible":
+        raise ValueError(f"{name} looks around visible masks: set crop.around to visible")
+
+
 class C2FSegVideoConfig(_C2FSegNetwork):
     """C2F-Seg for videos (Gao et al., ICCV 2023, sec. 3.5), its ablations and released variants.
 
@@ -481,8 +489,7 @@ class C2FSegVideoConfig(_C2FSegNetwork):
 
     @model_validator(mode="after")
     def _fits_in_time(self) -> "C2FSegVideoConfig":
-        if self.crop.around != "visible":
-            raise ValueError(f"{self.name} looks around visible masks: set crop.around to visible")
+        _check_looks_around_visible_masks(self.name, self.crop)
         if self.window and self.window > self.frames:
             raise ValueError(
                 f"window {self.window} has more frames than a clip ({self.frames}): make it at "
@@ -728,4 +735,131 @@ class A3DConfig(Strict):
             )
         if self.fitted and self.box_noise:
             raise ValueError("fitted=true needs exact boxes: set box_noise=0, or fitted=false")
+        return self
+
+
+class MaskUNetVideoConfig(Strict):
+    """A 3D U-Net over the visible masks of a clip: a control that other methods have to beat.
+
+    ``channels``: of each level, finest first; every level but the first halves height and width,
+    none halves time. ``image``: the frames are given beside the masks. ``corruption``: of the given
+    masks in training. ``dice``: weight of a Dice loss beside the cross-entropy. ``frames``: T of a
+    training clip; ``inference_frames``: how many frames are completed together; None is T.
+
+    It is of no paper: form and schedule are ours.
+    """
+
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="complete",
+        network="amodal_pipeline.methods.mask_unet_video:MaskUNetVideo",
+        recipe={
+            "iterations": 75_000,
+            "batch_size": 4,
+            "optimizer": "adamw",
+            "learning_rate": 3e-4,
+            "weight_decay": 0.01,
+            "decay_vectors": False,
+            "schedule": "cosine",
+            "warmup_iterations": 1_000,
+        },
+        batches="amodal_pipeline.methods.mask_unet_video:batches",
+        learns_from="clips",
+        after_training=frozenset({"inference_frames"}),
+    )
+
+    name: Literal["mask_unet_video"] = "mask_unet_video"
+    crop: ClipCropConfig = ClipCropConfig(side=128, image_side=128)
+    corruption: CorruptionConfig | None = None
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), min_length=1)
+    image: bool = False
+    dice: float = Field(0.0, ge=0)
+    frames: int = Field(16, gt=0)
+    inference_frames: PositiveInt | None = None
+
+    @property
+    def stretch(self) -> int:
+        """Return how many frames are completed together."""
+        return self.inference_frames or self.frames
+
+    @property
+    def overlap(self) -> int:
+        """Return by how many frames two stretches of a longer track overlap."""
+        return self.stretch // 2
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "MaskUNetVideoConfig":
+        if self.crop.side % 2 ** (len(self.channels) - 1):
+            raise ValueError(
+                f"crops of {self.crop.side} pixels cannot be halved {len(self.channels) - 1} times "
+                "(channels): choose another crop.side"
+            )
+        if self.image and self.crop.image_side != self.crop.side:
+            raise ValueError(
+                f"{self.name} sees image and masks as one: crop.side {self.crop.side} and "
+                f"crop.image_side {self.crop.image_side} must be the same"
+            )
+        _check_looks_around_visible_masks(self.name, self.crop)
+        return self
+
+
+class SaVosConfig(Strict):
+    """SaVos (Yao et al., NeurIPS 2022), which learns to complete from visible masks and motion.
+
+    ``channels`` and ``flow_channels``: of the encoders' six convolutions; ``width``: of codes and
+    LSTM. ``bidirectional``: what the next frame says is used beside what the one before says
+    (Bi-SaVos). ``photometric``: weight of the loss of moved pixels; 0 leaves it out, as released
+    for all data sets but FISHBOWL. ``supervised``: it learns from amodal masks, everywhere: the
+    upper bound. ``flow_for_mask``: the mask decoder is given the first component of the flow in
+    place of the visible mask, as in the released code. ``frames``: T of a training clip;
+    ``inference_frames``: how many frames are completed together; None is T.
+
+    Crops are square, and patches 64 x 128: the rows of a crop are averaged in pairs.
+    """
+
+    DESCRIPTION: ClassVar[Description] = Description(
+        task="complete",
+        network="amodal_pipeline.methods.savos.method:SaVos",
+        # 20 epochs of FISHBOWL's 13,197 objects, 3 on each of 4 GPUs. The rate is halved every 20
+        # epochs: not before the end.
+        recipe={
+            "iterations": 22_000,
+            "batch_size": 12,
+            "optimizer": "adam",
+            "learning_rate": 1e-4,
+            "weight_decay": 0.0,
+            "milestones": (),
+            "gamma": 0.5,
+            "warmup_iterations": 0,
+        },
+        batches="amodal_pipeline.methods.savos.method:batches",
+        learns_from="clips",
+        sees_flow=True,
+        after_training=frozenset({"inference_frames"}),
+    )
+
+    name: Literal["savos"] = "savos"
+    crop: ClipCropConfig = ClipCropConfig(enlarge=1.5, side=128, image_side=128)
+    channels: SixChannels = (32, 64, 128, 256, 256, 512)
+    flow_channels: SixChannels = (16, 32, 64, 128, 256, 256)
+    width: int = Field(256, gt=0)
+    bidirectional: bool = True
+    photometric: float = Field(0.1, ge=0)
+    supervised: bool = False
+    flow_for_mask: bool = False
+    frames: int = Field(40, ge=3)
+    inference_frames: PositiveInt | None = None
+
+    @property
+    def stretch(self) -> int:
+        """Return how many frames are completed together."""
+        return self.inference_frames or self.frames
+
+    @property
+    def overlap(self) -> int:
+        """Return by how many frames two stretches of a longer track overlap."""
+        return self.stretch // 2
+
+    @model_validator(mode="after")
+    def _looks_around_visible_masks(self) -> "SaVosConfig":
+        _check_looks_around_visible_masks(self.name, self.crop)
         return self

@@ -58,6 +58,8 @@ class Description:
         picture: how to draw a trained method: "module:function", called with the checkpoint, the
             validation split and the number of objects; and the names of the data sets it returns.
         needs_boxes: whether a completer needs amodal boxes.
+        sees_flow: whether a method that learns from clips is given their optical flow
+            (:mod:`~..samples.motion`).
         learns_from_detections: whether it is also trained on a detector's predictions. A completer
             is given the detections of true objects, with their ids; a part is given all of them.
         pretrained_on_views: whether it may start from ``pretrain_<job>``, a training on views of
@@ -77,6 +79,7 @@ class Description:
     compared_with: tuple[str, ...] = ()
     picture: tuple[str, tuple[str, ...]] | None = None
     needs_boxes: bool = False
+    sees_flow: bool = False
     learns_from_detections: bool = False
     pretrained_on_views: bool = False
     parts: Mapping[str, Part] = field(default_factory=dict)

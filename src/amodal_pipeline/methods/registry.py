@@ -15,6 +15,8 @@ METHODS = {
     "mask_tokenizer": "amodal_pipeline.methods.configs:MaskTokenizerConfig",
     "c2f_seg": "amodal_pipeline.methods.configs:C2FSegConfig",
     "c2f_seg_video": "amodal_pipeline.methods.configs:C2FSegVideoConfig",
+    "savos": "amodal_pipeline.methods.configs:SaVosConfig",
+    "mask_unet_video": "amodal_pipeline.methods.configs:MaskUNetVideoConfig",
     "sln": "amodal_pipeline.methods.configs:SLNConfig",
     "order_net": "amodal_pipeline.methods.configs:OrderNetConfig",
     "a3d": "amodal_pipeline.methods.configs:A3DConfig",

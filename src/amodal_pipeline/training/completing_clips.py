@@ -27,6 +27,7 @@ from amodal_pipeline.samples.clips import (
     object_tracks,
     places,
 )
+from amodal_pipeline.samples.motion import Motion
 from amodal_pipeline.samples.objects import boxes_around
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 
@@ -52,8 +53,9 @@ def complete(
 
     Args:
         model: called with clips of crops and "input", "real", "key" (``prediction_id``), "labels"
-            and "windows" as :class:`~..samples.clips.ClipBatches` has them; returns "amodal_masks"
-            float [n, T, S, S]. ``model.config.crop`` says what is seen of objects,
+            and "windows" as :class:`~..samples.clips.ClipBatches` has them, and what
+            :class:`~..samples.motion.Motion` knows if its description has ``sees_flow``; returns
+            "amodal_masks" float [n, T, S, S]. ``model.config.crop`` says what is seen of objects,
             ``model.config.stretch`` how many frames together, ``model.config.overlap`` by
             how many stretches overlap.
         objects: true ones or a detector's.
@@ -191,6 +193,8 @@ class _Clips(Dataset):
         category = table["category_id"].to_numpy(dtype=np.int64)
         self.labels = order[np.searchsorted(ids[order], category)] + 1
         self.cache = FrameCache(Path(predictions.metadata.image_root))
+        flow = config.DESCRIPTION.sees_flow
+        self.motion = Motion(images, table["image_id"], self.cache) if flow else None
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -213,4 +217,7 @@ class _Clips(Dataset):
             "labels": torch.from_numpy(self.labels[[clip[0] for clip in clips]]),
             "windows": torch.from_numpy(seen.drawn[at].astype(np.float32)),
         }
+        if self.motion:
+            motion = self.motion.targets(rows, seen, self.crop.side)
+            targets |= {name: values[torch.from_numpy(at)] for name, values in motion.items()}
         return _Batch(rows, kept, sizes, seen, place, images[torch.from_numpy(at)], targets)
