@@ -71,8 +71,9 @@ def evaluate(
                 parts.append(run(baseline(predictions), evaluation, matches))
         if len(table) and "order" in evaluation.protocols:
             only = evaluation.model_copy(update={"protocols": ("order",), "vrsp_released": False})
+            # These look at the completed masks, which are another method's own.
             for rule in (order.by_area, order.by_lowest_point):
-                parts.append(run(rule(predictions), only, matches))
+                parts.append(run(rule(predictions), only, matches, run_id=scored(predictions)))
     return scores.join(parts)
 
 
