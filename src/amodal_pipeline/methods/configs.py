@@ -420,6 +420,7 @@ class C2FSegVideoConfig(_C2FSegNetwork):
         learns_from="clips",
         starts_from="c2f_seg",
         parts={"tokenizer": Part("mask_tokenizer")},
+        picture=("amodal_pipeline.jobs.strips:strips", ("strips",)),
         after_training=frozenset({"steps", "temperature", "seed", "combined", "inference_frames"}),
     )
 

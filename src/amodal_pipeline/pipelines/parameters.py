@@ -55,6 +55,7 @@ class Parameters(Strict):
     stage_one: StrictStr | None
     detector: StrictStr | None
     masks: LocalPath | None
+    video: LocalPath | None
     library: Literal["torchvision", "detectron2"] | None = Field(alias="from")
     file: LocalPath | None
     raw: StrictBool

@@ -3,6 +3,7 @@
 from kedro.pipeline import Pipeline, node
 
 from amodal_pipeline.jobs.export import export_predictions
+from amodal_pipeline.jobs.own_images import find_images
 from amodal_pipeline.jobs.predict import (
     draw_folder,
     name_damaged,
@@ -12,14 +13,20 @@ from amodal_pipeline.jobs.predict import (
 
 
 def create_pipeline() -> Pipeline:
-    """The user's images, with the method that a parameter names."""
+    """The user's images, or a video, with the method that a parameter names."""
     return Pipeline(
         [
+            node(
+                find_images,
+                inputs=["user_images", "params:video", "user_frames"],
+                outputs=["found_images", "frames_per_second"],
+                name="find_images",
+            ),
             node(
                 predict_folder,
                 inputs=[
                     "chosen.checkpoint",
-                    "user_images",
+                    "found_images",
                     "params:masks",
                     "params:inference",
                     "models",
@@ -44,7 +51,12 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 draw_folder,
-                inputs=["user_predictions", "user_overlays", "params:score_threshold"],
+                inputs=[
+                    "user_predictions",
+                    "user_overlays",
+                    "params:score_threshold",
+                    "frames_per_second",
+                ],
                 outputs="overlays_drawn",
                 name="draw_folder",
             ),
