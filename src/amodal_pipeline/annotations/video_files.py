@@ -31,7 +31,7 @@ def frames_of(path: Path, folder: Path) -> tuple[Path, float]:
     """Return the folder of a video's frames, and how many are a second.
 
     The frames are JPEG files, ``000000.jpg`` and so on. They are written once: a video of the same
-    bytes has them in the same folder, ``<stem>-<12 digits of the checksum>``. One frame at a time
+    bytes has them in the same folder, ``<12 digits of the checksum>/<stem>``. One frame at a time
     is in memory. A video that is stored turned, as telephones do, is turned upright.
 
     Args:
@@ -44,23 +44,22 @@ def frames_of(path: Path, folder: Path) -> tuple[Path, float]:
     """
     if path.suffix.lower() not in FORMATS:
         raise ValueError(
-            f"{path} is no video of a kind that is read ({', '.join(FORMATS)}): convert it, or "
+            f"{path} is no video that can be read ({', '.join(FORMATS)}): convert it, or "
             "name a folder of its frames with --params video=<folder>"
         )
-    place = folder / f"{path.stem}-{checksum(path)[:12]}"
+    place = folder / checksum(path)[:12] / path.stem
     rate = place / _RATE
     if not rate.exists():
-        with replacing(place) as new:
+        with _opened(path) as (container, stream), replacing(place) as new:
             new.mkdir()
-            with _opened(path) as (container, stream):
-                count = 0
-                for pixels in _decoded(container, stream):
-                    picture = Image.fromarray(pixels)
-                    picture.save(new / f"{count:06d}.jpg", quality=95, subsampling=0)
-                    count += 1
-                if not count:
-                    raise ValueError(f"{path} has no frames: choose another video")
-                per_second = float(stream.average_rate or _UNKNOWN_RATE)
+            count = 0
+            for pixels in _decoded(container, stream):
+                picture = Image.fromarray(pixels)
+                picture.save(new / f"{count:06d}.jpg", quality=95, subsampling=0)
+                count += 1
+            if not count:
+                raise ValueError(f"{path} has no frames: choose another video")
+            per_second = float(stream.average_rate or _UNKNOWN_RATE)
             (new / _RATE).write_text(json.dumps(per_second))
     return place, float(json.loads(rate.read_text()))
 

@@ -169,6 +169,15 @@ class _Images:
         stem = path.with_suffix("")
         return self.by_stem.get(stem.as_posix()) or self.by_number.get(_last_number(stem.name))
 
+    def frame_of(self, place: PurePosixPath) -> tuple[str | None, bool]:
+        """Return the frame that a PNG of masks is of, and whether it is of one object alone."""
+        if labels := self.by_stem.get(place.with_suffix("").as_posix()):
+            return labels, False
+        # Of "frame2/cup_7.png" the folder says the frame, not the number.
+        folder = place.parent
+        own = self.by_stem.get(folder.as_posix()) or self.by_number.get(_number(folder.name))
+        return own or self.by_number.get(_last_number(place.stem)), own is not None
+
     def _unique(self, key: Callable[[PurePosixPath], object]) -> dict[object, str]:
         """Return names by what ``key`` says of them, where it says that of one only."""
         found: dict[object, list[str]] = {}
@@ -252,14 +261,7 @@ def _of_frames(root: Path, folder: Path, known: _Images) -> Iterator[_Marked]:
             place.as_posix() in known.ids and path.samefile(folder / place)
         ):
             continue
-        labels, own = known.by_stem.get(place.with_suffix("").as_posix()), None
-        if labels is None:
-            # Of "frame2/cup_7.png" the folder says the frame.
-            own = known.by_stem.get(place.parent.as_posix())
-            own = own or known.by_number.get(_number(place.parent.name))
-        if own is None:
-            labels = labels or known.by_number.get(_last_number(place.stem))
-        name = labels or own
+        name, alone = known.frame_of(place)
         if name is None:
             raise ValueError(
                 f"{path} is of no frame in {folder}: name it as the frame, "
@@ -269,7 +271,7 @@ def _of_frames(root: Path, folder: Path, known: _Images) -> Iterator[_Marked]:
         if image_id is None:
             continue
         values = read_labels(root, place.as_posix(), known.sizes[image_id])
-        if labels:
+        if not alone:
             for value, counts in _label_masks(path, values).items():
                 yield _Marked(image_id, counts, path, value)
         elif values.any():
@@ -300,10 +302,10 @@ def _followed(marked: Sequence[_Marked], known: _Images) -> list[_Marked]:
     }
     found = []
     for key, own in tracks.items():
-        first = own[min(own)]
+        first, last = min(own), max(own)
         for image_id in known.names:
-            if image_id not in own and min(own) < image_id < max(own):
-                own[image_id] = first._replace(
+            if first < image_id < last and image_id not in own:
+                own[image_id] = own[first]._replace(
                     image_id=image_id, counts=empty[known.sizes[image_id]], score=None, box=_NO_BOX
                 )
         found += [each._replace(track=numbers[key]) for each in own.values()]
