@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations import KnownObjects, Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import IMAGES, PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.methods.contract import job_name
+from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.inference import detections_as_rows
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -172,6 +175,88 @@ class Predictor:
             "visible_rle": rle.encode(visible),
         }
         return self._result(pixels, name, columns, names=["object"] * n)
+
+    def complete_video(
+        self, frames: Sequence[Picture], masks: np.ndarray | Tensor, *, raw: bool = False
+    ) -> np.ndarray:
+        """Return the amodal masks of objects in the frames of a video, bool [T, N, H, W].
+
+        A method that learns from clips completes an object in all frames together, also where it is
+        not seen between two frames in which it is; any other completes each frame by itself.
+
+        Args:
+            frames: T pictures of one size, see :meth:`predict`.
+            masks: visible masks [T, N, H, W]; nonzero where an object is visible.
+            raw: the method's masks as they are; otherwise each is united with its visible mask.
+
+        Raises:
+            ValueError: the method is not a completer, or frames and masks do not fit together.
+        """
+        visible = np.asarray(torch.as_tensor(masks).cpu() != 0)
+        if visible.ndim != 4 or len(visible) != len(frames) or not len(frames):
+            raise ValueError(
+                f"complete_video takes T pictures and masks [T, N, H, W], not {len(frames)} and "
+                f"{list(visible.shape)}"
+            )
+        description = self.module.config.DESCRIPTION
+        if description.task != "complete" or description.learns_from != "clips":
+            pairs = zip(frames, visible, strict=True)
+            return np.stack([self.complete(*pair, raw=raw).masks for pair in pairs])
+        whole = self._complete_clip(frames, visible)
+        return whole if raw else whole | visible
+
+    def _complete_clip(self, frames: Sequence[Picture], visible: np.ndarray) -> np.ndarray:
+        from amodal_pipeline.training.completing_clips import complete
+
+        length, _, *size = visible.shape
+        seen = visible.any(axis=(2, 3))
+        # From the first to the last frame in which an object is seen.
+        known = np.logical_or.accumulate(seen) & np.logical_or.accumulate(seen[::-1])[::-1]
+        of, track = np.nonzero(known)
+        images = {
+            "image_id": np.arange(1, length + 1),
+            "file_name": [f"{t}.png" for t in range(length)],
+            "height": [size[0]] * length,
+            "width": [size[1]] * length,
+            "video_id": [1] * length,
+            "frame": np.arange(length),
+        }
+        columns = {
+            "prediction_id": np.arange(1, len(of) + 1),
+            "image_id": of + 1,
+            "category_id": np.full(len(of), self.categories[0].id),
+            "visible_rle": rle.encode(visible[known]),
+            "track_id": track + 1,
+        }
+        with TemporaryDirectory() as folder:
+            for name, picture in zip(images["file_name"], frames, strict=True):
+                pixels = _pixels(picture)[0]
+                if list(pixels.shape[:2]) != size:
+                    raise ValueError(
+                        f"a frame has {list(pixels.shape[:2])} pixels (height, width), masks "
+                        f"{size}: give both in the same size"
+                    )
+                Image.fromarray(pixels).save(Path(folder, name), compress_level=1)
+            metadata = PredictionsMetadata(
+                dataset="frames",
+                split="user",
+                method=self.name,
+                categories=self.categories,
+                image_root=folder,
+            )
+            objects = Predictions(
+                metadata,
+                frame(IMAGES, images),
+                frame(PREDICTIONS, columns),
+                frame(PREDICTION_ORDER, {}),
+            )
+            device = next(self.module.parameters()).device.type
+            config = InferenceConfig(workers=0, device=device)
+            found = complete(self.module, KnownObjects.of(objects), config, method=self.name)
+        whole = np.zeros_like(visible)
+        if len(of):
+            whole[known] = rle.decode(found.predictions["amodal_rle"].tolist(), tuple(size)) != 0
+        return whole
 
     def _result(
         self, pixels: np.ndarray, name: str, columns: dict, names: list[str] | None = None

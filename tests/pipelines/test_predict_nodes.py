@@ -10,6 +10,7 @@ from PIL import Image
 
 from amodal_pipeline.annotations import Category, Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.jobs.own_images import photographs
 from amodal_pipeline.jobs.own_masks import read_masks
 from amodal_pipeline.jobs.predict import (
     draw_folder,
@@ -286,7 +287,9 @@ def test_a_completer_is_given_the_masks(shapes, images, masks, tmp_path, monkeyp
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
-    found, damaged = predict_folder(made, images, str(masks), CPU, images.parent, "none", None)
+    found, damaged = predict_folder(
+        made, photographs(images), str(masks), CPU, images.parent, "none", None
+    )
     assert damaged == {} and (found.metadata.method, found.metadata.inputs) == (
         "c2f_seg",
         "user_masks",
@@ -311,7 +314,7 @@ def test_completion_keeps_what_the_user_marked(shapes, images, masks, monkeypatc
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Moved(crop).eval())
-    given = (made, images, str(masks), CPU, images.parent, "none", None)
+    given = (made, photographs(images), str(masks), CPU, images.parent, "none", None)
     (raw, _), (kept, _) = predict_folder(*given, raw=True), predict_folder(*given)
     own, whole = (found.predictions["amodal_rle"].tolist() for found in (raw, kept))
     seen = kept.predictions["visible_rle"].tolist()
@@ -344,7 +347,7 @@ def test_a_damaged_image_costs_itself_only(shapes, images, masks, monkeypatch, t
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
-    given = (made, images, str(masks), CPU, images.parent, "none", None)
+    given = (made, photographs(images), str(masks), CPU, images.parent, "none", None)
     found, damaged = predict_folder(*given)
     assert set(damaged) == {"a/one.jpg", "torn.png"}
     assert found.predictions["image_id"].tolist() == [1, 1, 1, 4, 4]
@@ -361,7 +364,7 @@ def test_a_damaged_image_costs_itself_only(shapes, images, masks, monkeypatch, t
     for name in ("000000000139.jpg", "two.png"):
         (images / name).unlink()
     with pytest.raises(ValueError, match=r"none of the 2 images in .* can be read"):
-        predict_folder(*given)
+        photographs(images)
 
 
 @pytest.fixture

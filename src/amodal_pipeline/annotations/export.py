@@ -88,8 +88,8 @@ def write_coco_results(
     and ``visible_segm`` and ``occluded_segm`` where the method predicts these masks, which aistron
     scores; ``bbox`` (x, y, width, height) of the mask in ``segmentation``; and where there are both
     masks ``area``, the share of the amodal mask that is visible, which VRSP's evaluator takes for
-    it (pycocotools computes areas itself). A method without amodal masks has its visible ones in
-    ``segmentation``: read that file with ``masks="visible"``.
+    it (pycocotools computes areas itself); ``track_id`` of an object of a video. A method without
+    amodal masks has its visible ones in ``segmentation``: read that file with ``masks="visible"``.
 
     With ``visible_path`` two files are written as VRSP and AISFormer write and score them: the same
     detections in the same order, ``segmentation`` amodal in ``path`` and visible in the other.
@@ -177,6 +177,8 @@ def _detections(predictions: Predictions, keys: dict[str, str], box: str | None)
         shares = rle.shared_area(amodal, visible) / np.maximum(rle.area(amodal), 1)
         for i, share in zip(both, shares.tolist(), strict=True):
             records[i]["area"] = share
+        for i in np.flatnonzero(rows["track_id"].notna().to_numpy(dtype=bool)):
+            records[i]["track_id"] = int(rows["track_id"].iloc[i])
         if box is not None:
             sides = boxes(rows[f"{box}_box"])
             absent = np.isnan(sides[:, 0])

@@ -36,11 +36,15 @@ _log = logging.getLogger(__name__)
 
 
 class _Marked(NamedTuple):
-    """An object that somebody marked: its image, visible mask, category and where it was read."""
+    """An object that somebody marked: its image, visible mask, category and where it was read.
+
+    ``track``: what is the same for it in all frames of a video; None where its file does not say.
+    """
 
     image_id: int
     counts: str
     source: Path
+    track: int | str | None = None
     category: str = _OBJECT
     category_id: int | None = None
     score: float | None = None
@@ -64,13 +68,25 @@ def read_masks(
               ``image_id`` and a mask under the first of the visible keys of a results file that it
               has, or ``segmentation``; or an object with ``images`` and ``annotations``.
               ``amodal_bbox`` is the box of the whole object, where it is known.
+
+            In frames of a video, the same object is marked by the same value of label images, file
+            name of its own PNG, label of labelme's shapes, or ``track_id`` (or ``instance_id``, or
+            these among ``attributes``) of COCO's records. A frame in which nothing is marked needs
+            no file. A mask is of the frame of its name, or of the only one with the last number in
+            its name.
         images: the table of images.
         folder: the one they are in.
         damaged: names of images there that cannot be read; masks of these are passed over.
 
+    Returns:
+        Objects by images. Those of a video have their ``track_id``: the number that is its value or
+        in COCO's records, another one for names. Where an object is not marked between two frames
+        in which it is, it has an empty mask.
+
     Raises:
         ValueError: an image has no mask and no COCO file is there, or masks in two places; a mask
-            is empty or of another size; a record names no image or has no readable mask or box.
+            is empty or of another size; a record names no image or has no readable mask or box; in
+            a video, a mask is of no frame, has no track, or is the second of its track in a frame.
             Names file, record and remedy.
     """
     known = _Images(images, damaged)
@@ -94,6 +110,8 @@ def read_masks(
         )
     if not marked:
         raise ValueError(f"{path} marks no object in an image of {folder} that can be read")
+    if known.clip:
+        marked = _followed(marked, known)
     marked.sort(key=lambda each: each.image_id)
     categories, category_ids = _categories(marked)
     metadata = PredictionsMetadata(
@@ -111,6 +129,8 @@ def read_masks(
         "visible_rle": [each.counts for each in marked],
         "amodal_box": np.array([each.box for each in marked], np.float32),
     }
+    if known.clip:
+        columns["track_id"] = [each.track for each in marked]
     order = frame(PREDICTION_ORDER, {})
     return Predictions(metadata, images, frame(PREDICTIONS, columns), order)
 
@@ -118,7 +138,8 @@ def read_masks(
 class _Images:
     """The images of a folder, and which of them a name in somebody's file means.
 
-    ``ids`` has the number of each by its name, None for one that cannot be read.
+    ``ids`` has the number of each by its name, None for one that cannot be read. ``clip``: they are
+    the frames of a video.
     """
 
     def __init__(self, images: pd.DataFrame, damaged: Collection[str]) -> None:
@@ -128,8 +149,11 @@ class _Images:
         self.sizes = dict(zip(numbers, sizes, strict=True))
         self.names = dict(zip(numbers, names, strict=True))
         self.stems = {PurePosixPath(name).with_suffix("").as_posix() for name in self.ids}
+        self.clip = bool(images["frame"].notna().any())
         self.by_stem = self._unique(lambda name: name.with_suffix("").as_posix())
-        self.by_number = self._unique(lambda name: _number(name.stem))
+        number = _last_number if self.clip else _number
+        self.by_number = self._unique(lambda name: number(name.stem))
+        self.by_number.pop(None, None)
         self._by_end = self._unique(lambda name: name.name)
 
     def named(self, name: object) -> str | None:
@@ -139,7 +163,20 @@ class _Images:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.as_posix() in self.ids:
             return path.as_posix()
-        return self._by_end.get(path.name) or self._by_end.get(_UPLOADED.sub("", path.name, 1))
+        found = self._by_end.get(path.name) or self._by_end.get(_UPLOADED.sub("", path.name, 1))
+        if found or not self.clip:
+            return found
+        stem = path.with_suffix("")
+        return self.by_stem.get(stem.as_posix()) or self.by_number.get(_last_number(stem.name))
+
+    def frame_of(self, place: PurePosixPath) -> tuple[str | None, bool]:
+        """Return the frame that a PNG of masks is of, and whether it is of one object alone."""
+        if labels := self.by_stem.get(place.with_suffix("").as_posix()):
+            return labels, False
+        # Of "frame2/cup_7.png" the folder says the frame, not the number.
+        folder = place.parent
+        own = self.by_stem.get(folder.as_posix()) or self.by_number.get(_number(folder.name))
+        return own or self.by_number.get(_last_number(place.stem)), own is not None
 
     def _unique(self, key: Callable[[PurePosixPath], object]) -> dict[object, str]:
         """Return names by what ``key`` says of them, where it says that of one only."""
@@ -166,9 +203,12 @@ def _of_folder(root: Path, folder: Path, known: _Images) -> list[_Marked]:
         marked += found or []
     if others:
         _log.warning("%s: %d files of labelme are of images not in %s", root, others, folder)
-    for name, image_id in known.ids.items():
-        if image_id is not None:
-            marked += _of_pngs(root, folder, name, image_id, known)
+    if known.clip:
+        marked += _of_frames(root, folder, known)
+    else:
+        for name, image_id in known.ids.items():
+            if image_id is not None:
+                marked += _of_pngs(root, folder, name, image_id, known)
     sources: dict[int, Path] = {}
     for each in marked:
         if sources.setdefault(each.image_id, each.source) != each.source:
@@ -177,7 +217,7 @@ def _of_folder(root: Path, folder: Path, known: _Images) -> list[_Marked]:
                 f"{each.source}: keep one of them"
             )
     for name, image_id in known.ids.items():
-        if image_id is not None and image_id not in sources and not coco:
+        if image_id is not None and image_id not in sources and not coco and not known.clip:
             labels = root / PurePosixPath(name).with_suffix(".png")
             raise ValueError(
                 f"{name} has no mask: put a label image at {labels}, a PNG for each of its objects "
@@ -196,13 +236,13 @@ def _of_pngs(
     path = root / labels
     # Masks may lie among the images, some of which are PNG files themselves.
     if path.is_file() and not path.samefile(folder / name):
-        counts = _label_masks(path, read_labels(root, labels.as_posix(), size))
-        if not counts:
+        objects = _label_masks(path, read_labels(root, labels.as_posix(), size))
+        if not objects:
             raise ValueError(
                 f"{path} is 0 everywhere: give each object of {name} a value, or take the image "
                 "away"
             )
-        yield from (_Marked(image_id, each, path) for each in counts)
+        yield from (_Marked(image_id, each, path) for each in objects.values())
     for file in sorted((root / stem).glob("*.png")):
         place = file.relative_to(root)
         if place.with_suffix("").as_posix() in known.stems:
@@ -213,7 +253,66 @@ def _of_pngs(
         yield _Marked(image_id, rle.encode(mask[None])[0], root / stem)
 
 
-def _label_masks(path: Path, values: np.ndarray) -> list[str]:
+def _of_frames(root: Path, folder: Path, known: _Images) -> Iterator[_Marked]:
+    """Yield the objects in a video's label images, and in its folders of a PNG for each object."""
+    for path in sorted(root.rglob("*.png")):
+        place = PurePosixPath(path.relative_to(root).as_posix())
+        if any(part.startswith(".") for part in place.parts) or (
+            place.as_posix() in known.ids and path.samefile(folder / place)
+        ):
+            continue
+        name, alone = known.frame_of(place)
+        if name is None:
+            raise ValueError(
+                f"{path} is of no frame in {folder}: name it as the frame, "
+                f"{PurePosixPath(next(iter(known.ids))).with_suffix('.png')}, or take it away"
+            )
+        image_id = known.ids[name]
+        if image_id is None:
+            continue
+        values = read_labels(root, place.as_posix(), known.sizes[image_id])
+        if not alone:
+            for value, counts in _label_masks(path, values).items():
+                yield _Marked(image_id, counts, path, value)
+        elif values.any():
+            yield _Marked(image_id, rle.encode((values > 0)[None])[0], path.parent, place.stem)
+
+
+def _followed(marked: Sequence[_Marked], known: _Images) -> list[_Marked]:
+    """Return the objects of a video with a number for their track, and with empty masks where an
+    object is not marked between two frames in which it is."""
+    tracks: dict[int | str, dict[int, _Marked]] = {}
+    for each in marked:
+        name = known.names[each.image_id]
+        if each.track is None:
+            raise ValueError(
+                f"{each.source}: an object in {name} has no track: write a 'track_id', the same "
+                "number in all frames of the object"
+            )
+        own = tracks.setdefault(each.track, {})
+        if own.setdefault(each.image_id, each) is not each:
+            raise ValueError(
+                f"{each.source}: {each.track!r} is in {name} twice: give each object a track of "
+                "its own"
+            )
+    free = (number for number in itertools.count(1) if number not in tracks)
+    numbers = {key: next(free) if isinstance(key, str) else key for key in tracks}
+    empty = {
+        size: rle.encode(np.zeros((1, *size), np.uint8))[0] for size in set(known.sizes.values())
+    }
+    found = []
+    for key, own in tracks.items():
+        first, last = min(own), max(own)
+        for image_id in known.names:
+            if first < image_id < last and image_id not in own:
+                own[image_id] = own[first]._replace(
+                    image_id=image_id, counts=empty[known.sizes[image_id]], score=None, box=_NO_BOX
+                )
+        found += [each._replace(track=numbers[key]) for each in own.values()]
+    return found
+
+
+def _label_masks(path: Path, values: np.ndarray) -> dict[int, str]:
     """Return run lengths of the pixels [H, W] of each value above 0, by ascending values."""
     flat = values.ravel(order="F")
     start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
@@ -227,7 +326,8 @@ def _label_masks(path: Path, values: np.ndarray) -> list[str]:
     start, stop = start[marked], stop[marked]
     found, owner = np.unique(flat[start], return_inverse=True)
     order = np.argsort(owner, kind="stable")
-    return rle.from_intervals(owner[order], start[order], stop[order], values.shape, len(found))
+    counts = rle.from_intervals(owner[order], start[order], stop[order], values.shape, len(found))
+    return dict(zip(found.tolist(), counts, strict=True))
 
 
 def _of_labelme(file: RecordFile, place: PurePosixPath, known: _Images) -> list[_Marked] | None:
@@ -245,7 +345,7 @@ def _of_labelme(file: RecordFile, place: PurePosixPath, known: _Images) -> list[
     if image_id is None:
         return []
     objects = read_labelme(file.document, file.path, known.sizes[image_id])
-    return [_Marked(image_id, counts, file.path, label) for label, counts in objects]
+    return [_Marked(image_id, counts, file.path, label, label) for label, counts in objects]
 
 
 def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
@@ -284,9 +384,8 @@ def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
     for row in np.flatnonzero(~empty):
         number = integer(records[row].get("category_id"))
         category = _OBJECT if number is None else names.get(number, f"category {number}")
-        marked.append(
-            _Marked(of[row], drawn.counts[row], path, category, number, scores[row], boxes[row])
-        )
+        own = (drawn.counts[row], path, _track(records[row]), category, number)
+        marked.append(_Marked(of[row], *own, scores[row], boxes[row]))
     return marked
 
 
@@ -294,6 +393,14 @@ def _score(record: dict) -> float | None:
     """Return the score of a record; None where it has no number for one."""
     score = record.get("score")
     return score if type(score) in (int, float) and abs(score) < _FARTHEST else None
+
+
+def _track(record: dict) -> int | None:
+    """Return the number of a record's track; None where it has none."""
+    attributes = record.get("attributes")
+    places = [record, attributes if isinstance(attributes, dict) else {}]
+    given = [integer(place.get(key)) for place in places for key in ("track_id", "instance_id")]
+    return next((number for number in given if number is not None), None)
 
 
 def _mask_of(place: str, record: dict) -> object:
@@ -404,6 +511,12 @@ def _categories(marked: Sequence[_Marked]) -> tuple[tuple[Category, ...], list[i
         numbers[name] = next(free) if number is None else number
     categories = tuple(Category(id=number, name=name) for name, number in numbers.items())
     return categories, [numbers[each.category] for each in marked]
+
+
+def _last_number(stem: str) -> int | None:
+    """Return the last number in a file's name: 12 of "frame_000012"."""
+    found = re.search(r"(\d{1,18})\D*$", stem)
+    return int(found[1]) if found else None
 
 
 def _number(stem: str) -> int | None:

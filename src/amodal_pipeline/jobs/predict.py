@@ -1,4 +1,4 @@
-"""Nodes that run a trained method over a folder of images, a completer with masks of objects."""
+"""Nodes that run a trained method over a user's images, a completer with masks of objects."""
 
 import logging
 import re
@@ -19,6 +19,7 @@ from amodal_pipeline.jobs.complete import (
     within_amodal_boxes,
 )
 from amodal_pipeline.jobs.detect import check_detector
+from amodal_pipeline.jobs.own_images import RATE, OwnImages
 from amodal_pipeline.jobs.progress import progress
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.contract import job_name
@@ -31,7 +32,7 @@ _LONGEST_NAME = 60  # characters of a category in the name of a file
 
 def predict_folder(
     checkpoint: Checkpoint,
-    folder: Path,
+    given: OwnImages,
     masks: str | None,
     inference: InferenceConfig,
     models: Path,
@@ -39,13 +40,13 @@ def predict_folder(
     detector: str | None,
     raw: bool = False,
 ) -> tuple[Predictions, dict[str, str]]:
-    """Return predictions for the images below ``folder``, and the damaged ones: name → reason.
+    """Return predictions for a user's images, and the damaged ones: name → reason.
 
     Warns if the images are unlike the training data.
 
     Args:
         checkpoint: of a detector or a completer.
-        folder: of images.
+        given: the images; or the frames of a video, in which objects are tracks.
         masks: for a completer, where the visible masks of the objects are (:func:`.read_masks`).
         inference: how the method is run.
         models: folder of all checkpoints of the data set.
@@ -58,8 +59,6 @@ def predict_folder(
         ValueError: a completer without ``masks``, a detector with them, or what is wrong with them;
             or there is no stage one.
     """
-    from amodal_pipeline.training import inference as run
-
     card = checkpoint.card
     completes = is_completer(card)
     if completes and masks is None:
@@ -73,17 +72,17 @@ def predict_folder(
             raise ValueError(
                 f"{card.method.root.name} finds objects itself: leave out --params masks={masks}"
             )
-    images, damaged = run.images_in(folder)
+    images, folder = given.table, given.folder
     if not completes:
-        return _detect(checkpoint, images, folder, inference), damaged
+        return _detect(checkpoint, images, folder, inference), given.damaged
     from amodal_pipeline.jobs.own_masks import read_masks
 
-    objects = KnownObjects.of(read_masks(Path(masks).expanduser(), images, folder, damaged))
+    objects = KnownObjects.of(read_masks(Path(masks).expanduser(), images, folder, given.damaged))
     if within_amodal_boxes(card) and objects.table.predictions["amodal_box"].isna().any():
         estimating = load_stage_one(checkpoint, models, stage_one, detector)
         objects = with_boxes(estimating, objects, inference, categories=False)
     found = complete(checkpoint, objects, inference)
-    return found if raw else _with_what_is_seen(found), damaged
+    return found if raw else _with_what_is_seen(found), given.damaged
 
 
 def _detect(
@@ -137,7 +136,8 @@ def write_results(
         results: the JSON file; its records name their images (``file_name``).
         masks: a folder that is replaced. Of the image ``a/b.jpg`` it gets
             ``amodal/a/b/<prediction_id>_<category>.png``, 255 within the mask and 0 elsewhere, and
-            where the method predicts it, ``visible/a/b/…``; empty masks are left out.
+            where the method predicts it, ``visible/a/b/…``; empty masks are left out. Objects of a
+            video have their ``track_id`` in place of ``prediction_id``.
         score_threshold: predictions below it have no images; those without a score have.
         png: whether to write images.
 
@@ -158,7 +158,8 @@ def write_results(
     with replacing(masks) as folder, progress("masks") as on_progress:
         folder.mkdir()
         for done, (at, row) in enumerate(table[shown].iterrows(), start=1):
-            name = f"{stems[row['image_id']]}/{row['prediction_id']}_{names[row['category_id']]}"
+            number = row["prediction_id"] if pd.isna(row["track_id"]) else row["track_id"]
+            name = f"{stems[row['image_id']]}/{number}_{names[row['category_id']]}"
             for kind in ("amodal", "visible"):
                 if not pd.isna(row[f"{kind}_rle"]):
                     path = inside(folder, f"{kind}/{name}.png")
@@ -200,10 +201,21 @@ def picture_stems(predictions: Predictions) -> list[str]:
     ]
 
 
-def draw_folder(predictions: Predictions, folder: Path, score_threshold: float) -> int:
-    """Draw a picture per image into ``folder``, named as the image; return how many."""
+def draw_folder(
+    predictions: Predictions,
+    folder: Path,
+    score_threshold: float,
+    frames_per_second: float = RATE,
+) -> int:
+    """Draw a picture per image into ``folder``, named as the image; return how many.
+
+    For a video, draw a video and, of objects with tracks, a strip: ``<name>.mp4`` (``.webp``
+    without PyAV) and ``<name>_strip.png``.
+    """
     from amodal_pipeline.visuals.grids import overlay
 
+    if predictions.images["frame"].notna().any():
+        return _draw_video(predictions, folder, score_threshold, frames_per_second)
     ids, stems = predictions.images["image_id"].tolist(), picture_stems(predictions)
     with progress("draw") as on_progress:
         for done, (image_id, stem) in enumerate(zip(ids, stems, strict=True), start=1):
@@ -213,6 +225,27 @@ def draw_folder(predictions: Predictions, folder: Path, score_threshold: float) 
             on_progress(done, len(ids))
     logger.info("overlays of %d images are in %s", len(ids), folder)
     return len(ids)
+
+
+def _draw_video(
+    predictions: Predictions, folder: Path, score_threshold: float, frames_per_second: float
+) -> int:
+    from amodal_pipeline.visuals.grids import overlay
+    from amodal_pipeline.visuals.movies import suffix, write_movie
+    from amodal_pipeline.visuals.strips import tracks_strip
+
+    ids = predictions.images["image_id"].tolist()
+    path = folder / f"{Path(predictions.metadata.image_root).resolve().name}{suffix()}"
+    pictures = (overlay(predictions, image_id, score_threshold) for image_id in ids)
+    with replacing(path) as temporary, progress("draw") as on_progress:
+        count = write_movie(
+            temporary, pictures, frames_per_second, lambda done: on_progress(done, len(ids))
+        )
+    logger.info("%s: %d of %d frames", path, count, len(ids))
+    if predictions.predictions["track_id"].notna().any():
+        with replacing(path.with_name(f"{path.stem}_strip.png")) as temporary:
+            tracks_strip(predictions).save(temporary, format="PNG")
+    return count
 
 
 def name_damaged(damaged: dict[str, str], *written: int) -> None:

@@ -452,6 +452,7 @@ class C2FSegVideoConfig(_C2FSegNetwork):
         learns_from="clips",
         starts_from="c2f_seg",
         parts={"tokenizer": Part("mask_tokenizer")},
+        picture=("amodal_pipeline.jobs.strips:strips", ("strips",)),
         after_training=frozenset({"steps", "temperature", "seed", "combined", "inference_frames"}),
     )
 
@@ -764,6 +765,7 @@ class MaskUNetVideoConfig(Strict):
         },
         batches="amodal_pipeline.methods.mask_unet_video:batches",
         learns_from="clips",
+        picture=("amodal_pipeline.jobs.strips:strips", ("strips",)),
         after_training=frozenset({"inference_frames"}),
     )
 
@@ -833,6 +835,7 @@ class SaVosConfig(Strict):
         },
         batches="amodal_pipeline.methods.savos.method:batches",
         learns_from="clips",
+        picture=("amodal_pipeline.jobs.strips:strips", ("strips",)),
         sees_flow=True,
         after_training=frozenset({"inference_frames"}),
     )

@@ -48,6 +48,7 @@ class FoldersConfig(Strict):
     raw: LocalFolder
     views_raw: LocalFolder
     user_images: LocalFolder
+    user_frames: LocalFolder
     images: LocalFolder
     views_images: LocalFolder
     consistency_images: LocalFolder
@@ -83,6 +84,7 @@ class Parameters(Strict):
     stage_one: StrictStr | None
     detector: StrictStr | None
     masks: LocalPath | None
+    video: LocalPath | None
     library: Literal["torchvision", "detectron2"] | None = Field(alias="from")
     file: LocalPath | None
     raw: StrictBool

@@ -3,6 +3,7 @@
 from kedro.pipeline import Pipeline, node
 
 from amodal_pipeline.jobs.export import export_predictions
+from amodal_pipeline.jobs.own_images import find_images
 from amodal_pipeline.jobs.predict import (
     draw_folder,
     name_damaged,
@@ -12,14 +13,20 @@ from amodal_pipeline.jobs.predict import (
 
 
 def create_pipeline() -> Pipeline:
-    """The user's images, with the method that a parameter names."""
+    """The user's images, or a video, with the method that a parameter names."""
     return Pipeline(
         [
+            node(
+                find_images,
+                inputs=["params:folders.user_images", "params:video", "params:folders.user_frames"],
+                outputs=["found_images", "frames_per_second"],
+                name="find_images",
+            ),
             node(
                 predict_folder,
                 inputs=[
                     "chosen.checkpoint",
-                    "params:folders.user_images",
+                    "found_images",
                     "params:masks",
                     "params:inference",
                     "params:folders.models",
@@ -48,6 +55,7 @@ def create_pipeline() -> Pipeline:
                     "user_predictions",
                     "params:folders.user_overlays",
                     "params:score_threshold",
+                    "frames_per_second",
                 ],
                 outputs="overlays_drawn",
                 name="draw_folder",

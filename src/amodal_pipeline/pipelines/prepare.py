@@ -26,7 +26,7 @@ def create_pipeline() -> Pipeline:
             _audit("val"),
             node(
                 preview,
-                inputs=["annotations_train", "report_folder"],
+                inputs=["annotations_train", "params:folders.report"],
                 outputs=["preview_train", "occlusion_rates_train"],
                 name="preview",
             ),

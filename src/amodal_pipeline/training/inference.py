@@ -158,11 +158,18 @@ def _order_rows(
     return concat(PREDICTION_ORDER, tables)
 
 
-def images_in(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+def images_in(
+    folder: Path, *, parameter: str = "images", order: Callable[[str], object] | None = None
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Return a table of the images below a folder, and the damaged ones with the reason.
 
     Each image is decoded once as a check. Ids count from 1 in the order of the names, damaged
     images included.
+
+    Args:
+        folder: of the images, which may have folders itself.
+        parameter: that names the folder, for messages.
+        order: what names are sorted by; None sorts them as text.
 
     Raises:
         ValueError: the folder is missing, or has no readable image.
@@ -170,16 +177,19 @@ def images_in(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     suffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: name one with --params images=<folder>")
+        raise ValueError(f"{folder} is not a folder: name one with --params {parameter}=<folder>")
     names = sorted(
-        p.relative_to(folder).as_posix()
-        for p in folder.rglob("*")
-        if p.suffix.lower() in suffixes and p.is_file()
+        (
+            p.relative_to(folder).as_posix()
+            for p in folder.rglob("*")
+            if p.suffix.lower() in suffixes and p.is_file()
+        ),
+        key=order,
     )
     if not names:
         raise ValueError(
             f"{folder} has no images ({', '.join(sorted(suffixes))}): name another folder with "
-            "--params images=<folder>"
+            f"--params {parameter}=<folder>"
         )
 
     def look(name: str) -> tuple[int, int] | str:

@@ -80,8 +80,7 @@ def clip_sheet(
         ValueError: there is no such clip.
     """
     images = _frames(annotations, video_id)
-    shown = np.unique(np.linspace(0, len(images) - 1, frames).round().astype(int))
-    images = images.iloc[shown]
+    images = images.iloc[evenly(len(images), frames)]
     pictures = [_read(annotations, record) for _, record in images.iterrows()]
     tracks = _tracks(annotations, images)
     overlays = [
@@ -126,7 +125,7 @@ def clip_animation(
             record = images.iloc[min(t, len(images) - 1)]
             picture = _read(annotations, record)
             truth = _whole(picture, int(record["image_id"]), tracks, cell)
-            cells.append((truth, _fitted(Image.fromarray(picture), cell)))
+            cells.append((truth, fitted(Image.fromarray(picture), cell)))
         page = Image.new("RGB", (len(cells) * (cell + _GAP) - _GAP, 2 * cell + _GAP), PAPER)
         for i, column in enumerate(cells):
             for k, drawn in enumerate(column):
@@ -135,8 +134,8 @@ def clip_animation(
     return out
 
 
-def animated(frames: Sequence[Image.Image]) -> bytes:
-    """Return frames as an animated WebP that repeats for ever."""
+def animated(frames: Sequence[Image.Image], milliseconds: int = _MILLISECONDS) -> bytes:
+    """Return frames of some milliseconds each as an animated WebP that repeats for ever."""
     data = io.BytesIO()
     first, *others = frames
     first.save(
@@ -144,12 +143,17 @@ def animated(frames: Sequence[Image.Image]) -> bytes:
         "WEBP",
         save_all=True,
         append_images=others,
-        duration=_MILLISECONDS,
+        duration=milliseconds,
         loop=0,
         quality=80,
         method=3,
     )
     return data.getvalue()
+
+
+def evenly(length: int, count: int) -> np.ndarray:
+    """Return ``count`` positions evenly spaced over ``length``, or all where these are fewer."""
+    return np.unique(np.linspace(0, length - 1, count).round().astype(int))
 
 
 def _frames(annotations: AmodalAnnotations, video_id: int) -> pd.DataFrame:
@@ -200,20 +204,41 @@ def _whole(picture: np.ndarray, image_id: int, tracks: Sequence[_Track], cell: i
     scale = cell * _SHARPNESS / max(height, width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     drawn = Image.fromarray(draw_objects(picture, amodal, visible, colours=colours, size=size))
-    return _fitted(drawn, cell)
+    return fitted(drawn, cell)
 
 
 def _alone(picture: np.ndarray, track: _Track, image_id: int, side: int) -> Image.Image:
-    """Draw one object in a window of ``side`` pixels around it; the rest of the picture is pale."""
     moment = track.moments.get(image_id)
     if moment is None:
         return Image.new("RGB", (CELL, CELL), EMPTY)
+    masks = (moment.amodal, moment.visible)
+    return cut_out(picture, masks, moment.box, side, track.colour, f"{moment.hidden:.0%}")
+
+
+def cut_out(
+    picture: np.ndarray,
+    masks: Sequence[str],
+    box: np.ndarray,
+    side: int,
+    colour: np.ndarray,
+    text: str = "",
+) -> Image.Image:
+    """Draw one object in a window around it; what is not visible of it is pale.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        masks: run lengths, amodal and visible.
+        box: (x, y, width, height), in whose middle the window is.
+        side: of the window, in pixels.
+        colour: uint8 [3].
+        text: in the lower left corner.
+    """
     canvas = picture.shape[:2]
-    x, y, width, height = moment.box
+    x, y, width, height = box
     top, left = round(y + height / 2 - side / 2), round(x + width / 2 - side / 2)
-    masks = rle.decode([moment.amodal, moment.visible], canvas)
+    decoded = rle.decode(list(masks), canvas)
     # Windows may reach beyond the picture.
-    padded = np.pad(masks, ((0, 0), (side, side), (side, side)))
+    padded = np.pad(decoded, ((0, 0), (side, side), (side, side)))
     window = slice(top + side, top + 2 * side), slice(left + side, left + 2 * side)
     pixels = np.pad(picture, ((side, side), (side, side), (0, 0)), constant_values=EMPTY[0])[window]
     pale = (0.4 * pixels + 0.6 * 240).astype(np.uint8)
@@ -224,24 +249,28 @@ def _alone(picture: np.ndarray, track: _Track, image_id: int, side: int) -> Imag
         pale,
         [whole],
         [visible],
-        colours=track.colour[None],
+        colours=colour[None],
         size=(CELL * _SHARPNESS, CELL * _SHARPNESS),
     )
     cell = Image.fromarray(drawn).reduce(_SHARPNESS)
-    text, style = f"{moment.hidden:.0%}", font(11, True)
-    draw = ImageDraw.Draw(cell)
-    wide = style.getlength(text)
-    draw.rectangle((0, CELL - 16, wide + 7, CELL), PAPER)
-    draw.text((4, CELL - 15), shortened(text, style, CELL), INK, style)
+    if text:
+        style = font(11, True)
+        draw = ImageDraw.Draw(cell)
+        draw.rectangle((0, CELL - 16, style.getlength(text) + 7, CELL), PAPER)
+        draw.text((4, CELL - 15), shortened(text, style, CELL), INK, style)
     return cell
 
 
 def _side(track: _Track) -> int:
-    longest = max(float(moment.box[2:].max()) for moment in track.moments.values())
-    return max(8, round(_ROOM * longest))
+    return window_side(np.stack([moment.box for moment in track.moments.values()]))
 
 
-def _fitted(picture: Image.Image, cell: int) -> Image.Image:
+def window_side(boxes: np.ndarray) -> int:
+    """Return the side in pixels of windows in which boxes [T, 4] of an object have some room."""
+    return max(8, round(_ROOM * float(boxes[:, 2:].max())))
+
+
+def fitted(picture: Image.Image, cell: int) -> Image.Image:
     """Return a picture on a square of ``cell`` pixels."""
     scale = cell / max(picture.size)
     size = tuple(max(1, round(side * scale)) for side in picture.size)

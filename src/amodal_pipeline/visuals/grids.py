@@ -180,6 +180,9 @@ def preview_sheet(
 def overlay(predictions: Predictions, image_id: int, score_threshold: float = 0.5) -> Image.Image:
     """Draw the predictions for one image, each object labelled with category and score.
 
+    An object of a video is labelled with its track too, which says its colour; it is left out where
+    its masks are empty.
+
     The picture has the image's size. A small image is enlarged by a whole number, to at least 640
     pixels on the longer side, to make room for the labels.
 
@@ -188,16 +191,26 @@ def overlay(predictions: Predictions, image_id: int, score_threshold: float = 0.
     """
     image = _read(predictions.images, predictions.metadata.image_root, image_id)
     objects = _confident(predictions.of_image(image_id), score_threshold)
+    colours = None
+    if len(objects) and objects["track_id"].notna().all():
+        masks = (objects[f"{kind}_rle"].tolist() for kind in ("amodal", "visible"))
+        objects = objects[np.any([rle.area(each) > 0 for each in masks], axis=0)]
+        colours = object_colours(objects["track_id"].to_numpy(dtype=np.int64))
     names = {c.id: c.name for c in predictions.metadata.categories}
     labels = [
-        names.get(int(c), f"category {c}") + ("" if pd.isna(s) else f" {s:.2f}")
-        for c, s in zip(objects["category_id"], objects["score"], strict=True)
+        names.get(int(c), f"category {c}")
+        + ("" if pd.isna(track) else f" {track}")
+        + ("" if pd.isna(s) else f" {s:.2f}")
+        for c, track, s in zip(
+            *(objects[name] for name in ("category_id", "track_id", "score")), strict=True
+        )
     ]
     height, width = image.shape[:2]
     times = max(1, -(-640 // max(height, width)))
     amodal, visible = _masks(objects, (height, width))
     size = (height * times, width * times)
-    return Image.fromarray(draw_objects(image, amodal, visible, labels=labels, size=size))
+    drawn = draw_objects(image, amodal, visible, colours=colours, labels=labels, size=size)
+    return Image.fromarray(drawn)
 
 
 def statistics_line(annotations: AmodalAnnotations) -> str:
