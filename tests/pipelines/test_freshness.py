@@ -90,7 +90,9 @@ def test_a_change_makes_all_stale_that_depend_on_it(project, name, values, stale
     now = changed(project, name, **values)
     assert {each for each in JOBS if not look(now.plan(each)).fresh} == stale
     for each in stale:
-        with pytest.raises(ChangedTrainingError, match=rf"{name} was trained .*(?s:.*)restart"):
+        with pytest.raises(
+            ChangedTrainingError, match=rf"{name} belongs to another .*(?s:.*)restart"
+        ):
             finished(now.plan(each))
 
 

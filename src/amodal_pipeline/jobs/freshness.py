@@ -146,7 +146,10 @@ class Project:
         method = job.model.root.DESCRIPTION
         own = (method.starts_from, f"pretrain_{job.name}" if method.pretrained_on_views else None)
         if job.pretrained in own and job.pretrained != job.name:
-            return self.plan(job.pretrained)
+            # One that needs parts is no training of this job's: it is taken as it is.
+            made_here = not parts_of(self.jobs[job.pretrained].model.root)
+            folder = self.models / job.pretrained
+            return self.plan(job.pretrained) if made_here else card_of(folder)
         return card_of(Path(job.pretrained).expanduser())
 
     def _detected(self, job: Job) -> MethodCard | str | None:

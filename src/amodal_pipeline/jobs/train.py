@@ -22,7 +22,6 @@ from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.layers.configs import LocalPath, Strict
 from amodal_pipeline.methods import contract
 from amodal_pipeline.methods.checkpoints import Checkpoint, NotMade
-from amodal_pipeline.methods.contract import parts_of
 from amodal_pipeline.methods.registry import METHODS, MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
 from amodal_pipeline.metrics.scores import Scores
@@ -302,7 +301,7 @@ def train_upstream(
 
     A finished start of the same configuration and data is used again. One of another configuration
     is an error, or with ``restart`` is trained anew. A finished detector is taken as it is, however
-    it was configured, and so is a start that needs parts made before it: that is not trained here.
+    it was configured; so is a start that needs parts made before it, which is not trained here.
 
     Args:
         annotations: the training split.
@@ -317,8 +316,7 @@ def train_upstream(
         Its checkpoint; NotMade where ``job`` has no use for it.
 
     Raises:
-        ValueError: what is taken as it is was trained on other annotations, or a start with parts
-            is not trained.
+        ValueError: what is taken as it is is missing, or was trained on other annotations.
     """
     # Kedro checks parameters of named arguments only.
     known = {name: Job.model_validate(other) for name, other in others.items()} | {this.name: this}
@@ -330,11 +328,8 @@ def train_upstream(
         return NotMade()
     if this.name == job.detector and detector:
         return detector
-    if parts_of(this.model.root):
-        folder = models / this.name
-        if found := freshness.load(folder):
-            return _on_these(annotations, found, folder)
-        raise ValueError(f"{folder} holds no {this.name}: {_remedy(this.name)}")
+    if contract.parts_of(this.model.root):
+        return _trained_on(annotations, this.name, models / this.name)
     below = known.get(this.pretrained or "")
     own = choose_start_or_upstream(this, below, start) if below else choose_start(this)
     material = Material(annotations, own[0] if own else None)
@@ -344,7 +339,9 @@ def train_upstream(
 def make_upstream(
     annotations: AmodalAnnotations, upstream: Job, folder: Path, restart: bool
 ) -> Checkpoint:
-    """Make the method of this data set that others start from."""
+    """Make the method of this data set that others start from: see :func:`train_upstream`."""
+    if contract.parts_of(upstream.model.root):
+        return _trained_on(annotations, upstream.name, folder)
     below = choose_start(upstream)
     material = Material(annotations, below[0] if below else None)
     return make(upstream, material, folder, restart, for_another=True)
@@ -421,7 +418,7 @@ def find_detector(
         return []
     made = trained.get(job.detector)
     if isinstance(made, Checkpoint):
-        return [_on_these(annotations, made, models / job.detector)]
+        return [_on_these(annotations, made, job.detector, models / job.detector)]
     if found := _detector_there(annotations, job, models):
         return [found]
     raise ValueError(f"{models / job.detector} holds no detector: {_remedy(job.detector)}")
@@ -431,17 +428,26 @@ def _detector_there(annotations: AmodalAnnotations, job: Job, models: Path) -> C
     if job.detector is None or job.detector_file:
         return None
     found = freshness.load(models / job.detector)
-    return found and _on_these(annotations, found, models / job.detector)
+    return found and _on_these(annotations, found, job.detector, models / job.detector)
 
 
-def _on_these(annotations: AmodalAnnotations, found: Checkpoint, folder: Path) -> Checkpoint:
+def _on_these(
+    annotations: AmodalAnnotations, found: Checkpoint, name: str, folder: Path
+) -> Checkpoint:
     if found.card.fingerprint.parts.get("annotations_train") != annotations.fingerprint:
         raise ValueError(
-            f"the {folder.name} in {folder} was trained on other annotations than those of "
-            f"{annotations.metadata.dataset}/{annotations.metadata.split}: {_remedy(folder.name)}, "
+            f"the {name} in {folder} was trained on other annotations than those of "
+            f"{annotations.metadata.dataset}/{annotations.metadata.split}: {_remedy(name)}, "
             "--params restart=true"
         )
     return found
+
+
+def _trained_on(annotations: AmodalAnnotations, name: str, folder: Path) -> Checkpoint:
+    """Return the finished training of a method, however it was configured."""
+    if not (folder / "method.json").exists():
+        raise ValueError(f"{folder} holds no {name}: {_remedy(name)}")
+    return _on_these(annotations, Checkpoint.load(folder), name, folder)
 
 
 def _remedy(name: str) -> str:
