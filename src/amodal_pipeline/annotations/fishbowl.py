@@ -286,7 +286,7 @@ def _grid(rows: list[list], length: int) -> np.ndarray:
 
 
 def _stated(mask: Any) -> Any:
-    """Return the mask of a record; False instead of None, because a record without one is damaged."""
+    """Return the mask of a record; False for None, because a record without a mask is damaged."""
     return False if mask is None else mask
 
 

@@ -1,4 +1,4 @@
-"""Nodes that measure and draw a mask tokenizer; its training is that of every method."""
+"""Nodes that measure and draw a trained mask tokenizer."""
 
 import logging
 

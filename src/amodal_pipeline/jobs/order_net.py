@@ -117,7 +117,7 @@ def train_and_score(
 
     def score(ordered: Predictions) -> Scores:
         found = evaluate(val, ordered, only, run_id=scored(ordered))
-        # Masks are those of the source: how well they fit is no merit of what orders them.
+        # Masks come from the source: their quality says nothing about the order.
         return dataclasses.replace(found, objects=found.objects.iloc[:0])
 
     rules = scores.join(score(rule) for rule in _by_rules(shown, pairs))

@@ -1,4 +1,4 @@
-"""Nodes that measure and draw a shape prior; its training is that of every method."""
+"""Nodes that measure and draw a trained shape prior."""
 
 import logging
 

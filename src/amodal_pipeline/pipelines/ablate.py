@@ -101,8 +101,8 @@ def create_pipeline(method: str) -> Pipeline:
                 outputs=["table", "chart", "loss_curves", "missing"],
                 name="summarise",
             ),
-            # With --only-missing-outputs a node without outputs runs, and so do those that make
-            # what it needs and is no file: rows know by themselves what is finished.
+            # With --only-missing-outputs this node runs, because it has no outputs, and so do the
+            # nodes of its inputs that are not files: rows skip finished trainings by themselves.
             node(
                 show,
                 inputs=[own, "table", "missing", "params:dataset"],
