@@ -1,4 +1,4 @@
-"""The front door: what ``kedro run`` does, in a few lines of Python and without Kedro.
+"""The jobs of ``kedro run`` in a few lines of Python, without Kedro.
 
 >>> import amodal_pipeline as ap
 >>> train, val = ap.read("scenes", "data/scenes", train=400, val=80)
@@ -45,15 +45,15 @@ def read(
     """Read a data set as annotation tables, or render the embedded one.
 
     Args:
-        format: "scenes" renders 3D scenes with exact truth into ``folder``, or finds them there,
-            "moving_scenes" clips of them, with tracks;
+        format: "scenes" renders 3D scenes with exact truth into ``folder``, or reads existing ones;
+            "moving_scenes" does so for clips, with tracks;
             "kins", "cocoa", "cocoa_cls", "d2sa", …, and of videos "fishbowl" and "movid_a", read a
             published data set as it is unpacked in ``folder`` (docs/data_sets.md); "coco_amodal"
             reads one file of your own.
         folder: of the data set, or the annotation file of "coco_amodal".
-        images: the folder of its images, for "coco_amodal"; that of the file by default.
+        images: the folder of its images, for "coco_amodal"; the file's folder by default.
         workers: processes that render or read; 0 is one per core.
-        sizes: ``train`` and ``val``, how many scenes or clips to render.
+        sizes: ``train`` and ``val``, the numbers of scenes or clips to render.
 
     Returns:
         The training and the validation split; of "coco_amodal" one table.
@@ -78,7 +78,7 @@ def read(
 
 
 def _published(name: str) -> Any:
-    """Return where the files of a published data set are, as its environment says."""
+    """Return the source of a published data set, as its environment in conf/ has it."""
     import yaml
 
     from amodal_pipeline.jobs.sources import Source
@@ -102,10 +102,10 @@ def _published(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training begins.
+    """The start of a training.
 
-    ``checkpoint``: to start from; None for what the method starts from by itself. ``restart``:
-    throw away what is in the folder first; otherwise a training that was cut goes on.
+    ``checkpoint``: to start from; None for the method's own start. ``restart``: first remove the
+    checkpoint and state in the folder; otherwise an interrupted training is continued.
     """
 
     checkpoint: Checkpoint | None = None
@@ -123,21 +123,25 @@ def train(
     start: Checkpoint | Start | None = None,
     parts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Checkpoint:
-    """Train a method by its paper's recipe, or go on with a training that was cut.
+    """Train a method by its paper's recipe, or continue an interrupted training.
 
-    What a method is trained with (VRSP's shape prior, C2F-Seg's mask tokenizer) is made first, in
-    a folder within ``folder``.
+    Parts of a method (VRSP's shape prior, C2F-Seg's mask tokenizer) are made first, in a folder
+    within ``folder``.
 
     Args:
         method: its name, "orcnn".
         annotations: the training split.
-        folder: where checkpoint and training state lie.
+        folder: for checkpoint and training state.
         model: values of the method that differ from the paper's, nested as in ``conf/``.
-        iterations: how many instead of the paper's; warm-up, steps and stages are shortened alike.
+        iterations: their number instead of the paper's; warm-up, steps and stages are scaled with
+            it.
         training: other values of the recipe that differ.
         start: a checkpoint to start from, or a :class:`Start`, which can begin anew.
-        parts: by name of a part, its ``model``, ``iterations`` and ``training``. They are not
-            shortened with ``iterations``.
+        parts: by name of a part, its ``model``, ``iterations`` and ``training``. Parts are not
+            scaled with ``iterations``.
+
+    Returns:
+        The checkpoint.
 
     Raises:
         ValueError: the method or a value is unknown, or ``folder`` holds another training.
@@ -162,7 +166,7 @@ def _config(method: str, values: Mapping[str, Any] | None) -> Any:
 def _recipe(
     recipe: Mapping[str, Any], iterations: int | None, changes: Mapping[str, Any]
 ) -> TrainingConfig:
-    """Return a paper's recipe with other values, shortened or lengthened as a whole."""
+    """Return a paper's recipe with other values, its schedule scaled to ``iterations``."""
     config = TrainingConfig.model_validate(dict(recipe))
     if iterations:
         share = iterations / config.iterations
@@ -188,7 +192,7 @@ def _parts(
     values: Mapping[str, Mapping[str, Any]],
     restart: bool,
 ) -> Parts:
-    """Make the parts that a method is trained with, or take those that are in its folder."""
+    """Return the parts of a method, loaded from its folder or trained now."""
     wanted = contract.parts_of(config)
     if strangers := sorted(values.keys() - wanted.keys()):
         raise ValueError(
@@ -207,11 +211,11 @@ def _parts(
 def predict(
     checkpoint: Checkpoint, annotations: AmodalAnnotations, **inference: Any
 ) -> Predictions:
-    """Return what a trained detector finds in the images of a split.
+    """Return a trained detector's predictions for the images of a split.
 
     Args:
         checkpoint: of a detector, from :func:`train` or ``Checkpoint.load(folder)``.
-        annotations: whose images are looked at.
+        annotations: the split; only its images are used.
         inference: values of InferenceConfig: ``batch_size``, ``workers``, ``device``, ….
     """
     from amodal_pipeline.jobs.detect import predict as run
@@ -222,12 +226,15 @@ def predict(
 def complete(
     checkpoint: Checkpoint, objects: Predictions | KnownObjects, **inference: Any
 ) -> Predictions:
-    """Return known objects with the whole masks that a completer gives them.
+    """Return known objects with a completer's amodal masks.
 
     Args:
         checkpoint: of a completer.
         objects: with visible masks: ``true_objects(annotations)``, or a detector's predictions.
         inference: values of InferenceConfig.
+
+    Raises:
+        ValueError: the checkpoint is of no completer.
     """
     from amodal_pipeline.jobs.complete import complete as run
 
@@ -242,8 +249,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Score predictions by every published protocol that applies to them.
 
-    What a completer made of a detector's masks is scored on the objects that this detector matched,
-    where the detector's own predictions are in the list, too.
+    Completions of a detector's masks are scored on the objects that this detector matched, if the
+    detector's own predictions are in the list, too.
 
     Args:
         annotations: the truth.
@@ -255,7 +262,7 @@ def evaluate(
         Tidy rows (docs/metrics.md): method, inputs, protocol, category, metric, value, low, high.
 
     Raises:
-        ValueError: ``matched_by`` is given, or it is open which detector's objects were completed.
+        ValueError: ``matched_by`` is given, or two tables could be the completed detections.
     """
     from amodal_pipeline.jobs.evaluate import scored
     from amodal_pipeline.metrics.completion import match_detections
@@ -288,7 +295,7 @@ def evaluate(
 
 
 def load(folder: str | Path) -> Predictor:
-    """Load a trained method for pictures of your own: see :class:`~.predictor.Predictor`."""
+    """Return a trained method for pictures of your own: see :class:`~.predictor.Predictor`."""
     from amodal_pipeline.methods import load as restore
     from amodal_pipeline.predictor import Predictor
 

@@ -1,4 +1,4 @@
-"""Where the files lie that are part of the project and not of its code: conf/, docs/published.csv.
+"""Locations of project files that are not code: conf/ and docs/published.csv.
 
 A wheel has them in the package; a clone has them at its top.
 """

@@ -4,15 +4,15 @@ Videos of an aquarium as SaVos (Yao et al., NeurIPS 2022) generated them: 128 fr
 static camera. Two layouts are read:
 
 - the generator's, a folder ``<mode>`` with ``<video>/objects.json`` (visible masks of all fish) and
-  beside it ``<mode>_objects`` with ``<video>_object<id>/objects.json`` (the whole fish, drawn
+  next to it ``<mode>_objects`` with ``<video>_object<id>/objects.json`` (the whole fish, drawn
   alone);
 - SaVos's, ``<mode>_data.pkl``, which was made from it: the tracks of fish that are far from the
   border, large enough and not hidden entirely.
 
-Both become the same table. A fish has a track as SaVos makes it (:class:`TrackRules`). All other
-pixels of fish are one object "the others" of each frame, which is ignored and has no track: they
-hide tracked fish, and post-processing by C2F-Seg and SaVos's scores ask where other fish are seen.
-Rock and seaweed hide fish too; they are no objects.
+Both give the same table. Tracks follow SaVos's rules (:class:`TrackRules`). All other pixels of
+fish are one object "the others" of each frame, which is ignored and has no track: they hide tracked
+fish, and C2F-Seg's post-processing and SaVos's scores need the visible pixels of other fish. Rock
+and seaweed hide fish too, but are no objects.
 """
 
 import hashlib
@@ -42,20 +42,20 @@ from amodal_pipeline.annotations.validation import (
 _OBJECT = re.compile(r"(\d{1,9})_(\d{1,4})")  # key of the pickle: video and fish
 _OTHERS = videos.SPAN - 1  # number of "the others" within a video
 _OBJECTS = "objects.json"
-_MOST = 1 << 20  # masks of a video: a hostile file could fill the memory with empty places
+_MOST = 1 << 20  # masks per video: a hostile file could fill the memory with empty places
 _COLUMNS = ("visible", "amodal", "free")
 
 
 @dataclass(frozen=True)
 class TrackRules:
-    """When a fish is followed (SaVos's released preprocessing).
+    """When a fish is tracked (SaVos's released preprocessing).
 
     Attributes:
         amodal_above, visible_above: pixels that the masks must exceed.
         border: pixels that the amodal box keeps from the border.
 
-    A track begins with the first frame in which all of this holds and ends before the first one in
-    which it does not: what comes later is not part of it.
+    A track begins with the first frame that meets all conditions and ends before the next one that
+    does not; later frames are not part of it.
     """
 
     amodal_above: int = 400
@@ -133,8 +133,8 @@ class _Fish:
     Attributes:
         name: of the video.
         numbers: of the fish [K].
-        visible, amodal: COCO run lengths, object [K, T]; None where the file has none.
-        free: of SaVos's file, the pixels on which no other fish is seen, object [K, T].
+        visible, amodal: COCO run lengths, object [K, T]; None where the file has no mask.
+        free: of SaVos's file, the pixels at which no other fish is visible, object [K, T].
         frames: which frames are images of the table, bool [T].
         file, checksum, rejected: the origin, and findings about it.
     """
@@ -155,10 +155,10 @@ def _read_raw(root: Path, make: Any, name: str) -> videos.Video:
 
 
 def _raw(root: Path, name: str) -> _Fish:
-    """Read a video of the generator's layout."""
+    """Return a video of the generator's layout."""
     path, rejected = root / name / _OBJECTS, []
     listed, digest = _objects(path)
-    # A fish of another length than most has masks of other frames.
+    # Masks of a fish whose number of frames differs from most belong to other frames.
     length = Counter(len(masks) for _, masks in listed).most_common(1)[0][0]
     whole: dict[int, list] = {}
     seen: dict[int, list] = {}
@@ -213,7 +213,7 @@ def _objects(path: Path) -> tuple[list[tuple[int, list]], str]:
 
 
 def _pickled(path: Path) -> dict[str, dict[int, dict]]:
-    """Return SaVos's records: video → fish → what the file has of it."""
+    """Return SaVos's records: video → fish → its records by frame."""
     found = restricted_pickle.load(path)
     if not isinstance(found, dict) or not found:
         raise ValueError(
@@ -265,7 +265,7 @@ def _processed(name: str, tracks: dict[int, dict], path: Path, digest: str) -> _
 
 
 def _as_json(value: Any) -> Any:
-    """Return run lengths as a JSON file would have them: SaVos keeps lists of one, with bytes."""
+    """Return run lengths as a JSON file has them: SaVos stores lists of one mask, with bytes."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, dict):
@@ -286,7 +286,7 @@ def _grid(rows: list[list], length: int) -> np.ndarray:
 
 
 def _stated(mask: Any) -> Any:
-    """Return what a record has as a mask: None, for a frame without a record, is a fault here."""
+    """Return the mask of a record; False for None, because a record without a mask is damaged."""
     return False if mask is None else mask
 
 
@@ -373,7 +373,7 @@ def _readable(
 def _tracked(
     visible: np.ndarray, amodal: np.ndarray, size: tuple[int, int], rules: TrackRules
 ) -> np.ndarray:
-    """Return in which frames each fish is followed, bool [K, T]."""
+    """Return in which frames each fish is tracked, bool [K, T]."""
     there = np.not_equal(visible, None) & np.not_equal(amodal, None)
     seen, whole = np.zeros(there.shape, bool), np.zeros(there.shape, bool)
     runs = rle.unpack(amodal[there].tolist())
@@ -398,7 +398,7 @@ def _first_run(good: np.ndarray) -> np.ndarray:
 def _others(
     drawn: dict[str, np.ndarray], tracked: np.ndarray, size: tuple[int, int]
 ) -> dict[int, str]:
-    """Return, by frame, the visible pixels of fish without a track in it, if there are any."""
+    """Return, by frame, the visible pixels of fish that have no track in it, if there are any."""
     visible = drawn["visible"]
     if "free" not in drawn:
         others = dict(_by_frame(visible, np.not_equal(visible, None) & ~tracked))
@@ -424,7 +424,7 @@ def _by_frame(masks: np.ndarray, which: np.ndarray) -> Iterator[tuple[int, str]]
 
 
 def _require_frames(frames: Path, video: Path) -> None:
-    """Refuse a video whose frames are not there.
+    """Raise an error for a video whose frames are missing.
 
     Raises:
         ValueError: says how to extract them.

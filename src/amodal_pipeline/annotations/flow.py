@@ -1,12 +1,12 @@
-"""Optical flow of video frames: the file that has it, read and written as float32 [H, W, 2].
+"""Optical flow of video frames: finding its file, reading and writing it as float32 [H, W, 2].
 
-A flow (dx, dy) of a pixel says how many pixels to the right and down its point lies in the next
-frame (forward), or in the frame before (backward). Flow is not part of the tables: a method that
+The flow (dx, dy) of a pixel is the shift of its point, in pixels to the right and down, to the next
+frame (forward) or to the previous one (backward). Flow is not part of the tables: a method that
 uses it asks for the file of a frame.
 
 Two formats are read: Middlebury's .flo (Baker et al., "A Database and Evaluation Methodology for
 Optical Flow", IJCV 2011), which FISHBOWL's files and our own scenes have, and Kubric's PNG of 16
-bits, whose range of values is in a ``data_ranges.json`` beside it.
+bits, whose range of values is in a ``data_ranges.json`` in the same folder.
 """
 
 import os
@@ -21,7 +21,7 @@ from amodal_pipeline.annotations.storage import inside, replacing
 
 _MAGIC = b"PIEH"  # 202021.25 as a float of 32 bits
 _HEADER = struct.Struct("<4sii")
-_UNKNOWN, _UNKNOWN_ABOVE = 1e10, 1e9  # Middlebury's marks of a pixel without flow
+_UNKNOWN, _UNKNOWN_ABOVE = 1e10, 1e9  # Middlebury's values for a pixel without flow
 _RANGES = "data_ranges.json"
 _SMALL = 1 << 16  # bytes
 
@@ -31,19 +31,19 @@ def flow_file(
 ) -> Path | None:
     """Return the file with the optical flow of a frame; None if it does not exist.
 
-    Looked for, in this order:
+    Searched in this order:
 
-    - beside the image, ``<name>.forward.flo`` and ``<name>.backward.flo``: our own scenes;
-    - Kubric's ``forward_flow_*`` and ``backward_flow_*.png`` beside ``rgba_*.png``;
+    - next to the image, ``<name>.forward.flo`` and ``<name>.backward.flo``: our own scenes;
+    - Kubric's ``forward_flow_*`` and ``backward_flow_*.png`` next to ``rgba_*.png``;
     - SaVos's ``<mode>_flow`` and ``<mode>_flow_reverse/inference/run.epoch-0-flow-field/<video>/``
-      of ``<mode>_frames/<video>/``, beside that folder or beside its parent. A video of N frames
-      has N − 1 files: the last (backward: the first) frame has that of its neighbour.
+      of ``<mode>_frames/<video>/``, next to that folder or next to its parent. A video of N frames
+      has N − 1 files: the last (backward: the first) frame takes its neighbour's file.
 
     Args:
         root: the folder that ``file_name`` is relative to.
         file_name: of the image, as the table of images has it.
         frame: its number within the video, from 0.
-        backward: flow to the frame before instead of to the next one.
+        backward: flow to the previous frame instead of to the next one.
 
     Raises:
         ValueError: ``file_name`` leaves ``root``.
@@ -178,7 +178,7 @@ def _range(path: Path) -> tuple[float, float]:
 
 
 def _bytes_of(path: Path, limit: int) -> bytearray:
-    """Return what a file holds, at most ``limit`` bytes."""
+    """Return the content of a file of at most ``limit`` bytes."""
     with path.open("rb") as file:
         data = bytearray(file.read(limit + 1))
     if len(data) > limit:

@@ -1,4 +1,4 @@
-"""What masks were made from: the one place that knows how tables and results spell it."""
+"""The inputs that masks were made from, with their spelling in tables and results."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from enum import StrEnum
 
 
 class Given(StrEnum):
-    """What masks were made from, valued as ``inputs`` of tables and results spells it.
+    """The inputs that masks were made from; values are those of ``inputs`` in tables and results.
 
     IMAGE: the image alone. TRUE_MASKS: the true visible masks. TRUE_BOXES: these and the true
-    amodal boxes. DETECTIONS: what a detector found; ``inputs`` is then the detector's name.
-    NOTHING: what would be a detector's, where no detector is configured.
+    amodal boxes. DETECTIONS: a detector's predictions; ``inputs`` is then the detector's name.
+    NOTHING: an empty table in place of detections, where no detector is configured.
     """
 
     IMAGE = "image"
@@ -19,14 +19,14 @@ class Given(StrEnum):
     DETECTIONS = "detections"
     NOTHING = "none"
 
-    # Pydantic's messages list the members: as a user types them.
+    # Pydantic's messages list the members, spelled as a user types them.
     __repr__ = str.__repr__
 
     @classmethod
     def of(cls, inputs: object) -> Given:
-        """Return what ``inputs`` says: any text that is no member's is the name of a detector.
+        """Return the member for a value of ``inputs``; any other text is the name of a detector.
 
-        True counts as TRUE_MASKS: a command line makes a truth value of "true".
+        True counts as TRUE_MASKS, because a command line turns "true" into a boolean.
         """
         if inputs is True:
             return cls.TRUE_MASKS

@@ -44,8 +44,8 @@ def read_movid_a(
 ) -> AmodalAnnotations:
     """Read the videos of a folder, one at a time. The one category is "object".
 
-    Where a list of instances lies beside or in the folder, instances that are not on it are
-    ignored: MOViD-A's leaves out those that are never seen.
+    Instances that are not on the list of instances, if there is one in or next to the folder, are
+    ignored: MOViD-A's list leaves out instances that are never visible.
 
     Args:
         path: the folder of a mode, ``train`` or ``test``.
@@ -58,7 +58,7 @@ def read_movid_a(
     Returns:
         A table with the video and the frame of each image, a track of each instance, and the order
         that the masks show (``inferred``). An instance has a row in each frame that its amodal mask
-        reaches, seen or not.
+        reaches, visible or not.
 
     Raises:
         ValueError: ``metadata.json`` or the list is missing, damaged or of another data set; names
@@ -88,7 +88,7 @@ def read_movid_a(
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What is used of a ``metadata.json``: frames, (height, width), number of instances."""
+    """The used part of a ``metadata.json``: frames, (height, width), number of instances."""
 
     frames: int
     size: tuple[int, int]
@@ -238,7 +238,7 @@ def _lines(path: Path) -> list[tuple[str, int, int]]:
 def _array(path: Path) -> list[tuple[str, int, int]]:
     """Return (entry, video, instance) of each "video-instance" of a NumPy file of strings."""
     try:
-        # Mapped: a file that claims to be larger than it is is refused without memory for it.
+        # Memory-mapped: a file that claims a larger size is refused without allocating it.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError) as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which frames of which objects a paper scores, as masks over the rows of a table."""
+"""The object-frames that papers score, as masks over the rows of a table."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from amodal_pipeline.annotations.tables import AmodalAnnotations, boxes
 
 
 def seen(annotations: AmodalAnnotations) -> np.ndarray:
-    """Return the frames in which an object of a track is visible, bool [N].
+    """Return the frames in which a tracked object is visible, bool [N].
 
-    MOViD-A's population in C2F-Seg's evaluation, and that of EoRaS on MOVi-B and MOVi-D: the frames
-    that its loader counts. Ignored objects are left out.
+    C2F-Seg scores them on MOViD-A, and EoRaS on MOVi-B and MOVi-D: these are the frames that its
+    loader counts. Ignored objects are left out.
     """
     instances = annotations.instances
     tracked = instances["track_id"].notna() & ~instances["ignore"].astype(bool)

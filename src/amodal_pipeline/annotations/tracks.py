@@ -1,4 +1,4 @@
-"""The time axis of a table: objects that are followed through the frames of a video."""
+"""The time axis of a table: tracks of objects through the frames of videos."""
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ def frame_of(instances: pd.DataFrame, images: pd.DataFrame) -> tuple[np.ndarray,
 
 
 def by_frame(images: pd.DataFrame) -> pd.DataFrame:
-    """Return the images with those of each video together, by frame, where the first of them was.
+    """Return the images with the frames of each video in order, at the place of the first of them.
 
     Args:
         images: rows of IMAGES; those without a video keep their places.
@@ -51,7 +51,7 @@ def by_frame(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def frame_problems(images: pd.DataFrame) -> list[tuple[np.ndarray, str]]:
-    """Return what contradicts the time axis: which images, bool [N], and why."""
+    """Return which images contradict the time axis, bool [N], and the reasons."""
     video, has_video = _integers(images["video_id"])
     frame, has_frame = _integers(images["frame"])
     if not (has_video | has_frame).any():
@@ -65,16 +65,16 @@ def frame_problems(images: pd.DataFrame) -> list[tuple[np.ndarray, str]]:
 
 
 def contradictions(instances: pd.DataFrame, images: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return which instances have a track of another video, or one that is in their frame already.
+    """Return which instances have a track of another video, or one that their frame has already.
 
-    Tracks in images without a video (views of one object) are free of both rules.
+    Tracks in images without a video (views of one object) are exempt from both rules.
 
     Args:
-        instances: rows of INSTANCES; the first of a track says which video it is of.
+        instances: rows of INSTANCES; the first row of a track fixes its video.
         images: rows of IMAGES.
 
     Returns:
-        bool [N], bool [N].
+        bool [N] for each of the two rules.
     """
     elsewhere, again = np.zeros((2, len(instances)), bool)
     videos, has_video = _integers(images["video_id"])
@@ -85,7 +85,7 @@ def contradictions(instances: pd.DataFrame, images: pd.DataFrame) -> tuple[np.nd
     place = image_ids.get_indexer(image)
     track, has_track = _integers(instances["track_id"])
     rows = np.flatnonzero(has_track & (place >= 0))
-    # A number of its own for each video, and one for all images without.
+    # A number per video, and one number for all images without a video.
     number = np.where(has_video, pd.factorize(videos)[0], -1)[place[rows]]
     _, first, of = np.unique(track[rows], return_index=True, return_inverse=True)
     elsewhere[rows] = number != number[first][of]

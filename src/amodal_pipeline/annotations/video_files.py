@@ -11,7 +11,7 @@ from PIL import Image
 
 from amodal_pipeline.annotations.storage import checksum, replacing
 
-# FFmpeg's names of them: nothing else is tried, as other formats (playlists) name further files.
+# FFmpeg's names of formats. Others are not tried: playlists, for one, name further files.
 FORMATS = {
     ".mp4": "mov",
     ".m4v": "mov",
@@ -24,19 +24,19 @@ FORMATS = {
 }
 
 _RATE = "frames_per_second.json"
-_UNKNOWN_RATE = 25.0  # of files that do not say
+_UNKNOWN_RATE = 25.0  # of files without a frame rate
 
 
 def frames_of(path: Path, folder: Path) -> tuple[Path, float]:
-    """Return the folder of a video's frames, and how many are a second.
+    """Return the folder of a video's frames, and the frames per second.
 
     The frames are JPEG files, ``000000.jpg`` and so on. They are written once: a video of the same
     bytes has them in the same folder, ``<12 digits of the checksum>/<stem>``. One frame at a time
-    is in memory. A video that is stored turned, as telephones do, is turned upright.
+    is in memory. A video that is stored rotated, as telephones do, is turned upright.
 
     Args:
         path: the video.
-        folder: where folders of frames are.
+        folder: the parent folder of all folders of frames.
 
     Raises:
         ValueError: PyAV is missing; or the file has another suffix than :data:`FORMATS`, is
@@ -83,10 +83,10 @@ def pyav() -> Any:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """An open container and its video stream; errors name the file."""
+    """Yield an open container and its video stream; errors name the file."""
     av = pyav()
     try:
-        # From an open file, so that FFmpeg itself opens nothing.
+        # An open file is passed, so that FFmpeg itself opens no file.
         with open(path, "rb") as file, av.open(file, format=FORMATS[path.suffix.lower()]) as opened:
             if not opened.streams.video:
                 raise ValueError(f"{path} has sound but no picture: choose another video")
@@ -107,7 +107,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[np.ndarray]:
-    """Frames, uint8 [H, W, 3], upright."""
+    """Yield frames, uint8 [H, W, 3], upright."""
     for each in container.decode(stream):
         pixels = each.to_ndarray(format="rgb24")
         yield np.ascontiguousarray(np.rot90(pixels, round(each.rotation / 90)))

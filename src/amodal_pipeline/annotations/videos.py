@@ -1,4 +1,4 @@
-"""What readers of video data sets share: ids, videos read one at a time, and the table of all."""
+"""Shared parts of readers of video data sets: ids, reading video by video, and the joint table."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ REPAIRS = frozenset({Repair.VISIBLE_OUTSIDE_AMODAL})
 
 @dataclass(frozen=True)
 class Video:
-    """A video as it was read: rows of IMAGES, its objects, columns of order pairs, and findings.
+    """A video as read: rows of IMAGES, its objects, columns of order pairs, and findings.
 
-    ``checksum`` is that of the files that were read.
+    ``checksum``: of the files of the video.
     """
 
     images: pd.DataFrame
@@ -78,7 +78,7 @@ def read_each(
     workers: int = 1,
     on_progress: Progress | None = None,
 ) -> list[Video]:
-    """Return what ``read`` makes of each video, in order, in ``workers`` processes."""
+    """Return the result of ``read`` for each video, in order, using ``workers`` processes."""
     from joblib import Parallel, delayed
 
     with ExitStack() as held:
@@ -111,7 +111,7 @@ def table(
     file: str,
     rejected: Sequence[Finding] = (),
 ) -> AmodalAnnotations:
-    """Return the table of some videos, all of whose objects are of one category with the id 1.
+    """Return the table of some videos with a single category, whose id is 1.
 
     Args:
         source: name of the folder or file that they come from, and its checksum.

@@ -1,4 +1,4 @@
-"""The check that ``--only-missing-outputs`` skips nothing stale."""
+"""The check that ``--only-missing-outputs`` skips no stale output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amodal_pipeline.methods.registry import describe, jobs
 
 
 class FreshnessHook:
-    """Refuses ``--only-missing-outputs`` where what exists was made from something else."""
+    """Hook that raises an error if ``--only-missing-outputs`` would skip a stale output."""
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict, pipeline: Pipeline, catalog: DataCatalog):
@@ -47,7 +47,7 @@ def _project(catalog: DataCatalog) -> Project:
 
 
 def _check_predictions(name: str, project: Project, catalog: DataCatalog) -> None:
-    """Check predictions and detections of a method against the checkpoints that are there now."""
+    """Check that the present checkpoints made a method's predictions and detections."""
     folder = Path(catalog.get(f"{name}.checkpoint")._describe()["filepath"])
     card = MethodCard.load(folder)
     for kind in ("predictions", "predictions_true", "predictions_true_boxes"):

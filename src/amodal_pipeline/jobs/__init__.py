@@ -1,1 +1,1 @@
-"""What a user asks for, as plain functions: no Kedro. Each is a node of the pipelines."""
+"""What a user asks for, as plain functions without Kedro. The pipelines' nodes call them."""

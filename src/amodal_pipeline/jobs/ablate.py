@@ -1,4 +1,4 @@
-"""Nodes that train the rows of an ablation, score them, and set them side by side."""
+"""Nodes that train the rows of an ablation, score them, and compare them in one table."""
 
 import dataclasses
 import logging
@@ -55,10 +55,14 @@ _log = logging.getLogger(__name__)
 class Workplace:
     """Where and how the rows of an ablation are made.
 
-    Folders, each row in one of its name: ``rows`` has checkpoints and training states, ``output``
-    predictions, ``images`` pictures that are made for a row. ``models`` has the checkpoints of the
-    methods that rows start from; ``scores`` all scores, as "<method>.<row>". ``workers`` processes
-    compose pictures (0: one per core). ``restart``: train the chosen rows anew.
+    Attributes:
+        rows: folder of checkpoints and training states, one folder per row.
+        models: folder of the checkpoints of the methods that rows start from.
+        output: folder of predictions, one folder per row.
+        scores: folder of all scores, named "<method>.<row>".
+        workers: processes that compose pictures; 0 is one per core.
+        restart: train the chosen rows anew.
+        images: folder of pictures composed for single rows, one folder per row.
     """
 
     rows: Path
@@ -72,12 +76,15 @@ class Workplace:
 
 @dataclasses.dataclass(frozen=True)
 class Materials:
-    """What rows are made from beside the training split.
+    """What rows are made from, apart from the training split.
 
-    ``parts`` are those of the data set. For completers: ``detected`` has what a detector found of
-    the training objects, ``detections`` all of it in the validation split; ``detector`` is that
-    itself. ``views``: for methods that may be pretrained on views. ``upstream``: what rows start
-    from, of this data set.
+    Attributes:
+        parts: finished parts of this data set.
+        detected: for completers: detections matched to true objects of the training split.
+        detections: for completers: all detections of the validation split.
+        detector: for completers: the detector itself, in a list; empty without one.
+        views: for methods that may be pretrained on views.
+        upstream: checkpoint of this data set that rows start from.
     """
 
     parts: Parts
@@ -97,13 +104,14 @@ def workplace(
     restart: bool,
     images: Path | None = None,
 ) -> Workplace:
-    """Gather the folders of an ablation; below ``output`` and ``images`` it has one of its own."""
+    """Return the :class:`Workplace` of an ablation, which has its own folder below ``output`` and
+    ``images``, named as ``rows``."""
     own = images / rows.name if images else None
     return Workplace(rows, models, output / rows.name, scores, workers, restart, own)
 
 
 def gather_parts(**parts: Checkpoint) -> Parts:
-    """Gather the finished parts of the data set, by the job that made each."""
+    """Return the finished parts of the data set, by the job that made each."""
     return Parts(parts)
 
 
@@ -116,7 +124,13 @@ def gather(
     views: ViewsPlan | None = None,
     upstream: Checkpoint | NotMade | None = None,
 ) -> Materials:
-    """Gather what the rows of an ablation are made from; arguments as of :class:`Materials`."""
+    """Return the :class:`Materials` of an ablation, with detections matched to true objects.
+
+    Args:
+        train: the training split.
+        detections_train: detections of the training split, if there is a detector.
+        parts, detections, detector, views, upstream: see :class:`Materials`.
+    """
     detected = on_true_objects(train, detections_train)
     return Materials(parts, detected, detections, detector or (), views, upstream or NotMade())
 
@@ -129,7 +143,11 @@ def train_upstream_of_rows(
     restart: bool,
     *jobs: Job,
 ) -> Checkpoint | NotMade:
-    """Train what rows start from, as :func:`~.train.make_upstream` does; NotMade if none does."""
+    """Train the method that rows start from; see :func:`~.train.make_upstream`.
+
+    Returns:
+        Its checkpoint; NotMade where no row to be run starts from it.
+    """
     _, chosen = choose_rows(ablation, Parts(), *jobs)
     if not any(_starts_from(row, upstream.name) for row in chosen):
         return NotMade()
@@ -153,7 +171,7 @@ def choose_rows(
 def choose_rows_with_pretraining(
     ablation: AblationConfig, parts: Parts, views: ViewsPlan, *jobs: Job
 ) -> tuple[dict[str, Row], list[Row]]:
-    """Choose rows as :func:`choose_rows` does, for methods that may be pretrained on views."""
+    """Return rows as :func:`choose_rows` does, for methods that may be pretrained on views."""
     return _chosen(ablation, jobs, parts, views.pretraining)
 
 
@@ -164,7 +182,7 @@ def _chosen(
     pretraining: Pretraining | None = None,
 ) -> tuple[dict[str, Row], list[Row]]:
     checked: dict[str, Job] = {}
-    # Kedro builds the model of the first only, of parameters that come as *args.
+    # Of parameters that come as *args, Kedro turns only the first into a Job.
     for job in map(Job.model_validate, jobs):
         model = MethodConfig(parts.complete(job.model.root))
         checked[job.name] = job.model_copy(update={"model": model})
@@ -181,15 +199,15 @@ def ablate(
     inference: InferenceConfig,
     evaluation: EvaluationConfig,
 ) -> list[str]:
-    """Train and score rows one after another; what is finished and unchanged is not trained again.
+    """Train and score rows one after another; skip training where a checkpoint is up to date.
 
-    Each row is scored as soon as it is trained: a run that is cut has the rows before. Baselines
-    without parameters are no part of it.
+    Each row is scored as soon as it is trained, so that an interrupted run keeps finished rows.
+    Baselines without parameters are not scored.
 
     Args:
         chosen: the rows.
         train, val: the two splits.
-        place, given: where rows are made, and from what.
+        place, given: folders of the rows, and the materials that rows are made from.
 
     Returns:
         The names of the rows.
@@ -214,10 +232,10 @@ def train_row(
     as_start: bool = False,
     title: str = "",
 ) -> Checkpoint:
-    """Return the checkpoint of a row, trained where it is not there.
+    """Return the checkpoint of a row, trained now if it is not on disk.
 
     Args:
-        as_start: the row is what another starts from: ``restart`` replaces it only where it was
+        as_start: another row starts from this one: ``restart`` replaces it only where it was
             trained with other values.
 
     Raises:
@@ -254,7 +272,7 @@ def train_row(
 def _trained_whole(
     row: Row, material: Material, method_folder: Path, folder: Path
 ) -> Checkpoint | None:
-    """Return the method's own checkpoint, taken for a row that is nothing else."""
+    """Return a copy of the method's own checkpoint for a row that equals it; None if stale."""
     if not freshness.look(plan_of(row.job, material, method_folder)).fresh:
         return None
     if found := freshness.load(method_folder):
@@ -267,7 +285,8 @@ def _trained_whole(
 def _use_otherwise(
     row: Row, annotations: AmodalAnnotations, place: Workplace, given: Materials
 ) -> Checkpoint:
-    """The checkpoint of a row that is another one with values that matter after training only."""
+    """Return the checkpoint of a row with ``weights_of``: the weights of another row under values
+    that matter after training only."""
     kept = dataclasses.replace(place, restart=False)
     trained = train_row(row.weights_of, annotations, kept, given, as_start=True)
     method = row.job.model.root
@@ -298,12 +317,12 @@ def _start(
 def _pretrain(
     row: Row, wanted: Pretraining, dataset: str, place: Workplace, usual: ViewsPlan
 ) -> Checkpoint:
-    """The pretraining of a row: that of all rows, or one of its own beside the row."""
+    """Return the pretraining of a row: the one that all rows share, or the row's own."""
     views, folder = usual.folders, place.models / wanted.name
     if wanted != usual.pretraining:
         folder = place.rows / _own_pretraining(row)
     if wanted.views != usual.pretraining.views:
-        # A row may have pictures composed for itself, too.
+        # Not the row's own folder of images, which may have its composed pictures.
         views = dataclasses.replace(views, images=place.images / _own_pretraining(row))
     return pretrain(wanted, dataset, views, folder, place.workers, place.restart)
 
@@ -328,7 +347,7 @@ def _predict(
     given: Materials,
     inference: InferenceConfig,
 ) -> Predictions:
-    """Predictions of a row; those on disk where they are of this checkpoint and these images."""
+    """Return predictions of a row: from disk, if this checkpoint made them for these images."""
     folder = place.output / row.name / "predictions"
     if (folder / "metadata.json").exists():
         found = Predictions.load(folder)
@@ -352,15 +371,15 @@ def _predict(
 
 
 def _rests_on_estimates(row: Row, checkpoint: Checkpoint) -> bool:
-    """Whether a stage one that this checkpoint knows nothing of has a part in its predictions."""
+    """Return whether predictions depend on a stage one that is not in the checkpoint's card."""
     return row.completes not in (None, Given.TRUE_BOXES) and within_amodal_boxes(checkpoint.card)
 
 
 def _inputs(row: Row, given: Materials) -> str:
-    """Return what the predictions of a row are made from, as results have it.
+    """Return the inputs of a row's predictions, as the column of results has them.
 
     Raises:
-        ValueError: it completes detections, and there is no detector.
+        ValueError: the row completes detections, and there is no detector.
     """
     kind = row.completes or Given.IMAGE
     if kind is not Given.DETECTIONS:
@@ -383,7 +402,7 @@ def _score(
     from amodal_pipeline.metrics.completion import match_detections
     from amodal_pipeline.metrics.evaluate import evaluate
 
-    # What was completed decides which objects are found, as for the method itself.
+    # Objects are matched by the detections that were completed, as for the method itself.
     detected = row.completes is Given.DETECTIONS
     matches = match_detections(val, given.detections) if detected else None
     with progress(f"evaluate {row.name}") as on_progress:
@@ -406,26 +425,26 @@ def summarise(
     val: AmodalAnnotations,
     done: list[str],
 ) -> tuple[pd.DataFrame, object, object, list[str]]:
-    """Return all rows that were ever scored and are up to date, side by side.
+    """Return a table of all rows that were ever scored and are up to date.
 
-    Rows trained with other values than they have now, or scored on other validation data, are left
-    out with a warning.
+    Rows trained with other values than their present ones, or scored on other validation data,
+    are left out with a warning.
 
     Args:
         ablation: which metrics, and the row that others are compared with.
         rows: all rows.
-        rows_folder: their checkpoints.
-        models: those of the methods that they start from.
-        parts: their scores.
+        rows_folder: folder of the rows' checkpoints.
+        models: folder of the checkpoints of the methods that rows start from.
+        parts: folder of the rows' scores.
         val: the validation split.
         done: rows of this run, asked for so that this node comes after them.
 
     Returns:
         The table (columns row, method, protocol, metric, value, low, high, n, difference,
-        difference_low, difference_high, probability, note); the bars of all metrics and the losses,
-        as figures; and the names of the rows that are not in the table. ``difference`` is to the
-        reference, paired by image, with its 95 % interval; ``probability`` (0–1) is that of being
-        above it.
+        difference_low, difference_high, probability, note); figures of the bars of all metrics and
+        of the losses; and the names of the rows that are not in the table. ``difference`` is row
+        minus reference, paired by image, with its 95 % interval; ``probability`` (0–1) is the
+        probability that the difference is above 0.
     """
     from amodal_pipeline.jobs.ablation_table import compare_rows
     from amodal_pipeline.training.state import read_history
@@ -449,7 +468,7 @@ def summarise(
 
 
 def show(ablation: AblationConfig, table: pd.DataFrame, missing: list[str], dataset: str) -> None:
-    """Print the table, and which rows are missing in it."""
+    """Print the table, and the names of rows that are missing in it."""
     from amodal_pipeline.jobs.ablation_table import print_table
 
     print_table(ablation, table, dataset)
@@ -460,7 +479,7 @@ def show(ablation: AblationConfig, table: pd.DataFrame, missing: list[str], data
 def _changes(
     row: Row, rows_folder: Path, models: Path, scored: pd.Series, val: AmodalAnnotations
 ) -> str:
-    """Say how what is on disk differs from what the row is now; "" where it does not."""
+    """Return how a row's checkpoint and scores differ from its present values; "" for no change."""
     folder = rows_folder / row.name
     run_id, inputs = scored["run_id"], scored["inputs"]
     if Given.of(inputs) is not (row.completes or Given.IMAGE):
@@ -477,10 +496,12 @@ def _changes(
 
 
 def plan_of_row(row: Row, rows_folder: Path, models: Path) -> freshness.Plan:
-    """Return what a row is to be made from, as far as its parameters tell: not its data, nor views
-    that were rendered from other values."""
+    """Return what a row is to be made from, as far as its parameters tell.
+
+    The training data and rendered views are not looked at: they count as unchanged.
+    """
     folder, before = rows_folder / row.name, row.weights_of or row.upstream
-    # Parts, and what a detector found, are those of the data set: known when the row is trained.
+    # Parts and detections belong to the data set: they are known only when the row is trained.
     sources: dict[str, Any] = dict.fromkeys([*contract.parts_of(row.job.model.root), "detected"])
     match before:
         case Row():
@@ -500,5 +521,5 @@ def plan_of_row(row: Row, rows_folder: Path, models: Path) -> freshness.Plan:
 
 
 def _plan_above(job: Job, folder: Path) -> freshness.Plan:
-    """Return the plan of what rows start from; what that started from is not looked into."""
+    """Return the plan of a checkpoint that rows start from; its own start is not checked."""
     return freshness.Plan(folder, job, None, {"pretrained": None})

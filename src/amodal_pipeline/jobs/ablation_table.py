@@ -1,4 +1,4 @@
-"""The rows of an ablation side by side, with what each differs from the reference by."""
+"""The table of an ablation: values of each row and differences to the reference row."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -13,7 +13,7 @@ from amodal_pipeline.jobs.rows import AblationConfig
 from amodal_pipeline.metrics.bootstrap import compare
 from amodal_pipeline.metrics.scores import Scores
 
-_CELL = 12  # characters that a column of the printed table takes
+_CELL = 12  # characters per column of the printed table
 COLUMNS = (
     "row",
     "method",
@@ -37,8 +37,8 @@ def compare_rows(
     """Return the chosen metrics of all rows, ordered as ``scores`` and ``ablation.metrics``.
 
     Returns:
-        The table with :data:`COLUMNS`, and the same rows of results with each row's name as its
-        method, as charts label them.
+        The table with :data:`COLUMNS`, and the same rows of results with each row's name in the
+        column ``method``, from which charts take their labels.
     """
     wanted = [tuple(metric.split("/")) for metric in ablation.metrics]
     parts = []
@@ -82,10 +82,10 @@ def _differences(reference: str, scores: Mapping[str, Scores]) -> pd.DataFrame:
 def print_table(
     ablation: AblationConfig, table: pd.DataFrame, dataset: str, console: Console | None = None
 ) -> None:
-    """Print a line a row and a column a metric: value, interval, difference to the reference.
+    """Print a line per row and a column per metric: value, interval, difference to the reference.
 
-    A difference is bold where its interval leaves out 0. Metrics that do not fit beside one another
-    stand in a table below.
+    A difference is bold where its interval does not contain 0. Metrics that do not fit into the
+    width of the console are printed as further tables.
     """
     console = console or plain_console()
     cells = table.set_index(["row", "protocol", "metric"])

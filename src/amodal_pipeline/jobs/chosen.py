@@ -1,4 +1,4 @@
-"""What the job `evaluate` scores: the method that a user names, or predictions from elsewhere."""
+"""Predictions that the job `evaluate` scores: of a method that a user names, or of a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +29,17 @@ class Choice:
     """What a user asks to be scored.
 
     Attributes:
-        folder: of the checkpoint of the chosen method.
-        predictions: a COCO results file or a folder of them, instead of the method; each is a
-            method named as its file.
-        masks: what the key "segmentation" is in these files.
-        inputs: what a completer completes: true masks or these within true boxes (as ``Given``
-            spells them), the detections of the detector of this name, or those of a COCO results
-            file; None for the true ones and those of the detector that it was trained with.
+        folder: folder of the chosen method's checkpoint.
+        predictions: a COCO results file or a folder of them, to be scored instead of the method;
+            the name of each file is taken as its method.
+        masks: whether "segmentation" in these files is the visible or the amodal mask.
+        inputs: what a completer completes: true masks, or true masks within true boxes (spelled as
+            in ``Given``), the detections of the detector of this name, or those of a COCO results
+            file; None for true masks and the detections of the detector that it was trained with.
         stage_one: the detector that estimates amodal boxes, for a completer that needs them; None
             for the one that it was trained with.
-        detector: that of a completer that needs boxes and learns from no detector (A3D).
+        detector: the detector to use for a completer that needs boxes and learns from no detector
+            (A3D).
     """
 
     folder: Path
@@ -61,8 +62,8 @@ def predict_or_read(
         model_output: folder with the predictions of all methods.
 
     Raises:
-        ValueError: a file is named as a method that is trained here: its results would be lost; or
-            ``choice.inputs`` says nothing to the method, or no detector.
+        ValueError: a file has the name of a method that is trained here, whose results it would
+            replace; or ``choice.inputs`` does not suit the method, or names no detector.
     """
     folder = choice.folder
     if choice.predictions is None:
@@ -93,11 +94,11 @@ def predict_or_read(
 def predict_chosen(
     choice: Choice, annotations: AmodalAnnotations, inference: InferenceConfig, model_output: Path
 ) -> tuple[dict[str, Predictions], ...]:
-    """Return what :func:`predict_or_read` does as the data sets of a project, each by method.
+    """Return predictions as :func:`predict_or_read` does, grouped by data set of the catalog.
 
     Returns:
-        "predictions", "predictions_true" and "predictions_true_boxes" (:func:`kind`), and the
-        detections that were completed.
+        Tables by method for each of "predictions", "predictions_true" and
+        "predictions_true_boxes" (:func:`kind`), and the detections that were completed.
     """
     found, detections = predict_or_read(choice, annotations, inference, model_output)
     own = choice.folder.name
@@ -108,7 +109,7 @@ def predict_chosen(
 
 
 def kind(predictions: Predictions) -> str:
-    """Return the data set that a table belongs to, one of KINDS."""
+    """Return the data set of the catalog that a table belongs to, one of KINDS."""
     given = predictions.metadata.given
     return f"predictions_{given}" if given.from_truth else "predictions"
 
@@ -120,7 +121,10 @@ def _complete_chosen(
     inference: InferenceConfig,
     model_output: Path,
 ) -> tuple[list[Predictions], Predictions | None]:
-    """Complete what is asked for; without a detector only what needs none, unless asked for it."""
+    """Return completions of the chosen inputs.
+
+    Without a detector and without chosen inputs, completions that need a detector are left out.
+    """
     models, boxed = choice.folder.parent, within_amodal_boxes(checkpoint.card)
     stage_one, detector = choice.stage_one, choice.detector
     given = None if choice.inputs is None else Given.of(choice.inputs)
@@ -152,8 +156,13 @@ def _complete_chosen(
 def read_results_of_split(pattern: str, annotations: AmodalAnnotations) -> Predictions:
     """Read another program's detections of a split, whose ``segmentation`` is the visible mask.
 
-    ``pattern`` is the name of a COCO results file, where "{split}" stands for the split's; they are
-    called as the file without that. Errors are those of ``read_coco_results``.
+    Args:
+        pattern: name of a COCO results file, in which "{split}" is replaced by the split's name.
+            The method is called as the file without "{split}".
+        annotations: the split.
+
+    Raises:
+        ValueError: see ``read_coco_results``.
     """
     from amodal_pipeline.annotations.coco_results import read_coco_results
 
@@ -172,7 +181,7 @@ def _detections(
     inference: InferenceConfig,
     model_output: Path,
 ) -> Predictions:
-    """Return what a detector found, from a file, from an earlier evaluation, or by running it."""
+    """Return detections: read from a file, kept from an earlier evaluation, or made now."""
     if chosen.endswith(".json"):
         return read_results_of_split(chosen, annotations)
     if not (models / chosen / "method.json").exists():

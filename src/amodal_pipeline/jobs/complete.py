@@ -1,7 +1,7 @@
 """Complete known objects of a split with a trained completer.
 
-It is given true visible masks, or what a detector found. One that looks within amodal boxes is
-given those too: the true ones, or what a detector, its stage one, estimates from visible masks.
+A completer gets true visible masks, or a detector's detections. One that looks within amodal boxes
+gets those, too: true boxes, or boxes that a detector, its stage one, estimates from visible masks.
 """
 
 import dataclasses
@@ -25,19 +25,19 @@ _log = logging.getLogger(__name__)
 
 
 def is_completer(card: MethodCard) -> bool:
-    """Return whether a method completes objects that it is given; a detector finds them itself."""
+    """Return whether a method completes given objects, instead of finding objects itself."""
     return card.method.root.DESCRIPTION.task == "complete"
 
 
 def within_amodal_boxes(card: MethodCard) -> bool:
-    """Return whether a completer is given amodal boxes beside the visible masks."""
+    """Return whether a completer needs amodal boxes in addition to visible masks."""
     return card.method.root.crop.around == "amodal"
 
 
 def complete(
     checkpoint: Checkpoint, objects: KnownObjects, inference: InferenceConfig
 ) -> Predictions:
-    """Return known objects with a completer's amodal masks; warn of those that cannot be seen."""
+    """Return known objects with a completer's amodal masks; warn of objects that it cannot see."""
     from amodal_pipeline.annotations import rle
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training import completing, completing_clips
@@ -79,7 +79,7 @@ def complete_true(
         stage_one: the detector that estimates amodal boxes, for a completer that needs them.
 
     Raises:
-        ValueError: it needs boxes, and there is no stage one.
+        ValueError: the completer needs boxes, and there is no stage one.
     """
     card = checkpoint.card
     check_categories(card, annotations)
@@ -101,7 +101,7 @@ def complete_true_where_boxes_are_known(
     inference: InferenceConfig,
     stage_one: list[Checkpoint],
 ) -> Predictions:
-    """Complete as :func:`complete_true` does; no objects where there is no stage one."""
+    """Complete as :func:`complete_true` does; return an empty table if a stage one is missing."""
     if not stage_one:
         return complete(checkpoint, no_objects(annotations), inference)
     return complete_true(checkpoint, annotations, inference, stage_one)
@@ -123,10 +123,10 @@ def complete_detections(
 ) -> Predictions:
     """Complete the visible masks that a detector predicts for a split.
 
-    Classes and scores are the detector's, boxes those of the completed masks.
+    Classes and scores are the detector's; boxes enclose the completed masks.
 
     Raises:
-        ValueError: the detections are of other annotations, or have no visible masks.
+        ValueError: the detections are for other annotations, or have no visible masks.
     """
     check_categories(checkpoint.card, annotations)
     made = detections.metadata
@@ -147,7 +147,8 @@ def complete_true_at_cost(
 ) -> tuple[Predictions, dict[str, object]]:
     """Complete as :func:`complete_true` does, and measure its :class:`~..training.cost.Cost`.
 
-    Images per second are objects: reading, the network, masks at full resolution.
+    "Images" per second counts objects, and includes reading, the network, and masks at full
+    resolution.
     """
     run = partial(complete_true, checkpoint, annotations, inference, stage_one)
     return _at_cost(run, checkpoint, inference)
@@ -161,8 +162,8 @@ def complete_true_boxes_at_cost(
 ) -> tuple[Predictions, dict[str, object]]:
     """Complete as :func:`complete_true_boxes` does, and measure its cost.
 
-    That is the completer alone; "stage_one" has the name, parameters and operations of the detector
-    that it works with, if any: an image goes through that first.
+    The cost is the completer's alone. "stage_one" has the name, parameters and operations of the
+    detector that it works with, if any, which runs once per image before.
     """
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training.cost import cost
@@ -182,7 +183,7 @@ def complete_true_boxes_at_cost(
 def _at_cost(
     run: Callable[[], Predictions], checkpoint: Checkpoint, inference: InferenceConfig
 ) -> tuple[Predictions, dict[str, object]]:
-    """Return what ``run`` completes, and the cost of one object."""
+    """Return the predictions of ``run``, and the cost per object."""
     import torch
 
     crop = checkpoint.card.method.root.crop
@@ -203,9 +204,9 @@ def with_boxes(
     *,
     categories: bool = True,
 ) -> KnownObjects:
-    """Return known objects with amodal boxes: those that are missing are a detector's estimates.
+    """Return known objects with amodal boxes; a detector estimates the boxes that are missing.
 
-    ``categories``: as for :func:`~..training.completing.estimate_boxes`.
+    ``categories``: see :func:`~..training.completing.estimate_boxes`.
     """
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training.completing import estimate_boxes
@@ -230,11 +231,12 @@ def load_stage_one(
 
     Args:
         models: folder of all checkpoints of the data set.
-        stage_one: its name; None for the detector that the completer was trained with.
-        detector: that of a completer that needs boxes and learns from no detector (A3D).
+        stage_one: the detector's name; None for the one that the completer was trained with.
+        detector: the detector to use for a completer that learns from no detector (A3D).
 
     Raises:
-        ValueError: none is named, or it is not trained; says how to, and what can be done without.
+        ValueError: no detector is named, or it is not trained; says how to train it, and what can
+            be done without it.
     """
     name = stage_one or detector_of(checkpoint, models, detector)
     if name is None:
@@ -253,10 +255,10 @@ def load_stage_one(
 
 
 def detector_of(checkpoint: Checkpoint, models: Path, otherwise: str | None) -> str | None:
-    """Return the method whose checkpoint a completer was trained with; ``otherwise`` without one.
+    """Return the name of the detector that a completer was trained with, or ``otherwise``.
 
     Raises:
-        ValueError: that checkpoint is not there any more.
+        ValueError: the folder of models no longer has its checkpoint.
     """
     if otherwise and otherwise.endswith(".json"):  # another program's results
         return otherwise

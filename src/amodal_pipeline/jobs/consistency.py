@@ -1,4 +1,4 @@
-"""Nodes that show a trained method the same objects under several occluders, and score it."""
+"""Nodes that run a trained method on the same objects under several occluders, and score it."""
 
 import logging
 from functools import partial
@@ -23,13 +23,16 @@ _log = logging.getLogger(__name__)
 def make_variants(
     annotations: AmodalAnnotations, config: VariantsConfig, folder: Path, workers: int
 ) -> AmodalAnnotations:
-    """Pictures of objects of the validation split under several occluders each.
+    """Compose pictures of objects of the validation split under several occluders each.
 
     Args:
         annotations: the validation split.
-        config: what to make.
-        folder: where pictures go; those already there are kept.
-        workers: processes; 0 is one a core.
+        config: which pictures to make.
+        folder: folder of the pictures; those already there are kept.
+        workers: processes; 0 is one per core.
+
+    Returns:
+        The pictures as a table of annotations.
     """
     from amodal_pipeline.compose.variants import compose_variants
 
@@ -40,7 +43,7 @@ def make_variants(
 def predict_variants(
     folder: Path, variants: AmodalAnnotations, inference: InferenceConfig
 ) -> dict[str, Predictions]:
-    """Predict these pictures with the method whose checkpoint ``folder`` has; by its name."""
+    """Predict these pictures with the method in ``folder``; return {its name: its predictions}."""
     return {folder.name: predict(Checkpoint.load(folder), variants, inference)}
 
 
@@ -50,13 +53,13 @@ def evaluate_variants(
     predictions: dict[str, Predictions],
     evaluation: EvaluationConfig,
 ) -> dict[str, Scores]:
-    """Return how consistent a method is, and the baselines that complete its visible masks.
+    """Return consistency scores of each method, and of the baselines on its visible masks.
 
     Args:
         annotations: the validation split, whose images the pictures were made from.
         variants: the pictures.
         predictions: for the pictures, by method.
-        evaluation: of the bootstrap.
+        evaluation: values of the bootstrap.
 
     Raises:
         ValueError: the pictures were made from another version of the validation split.
@@ -108,7 +111,7 @@ def _evaluate(
 
 
 def _scored(predictions: Predictions, annotations: AmodalAnnotations) -> str:
-    """Name the checkpoint, the pictures and the split that a row was computed from."""
+    """Return an identifier of the checkpoint, pictures and split behind a row of results."""
     made = predictions.metadata
     return "-".join(d[:12] for d in (made.checkpoint, made.annotations, annotations.fingerprint))
 
@@ -116,10 +119,13 @@ def _scored(predictions: Predictions, annotations: AmodalAnnotations) -> str:
 def draw_variants(
     variants: AmodalAnnotations, predictions: dict[str, Predictions], count: int
 ) -> dict[str, Image.Image]:
-    """Targets under their occluders with truth and prediction, the most consistent one first.
+    """Draw targets under their occluders with truth and prediction, the most consistent first.
 
     Args:
-        count: of targets, evenly spaced from the most to the least consistent.
+        count: number of targets, evenly spaced from the most to the least consistent.
+
+    Returns:
+        A picture per method.
     """
     from amodal_pipeline.metrics.consistency import appearances
     from amodal_pipeline.visuals.grids import occluder_grid

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def predict(
     checkpoint: Checkpoint, annotations: AmodalAnnotations, inference: InferenceConfig
 ) -> Predictions:
-    """Predict every image of a split with a trained detector."""
+    """Return a trained detector's predictions for every image of a split."""
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training import inference as run
 
@@ -54,7 +54,7 @@ def predict_at_cost(
 ) -> tuple[Predictions, dict[str, object]]:
     """Predict as :func:`predict` does, and measure its :class:`~..training.cost.Cost`.
 
-    Images per second are those of the whole job: reading, the network, masks at full resolution.
+    Images per second include reading, the network, and masks at full resolution.
     """
     run = partial(predict, checkpoint, annotations, inference)
     return at_cost(run, checkpoint, inference, first_image(annotations))
@@ -77,7 +77,7 @@ def at_cost(
     image: Tensor,
     targets: dict[str, Tensor] | None = None,
 ) -> tuple[Predictions, dict[str, object]]:
-    """Return what ``run`` makes, and its cost per image; per object where it has ``targets``."""
+    """Return the result of ``run``, and its cost per image; per object if ``targets`` are given."""
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.training.cost import cost, device_name
     from amodal_pipeline.training.device import resolve_device
@@ -91,10 +91,10 @@ def at_cost(
 
 
 def check_detector(card: MethodCard) -> None:
-    """Refuse a method that finds no objects.
+    """Raise an error for a method that finds no objects.
 
     Raises:
-        ValueError: it completes or orders known objects, or is a part of one that does.
+        ValueError: it completes or orders known objects, or is part of a method that does.
     """
     remedies = {
         "complete": "completes objects that it is given and finds none itself: name a detector "
@@ -108,7 +108,11 @@ def check_detector(card: MethodCard) -> None:
 
 
 def check_categories(card: MethodCard, annotations: AmodalAnnotations) -> None:
-    """Refuse a method that was trained on other categories than those of the annotations."""
+    """Raise an error for a method that was trained on other categories than the annotations have.
+
+    Raises:
+        ValueError: names both lists of categories.
+    """
     truth = annotations.metadata
     names, method = [c.name for c in card.categories], job_name(card.method.root)
     if names != [c.name for c in truth.categories]:

@@ -23,21 +23,21 @@ def evaluate(
     model_output: Path,
     detections: Predictions | None = None,
 ) -> Scores:
-    """Scores of a method, and of the baselines that work on its predictions.
+    """Score a method, and the baselines that start from its predictions.
 
-    Those that complete its visible masks, and those that order its objects by a rule, stand on the
-    same detections, those of the method or of the detector whose detections it completed, matched
-    once as by :func:`~..metrics.completion.match_detections`. They need an amodal mask of every
-    prediction; the first two also a visible one.
+    Baselines complete its visible masks, or order its objects by a rule. They are scored on the
+    same matched objects as the method: those found by the method, or by the detector whose
+    detections it completed (:func:`~..metrics.completion.match_detections`). Baselines need an
+    amodal mask of every prediction; those that complete also need a visible one.
 
     Args:
         annotations: the validation split.
-        predictions: of the method.
+        predictions: the method's.
         evaluation: what to evaluate.
-        model_output: folder with the predictions of all methods: of the detector, and of those in
-            ``evaluation.matched_by``.
-        detections: those that the method completed, where they are at hand; otherwise the newest
-            of the detector in ``model_output``.
+        model_output: folder with the predictions of all methods, including the detector and the
+            methods in ``evaluation.matched_by``.
+        detections: the detections that the method completed; None for the newest predictions of
+            the detector in ``model_output``.
     """
     from amodal_pipeline.methods import baselines
     from amodal_pipeline.metrics import order, scores
@@ -61,7 +61,8 @@ def evaluate(
             detector = detections or newest(predictions.metadata.inputs, model_output)
         matches = match_detections(annotations, detector)
         parts = [run(predictions, evaluation, matches)]
-        # They rest on visible masks, whoever else completed them within whatever boxes.
+        # Baselines start from the detector's visible masks only: the identifier of their scores
+        # names neither a completer nor its boxes.
         made = detector.metadata.model_copy(update={"boxes_checkpoint": ""})
         if len(table) and table["instance_id"].notna().all():
             made = made.model_copy(update={"checkpoint": ""})
@@ -71,7 +72,7 @@ def evaluate(
                 parts.append(run(baseline(predictions), evaluation, matches))
         if len(table) and "order" in evaluation.protocols:
             only = evaluation.model_copy(update={"protocols": ("order",), "vrsp_released": False})
-            # These look at the completed masks, which are another method's own.
+            # These rules look at the completed masks: scores bear the completer's identifier.
             for rule in (order.by_area, order.by_lowest_point):
                 parts.append(run(rule(predictions), only, matches, run_id=scored(predictions)))
     return scores.join(parts)
@@ -84,13 +85,13 @@ def evaluate_completions(
     model_output: Path,
     *completions: Predictions,
 ) -> Scores:
-    """Return scores of all that a method made of a split, and of the baselines on each.
+    """Return scores of everything that a method made of a split, and of the baselines on each.
 
     Args:
         annotations, evaluation, model_output: as for :func:`evaluate`.
-        detections: those that a completer completed, if any.
-        completions: what it made of true objects and of detections. What it would have made of a
-            detector is left out where there is none.
+        detections: the detections that a completer completed, if any.
+        completions: its completions of true objects and of detections. Empty completions of a
+            detector that does not exist are left out.
     """
     from amodal_pipeline.metrics import scores
 
@@ -108,7 +109,10 @@ def evaluate_each(
     model_output: Path,
     *completions: dict[str, Predictions],
 ) -> Iterator[dict[str, Scores]]:
-    """Score several methods as :func:`evaluate_completions` does, each saved before the next."""
+    """Yield scores of one method after another, so that each is saved before the next.
+
+    Arguments are those of :func:`evaluate_completions`, by method.
+    """
     for name, tables in _by_method(completions).items():
         found = detections.get(name)
         yield {name: evaluate_completions(annotations, found, evaluation, model_output, *tables)}
@@ -143,7 +147,7 @@ def newest(method: str, folder: Path, kind: str = "predictions") -> Predictions:
     """Load a method's newest predictions, or its newest table of another ``kind``.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the folder has no predictions of this method.
     """
     versions = sorted((folder / method / kind).glob(f"*/{kind}"))
     if not versions:
@@ -155,8 +159,11 @@ def newest(method: str, folder: Path, kind: str = "predictions") -> Predictions:
 
 
 def scored(predictions: Predictions) -> str:
-    """Name what a row of results was computed from: the start of the fingerprints of the
-    checkpoint, of the one that estimated boxes, if any did, and of the data."""
+    """Return an identifier of the data behind a row of results.
+
+    It joins the starts of three fingerprints: of the checkpoint, of the checkpoint that estimated
+    boxes (if any), and of the annotations.
+    """
     made = predictions.metadata
     boxes_by = f"{made.boxes_checkpoint[:12]}-" if made.boxes_checkpoint else ""
     return f"{made.checkpoint[:12]}-{boxes_by}{made.annotations[:12]}"
@@ -174,7 +181,7 @@ def draw(annotations: AmodalAnnotations, predictions: Predictions, count: int) -
 def draw_completions(
     annotations: AmodalAnnotations, count: int, *completions: Predictions
 ) -> Image.Image:
-    """Draw what a method made of true objects and of detections side by side."""
+    """Draw a method's completions of true objects and of detections side by side."""
     from amodal_pipeline.visuals.grids import prediction_grid
     from amodal_pipeline.visuals.selection import most_occluded
 
@@ -194,10 +201,10 @@ def draw_completions(
 def draw_each(
     annotations: AmodalAnnotations, count: int, *completions: dict[str, Predictions]
 ) -> dict[str, Image.Image]:
-    """Draw several methods as :func:`draw_completions` does, by name.
+    """Draw several methods as :func:`draw_completions` does; return pictures by method.
 
-    Nothing where an image to be drawn on is missing or not that of the annotations: what another
-    program predicted is scored without images. The log says so.
+    The result is empty where an image is missing or does not match the annotations, because
+    predictions of other programs are scored without images. The log says so.
     """
     from amodal_pipeline.annotations.on_disk import image_problems
     from amodal_pipeline.visuals.selection import most_occluded

@@ -1,4 +1,4 @@
-"""Nodes that write what a method predicts for a split as other evaluators read it."""
+"""Nodes that write a method's predictions for a split in the format of other evaluators."""
 
 import logging
 from pathlib import Path
@@ -22,13 +22,13 @@ def export_predictions(
 ) -> None:
     """Write the predictions of a method for a split as COCO results JSON, and the split's truth.
 
-    Those of the last evaluation are written where they are of this checkpoint and these
-    annotations; otherwise the method is run. The files lie beside the tables in ``model_output``:
-    ``<method>/predictions_<split>.json``, of a completer ``predictions_true_<split>.json`` and
-    ``predictions_true_boxes_<split>.json`` too, and ``<method>/truth_<split>.json``.
+    Predictions of the last evaluation are written where they are of this checkpoint and these
+    annotations; otherwise the method is run. Files lie in ``model_output``, next to the tables:
+    ``<method>/predictions_<split>.json``; of a completer also ``predictions_true_<split>.json`` and
+    ``predictions_true_boxes_<split>.json``; and ``<method>/truth_<split>.json``.
 
     Args:
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         annotations: the split.
         inference: how the method is run.
         model_output: folder with the predictions of all methods.

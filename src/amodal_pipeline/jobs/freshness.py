@@ -1,8 +1,8 @@
-"""Whether checkpoints were made from what they would be made from now.
+"""Comparing checkpoints on disk with what would be trained now.
 
-What a checkpoint depends on is a graph: its configuration and annotations, the checkpoint it starts
-from, its finished parts, and the detector it learns from, each of which depends on others.
-:func:`look` walks it. Imports no torch.
+A checkpoint depends on its configuration and annotations, the checkpoint that it starts from, its
+finished parts, and the detector that it learns from, each of which depends on others. :func:`look`
+walks this graph. Imports no torch.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Plan:
     """What the checkpoint in a folder is to be made from.
 
     Attributes:
-        folder: of the checkpoint.
-        job: its parameters.
-        annotations: the fingerprint of its training split; None where that is not known.
-        sources: what it depends on beside these, by the name that the fingerprint has for it:
-            "pretrained", the modules of its parts, "detected", and "weights_of" for a row of an
-            ablation that is another one with other values. A plan is looked into; a card or a
-            digest is taken as it is; None is not known.
+        folder: folder of the checkpoint.
+        job: parameters of the training.
+        annotations: fingerprint of the training split; None where it is not known.
+        sources: the other inputs by their name in the fingerprint: "pretrained", the modules of the
+            parts, "detected", and "weights_of" for a row of an ablation that takes the weights of
+            another row. A Plan is checked in its turn; a card or a digest is taken as it is; None
+            is not known.
     """
 
     folder: Path
@@ -50,11 +50,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Finding:
-    """What :func:`look` finds.
+    """The result of :func:`look`.
 
     Attributes:
-        card: of the checkpoint in the plan's folder; None where there is no intact one.
-        folder: of the checkpoint that ``changes`` are of: the plan's, or one that it depends on.
+        card: card of the checkpoint in the plan's folder; None without an intact checkpoint.
+        folder: folder of the changed checkpoint: the plan's, or one that it depends on.
         changes: lines "name: value then -> value now".
     """
 
@@ -64,15 +64,17 @@ class Finding:
 
     @property
     def fresh(self) -> bool:
-        """Whether there is a checkpoint, made from what it would be made from now."""
+        """Return whether there is a checkpoint, and nothing that it was made from has changed."""
         return self.card is not None and not self.changes
 
 
 def look(plan: Plan) -> Finding:
-    """Compare the checkpoint of a plan, and first those that it depends on, with what they would be
-    made from now.
+    """Check the checkpoint of a plan against the plan, after the checkpoints that it depends on.
 
-    What is not known, and what a checkpoint that is not there would be, counts as unchanged.
+    Unknown values, and missing checkpoints that it depends on, count as unchanged.
+
+    Returns:
+        A :class:`Finding` with the changes of the first checkpoint that has any.
     """
     card = card_of(plan.folder)
     made = card.fingerprint.parts if card else {}
@@ -102,8 +104,8 @@ def finished(plan: Plan) -> MethodCard | None:
     """Return the card of a plan's checkpoint; None where it is still to be made.
 
     Raises:
-        ChangedTrainingError: it, or what it depends on, was made from something else; names what,
-            and the remedy.
+        ChangedTrainingError: the checkpoint, or one that it depends on, was made from other values;
+            names them, and the remedy.
         ValueError: the folder is of an earlier version.
     """
     check_version(plan.folder)
@@ -114,13 +116,13 @@ def finished(plan: Plan) -> MethodCard | None:
 
 @dataclass(frozen=True)
 class Project:
-    """What the parameters of a run and its folders say.
+    """Parameters of a run, and the folders that they name.
 
     Attributes:
         jobs: parameters of all trainings, by job.
-        models: the folder that has a folder per job.
-        annotations: the fingerprint of the training split, and ``views`` that of the views of a
-            pretraining; None where they are not prepared.
+        models: folder with a folder per job.
+        annotations: fingerprint of the training split; None where it is not prepared.
+        views: fingerprint of the views of a pretraining; None where they are not prepared.
     """
 
     jobs: Mapping[str, Job]
@@ -136,7 +138,7 @@ class Project:
         sources = {module: self.plan(part) for module, part in parts_of(method).items()}
         if job.pretrained is not None:
             sources["pretrained"] = self._start(job)
-        # Detections that match no object, of which a card says nothing, teach nothing.
+        # A card without "detected" was made from detections of which none matched an object.
         if job.detector and (card is None or "detected" in card.fingerprint.parts):
             sources["detected"] = self._detected(job)
         annotations = self.views if name.startswith("pretrain_") else self.annotations
@@ -146,14 +148,14 @@ class Project:
         method = job.model.root.DESCRIPTION
         own = (method.starts_from, f"pretrain_{job.name}" if method.pretrained_on_views else None)
         if job.pretrained in own and job.pretrained != job.name:
-            # One that needs parts is no training of this job's: it is taken as it is.
+            # A start that needs parts is not trained with this job: only its card counts.
             made_here = not parts_of(self.jobs[job.pretrained].model.root)
             folder = self.models / job.pretrained
             return self.plan(job.pretrained) if made_here else card_of(folder)
         return card_of(Path(job.pretrained).expanduser())
 
     def _detected(self, job: Job) -> MethodCard | str | None:
-        """A detector is taken as it is, however it was configured."""
+        """Return the card or digest of the detections; the detector's own values are unchecked."""
         if job.detector_file:
             file = Path(job.detector_file.replace("{split}", "train")).expanduser()
             return checksum(file) if file.is_file() else None
@@ -163,8 +165,13 @@ class Project:
 def check_predictions(found: Predictions, name: str, card: MethodCard, folder: Path) -> None:
     """Check that predictions were made by the checkpoint that is in ``folder`` now.
 
+    Args:
+        found: the predictions.
+        name: begins the error: "the predictions of orcnn were made".
+        card: card of the checkpoint in ``folder``.
+
     Raises:
-        ValueError: they were not; names ``name``, whose predictions they are.
+        ValueError: another checkpoint made them.
     """
     if found.metadata.checkpoint != card.fingerprint.digest:
         raise ValueError(
@@ -174,8 +181,10 @@ def check_predictions(found: Predictions, name: str, card: MethodCard, folder: P
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint in a folder; None where there is no intact one: a training makes it
-    again from its state."""
+    """Return the checkpoint in a folder; None without an intact one.
+
+    A training makes a missing or damaged checkpoint again from its state.
+    """
     try:
         return Checkpoint.load(folder)
     except ValueError:
@@ -199,7 +208,7 @@ def _wanted(plan: Plan, digests: Mapping[str, str], made: Mapping[str, str]) -> 
 
 
 def card_of(folder: Path) -> MethodCard | None:
-    """Return the card of the checkpoint in a folder; None where there is no intact one."""
+    """Return the card of the checkpoint in a folder; None without an intact one."""
     try:
         return MethodCard.load(folder)
     except ValueError:

@@ -11,7 +11,7 @@ def import_detector(library: str | None, file: str | None) -> Checkpoint:
     """Return a detector of another library as a checkpoint.
 
     Args:
-        library, file: as of :func:`~amodal_pipeline.methods.importing.import_detector`.
+        library, file: as for :func:`~amodal_pipeline.methods.importing.import_detector`.
 
     Raises:
         ValueError: one of the two is not given, or the library is not known.

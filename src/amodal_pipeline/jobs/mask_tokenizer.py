@@ -1,4 +1,4 @@
-"""Nodes that account for a mask tokenizer; it is trained as every method is."""
+"""Nodes that measure and draw a trained mask tokenizer."""
 
 import logging
 
@@ -12,7 +12,7 @@ from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.training_config import InferenceConfig
 
 _log = logging.getLogger(__name__)
-_MOST = 2000  # objects of a split that are looked at
+_MOST = 2000  # objects per split that are measured
 
 
 def describe_mask_tokenizer(
@@ -22,10 +22,13 @@ def describe_mask_tokenizer(
     job: Job,
     inference: InferenceConfig,
 ) -> tuple[pd.DataFrame, Image.Image]:
-    """Measure how well masks come back from their tokens, by split and category, and draw it.
+    """Measure how well masks are reconstructed from their tokens, by split and category.
 
-    Of a split with more than 2,000 objects so many are drawn. Printed too; warned of where the
-    mean IoU on ``val`` is below ``job.model.poor_below``.
+    The table is printed too. A warning says if the mean IoU on ``val`` is below
+    ``job.model.poor_below``. A split with more than 2,000 objects is sampled.
+
+    Returns:
+        The table, and a picture of reconstructions.
     """
     from amodal_pipeline.methods.c2f_seg.reconstruction import describe, reconstruct, some_objects
     from amodal_pipeline.methods.pretrained import restore

@@ -1,4 +1,4 @@
-"""Training data with amodal truth made from visible masks alone."""
+"""Training data with amodal truth, composed from visible masks alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +20,21 @@ def compose_modal(
     workers: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AmodalAnnotations:
-    """Pictures in which objects of a split hide one another, known from visible masks only.
+    """Compose pictures in which objects of a split hide one another, from visible masks only.
 
-    What Follmann et al. (WACV 2019, section 4.3) call "modal augmented". The visible masks go to
-    ``folder/visible.json`` as plain COCO, and pictures are composed from that file.
+    This is the data that Follmann et al. (WACV 2019, section 4.3) call "modal augmented". The
+    visible masks go to ``folder/visible.json`` as plain COCO, and pictures are composed from that
+    file.
 
     Args:
         annotations: the training split; its amodal masks are not looked at.
-        folder: of the file and, below ``folder/<split>``, of the pictures; those there are kept.
+        folder: of the file and, below ``folder/<split>``, of the pictures; existing ones are kept.
+
+    Returns:
+        The pictures with their truth.
 
     Raises:
-        ValueError: as :func:`~amodal_pipeline.compose.dataset.compose_split`.
+        ValueError: see :func:`~amodal_pipeline.compose.dataset.compose_split`.
     """
     source = folder / "visible.json"
     write_modal(annotations, source)
@@ -48,7 +52,7 @@ def compose_modal(
 
 
 def write_modal(annotations: AmodalAnnotations, path: Path) -> None:
-    """Write the visible masks of a table as plain COCO, without objects hidden wholly."""
+    """Write the visible masks of a table as plain COCO, without wholly hidden objects."""
     images = [
         {"id": image_id, "file_name": name, "height": height, "width": width}
         for image_id, name, height, width in zip(

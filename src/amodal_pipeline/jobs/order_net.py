@@ -1,7 +1,7 @@
-"""Nodes that train OrderNet on the objects of one source, and set it beside rules.
+"""Nodes that train OrderNet on the objects of one source, and compare it with rules.
 
-Objects are the true ones, or what a detector predicted for them. A network is trained and scored on
-objects of the same source, once for each kind of input.
+Objects are true ones, or a detector's predictions of them. A network is trained and scored on
+objects of the same source, one network per kind of input.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from amodal_pipeline.metrics.scores import Scores
 
 _log = logging.getLogger(__name__)
 
-# How the table calls what tells the order, by method.
+# Names in the table of the methods and rules that give an order.
 _NAMES = {
     "order_net": "OrderNet",
     "order_by_relative_map": "R of the maps",
@@ -46,9 +46,9 @@ _METRICS = ("order_accuracy", "order_coverage")
 class OrderNetJob(Strict):
     """All parameters of `train_order_net`.
 
-    ``inputs``: what the networks see, one each; takes the place of ``model.inputs``. ``source``:
-    the detector of this data set whose predictions they see; None for the true objects.
-    ``pretrained``: a checkpoint folder, or None.
+    ``inputs``: the kinds of input, each for a network of its own; replaces ``model.inputs``.
+    ``source``: the detector of this data set whose predictions are the networks' objects; None for
+    true objects. ``pretrained``: a checkpoint folder, or None.
     """
 
     model: OrderNetConfig = OrderNetConfig()
@@ -59,7 +59,7 @@ class OrderNetJob(Strict):
 
 
 def choose_networks(job: OrderNetJob) -> list[Row]:
-    """The networks to train, named after what they see: "maps" of true objects, "sln_maps"."""
+    """Return the networks to train, named by source and input: "maps" or "sln_maps"."""
     prefix = f"{job.source}_" if job.source else ""
     return [
         Row(
@@ -117,7 +117,7 @@ def train_and_score(
 
     def score(ordered: Predictions) -> Scores:
         found = evaluate(val, ordered, only, run_id=scored(ordered))
-        # Masks are those of the source: how well they fit is no merit of what orders them.
+        # Masks come from the source: their quality says nothing about the order.
         return dataclasses.replace(found, objects=found.objects.iloc[:0])
 
     rules = scores.join(score(rule) for rule in _by_rules(shown, pairs))
@@ -159,7 +159,7 @@ def _objects(
     output: Path,
     inference: InferenceConfig,
 ) -> Predictions:
-    """The true objects of a split, or what the source predicted for them, run where it has not."""
+    """Return true objects of a split, or the source's predictions of them, made now if missing."""
     from amodal_pipeline.annotations.known_objects import true_objects_with_order
     from amodal_pipeline.training.ordering import best_matches
 
@@ -183,7 +183,7 @@ def _objects(
 
 
 def _by_rules(objects: Predictions, pairs: np.ndarray) -> Iterator[Predictions]:
-    """The objects in the order of each rule, and in the one that comes with them."""
+    """Return the objects in the order of each rule, and in the source's own order."""
     from amodal_pipeline.metrics.order import by_area, by_lowest_point
     from amodal_pipeline.training.ordering import by_relative_map
 
@@ -192,7 +192,7 @@ def _by_rules(objects: Predictions, pairs: np.ndarray) -> Iterator[Predictions]:
     if len(objects.order):
         known.append(by_relative_map(objects, pairs) if of_truth else objects)
     for found in known:
-        # Other jobs score the same rules over all detections, or over what a completer made.
+        # Other jobs score the same rules over all detections, or over completions.
         variant = "true_masks" if of_truth else "best_match"
         metadata = found.metadata.model_copy(update={"variant": variant})
         yield dataclasses.replace(found, metadata=metadata)
@@ -215,16 +215,17 @@ def _count_mutual(annotations: AmodalAnnotations, objects: Predictions, learnt: 
 
 
 def tabulate(parts: Path, val: AmodalAnnotations, done: list[str]) -> pd.DataFrame:
-    """Return every source and what tells its order, side by side: SLN's Table 2.
+    """Return the accuracy of each order on each source of objects: SLN's Table 2.
 
     Args:
-        parts: folder of scores; those of other validation data are left out.
+        parts: folder of scores; scores on other validation data are left out.
         val: the validation split.
         done: networks of this run, asked for so that this node comes after them.
 
     Returns:
-        Columns objects ("truth" or a detector), order, inputs (what the network sees), accuracy,
-        low, high, coverage, pairs, and the same with ``_occluding``; percent.
+        Columns objects ("truth" or a detector), order (a network, a rule, or the source's own),
+        inputs (of the network), accuracy, low, high, coverage, pairs, and the same with
+        ``_occluding``; percent.
     """
     stems = sorted(path.name.removesuffix(".csv") for path in parts.glob("order_net.*.csv"))
     rows = []
@@ -283,8 +284,10 @@ def _print(table: pd.DataFrame, dataset: str) -> None:
 def draw(
     done: list[str], annotations: AmodalAnnotations, folder: Path, output: Path, count: int
 ) -> Image.Image:
-    """Truth, layers, and the order that each network of this run gives, for the images with the
-    most occlusion."""
+    """Draw truth, layers, and the order of each network of this run, side by side.
+
+    Drawn are the ``count`` images with the most occlusion.
+    """
     from amodal_pipeline.visuals.grids import prediction_grid
     from amodal_pipeline.visuals.selection import most_occluded
 
@@ -297,7 +300,7 @@ def draw(
 
 
 def plot_losses(done: list[str], folder: Path) -> object:
-    """Return the losses of the networks of this run, as a figure."""
+    """Plot the losses of the networks of this run; return the figure."""
     from amodal_pipeline.training.state import read_history
     from amodal_pipeline.visuals.plots import loss_curves
 

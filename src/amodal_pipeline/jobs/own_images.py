@@ -9,7 +9,7 @@ import pandas as pd
 from amodal_pipeline.annotations.tables import IMAGES, frame
 from amodal_pipeline.annotations.video_files import frames_of
 
-RATE = 10.0  # frames per second of a folder of frames, which does not say
+RATE = 10.0  # frames per second that a folder of frames is taken to have
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class OwnImages:
 
     Attributes:
         table: rows of IMAGES; frames of a video have ``video_id`` 1 and count from 0.
-        folder: that they are in.
-        damaged: those that cannot be read: name → reason.
+        folder: folder of the images.
+        damaged: images that cannot be read: name → reason.
         frames_per_second: of a video.
     """
 
@@ -45,12 +45,12 @@ def video_frames(video: Path, written: Path) -> OwnImages:
     """Return the frames of a video.
 
     Args:
-        video: a file, or a folder of frames, which come in the order of the numbers in their names:
+        video: a file, or a folder of frames. Frames are ordered by the numbers in their names:
             frame2.jpg before frame10.jpg.
-        written: where the frames of files are written to (:func:`.frames_of`).
+        written: folder into which frames of a file are written (:func:`.frames_of`).
 
     Raises:
-        ValueError: it is neither, or cannot be read.
+        ValueError: ``video`` is neither, or cannot be read.
     """
     from amodal_pipeline.training.inference import images_in
 
@@ -62,19 +62,22 @@ def video_frames(video: Path, written: Path) -> OwnImages:
     folder, rate = (video, RATE) if video.is_dir() else frames_of(video, written)
     table, damaged = images_in(folder, parameter="video", order=natural)
     columns = {name: table[name] for name in table.columns}
-    # Numbers of images count damaged ones too, which are frames all the same.
+    # Damaged images are frames too, and count in the numbers of images.
     columns |= {"video_id": [1] * len(table), "frame": table["image_id"] - 1}
     return OwnImages(frame(IMAGES, columns), folder, damaged, rate)
 
 
 def find_images(folder: Path, video: str | None, written: Path) -> tuple[OwnImages, float]:
-    """Return the frames of ``video`` or, without one, the images below a folder; and how many
-    frames are a second."""
+    """Return the frames of ``video``, or the images below ``folder`` where it is None.
+
+    Returns:
+        The images, and the frames per second.
+    """
     found = video_frames(Path(video).expanduser(), written) if video else photographs(folder)
     return found, found.frames_per_second
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Return what names are sorted by so that numbers in them come by their value."""
+    """Return a sorting key by which numbers in names are ordered by value."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

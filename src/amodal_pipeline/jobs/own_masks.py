@@ -1,4 +1,4 @@
-"""A user's own masks of what is visible of objects, as predictions for a completer to complete."""
+"""Reading a user's visible masks of objects, as predictions for a completer to complete."""
 
 import itertools
 import logging
@@ -28,7 +28,7 @@ from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, fr
 
 _OBJECT = "object"  # the category of objects that no file names
 _NO_BOX = (math.nan,) * 4
-_MOST_RUNS = 1 << 21  # of one value in a column of a label image; noise would fill the memory
+_MOST_RUNS = 1 << 21  # runs of one value per column of a label image; noise would fill the memory
 _FARTHEST = 1e9  # pixels; an integer of JSON may be larger than any float
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts this in front of a file's name
 
@@ -36,9 +36,9 @@ _log = logging.getLogger(__name__)
 
 
 class _Marked(NamedTuple):
-    """An object that somebody marked: its image, visible mask, category and where it was read.
+    """An object that a user marked: its image, visible mask, category, and the place in the files.
 
-    ``track``: what is the same for it in all frames of a video; None where its file does not say.
+    ``track`` is the same value in all frames of a video; None where the file has no track.
     """
 
     image_id: int
@@ -57,37 +57,37 @@ def read_masks(
     """Return the visible masks of objects in a folder's images, with their categories and scores.
 
     Args:
-        path: a JSON file, or a folder with any of the following, mixed as you like but each image
-            in one of them:
+        path: a JSON file, or a folder with any of the following, mixed at will but each image in
+            one of them:
 
             - label images: for the image ``a/b.jpg`` the file ``a/b.png``, where 0 is background
               and each other value an object;
-            - a PNG for each object: for ``a/b.jpg`` the folder ``a/b``, where 0 is background;
+            - a PNG per object: for ``a/b.jpg`` the folder ``a/b``, where 0 is background;
             - labelme's JSON (:func:`~..annotations.labelme.read_labelme`);
             - COCO's JSON, for any number of images: a list of records with ``file_name`` or
               ``image_id`` and a mask under the first of the visible keys of a results file that it
               has, or ``segmentation``; or an object with ``images`` and ``annotations``.
               ``amodal_bbox`` is the box of the whole object, where it is known.
 
-            In frames of a video, the same object is marked by the same value of label images, file
-            name of its own PNG, label of labelme's shapes, or ``track_id`` (or ``instance_id``, or
-            these among ``attributes``) of COCO's records. A frame in which nothing is marked needs
-            no file. A mask is of the frame of its name, or of the only one with the last number in
-            its name.
+            In frames of a video, the same object has the same value in label images, the same file
+            name of its own PNG, the same label of labelme's shapes, or the same ``track_id`` (or
+            ``instance_id``, or one of these among ``attributes``) of COCO's records. A frame
+            without objects needs no file. A mask belongs to the frame of its name, or to the only
+            frame with the same last number in its name.
         images: the table of images.
-        folder: the one they are in.
-        damaged: names of images there that cannot be read; masks of these are passed over.
+        folder: the folder of the images.
+        damaged: names of images there that cannot be read; their masks are passed over.
 
     Returns:
-        Objects by images. Those of a video have their ``track_id``: the number that is its value or
-        in COCO's records, another one for names. Where an object is not marked between two frames
+        Objects by images. In a video each has its ``track_id``: its value in label images or in
+        COCO's records; named objects are numbered. Where an object is not marked between two frames
         in which it is, it has an empty mask.
 
     Raises:
-        ValueError: an image has no mask and no COCO file is there, or masks in two places; a mask
-            is empty or of another size; a record names no image or has no readable mask or box; in
-            a video, a mask is of no frame, has no track, or is the second of its track in a frame.
-            Names file, record and remedy.
+        ValueError: an image has no mask and there is no COCO file, or it has masks in two places; a
+            mask is empty or of another size; a record names no image or has no readable mask or
+            box; in a video, a mask belongs to no frame, has no track, or is the second of its
+            track in a frame. Names file, record and remedy.
     """
     known = _Images(images, damaged)
     if path.suffix.lower() == ".json":
@@ -136,10 +136,10 @@ def read_masks(
 
 
 class _Images:
-    """The images of a folder, and which of them a name in somebody's file means.
+    """The images of a folder, found by the names in a user's files.
 
-    ``ids`` has the number of each by its name, None for one that cannot be read. ``clip``: they are
-    the frames of a video.
+    ``ids``: the number of each image by its name; None for an image that cannot be read. ``clip``:
+    whether the images are frames of a video.
     """
 
     def __init__(self, images: pd.DataFrame, damaged: Collection[str]) -> None:
@@ -157,7 +157,8 @@ class _Images:
         self._by_end = self._unique(lambda name: name.name)
 
     def named(self, name: object) -> str | None:
-        """Return the image that a name means: its path below the folder, or else the end of it."""
+        """Return the image of a path below the folder, or else the only one of this file name; for
+        frames, also by stem or last number. None without one."""
         if not isinstance(name, str):
             return None
         path = PurePosixPath(name.replace("\\", "/"))
@@ -170,16 +171,16 @@ class _Images:
         return self.by_stem.get(stem.as_posix()) or self.by_number.get(_last_number(stem.name))
 
     def frame_of(self, place: PurePosixPath) -> tuple[str | None, bool]:
-        """Return the frame that a PNG of masks is of, and whether it is of one object alone."""
+        """Return the frame that a PNG of masks belongs to, and whether it marks a single object."""
         if labels := self.by_stem.get(place.with_suffix("").as_posix()):
             return labels, False
-        # Of "frame2/cup_7.png" the folder says the frame, not the number.
+        # In "frame2/cup_7.png" the folder names the frame; 7 is the object's number.
         folder = place.parent
         own = self.by_stem.get(folder.as_posix()) or self.by_number.get(_number(folder.name))
         return own or self.by_number.get(_last_number(place.stem)), own is not None
 
     def _unique(self, key: Callable[[PurePosixPath], object]) -> dict[object, str]:
-        """Return names by what ``key`` says of them, where it says that of one only."""
+        """Return names by their ``key``, without keys that several names share."""
         found: dict[object, list[str]] = {}
         for name in self.ids:
             found.setdefault(key(PurePosixPath(name)), []).append(name)
@@ -279,8 +280,10 @@ def _of_frames(root: Path, folder: Path, known: _Images) -> Iterator[_Marked]:
 
 
 def _followed(marked: Sequence[_Marked], known: _Images) -> list[_Marked]:
-    """Return the objects of a video with a number for their track, and with empty masks where an
-    object is not marked between two frames in which it is."""
+    """Return the objects of a video with numbered tracks.
+
+    Frames between two in which an object is marked get an empty mask of it.
+    """
     tracks: dict[int | str, dict[int, _Marked]] = {}
     for each in marked:
         name = known.names[each.image_id]
@@ -313,7 +316,7 @@ def _followed(marked: Sequence[_Marked], known: _Images) -> list[_Marked]:
 
 
 def _label_masks(path: Path, values: np.ndarray) -> dict[int, str]:
-    """Return run lengths of the pixels [H, W] of each value above 0, by ascending values."""
+    """Return run lengths of the mask [H, W] of each value above 0, by ascending values."""
     flat = values.ravel(order="F")
     start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     if len(start) > _MOST_RUNS:
@@ -331,9 +334,9 @@ def _label_masks(path: Path, values: np.ndarray) -> dict[int, str]:
 
 
 def _of_labelme(file: RecordFile, place: PurePosixPath, known: _Images) -> list[_Marked] | None:
-    """Return the objects in a file of labelme; None where its image is not in the folder.
+    """Return the objects in a labelme file; None where its image is not in the folder.
 
-    The image is that of the same name in the same place, or else the one that ``imagePath`` names.
+    The image is the one with the file's name in the same place, or else the one in ``imagePath``.
     """
     named = str(file.document.get("imagePath"))
     name = known.by_stem.get(place.with_suffix("").as_posix()) or known.named(
@@ -390,7 +393,7 @@ def _of_coco(file: RecordFile, known: _Images) -> list[_Marked]:
 
 
 def _score(record: dict) -> float | None:
-    """Return the score of a record; None where it has no number for one."""
+    """Return the score of a record; None where it has no number as its score."""
     score = record.get("score")
     return score if type(score) in (int, float) and abs(score) < _FARTHEST else None
 
@@ -404,11 +407,12 @@ def _track(record: dict) -> int | None:
 
 
 def _mask_of(place: str, record: dict) -> object:
-    """Return the visible mask of a record: under a key that says so, or else ``segmentation``.
+    """Return the visible mask of a record: under a key for visible masks, or else ``segmentation``.
 
     Raises:
-        ValueError: that is the amodal one, as :func:`~..annotations.export.write_coco_results`
-            writes it of a method without visible masks.
+        ValueError: ``segmentation`` is amodal, as
+            :func:`~..annotations.export.write_coco_results` writes it for a method without visible
+            masks.
     """
     visible = next((record[key] for key in VISIBLE_KEYS if record.get(key) is not None), None)
     found = record.get("segmentation")
@@ -421,7 +425,7 @@ def _mask_of(place: str, record: dict) -> object:
 
 
 def _list(file: RecordFile, key: str, has: str) -> list[dict]:
-    """Return a list beside the records of a file; empty where the file has none."""
+    """Return a list that the file has next to its records; empty where it has none."""
     found = file.document.get(key) or []
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise ValueError(f"{file.path}: {key!r} is no list of objects with {has}")
@@ -429,11 +433,11 @@ def _list(file: RecordFile, key: str, has: str) -> list[dict]:
 
 
 def _images_of(file: RecordFile, records: list, known: _Images) -> list[str]:
-    """Return the image of each record: it names the file, or the number that is its name.
+    """Return the image of each record, by its file name, or by the number that names its file.
 
     Raises:
-        ValueError: a record names no image of the folder, an image of another size, or one that
-            another name in the file means too.
+        ValueError: a record names no image of the folder, an image of another size, or an image
+            that another name in the file may mean, too.
     """
     listed = {
         integer(each.get("id")): each for each in _list(file, "images", "'id' and 'file_name'")
@@ -488,7 +492,7 @@ def _boxes(
 
 
 def _numbers(given: object) -> Sequence[float]:
-    """Return four numbers; NaN where ``given`` is not four numbers."""
+    """Return four numbers as an array; NaN where ``given`` is not a list of four numbers."""
     numbers = isinstance(given, list) and len(given) == 4
     if numbers and all(type(each) in (int, float) and abs(each) < _FARTHEST for each in given):
         return given
@@ -496,10 +500,10 @@ def _numbers(given: object) -> Sequence[float]:
 
 
 def _categories(marked: Sequence[_Marked]) -> tuple[tuple[Category, ...], list[int]]:
-    """Return the categories of objects, and the number of each object's.
+    """Return the categories of objects, and the number of each object's category.
 
-    Numbers are those of the files, as far as they agree; where two give one number to different
-    categories, or different numbers to one, all are counted from 1.
+    Numbers of the files are kept where the files agree. Where two files give one number to
+    different categories, or different numbers to one category, all are counted from 1.
     """
     numbers = dict.fromkeys(each.category for each in marked)
     given = {(each.category, each.category_id) for each in marked if each.category_id is not None}
@@ -514,12 +518,12 @@ def _categories(marked: Sequence[_Marked]) -> tuple[tuple[Category, ...], list[i
 
 
 def _last_number(stem: str) -> int | None:
-    """Return the last number in a file's name: 12 of "frame_000012"."""
+    """Return the last number in a file's name: 12 for "frame_000012"."""
     found = re.search(r"(\d{1,18})\D*$", stem)
     return int(found[1]) if found else None
 
 
 def _number(stem: str) -> int | None:
-    """Return the number that is a file's name, as COCO's are: "000000000139.jpg"."""
+    """Return the number that names a COCO image: 139 for "000000000139.jpg"."""
     found = re.fullmatch(r"0*(\d{1,18})", stem)
     return int(found[1]) if found else None

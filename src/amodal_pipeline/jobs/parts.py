@@ -20,7 +20,7 @@ class Parts:
     made: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     def complete(self, method: Any) -> Any:
-        """Return the method with what its configuration takes from these parts."""
+        """Return the method with the values that its configuration takes from these parts."""
         return with_forms(method, {job: part.card.method.root for job, part in self.made.items()})
 
     def components(self, method: Any) -> dict[str, Component]:
@@ -47,10 +47,10 @@ def with_forms(method: Any, forms: Mapping[str, Any]) -> Any:
 
     Args:
         method: its configuration.
-        forms: the configurations of the parts, by the job that makes each.
+        forms: configurations of the parts, by the job that makes each.
 
     Raises:
-        ValueError: it names a form, and that of the data set is another.
+        ValueError: the method names a form, and the data set's part has another.
     """
     for field_name, job in parts_of(method).items():
         if job not in forms:

@@ -1,4 +1,4 @@
-"""Nodes that run a trained method over a user's images, a completer with masks of objects."""
+"""Nodes that run a trained method on a user's images; a completer also gets masks of objects."""
 
 import logging
 import re
@@ -27,7 +27,7 @@ from amodal_pipeline.methods.training_config import InferenceConfig
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_NAME = 60  # characters of a category in the name of a file
+_LONGEST_NAME = 60  # characters of a category's name that go into the name of a file
 
 
 def predict_folder(
@@ -40,24 +40,26 @@ def predict_folder(
     detector: str | None,
     raw: bool = False,
 ) -> tuple[Predictions, dict[str, str]]:
-    """Return predictions for a user's images, and the damaged ones: name → reason.
+    """Return predictions for a user's images, and the damaged images: name → reason.
 
     Warns if the images are unlike the training data.
 
     Args:
         checkpoint: of a detector or a completer.
         given: the images; or the frames of a video, in which objects are tracks.
-        masks: for a completer, where the visible masks of the objects are (:func:`.read_masks`).
+        masks: for a completer, the file or folder of the objects' visible masks
+            (:func:`.read_masks`).
         inference: how the method is run.
         models: folder of all checkpoints of the data set.
-        stage_one: the detector there that estimates amodal boxes, for a completer that needs them
-            and objects that have none; None for the one that it was trained with.
-        detector: that of a completer that needs boxes and learns from no detector (A3D).
-        raw: a completer's masks as they are; otherwise each is united with its visible mask.
+        stage_one: the name of the detector there that estimates amodal boxes, for a completer that
+            needs them and objects without boxes; None for the one that it was trained with.
+        detector: the detector to use for a completer that needs boxes and learns from no detector
+            (A3D).
+        raw: leave a completer's masks as they are; otherwise each is united with its visible mask.
 
     Raises:
-        ValueError: a completer without ``masks``, a detector with them, or what is wrong with them;
-            or there is no stage one.
+        ValueError: a completer without ``masks``, a detector with ``masks``, or masks that
+            :func:`.read_masks` refuses; or there is no stage one.
     """
     card = checkpoint.card
     completes = is_completer(card)
@@ -118,7 +120,7 @@ def _detect(
 
 
 def _with_what_is_seen(found: Predictions) -> Predictions:
-    """Return the same objects, the amodal mask of each united with its visible one."""
+    """Return the same objects with each amodal mask united with its visible mask."""
     from amodal_pipeline.annotations import rle
     from amodal_pipeline.methods.baselines import with_amodal
 
@@ -129,20 +131,20 @@ def _with_what_is_seen(found: Predictions) -> Predictions:
 def write_results(
     predictions: Predictions, results: Path, masks: Path, score_threshold: float, png: bool
 ) -> int:
-    """Write predictions as COCO results JSON, and if ``png`` as an image per mask.
+    """Write predictions as COCO results JSON and, if ``png``, as an image per mask.
 
     Args:
         predictions: for a user's images.
         results: the JSON file; its records name their images (``file_name``).
-        masks: a folder that is replaced. Of the image ``a/b.jpg`` it gets
+        masks: a folder that is replaced. For the image ``a/b.jpg`` it gets
             ``amodal/a/b/<prediction_id>_<category>.png``, 255 within the mask and 0 elsewhere, and
-            where the method predicts it, ``visible/a/b/…``; empty masks are left out. Objects of a
-            video have their ``track_id`` in place of ``prediction_id``.
-        score_threshold: predictions below it have no images; those without a score have.
+            ``visible/a/b/…`` if the method predicts visible masks; empty masks are left out.
+            Objects of a video have their ``track_id`` in place of ``prediction_id``.
+        score_threshold: predictions with a lower score get no image; those without a score do.
         png: whether to write images.
 
     Returns:
-        How many images of masks were written.
+        The number of images written.
     """
     from amodal_pipeline.annotations.export import write_coco_results
 
@@ -170,7 +172,7 @@ def write_results(
 
 
 def _write_mask(counts: str, size: np.ndarray, path: Path) -> bool:
-    """Write a mask as an image of 0 and 255; False where it is empty, and nothing is written."""
+    """Write a mask as an image of 0 and 255; return False, and write nothing, for an empty mask."""
     from amodal_pipeline.annotations import rle
 
     mask = rle.decode([counts], tuple(size.tolist()))[0]
@@ -182,14 +184,14 @@ def _write_mask(counts: str, size: np.ndarray, path: Path) -> bool:
 
 
 def _in_a_name(category: str) -> str:
-    """Return a category as a part of a file's name: letters, digits and hyphens."""
+    """Return a category's name for use in a file's name: letters, digits and hyphens."""
     return re.sub(r"[^\w-]+", "_", category)[:_LONGEST_NAME] or "object"
 
 
 def picture_stems(predictions: Predictions) -> list[str]:
     """Return the name of each image's picture, without a suffix: the image's own stem.
 
-    Where two images share a stem (``a.jpg``, ``a.png``) it is the whole name of each.
+    Where two images share a stem (``a.jpg``, ``a.png``), each keeps its whole name.
     """
     names = [PurePosixPath(name) for name in predictions.images["file_name"]]
     stems = [name.with_suffix("").as_posix() for name in names]
@@ -207,9 +209,9 @@ def draw_folder(
     score_threshold: float,
     frames_per_second: float = RATE,
 ) -> int:
-    """Draw a picture per image into ``folder``, named as the image; return how many.
+    """Draw a picture per image into ``folder``, named as the image; return the number of pictures.
 
-    For a video, draw a video and, of objects with tracks, a strip: ``<name>.mp4`` (``.webp``
+    For a video, draw a video and, if objects have tracks, a strip: ``<name>.mp4`` (``.webp``
     without PyAV) and ``<name>_strip.png``.
     """
     from amodal_pipeline.visuals.grids import overlay
@@ -249,7 +251,7 @@ def _draw_video(
 
 
 def name_damaged(damaged: dict[str, str], *written: int) -> None:
-    """End the run with an error that lists the images that could not be read, if there are any.
+    """Raise an error that lists the images that could not be read, if there are any.
 
     Args:
         damaged: name → reason.

@@ -1,4 +1,4 @@
-"""Nodes that make the annotations of a data set, account for them, and draw them."""
+"""Nodes that make the annotations of a data set, audit them, and draw them."""
 
 import logging
 from pathlib import Path
@@ -35,9 +35,9 @@ def prepare(
     Args:
         source: what to read, render or compose.
         dataset: its name in every table.
-        images_folder: where rendered and composed images go; those already there are kept.
-        raw_folder: ``raw_root``, the folder that a published data set lies in.
-        workers: processes; 0 is one a core.
+        images_folder: folder of rendered and composed images; existing images are kept.
+        raw_folder: ``raw_root``, the folder of published data sets.
+        workers: processes; 0 is one per core.
     """
     train, val = (
         prepare_split(source, split, dataset, images_folder, raw_folder, workers)
@@ -61,7 +61,7 @@ def prepare_split(
     raw_folder: Path,
     workers: int,
 ) -> AmodalAnnotations:
-    """Return one split of the data set."""
+    """Return one split of the data set; arguments as for :func:`prepare`."""
     workers = workers or usable_cores()
     with progress(f"{dataset} {split}") as on_progress:
         match source.chosen:
@@ -139,16 +139,23 @@ def prepare_split(
 def prepare_test(
     source: Source, dataset: str, images_folder: Path, raw_folder: Path, workers: int
 ) -> AmodalAnnotations:
-    """Return the test split, of a data set that has one."""
+    """Return the test split, of a data set that has one; arguments as for :func:`prepare`.
+
+    Raises:
+        ValueError: the source has no test split.
+    """
     if not isinstance(source.chosen, (AnnotatedImages, RenderedArchives)):
         raise ValueError(f"{dataset} has no test split: a source of this kind has none")
     return prepare_split(source, "test", dataset, images_folder, raw_folder, workers)
 
 
 def audit(annotations: AmodalAnnotations, config: AuditConfig, folder: Path) -> pd.DataFrame:
-    """Tabulate what was read, kept, repaired and rejected, and occlusion; also as a page.
+    """Count what was read, kept, repaired and rejected, and occlusion, and write a page of it.
 
     The page is ``audit_<split>.html`` in ``folder``.
+
+    Returns:
+        The table of counts.
     """
     from amodal_pipeline.annotations.audit import audit as account
     from amodal_pipeline.visuals.audit_page import write_audit
@@ -178,7 +185,7 @@ def audit(annotations: AmodalAnnotations, config: AuditConfig, folder: Path) -> 
 def preview(annotations: AmodalAnnotations, folder: Path) -> tuple[Image.Image, object]:
     """Draw a sheet of images with their truth, and the histogram of occlusion rates.
 
-    Of a data set of videos it also writes ``clips_<split>.webp``, an animation of clips with their
+    For a data set of videos, also write ``clips_<split>.webp``, an animation of clips with their
     truth, and ``clips_<split>.png``, the objects of one clip over time, into ``folder``.
     """
     from amodal_pipeline.visuals.grids import preview_sheet

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def plain_console() -> Console:
-    """Return a console that prints brackets as they are: names and paths may have them."""
+    """Return a console that prints brackets literally: names and paths may have them."""
     return Console(markup=False)
 
 
@@ -37,7 +37,7 @@ def progress(title: str, console: Console | None = None) -> Iterator[Callable[[i
 def training_progress(
     title: str, console: Console | None = None
 ) -> Iterator[Callable[[Step], None]]:
-    """Yield a callback for the training loop: losses, images a second and the time left."""
+    """Yield a callback for the training loop that shows losses, images per second and time left."""
     with _bar(console) as bar:
         task = bar.add_task(title, total=None, note="")
 
@@ -47,7 +47,7 @@ def training_progress(
             note = ", ".join([*parts, speed]) if parts else "was trained already"
             bar.update(task, completed=step.iteration, total=step.iterations, note=note)
             if not bar.console.is_terminal:
-                # A log file shows no bar: a line a report instead.
+                # A log file shows no bar: it gets a line per report instead.
                 minutes = step.seconds_left / 60
                 bar.console.print(
                     f"{title} {step.iteration}/{step.iterations}: {note}, {minutes:.1f} min left",

@@ -1,4 +1,4 @@
-"""Reading the splits of a data set that others made."""
+"""Reading the splits of published data sets from files."""
 
 import logging
 from collections.abc import Callable
@@ -40,14 +40,14 @@ def read_split(
 
     Args:
         source: one whose chosen section is an :class:`AnnotatedImages`.
-        raw_folder: what the section's names are relative to.
-        output_folder: where files go that are made on the way (the merged COCOA-cls).
-        workers: processes that read videos; one reads a file.
+        raw_folder: folder that the section's names are relative to.
+        output_folder: folder for files that are made on the way (the merged COCOA-cls).
+        workers: processes that read videos; each reads a file at a time.
 
     Raises:
         FileNotFoundError: a file or folder is missing; says which ones are expected, and where
-            they come from.
-        ValueError: as the readers do.
+            to get them.
+        ValueError: see the readers.
     """
     from amodal_pipeline.annotations.on_disk import check_on_disk, image_problems
     from amodal_pipeline.annotations.validation import join, reject_images
@@ -100,7 +100,7 @@ def read_archives_of(
     """Return the views of a split that others rendered, as picture files in ``images_folder``.
 
     Raises:
-        FileNotFoundError: a file is missing; says which, and where they come from.
+        FileNotFoundError: a file is missing; says which, and where to get it.
         ValueError: a file is damaged.
     """
     from amodal_pipeline.scenes.nmr import read_archives
@@ -169,7 +169,7 @@ def _merge(
     *names: str,
     **options: object,
 ) -> AmodalAnnotations:
-    """COCOA's regions with the classes of COCO's instances."""
+    """Return the annotations of COCOA's regions with the classes of COCO's instances."""
     from amodal_pipeline.annotations.cocoa_cls import merge_cocoa_cls
     from amodal_pipeline.annotations.export import write_coco_amodal
     from amodal_pipeline.annotations.storage import replacing
@@ -189,7 +189,7 @@ def _all_there(files: tuple[AnnotatedFile, ...], raw_folder: Path) -> bool:
 
 
 def _locate(section: AnnotatedImages, file: AnnotatedFile, raw_folder: Path) -> tuple[Path, str]:
-    """The annotation file that exists, and the folder of its images below ``raw_folder``."""
+    """Return the annotation file that exists, and the folder of its images below ``raw_folder``."""
     annotations = find(raw_folder, file.annotations, section)
     if section.absent_images == "unchecked" and not _existing(raw_folder, file.images):
         return annotations, file.images[0]
@@ -198,7 +198,7 @@ def _locate(section: AnnotatedImages, file: AnnotatedFile, raw_folder: Path) -> 
 
 
 def _existing(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    # "." is the folder itself: images may lie beside their annotations.
+    # "." is the folder itself: images may lie next to their annotations.
     paths = [folder if name == "." else inside(folder, name) for name in names]
     return [path for path in paths if path.exists()]
 
@@ -211,7 +211,7 @@ def find(
     """Return the first of ``names`` that exists below ``folder``.
 
     Raises:
-        FileNotFoundError: none does; says what is expected, and where it comes from.
+        FileNotFoundError: none exists; says what is expected, and where to get it.
     """
     found = _existing(folder, names)
     if found:

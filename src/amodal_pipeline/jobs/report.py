@@ -1,4 +1,4 @@
-"""Nodes that bring all results of a data set together."""
+"""Nodes that put all results of a data set into one table, charts and a page."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ def join_results(parts: Path, annotations: AmodalAnnotations, *evaluated: Scores
 
     Args:
         parts: folder with the scores of each method and variant.
-        annotations: the validation split; results on another version of it are refused.
+        annotations: the validation split; results on another version of it are an error.
         evaluated: scores of this run; they are in the folder too, and are asked for only so that
             this node comes after them.
     """
@@ -36,7 +36,7 @@ def join_results(parts: Path, annotations: AmodalAnnotations, *evaluated: Scores
 
 
 def plot_results(results: pd.DataFrame) -> object:
-    """Bars of the main metrics for every method, as a figure; variants are left out."""
+    """Plot bars of the main metrics of every method; return the figure. Variants are left out."""
     from amodal_pipeline.visuals.plots import results_chart
 
     shown = results["protocol"].isin(_CHARTED) & (results["variant"] == "full")
@@ -46,14 +46,14 @@ def plot_results(results: pd.DataFrame) -> object:
 def compare(
     parts: Path, annotations: AmodalAnnotations, model_output: Path, count: int, *evaluated: Scores
 ) -> Image.Image:
-    """Image, truth and each method's prediction, for the best, median and worst images.
+    """Draw image, truth and each method's prediction, for the best, median and worst images.
 
     Args:
-        parts: folder with the scores of each method, which say what is best.
+        parts: folder with the scores of each method, by which images are chosen.
         annotations: the validation split.
-        model_output: folder with the predictions of all methods; those of other annotations are
-            not drawn.
-        count: of images.
+        model_output: folder with the predictions of all methods; predictions for other annotations
+            are not drawn.
+        count: number of images.
         evaluated: as in :func:`join_results`.
     """
     from amodal_pipeline.visuals.grids import prediction_grid
@@ -82,17 +82,21 @@ def report(
     models: Path,
     *drawn: Image.Image,
 ) -> Path:
-    """Write the page ``report.html`` in ``folder``, with every picture that lies below it but those
-    of a pretraining, which are of other data.
+    """Write the page ``report.html`` into ``folder``, with all pictures below it.
+
+    Pictures of a pretraining are left out: they show other data.
 
     Args:
-        folder: where it goes; it has the pictures, the histories and the costs of all methods.
+        folder: has the pictures, the histories and the costs of all methods.
         results: of all methods and variants.
         train, val: the data.
         parts: folder with the scores that the results are from.
-        published: table of the numbers that papers have, if there is one.
-        models: folder of all checkpoints, which say what they were started from.
+        published: table of published numbers; it may be missing.
+        models: folder of all checkpoints, whose cards name the checkpoints they started from.
         drawn: pictures of this run: asked for only so that this node comes after them.
+
+    Returns:
+        The page.
     """
     from amodal_pipeline.visuals.grids import statistics_line
     from amodal_pipeline.visuals.report import Material, write_report
@@ -109,7 +113,7 @@ def report(
     figures = {text: name for name, text in fixed.items() if (folder / name).exists()}
     for name in (p.relative_to(folder).as_posix() for p in _measured(folder, "*.png")):
         method, kind = name.removesuffix(".png").split("/")
-        # Histories have the losses too, and are drawn from there.
+        # Where there is a history, the page plots the losses from it.
         if kind != "loss_curves" or not (folder / method / "history.csv").exists():
             figures[f"{method}: {kind.replace('_', ' ')}"] = name
     environment = "" if train.metadata.dataset == "scenes" else f" --env={train.metadata.dataset}"
@@ -161,13 +165,13 @@ def report(
 
 
 def _measured(folder: Path, pattern: str) -> list[Path]:
-    """Files of all methods. Those of a pretraining are of other objects than the data set's."""
+    """Return files of all methods, without those of a pretraining, which are of other objects."""
     found = sorted(folder.glob(f"*/{pattern}"))
     return [path for path in found if not path.parent.name.startswith("pretrain_")]
 
 
 def _starts(models: Path, results: pd.DataFrame) -> dict[str, str]:
-    """What each method took of the checkpoint that it was started from, in words."""
+    """Return sentences on the parameters that each method took from its starting checkpoint."""
     found = {}
     for method in results["method"].unique():
         path = models / method / "method.json"
@@ -204,7 +208,7 @@ def _scores(parts: Path, annotations: AmodalAnnotations) -> Scores:
 
 
 def _beside(results: pd.DataFrame, published: Path) -> tuple[pd.DataFrame, str]:
-    """Our results beside comparable published ones, and a sentence on what there is."""
+    """Return our results joined with comparable published ones, and a sentence on them."""
     from amodal_pipeline.metrics.published import beside, read_published
 
     dataset = results["dataset"].iloc[0]
@@ -217,11 +221,11 @@ def _beside(results: pd.DataFrame, published: Path) -> tuple[pd.DataFrame, str]:
     rows = beside(results, numbers)
     if not len(rows):
         return rows, f"No paper has comparable results on {dataset} for the methods here."
-    return rows, "Numbers of papers that rest on the same data, protocol and metric."
+    return rows, "Numbers of papers on the same data, with the same protocol and metric."
 
 
 def _paired(draws: pd.DataFrame) -> pd.DataFrame:
-    """Differences in the headline metrics of methods, and of variants from their methods."""
+    """Return differences in headline metrics between methods, and of variants to their method."""
     from amodal_pipeline.metrics.bootstrap import compare
     from amodal_pipeline.visuals.comparisons import with_lines
     from amodal_pipeline.visuals.definitions import HEADLINE_METRICS

@@ -1,4 +1,4 @@
-"""Parameters of an ablation, and the trainings they stand for. Imports nothing heavy."""
+"""Parameters of an ablation, and the trainings that they describe. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,15 +12,15 @@ from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.jobs.train import Job, Pretraining
 from amodal_pipeline.layers.configs import LocalPath, Strict
 
-# Part of file names that are taken apart at their dots.
+# Names of rows are part of file names that are split at their dots.
 RowName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 Completes = Literal[Given.TRUE_MASKS, Given.TRUE_BOXES, Given.DETECTIONS] | None
 
 
 class PretrainingConfig(Strict):
-    """How the pretraining of a row differs from that of its method: in ``model`` and ``training``
-    of its job, and in the ``views`` that it learns from."""
+    """Differences of a row's pretraining from its method's: ``model`` and ``training`` of the
+    pretraining's job, and ``views``, the pictures that it learns from."""
 
     model: dict[str, Any] = Field({})
     training: dict[str, Any] = Field({})
@@ -28,16 +28,20 @@ class PretrainingConfig(Strict):
 
 
 class RowConfig(Strict):
-    """One training, as a difference from a method's own parameters.
+    """One training, as differences from a method's own parameters.
 
-    ``job``: the method whose parameters it begins with. ``model`` and ``training``: the values that
-    differ, nested as there. ``pretrained``: what it starts from where that is not what the job
-    says: a method (a job), another row, a checkpoint folder, or null. ``trunk``: false for a row
-    that does not stand on the shared trunk. ``composed``: it trains on pictures composed from the
-    visible masks of the training images, and on nothing else. ``weights_of``: it is not trained,
-    but is another row with values of ``model`` that matter after training only. ``completes``: what
-    a completer is scored on, the "true" visible masks, these within "true_boxes", or the
-    "detections" of a detector. ``pretraining``: it starts from a pretraining of its own.
+    Attributes:
+        job: the method whose parameters the row takes.
+        model, training: values that differ, nested as in the job.
+        pretrained: the start, if it differs from the job's: a method (a job), another row, a
+            checkpoint folder, or null.
+        trunk: false for a row that does not start from the shared trunk.
+        composed: train only on pictures composed from the visible masks of the training images.
+        weights_of: do not train, but take another row's weights, with other values of ``model``
+            that matter after training only.
+        completes: what a completer is scored on: "true" visible masks, true masks within
+            "true_boxes", or the "detections" of a detector.
+        pretraining: start from a pretraining of the row's own, with these differences.
     """
 
     job: str
@@ -60,11 +64,11 @@ class RowConfig(Strict):
 
 
 class TrunkConfig(Strict):
-    """What rows share: a job that is trained once.
+    """A job that is trained once and shared by rows.
 
-    Each row starts from its checkpoint, keeps the parameters whose names begin with one of
-    ``frozen``, and trains the rest; ``training``: values that all rows on it have instead of their
-    job's.
+    Each row starts from its checkpoint, freezes the parameters whose names begin with one of
+    ``frozen``, and trains the others. ``training``: values of all rows on the trunk, which replace
+    those of their jobs.
     """
 
     job: str
@@ -75,11 +79,15 @@ class TrunkConfig(Strict):
 class AblationConfig(Strict):
     """A table of trainings.
 
-    ``reference``: the row that all others are compared with. ``metrics``: columns of the table, as
-    "protocol/metric". ``trunk``: null trains every row whole. ``pretrained``: what rows that do not
-    stand on the trunk and name no start of their own begin with, as in a row; where it is not given
-    that is what their jobs say. ``training``: values that such rows have instead of their jobs'.
-    ``rows``: by name; one that is null is left out. ``row``: the only one to run; null runs all.
+    Attributes:
+        reference: the row that all others are compared with.
+        metrics: columns of the table, as "protocol/metric".
+        trunk: the shared start; null trains every row whole.
+        pretrained: the start, as in a row, of rows that are not on the trunk and name none; if it
+            is not given, the start is their job's.
+        training: values of these rows, which replace those of their jobs.
+        rows: by name; a row that is null is left out.
+        row: the only row to run; null runs all.
     """
 
     reference: str
@@ -92,7 +100,7 @@ class AblationConfig(Strict):
 
     @property
     def wanted(self) -> dict[str, RowConfig]:
-        """The rows that are not null."""
+        """Return the rows that are not null."""
         return {name: row for name, row in self.rows.items() if row is not None}
 
     @model_validator(mode="after")
@@ -111,8 +119,11 @@ class AblationConfig(Strict):
 
 @dataclass(frozen=True)
 class Row:
-    """One training with all its values; ``upstream`` is what it starts from, if that is to be
-    trained first. A row with ``weights_of`` is that row, used in another way."""
+    """One training with all its values.
+
+    ``upstream``: the training that it starts from, if that has to be done first.
+    ``weights_of``: the row whose weights it takes instead of a training.
+    """
 
     name: str
     job: Job
@@ -123,7 +134,7 @@ class Row:
 
     @property
     def stem(self) -> str:
-        """Under which its scores are saved."""
+        """Return the name of its scores, "<method>.<row>"."""
         return f"{self.job.model.root.name}.{self.name}"
 
 
@@ -134,12 +145,12 @@ def resolve(
 
     Args:
         jobs: by name of the method.
-        pretraining: that rows may start from by its name.
+        pretraining: the pretraining that rows may name as their start.
 
     Raises:
-        ValueError: a row has a value that its method does not know, names a job that is not there,
-            changes the network that the trunk shares, starts from itself, or changes a pretraining
-            that it does not start from; names the row.
+        ValueError: a row has a value that its method does not know, names an unknown job, changes
+            the network of the shared trunk, starts from itself, or changes a pretraining that it
+            does not start from; names the row.
     """
     return {name: _resolve(name, ablation, jobs, pretraining, ()) for name in ablation.wanted}
 
@@ -213,10 +224,10 @@ def _used_otherwise(
     pretraining: Pretraining | None,
     below: tuple[str, ...],
 ) -> Row:
-    """A row that is another one with values that matter after training only.
+    """Return a row with the weights of another, and values that matter after training only.
 
     Raises:
-        ValueError: as :func:`resolve`; or a value matters in training.
+        ValueError: see :func:`resolve`; or a value matters in training.
     """
     row = ablation.wanted[name]
     if row.weights_of not in ablation.wanted:

@@ -1,4 +1,4 @@
-"""Nodes that account for a shape prior and draw it; it is trained as every method is."""
+"""Nodes that measure and draw a trained shape prior."""
 
 import logging
 
@@ -16,9 +16,10 @@ _log = logging.getLogger(__name__)
 def describe_shape_prior(
     checkpoint: Checkpoint, train: AmodalAnnotations, val: AmodalAnnotations, job: Job
 ) -> pd.DataFrame:
-    """Return how well the masks of both splits come back, by category; printed too.
+    """Measure how well masks of both splits are reconstructed, by category; return the table.
 
-    Categories with fewer than ``job.model.poor_below`` entries are warned of.
+    It is printed too. Categories with fewer than ``job.model.poor_below`` entries are named in a
+    warning.
     """
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.methods.vrsp.learning import describe
@@ -37,7 +38,7 @@ def describe_shape_prior(
 
 
 def draw_shape_prior(checkpoint: Checkpoint) -> tuple[Image.Image, Image.Image]:
-    """Return the entries of each category, decoded, and a map of them."""
+    """Draw the decoded entries of each category, and a map of all entries; return both pictures."""
     from amodal_pipeline.methods.pretrained import restore
     from amodal_pipeline.visuals.shape_prior import entries_map, entries_sheet
 
@@ -51,7 +52,14 @@ def _print(table: pd.DataFrame, dataset: str) -> None:
 
     shown = Table(title=f"{dataset}: shape prior (mean IoU of masks, 0–100)")
     shown.add_column("category")
-    for name in ("masks", "entries", "masks an entry", "auto-encoder", "codebook", "codebook, val"):
+    for name in (
+        "masks",
+        "entries",
+        "masks per entry",
+        "auto-encoder",
+        "codebook",
+        "codebook, val",
+    ):
         shown.add_column(name, justify="right")
     splits = [part for _, part in table.groupby("split", sort=False)]
     for row, val in zip(splits[0].itertuples(), splits[-1].itertuples(), strict=True):

@@ -1,4 +1,4 @@
-"""Where a data set comes from. An environment chooses one kind; imports nothing heavy."""
+"""Sources of data sets, of which an environment chooses one kind. Imports nothing heavy."""
 
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from amodal_pipeline.scenes.view_config import RenderedArchiveConfig, ViewsConfi
 class AnnotatedFile(Strict):
     """A file (or folder) of annotations and the folder of its images, relative to ``raw_root``.
 
-    Data sets get unpacked in different ways: of several names the first that exists is taken.
+    Data sets are unpacked in different ways: of several names the first that exists is taken.
     """
 
     annotations: tuple[str, ...] = Field(min_length=1)
@@ -22,7 +22,7 @@ class AnnotatedFile(Strict):
 
 
 class RenderedScenes(Strict):
-    """Procedural scenes, rendered when they are not there yet: ``train`` and ``val`` images."""
+    """Procedural scenes, rendered if missing: the numbers of ``train`` and ``val`` images."""
 
     config: ScenesConfig = ScenesConfig()
     train: int = Field(5_000, gt=0)
@@ -30,7 +30,7 @@ class RenderedScenes(Strict):
 
 
 class RenderedMovingScenes(Strict):
-    """Clips of moving scenes, rendered when they are not there yet: ``train`` and ``val`` clips."""
+    """Clips of moving scenes, rendered if missing: the numbers of ``train`` and ``val`` clips."""
 
     config: MovingScenesConfig = MovingScenesConfig()
     train: int = Field(72, gt=0)
@@ -38,9 +38,8 @@ class RenderedMovingScenes(Strict):
 
 
 class RenderedViews(Strict):
-    """Views of single objects, rendered when they are not there yet: ``train`` and ``val`` objects,
-    fewer where there are not so many meshes.
-    """
+    """Views of single objects, rendered if missing: the numbers of ``train`` and ``val`` objects,
+    limited by the number of meshes."""
 
     config: ViewsConfig = ViewsConfig()
     train: int = Field(168, gt=0)
@@ -77,7 +76,7 @@ class ComposedClips(Strict):
 
 
 class Splits(Strict):
-    """One or several files a split."""
+    """One or several files per split."""
 
     train: tuple[AnnotatedFile, ...] = Field(min_length=1)
     val: tuple[AnnotatedFile, ...] = Field(min_length=1)
@@ -90,12 +89,12 @@ class Splits(Strict):
 
 
 class AnnotatedImages(Splits):
-    """A data set that others made.
+    """A published data set.
 
-    ``obtain`` says where its files come from and under which licence; it is shown where they are
-    missing. ``absent_images``: images that are missing, damaged or of another size than the
-    annotations say are an error ("error"), rejected with their objects ("reject"), or not looked
-    for ("unchecked", for tables and audits without images).
+    ``obtain`` says where to get its files and under which licence; errors of missing files show it.
+    ``absent_images``: images that are missing, damaged or of another size than the annotations say
+    are an error ("error"), rejected with their objects ("reject"), or not checked ("unchecked", for
+    tables and audits without images).
     """
 
     absent_images: Literal["error", "reject", "unchecked"] = "error"
@@ -103,9 +102,8 @@ class AnnotatedImages(Splits):
 
 
 class Cocoa(AnnotatedImages):
-    """COCOA. Of several ``annotators`` of an image the first, or each as an image of its own;
-    all ``regions``, or only things or stuff.
-    """
+    """COCOA. ``annotators``: of several annotators of an image take the first, or make an image of
+    each. ``regions``: take all regions, or only things or stuff."""
 
     annotators: Literal["first", "all"] = "first"
     regions: Literal["all", "things", "stuff"] = "all"
@@ -126,14 +124,14 @@ class CocoaCls(AnnotatedImages):
         for split in ("train", "val", "test"):
             files = getattr(self.cocoa, split)
             if len(files) > 1:
-                raise ValueError(f"cocoa.{split}: one file of COCOA a split can be merged")
+                raise ValueError(f"cocoa.{split}: only one file of COCOA per split can be merged")
             if files and not self.coco_instances.get(split):
                 raise ValueError(f"coco_instances.{split}: name COCO's instances of the split")
         return self
 
 
 class FishTracks(Strict):
-    """When a fish of FISHBOWL is followed: see ``annotations.fishbowl.TrackRules``."""
+    """When a fish of FISHBOWL is tracked: see ``annotations.fishbowl.TrackRules``."""
 
     amodal_above: int = Field(400, ge=0)
     visible_above: int = Field(64, ge=0)
@@ -141,13 +139,13 @@ class FishTracks(Strict):
 
 
 class Fishbowl(AnnotatedImages):
-    """FISHBOWL: folders of the generator's files, or SaVos's pickles, made of them by its rules."""
+    """FISHBOWL: folders of the generator's files, or pickles that SaVos's rules made of them."""
 
     tracks: FishTracks = FishTracks()
 
 
 class Source(Strict):
-    """``kind`` names the section that counts; an environment need not clear the others."""
+    """The source of a data set: the section that ``kind`` names. Other sections are ignored."""
 
     kind: Literal[
         *("scenes", "moving_scenes", "views", "nmr", "composed", "composed_clips"),
@@ -189,12 +187,12 @@ class Source(Strict):
         | ComposedClips
         | AnnotatedImages
     ):
-        """The section that ``kind`` names."""
+        """Return the section that ``kind`` names."""
         return getattr(self, self.kind)
 
 
 class AuditConfig(Strict):
-    """``published``: by split, figures of the data set's paper under the audit's names."""
+    """``published``: figures of the data set's paper by split, under the audit's names."""
 
     published: dict[Literal["train", "val", "test"], dict[str, float]] = Field({})
 
@@ -202,7 +200,7 @@ class AuditConfig(Strict):
     @classmethod
     def _can_be_compared(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         if value:
-            # Here, not after the conversion of a hundred thousand records.
+            # Checked here, not after the conversion of a hundred thousand records.
             from amodal_pipeline.annotations.audit import check_published
 
             for names in value.values():

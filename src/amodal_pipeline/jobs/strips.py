@@ -14,16 +14,18 @@ from amodal_pipeline.methods.training_config import InferenceConfig
 
 
 def strips(model: nn.Module, annotations: AmodalAnnotations, count: int) -> Image.Image:
-    """Complete ``count`` objects of videos, those that are partly hidden in most frames, and draw
-    them: frames, visible, completed, truth (the paper's Fig. 7).
+    """Complete and draw objects of videos over time: frames, visible, completed, truth.
+
+    Chosen are the objects that are partly hidden in most frames. The layout is that of C2F-Seg's
+    Fig. 7.
 
     Args:
         model: any that :func:`~..training.completing_clips.complete` takes.
         annotations: the images and their truth.
-        count: objects.
+        count: number of objects.
 
     Returns:
-        A sheet without rows where the split has no such object.
+        A sheet; without rows where the split has no such object.
     """
     from amodal_pipeline.training.completing_clips import complete
     from amodal_pipeline.visuals.strips import partly_hidden_tracks, truth_strips

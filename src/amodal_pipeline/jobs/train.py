@@ -1,4 +1,4 @@
-"""Nodes of the training template."""
+"""Nodes of the training pipelines, the same for every method."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ _log = logging.getLogger(__name__)
 
 
 class Job(Strict):
-    """All parameters of one method: what it is, how it is trained, and what it starts from.
+    """All parameters of one training: the method, its training, and its start.
 
-    ``pretrained``: a checkpoint folder, the name of the job it starts from (that of this data
-    set, trained first where it is not there), or None. ``pretrained_categories``: what the
-    checkpoint calls categories that have another name here. ``detector``, of a completer: the
-    method of this data set whose detections it completes, and whose visible masks C2F-Seg learns
-    from; or another program's results, COCO files of both splits ("theirs_{split}.json": train and
-    val take the place of {split}); None for true visible masks only (A3D: within true boxes only).
-    Of a shape prior: the detector whose masks it learns from beside the true ones.
+    Attributes:
+        pretrained: the checkpoint to start from: its folder, or the name of a job of this data set,
+            trained first if missing; or None.
+        pretrained_categories: the checkpoint's names of categories that are named otherwise here.
+        detector: of a completer: the method of this data set whose detections it completes, and
+            whose visible masks C2F-Seg learns from; or another program's results, a COCO file per
+            split ("theirs_{split}.json", with train and val in place of {split}); None for true
+            visible masks only (A3D: within true boxes only). Of a shape prior: the detector whose
+            masks it learns from in addition to true ones.
     """
 
     model: MethodConfig
@@ -50,7 +52,7 @@ class Job(Strict):
     @model_validator(mode="before")
     @classmethod
     def _says_where_values_are(cls, values: Any) -> Any:
-        """Raise an error for a value of the model or of the training that stands beside them."""
+        """Raise an error for a value outside of ``model`` or ``training``; names its place."""
         model = values.get("model") if isinstance(values, dict) else None
         name = model.get("name") if isinstance(model, dict) else None
         if name not in METHODS:
@@ -58,7 +60,7 @@ class Job(Strict):
         fields = contract.load(METHODS[name]).model_fields
         for key in values.keys() - cls.model_fields.keys():
             place = "model" if key in fields else "training"
-            if key == "predicted_by":  # of a shape prior, before it was a method as others are
+            if key == "predicted_by":  # an earlier name, in the parameters of a shape prior
                 raise ValueError(f"{key} is unknown: its name is detector")
             if key in fields or key in TrainingConfig.model_fields:
                 raise ValueError(f"{key} is unknown: its name is {place}.{key}")
@@ -87,31 +89,31 @@ class Job(Strict):
 
     @property
     def detector_file(self) -> str | None:
-        """The results of another program that ``detector`` names, with {split} in it."""
+        """Return the file name, with {split} in it, of another program's results; or None."""
         return self.detector if self.detector and self.detector.endswith(".json") else None
 
     @property
     def name(self) -> str:
-        """What is trained: see :func:`~..methods.contract.job_name`."""
+        """Return the name of the job, see :func:`~..methods.contract.job_name`."""
         return contract.job_name(self.model.root)
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A training on views of single objects that the method ``job`` is of may start from."""
+    """A training on views of single objects, from which the method of ``job`` may start."""
 
     job: Job
     views: Source
 
     @property
     def name(self) -> str:
-        """The job, the folder, and what ``pretrained`` calls it."""
+        """Return the name of the job and of its folder, by which ``pretrained`` refers to it."""
         return f"pretrain_{self.job.name}"
 
 
 @dataclass(frozen=True)
 class ViewFolders:
-    """``images``: where rendered views go; ``raw``: where those that others rendered lie."""
+    """``images``: folder of rendered views; ``raw``: folder of views that others rendered."""
 
     images: Path
     raw: Path
@@ -119,22 +121,22 @@ class ViewFolders:
 
 @dataclass(frozen=True)
 class ViewsPlan:
-    """The pretraining on views that trainings may start from, and the folders of what it sees."""
+    """The pretraining on views that trainings may start from, and the folders of the views."""
 
     pretraining: Pretraining
     folders: ViewFolders
 
 
 def plan_views(pretraining: Job, views: Source, images: Path, raw: Path) -> ViewsPlan:
-    """Gather the pretraining on views and the folders of what it sees."""
+    """Return the pretraining on views together with the folders of the views."""
     return ViewsPlan(Pretraining(pretraining, views), ViewFolders(images, raw))
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a training is made from beside its parameters.
+    """The inputs of a training, apart from its parameters.
 
-    ``detected``: what a detector found in the training split, as the method learns from it.
+    ``detected``: detections of the training split, as the method learns from them.
     """
 
     annotations: AmodalAnnotations
@@ -152,20 +154,22 @@ def make(
     for_another: bool = False,
     title: str = "",
 ) -> Checkpoint:
-    """Return the checkpoint of a training: the finished one, or one that is trained now, from where
-    an earlier run of the same training was cut.
+    """Return the checkpoint of a training: the finished one, or else train it now.
+
+    An interrupted run of the same training is continued.
 
     Args:
         job: its parameters.
-        material: what it is made from.
-        folder: of its checkpoint; the training state lies beside it.
-        restart: train anew whatever is there.
-        for_another: it is made for another training, which ``restart`` is meant for: what is
-            finished is replaced only where it was made from something else.
-        title: of its progress.
+        material: its inputs.
+        folder: folder of its checkpoint and training state.
+        restart: train anew, even where there is a finished checkpoint.
+        for_another: this training is made for another one, which ``restart`` is meant for: a
+            finished checkpoint is replaced only where it is not up to date.
+        title: of the progress bar.
 
     Raises:
-        ChangedTrainingError: what is there was made from something else; names what.
+        ChangedTrainingError: the checkpoint or state in the folder was made from other values;
+            names them.
     """
     from amodal_pipeline.training.loop import train as run
 
@@ -217,15 +221,15 @@ def train(
     detections: Predictions | None = None,
     **parts: Checkpoint,
 ) -> tuple[Checkpoint, pd.DataFrame]:
-    """Train a method, or go on with a training that was cut, or give one that is finished.
+    """Train a method, continue an interrupted training, or return a finished one.
 
     Args:
         annotations: the training split.
         job: the method's parameters.
         folder, restart: see :func:`make`.
         start: the checkpoint to start from, if any.
-        detections: of a detector for the training split, for a method that learns from them.
-        parts: finished ones that it is trained with, by the job that made each.
+        detections: a detector's, for the training split, for a method that learns from them.
+        parts: finished parts of the method, by the job that made each.
 
     Returns:
         The checkpoint, and the history of losses, one row per report.
@@ -266,7 +270,7 @@ def _history(folder: Path) -> pd.DataFrame:
 
 
 def choose_start(job: Job) -> list[Checkpoint]:
-    """Load the checkpoint that ``pretrained`` names by its folder; none where it is null."""
+    """Return the checkpoint in the folder ``pretrained``, in a list; empty where it is null."""
     if job.pretrained is None:
         return []
     return [Checkpoint.load(Path(job.pretrained).expanduser())]
@@ -275,14 +279,14 @@ def choose_start(job: Job) -> list[Checkpoint]:
 def choose_start_or_upstream(
     job: Job, upstream: Job, trained: Checkpoint | NotMade
 ) -> list[Checkpoint]:
-    """Choose as :func:`choose_start` does, or the upstream method that this run has trained."""
+    """Choose as :func:`choose_start` does, or take the upstream method that this run trained."""
     if job.pretrained == upstream.name:
         return [trained]
     return choose_start(job)
 
 
 def choose_start_or_pretraining(job: Job, trained: Checkpoint | NotMade) -> list[Checkpoint]:
-    """Choose as :func:`choose_start` does, or the pretraining on views that this run has done."""
+    """Choose as :func:`choose_start` does, or take the pretraining on views of this run."""
     if job.pretrained == f"pretrain_{job.name}":
         return [trained]
     return choose_start(job)
@@ -297,26 +301,27 @@ def train_upstream(
     start: Checkpoint | NotMade | None = None,
     **others: Job,
 ) -> Checkpoint | NotMade:
-    """Train what another method starts from, or the detector that it works with.
+    """Train the method that another one starts from, or the detector that it works with.
 
     A finished start of the same configuration and data is used again. One of another configuration
-    is an error, or with ``restart`` is trained anew. A finished detector is taken as it is, however
-    it was configured; so is a start that needs parts made before it, which is not trained here.
+    is an error, or with ``restart`` is trained anew. A finished detector is taken whatever its
+    configuration. So is a start that needs parts made before it: it is not trained here.
 
     Args:
         annotations: the training split.
-        job: of the other method.
-        this: what is trained.
+        job: parameters of the method that may need the upstream one.
+        this: parameters of the upstream method.
         models: folder of all checkpoints.
         restart: see :func:`train_part`.
-        start: what ``this`` may start from itself.
-        others: what the other method could start from or work with instead, by job.
+        start: the checkpoint that ``this`` itself may start from.
+        others: the other upstream methods of ``job``, by job.
 
     Returns:
         Its checkpoint; NotMade where ``job`` has no use for it.
 
     Raises:
-        ValueError: what is taken as it is is missing, or was trained on other annotations.
+        ValueError: a start with parts is missing, or a finished detector or start was trained on
+            other annotations.
     """
     # Kedro checks parameters of named arguments only.
     known = {name: Job.model_validate(other) for name, other in others.items()} | {this.name: this}
@@ -339,7 +344,10 @@ def train_upstream(
 def make_upstream(
     annotations: AmodalAnnotations, upstream: Job, folder: Path, restart: bool
 ) -> Checkpoint:
-    """Make the method of this data set that others start from: see :func:`train_upstream`."""
+    """Return the checkpoint of a job of this data set that others start from, trained if needed.
+
+    A job that needs parts is not trained here: see :func:`train_upstream`.
+    """
     if contract.parts_of(upstream.model.root):
         return _trained_on(annotations, upstream.name, folder)
     below = choose_start(upstream)
@@ -350,13 +358,13 @@ def make_upstream(
 def train_pretraining(
     job: Job, plan: ViewsPlan, dataset: str, folder: Path, workers: int, restart: bool
 ) -> Checkpoint | NotMade:
-    """Train the pretraining on views that a job starts from; NotMade where it starts otherwise.
+    """Train the pretraining on views that a job starts from; return NotMade for another start.
 
     Args:
         job: of the method.
-        plan: its pretraining, and the views for that.
+        plan: the pretraining and its views.
         dataset, workers: as for :func:`prepare_views`.
-        folder: of the pretraining's checkpoint.
+        folder: folder of the pretraining's checkpoint.
         restart: see :func:`train_part`.
     """
     if job.pretrained != plan.pretraining.name:
@@ -367,14 +375,14 @@ def train_pretraining(
 def prepare_views(
     views: Source, dataset: str, images: Path, raw: Path, workers: int
 ) -> tuple[AmodalAnnotations, AmodalAnnotations]:
-    """Both splits of the views that a method of ``dataset`` may be pretrained on.
+    """Return both splits of the views that a method of ``dataset`` may be pretrained on.
 
     Args:
         views: what to render, or which files of others to read.
-        dataset: what the tables are called is "<dataset>_views".
-        images: where pictures go; those already there are kept.
-        raw: the folder that views of others lie in.
-        workers: processes; 0 is one a core.
+        dataset: the tables are named "<dataset>_views".
+        images: folder of the pictures; existing ones are kept.
+        raw: folder of views that others rendered.
+        workers: processes; 0 is one per core.
     """
     return prepare(views, _views_of(dataset), images, raw, workers)
 
@@ -403,16 +411,16 @@ def pretrain(
 def find_detector(
     annotations: AmodalAnnotations, job: Job, models: Path, **trained: Checkpoint | NotMade
 ) -> list[Checkpoint]:
-    """Find the detector a method works with: ``job.detector``, if it is of this project.
+    """Return the detector that a method works with, in a list; empty if it is not of this project.
 
     Args:
         annotations: the training split.
-        job: the method's parameters.
+        job: the method's parameters; ``job.detector`` names the detector.
         models: folder of all checkpoints.
         trained: detectors that this run has trained, or found.
 
     Raises:
-        ValueError: another detector is not trained, or was trained on other annotations.
+        ValueError: the detector is not trained, or was trained on other annotations.
     """
     if job.detector is None or job.detector_file:
         return []
@@ -444,7 +452,7 @@ def _on_these(
 
 
 def _trained_on(annotations: AmodalAnnotations, name: str, folder: Path) -> Checkpoint:
-    """Return the finished training of a method, however it was configured."""
+    """Return the finished checkpoint of a method; its configuration is not checked."""
     if not (folder / "method.json").exists():
         raise ValueError(f"{folder} holds no {name}: {_remedy(name)}")
     return _on_these(annotations, Checkpoint.load(folder), name, folder)
@@ -460,8 +468,9 @@ def detect(
     inference: InferenceConfig,
     job: Job,
 ) -> Predictions:
-    """Find, or read, the detections of a split that a completer works with; an empty table where
-    it has no detector.
+    """Return the detections of a split that a completer works with: predicted, or read from a file.
+
+    The table is empty where the completer has no detector.
 
     Raises:
         ValueError: the results of another program are missing or damaged; names the file.
@@ -480,7 +489,10 @@ def detect(
 def learnt_detections(
     annotations: AmodalAnnotations, job: Job, detections: Predictions | None
 ) -> Predictions | None:
-    """Return what a method learns from of a detector's detections: see ``Description``."""
+    """Return the detections that a method learns from; None without any.
+
+    A completer gets only those that match a true object.
+    """
     if job.model.root.DESCRIPTION.task == "complete":
         return on_true_objects(annotations, detections)
     return detections if detections is not None and len(detections.predictions) else None
@@ -489,7 +501,7 @@ def learnt_detections(
 def on_true_objects(
     annotations: AmodalAnnotations, detections: Predictions | None
 ) -> Predictions | None:
-    """Return the detections matched to a true object, with its id; None without a detection.
+    """Return the detections that match a true object, with its id; None without detections.
 
     Raises:
         ValueError: the detector predicts no visible masks.
@@ -516,7 +528,7 @@ def on_true_objects(
 
 
 def draw_particulars(checkpoint: Checkpoint, annotations: AmodalAnnotations, count: int) -> object:
-    """Draw what is particular to a method, for a few objects, as its description names it."""
+    """Draw the picture that a method's description names, for ``count`` objects."""
     from amodal_pipeline.methods.pretrained import restore
 
     function, _ = checkpoint.card.method.root.DESCRIPTION.picture
@@ -524,7 +536,7 @@ def draw_particulars(checkpoint: Checkpoint, annotations: AmodalAnnotations, cou
 
 
 def show_pretraining(scores: Scores) -> None:
-    """Print how well whole masks of views are found, category by category."""
+    """Print how well whole masks of views are completed, by category."""
     from rich.table import Table
 
     rows = scores.results

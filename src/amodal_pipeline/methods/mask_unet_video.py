@@ -1,4 +1,4 @@
-"""A plain U-Net over space and time that completes visible masks: a control, of no paper."""
+"""A plain U-Net over space and time that completes visible masks: a control without a paper."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from amodal_pipeline.samples.clips import ClipBatches
 
 
 class MaskUNetVideo(nn.Module):
-    """Visible masks of an object in T frames, with the frames if ``config.image``, to amodal ones.
+    """Predicts amodal masks of an object in T frames from visible masks, and frames if
+    ``config.image``.
 
     Images and targets are those of :class:`~amodal_pipeline.samples.clips.ClipBatches`: images
     uint8 [n, T, 3, S, S]; "input" and "amodal" uint8 [n, T, S, S]; "counts" float32 [n, T], the
-    weights of frames in the loss; "real" bool [n, T], which frames are no repetitions; without it
-    all are. In training ``model(images, targets)`` gives named losses, in evaluation
-    {"amodal_masks": float [n, T, S, S] of 0–1}, 0 where a frame is not real.
+    weights of frames in the loss; "real" bool [n, T], false for repeated frames; without it all are
+    real. In training ``model(images, targets)`` returns named losses, in evaluation
+    {"amodal_masks": float [n, T, S, S] with values 0–1}, 0 where a frame is not real.
 
-    Images [N, 3, S, S] are N clips of one frame; then nothing has an axis of time.
+    Images [N, 3, S, S] are N clips of one frame; targets and masks then have no axis of time.
     """
 
     def __init__(self, config: MaskUNetVideoConfig, classes: int = 1) -> None:
@@ -37,7 +38,7 @@ class MaskUNetVideo(nn.Module):
         self.down = nn.ModuleList(_Block(a, b) for a, b in pairwise((first, *widths)))
         self.up = nn.ModuleList(_Block(a + b, b) for a, b in pairwise(widths[::-1]))
         self.logits = nn.Conv3d(widths[0], 1, 1)
-        # A quarter faster on a CPU.
+        # This layout is a quarter faster on a CPU.
         self.to(memory_format=torch.channels_last_3d)
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,7 +73,7 @@ class MaskUNetVideo(nn.Module):
         return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
     def _logits(self, x: Tensor, real: Tensor) -> Tensor:
-        """[n, T, S, S] from [n, C, T, S, S]."""
+        """Return logits [n, T, S, S] of inputs [n, C, T, S, S]."""
         maps = []
         for level, block in enumerate(self.down):
             x = block(F.max_pool3d(x, (1, 2, 2)) if level else x, real)
@@ -97,9 +98,9 @@ class MaskUNetVideo(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions over 3 frames and 3 x 3 places, [n, C, T, H, W] to [n, C', T, H, W].
+    """Two convolutions over 3 frames and 3 x 3 places, from [n, C, T, H, W] to [n, C', T, H, W].
 
-    Frames that are not real are as empty as those before and after the clip.
+    Frames that are not real are zeros, like the padding before and after the clip.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -116,8 +117,7 @@ class _Block(nn.Module):
 
 
 class _FrameNorm(nn.Module):
-    """Group normalisation within each frame: what comes out for it does not depend on how many
-    repeated frames there are."""
+    """Group normalisation within each frame, so that repeated frames do not change the others."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

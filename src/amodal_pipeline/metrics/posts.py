@@ -1,8 +1,8 @@
 """Post-processing of a completer's masks before they are scored, as in papers.
 
 C2F-Seg for images adds the visible mask that was completed: a union. For videos (its released code,
-after SaVos) a completion counts on pixels of other objects only, and elsewhere the visible mask is
-kept: what the amodal mask has on background, or the visible one lacks there, is lost.
+after SaVos) completions count on pixels of other objects only, and elsewhere the visible mask is
+kept. So amodal pixels on the background are lost, and so are those that the visible mask lacks.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ def completed_on_others(
 
     Args:
         amodal: run lengths of N predicted masks.
-        visible: of the visible masks that were completed.
-        covered: of the pixels of all objects in the frame of each, see :func:`covered_by_objects`;
-            the object's own pixels among them change nothing.
+        visible: run lengths of the visible masks that were completed.
+        covered: run lengths of the pixels of all objects in each one's frame, see
+            :func:`covered_by_objects`; the object's own pixels in it change nothing.
     """
     return rle.union(list(visible), rle.intersection(list(amodal), list(covered)))
 
@@ -30,8 +30,7 @@ def covered_by_objects(image_ids: np.ndarray, visible: Sequence[str]) -> list[st
     """Return the pixels at which any object of an image is visible, for each of N objects.
 
     Args:
-        image_ids: of the objects, int64 [N]; all objects of the images, those too that are not
-            scored.
+        image_ids: of all objects of the images, scored or not, int64 [N].
         visible: run lengths of their visible masks.
     """
     _, group = np.unique(image_ids, return_inverse=True)

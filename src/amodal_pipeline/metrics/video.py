@@ -1,7 +1,7 @@
-"""IoU of objects that were completed in the frames of videos, and how steady it is over time.
+"""IoU of completed objects in the frames of videos, and its steadiness over time.
 
 Has the figures of SaVos (Yao et al., NeurIPS 2022) and of C2F-Seg's part on videos (Gao et al.,
-ICCV 2023), which print one name, mIoU, for means over different things. docs/metrics.md tells them
+ICCV 2023), which call means over different things by one name, mIoU. docs/metrics.md tells them
 apart.
 """
 
@@ -20,14 +20,14 @@ from amodal_pipeline.metrics.posts import completed_on_others, covered_by_object
 from amodal_pipeline.metrics.tallies import Ratio, Row, per_image
 
 SIDE = 32  # cells along each side of an amodal box, to compare frames of an object
-SHARE = 0.5  # of a hidden part, visible in another frame
+SHARE = 0.5  # share of a hidden part that is visible in another frame
 
 
 @dataclass(frozen=True)
 class _Means:
     """Makes rows: means over objects, over object-frames, and over the objects of each frame.
 
-    ``image`` and ``track``: index of the image and of the track of each object-frame, int64 [G].
+    ``image`` and ``track``: index of each object-frame's image and track, int64 [G].
     """
 
     image: np.ndarray
@@ -39,7 +39,7 @@ class _Means:
     ) -> Iterator[Ratio]:
         """Yield the three means of ``values`` [G] (0–1) over the ``counted`` ones, bool [G].
 
-        All frames of a video weigh the same in a resample: so does each object as a whole.
+        In a resample all frames of a video have the same weight, and so has each object as a whole.
         """
         rows = np.flatnonzero(counted)
         groups = {
@@ -62,7 +62,7 @@ def applies(annotations: AmodalAnnotations) -> bool:
 
 
 def tallies(evidence: Evidence, found: Completions) -> Iterator[Ratio]:
-    """Yield the tallies of the protocol "video", over the frames in which tracked objects are seen.
+    """Yield the tallies of the protocol "video", over frames in which tracked objects are visible.
 
     With P, A* and V* as in :class:`~amodal_pipeline.metrics.completion.Completions`, and O the
     pixels at which other objects of the frame are visible and the object is not:
@@ -71,8 +71,8 @@ def tallies(evidence: Evidence, found: Completions) -> Iterator[Ratio]:
     - mIoU_occluded: of P \\ V* and A* \\ V*, over frames with a hidden pixel; mIoU_occluded_zero:
       over all frames, 0 where nothing is hidden (C2F-Seg's released code).
     - mIoU_on_others: of P ∩ O and A* ∩ O, over frames in which A* ∩ O is not empty (SaVos).
-    - temporal_consistency: :func:`steadiness` of the predictions relative to that of the truth, at
-      most 1; over pairs of consecutive frames that both count.
+    - temporal_consistency: :func:`steadiness` of the predictions divided by the truth's, at most
+      1; over pairs of consecutive frames that both count.
 
     ``_per_object``: mean over an object's frames, then over objects (C2F-Seg).
     ``_per_object_frame``: over all object-frames (SaVos's metric2). ``_per_frame``: over the
@@ -128,18 +128,18 @@ def tallies(evidence: Evidence, found: Completions) -> Iterator[Ratio]:
 
 
 def seen_elsewhere(annotations: AmodalAnnotations, occluded: np.ndarray) -> np.ndarray:
-    """Return which share of each hidden part is visible in one other frame of its track.
+    """Return the share of each hidden part that is visible in the best other frame of its track.
 
-    The hidden part is laid on the other frame by the object's amodal boxes (shifted and scaled),
-    on 32 × 32 cells of them, and the best frame counts. Optical flow would not help: that of a
-    hidden point is its occluder's.
+    The object's amodal boxes map the hidden part to the other frame (shifted and scaled), on a grid
+    of 32 × 32 cells. Optical flow would not help: at a hidden point it is the occluder's flow.
 
     Args:
         annotations: the truth.
         occluded: the object-frames of interest, bool [G].
 
     Returns:
-        float64 [G] of 0–1; NaN for other object-frames, and for hidden parts that fill no cell.
+        float64 [G] with values 0–1; NaN for other object-frames, and for hidden parts that fill no
+        cell.
     """
     truth, share = annotations.instances, np.full(len(occluded), np.nan)
     box, sizes = boxes(truth["amodal_box"]), annotations.sizes
@@ -164,10 +164,10 @@ def seen_elsewhere(annotations: AmodalAnnotations, occluded: np.ndarray) -> np.n
 def steadiness(
     annotations: AmodalAnnotations, masks: np.ndarray, before: np.ndarray, after: np.ndarray
 ) -> np.ndarray:
-    """Return the IoU of masks in one frame, moved as their objects move, with those in the next.
+    """Return the IoU of masks in one frame, moved as their objects move, with masks in the next.
 
     Args:
-        annotations: the truth; its amodal boxes say how objects move (shifted and scaled).
+        annotations: the truth; its amodal boxes give the motion (shift and scale) of objects.
         masks: by object-frame, object [G] of run lengths or None.
         before, after: rows of an object in two frames of one size, int64 [P] each.
 
@@ -199,10 +199,10 @@ def _consecutive(
 def _on_others(
     evidence: Evidence, found: Completions, at: np.ndarray, masks: list[str], covered: list[str]
 ) -> np.ndarray:
-    """Return (intersection, union) of masks and true ones where others are visible, int64 [G, 2].
+    """Return (intersection, union) of masks and truth where others are visible, int64 [G, 2].
 
-    (0, 0) where a true mask has no such pixel. With U the ``covered`` pixels, those are U \\ V*; as
-    V* lies inside U and A*, areas outside it are differences.
+    (0, 0) where a true mask has no such pixel. With U the ``covered`` pixels, these are U \\ V*;
+    because V* lies inside U and A*, areas outside it are differences.
     """
     amodal = evidence.annotations.instances["amodal_rle"].tolist()
     area = rle.shared_area(amodal, covered) - evidence.area["visible"]

@@ -1,1 +1,1 @@
-"""One package a job: pipeline.py is wiring, nodes.py calls the rooms that do the work."""
+"""The Kedro pipelines: wiring of nodes, which are functions of the rooms."""

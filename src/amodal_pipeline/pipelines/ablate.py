@@ -20,7 +20,7 @@ from amodal_pipeline.methods.registry import describe
 def create_pipeline(method: str) -> Pipeline:
     """Return training and comparison of the rows in ``params:ablate_<method>``.
 
-    What rows may begin with and need is what the description of the method says.
+    The method's description says what its rows may start from and need.
     """
     described = describe(method)
     jobs = (*described.compared_with, method)
@@ -101,8 +101,8 @@ def create_pipeline(method: str) -> Pipeline:
                 outputs=["table", "chart", "loss_curves", "missing"],
                 name="summarise",
             ),
-            # With --only-missing-outputs a node without outputs runs, and so do those that make
-            # what it needs and is no file: rows know by themselves what is finished.
+            # With --only-missing-outputs this node runs, because it has no outputs, and so do the
+            # nodes of its inputs that are not files: rows skip finished trainings by themselves.
             node(
                 show,
                 inputs=[own, "table", "missing", "params:dataset"],
@@ -126,7 +126,7 @@ def create_pipeline(method: str) -> Pipeline:
 
 
 def _upstream(upstream: str, ablation: str, jobs: tuple[str, ...]) -> Pipeline:
-    """Return training of what rows start from, in its namespace; not where none of them does."""
+    """Return training of the method that rows start from, in its namespace; empty without one."""
     inputs = ["annotations_train", ablation, f"params:{upstream}"]
     inputs += [f"params:folders.jobs.{upstream}", "params:restart"]
     inputs += [f"params:{job}" for job in jobs]

@@ -1,4 +1,4 @@
-"""Wiring of the evaluation of one method, and of those that a parameter names."""
+"""Wiring of the evaluation of one method, and of methods that a parameter names."""
 
 from collections.abc import Callable, Iterable
 
@@ -32,7 +32,7 @@ _PARAMETERS = {
 
 
 def create_pipeline(method: str) -> Pipeline:
-    """Prediction and evaluation under a method's namespace."""
+    """Return prediction and evaluation of a detector, under its namespace."""
     steps = Pipeline(
         [
             node(
@@ -64,13 +64,14 @@ def create_pipeline(method: str) -> Pipeline:
 
 
 def create_completer_pipeline(method: str, *, boxed: bool = False) -> Pipeline:
-    """Completion and evaluation under a method's namespace: of the true objects, and of its
-    ``detections`` of the validation split.
+    """Return completion and evaluation of a completer, under its namespace.
+
+    It completes the true objects, and its ``detections`` of the validation split.
 
     Args:
         method: the namespace.
-        boxed: it looks within amodal boxes: true objects are completed within their true boxes too,
-            and otherwise within those that its ``detector`` estimates.
+        boxed: whether it looks within amodal boxes. Then true objects are completed twice: within
+            their true boxes, and within boxes that its ``detector`` estimates.
     """
     given = ["checkpoint", "annotations_val", "params:inference", "detector"]
     true = [node(complete_true_at_cost, given, ["predictions_true", "cost"], name="complete_true")]
@@ -106,8 +107,10 @@ def create_completer_pipeline(method: str, *, boxed: bool = False) -> Pipeline:
 
 
 def create_chosen_pipeline() -> Pipeline:
-    """The same for ``--params method=<name>``, or for predictions from elsewhere:
-    ``--params predictions=<file or folder>``."""
+    """Return prediction and evaluation of the method in ``--params method=<name>``.
+
+    With ``--params predictions=<file or folder>`` it evaluates another program's predictions.
+    """
     asked = {
         "predictions": "params:predictions",
         "masks": "params:prediction_masks",
@@ -141,7 +144,7 @@ def create_chosen_pipeline() -> Pipeline:
 
 
 def _scoring(score: Callable, picture: Callable, completions: Iterable[str]) -> list[Node]:
-    """Return the nodes that score and draw completions, which are data sets, in their order."""
+    """Return the nodes that score and draw ``completions``, names of data sets, in their order."""
     scored = ["annotations_val", "detections", "params:evaluation", "params:folders.model_output"]
     drawn = ["annotations_val", "params:pictures"]
     completions = list(completions)

@@ -7,7 +7,7 @@ from amodal_pipeline.pipelines import train
 
 
 def create_pipeline(*, wanted_by_another: bool = False) -> Pipeline:
-    """Return training of the tokenizer, and how well masks come back from it.
+    """Return training of the tokenizer, and measurement of its reconstructions.
 
     ``wanted_by_another``: see :func:`~.train.create_part_pipeline`.
     """

@@ -1,4 +1,4 @@
-"""All parameters of a run, checked before anything runs."""
+"""All parameters of a run, and checks of them before anything runs."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -31,18 +31,18 @@ from amodal_pipeline.methods.registry import METHODS, describe, jobs
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 
-# Strings in conf/, paths for nodes.
+# Folders are strings in conf/ and become paths for nodes.
 LocalFolder = Annotated[Path, AfterValidator(lambda path: Path(check_local(str(path))))]
-# The command line makes a truth value of "true".
+# Kedro's command line turns "true" into a boolean.
 _Inputs = Annotated[
     LocalPath, BeforeValidator(lambda value: Given.TRUE_MASKS.value if value is True else value)
 ]
 
 
 class FoldersConfig(Strict):
-    """Where files lie that are in no data set of the catalog: see conf/base/parameters.yml.
+    """Folders and files outside of the catalog: see conf/base/parameters.yml.
 
-    ``jobs``: by training, added by :func:`with_defaults`.
+    ``jobs``: the folders of each training, by job; :func:`with_defaults` adds them.
     """
 
     raw: LocalFolder
@@ -67,8 +67,8 @@ class FoldersConfig(Strict):
 class Parameters(Strict):
     """Every parameter that conf/ and ``--params`` may have, by its top-level name.
 
-    Those with a default here are in no file: ``--params`` gives them, and a ``${runtime_params:…}``
-    in conf/ reads them. :func:`_schema` adds the jobs of all methods.
+    Parameters with a default here are in no file: ``--params`` gives them, and a
+    ``${runtime_params:…}`` in conf/ reads them. :func:`_schema` adds the jobs of all methods.
     """
 
     dataset: StrictStr
@@ -126,7 +126,7 @@ class Parameters(Strict):
 
 
 def _jobs() -> dict[str, type[Strict]]:
-    """Return the models of the parameters that methods have, by top-level name."""
+    """Return the pydantic models of the methods' parameters, by top-level name."""
     found: dict[str, type[Strict]] = {}
     for job, name in jobs().items():
         method = describe(job)
@@ -141,10 +141,10 @@ def _jobs() -> dict[str, type[Strict]]:
 
 
 def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the parameters of registered methods that conf/ says nothing of.
+    """Return the parameters together with the defaults of methods that conf/ does not mention.
 
-    A job has its method's own values, and an ablation one row: the method as it is. ``folders`` are
-    paths, with one per training.
+    A job has its method's own values, and an ablation one row: the method as it is. ``folders``
+    become paths, with one per training.
     """
     added: dict[str, Any] = {}
     folders = parameters.get("folders")
@@ -177,16 +177,17 @@ def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ParameterError(ClickException, ValueError):
-    """A parameter that no run can have; the command line prints it without a traceback."""
+    """A parameter that no run accepts; the command line prints it without a traceback."""
 
 
 def check(parameters: Mapping[str, Any]) -> Parameters:
-    """Check all parameters of a run, and return them with the defaults of methods; names that begin
-    with "_" are left to YAML anchors.
+    """Return the parameters of a run with the defaults of methods, after checks of all of them.
+
+    Names that begin with "_" are ignored: they are YAML anchors.
 
     Raises:
         ParameterError: names are unknown, or values are impossible; names each, with the nearest
-            known name, or with what was expected.
+            known name, or with the expected value.
     """
     given = {k: v for k, v in with_defaults(parameters).items() if not k.startswith("_")}
     try:
@@ -205,7 +206,7 @@ def check_single_process(environment: Mapping[str, str]) -> None:
     """Check that no launcher has started this run several times (torchrun, ``torch.distributed``).
 
     Raises:
-        ParameterError: it has; names the variable that says so.
+        ParameterError: one has; names the environment variable that shows it.
     """
     for name, alone in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")):
         if (value := environment.get(name) or alone) != alone:
@@ -216,10 +217,10 @@ def check_single_process(environment: Mapping[str, str]) -> None:
 
 
 def check_place(project: Path) -> None:
-    """Check that Kedro finds the configuration of a project, which it looks for by a pattern.
+    """Check that Kedro finds a project's configuration, for which it searches by a glob pattern.
 
     Raises:
-        ParameterError: a folder's name has brackets, which the pattern takes for a choice.
+        ParameterError: a folder's name has brackets, which are special in the pattern.
     """
     if not glob(str(project)):  # noqa: PTH207 - as Kedro does, on the whole path
         raise ParameterError(
@@ -229,10 +230,10 @@ def check_place(project: Path) -> None:
 
 
 def check_method(folder: Path) -> None:
-    """Check that there is a method of the name of ``folder``, the one of its checkpoint.
+    """Check that a method, or else a checkpoint, has the name of ``folder``.
 
     Raises:
-        ParameterError: it is none of ours, and no checkpoint lies there either.
+        ParameterError: no method has that name, and the folder has no checkpoint; suggests a name.
     """
     trained = jobs().keys()
     if folder.name in trained or (folder / "method.json").exists():
@@ -249,7 +250,7 @@ _METHODS = METHODS.keys()
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    """One line of a pydantic error: where, what, and the value if that says something."""
+    """Return a pydantic error as one line: place, reason, and the value where it helps."""
     location = [str(part) for part in error["loc"]]
     # Pydantic puts the name of the method that it chose beneath "model".
     names = [
@@ -260,6 +261,6 @@ def _sentence(error: Mapping[str, Any]) -> str:
     where = f"{'.'.join(names)}: " if names else ""
     what = error["msg"].removeprefix("Value error, ")
     value = error["input"]
-    own = error["type"] == "value_error"  # our messages say already what the value is
+    own = error["type"] == "value_error"  # messages of this project already contain the value
     found = "" if own or isinstance(value, Mapping) else f", but it is {value!r}"
     return f"- {where}{what[:1].lower()}{what[1:]}{found}"

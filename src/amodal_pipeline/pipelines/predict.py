@@ -13,7 +13,7 @@ from amodal_pipeline.jobs.predict import (
 
 
 def create_pipeline() -> Pipeline:
-    """The user's images, or a video, with the method that a parameter names."""
+    """Return prediction of a user's images, or a video, with the method that a parameter names."""
     return Pipeline(
         [
             node(
@@ -71,7 +71,7 @@ def create_pipeline() -> Pipeline:
 
 
 def create_export_pipeline() -> Pipeline:
-    """The predictions of the method that a parameter names for an evaluation split, as JSON."""
+    """Return the export, as JSON, of the predictions of a method for an evaluation split."""
     return Pipeline(
         [
             node(

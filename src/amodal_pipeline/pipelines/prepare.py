@@ -35,7 +35,7 @@ def create_pipeline() -> Pipeline:
 
 
 def create_test_pipeline() -> Pipeline:
-    """The test split, of a data set that has one."""
+    """Return preparation of the test split, of a data set that has one."""
     return Pipeline(
         [
             node(prepare_test, inputs=_INPUTS, outputs="annotations_test", name="prepare_test"),

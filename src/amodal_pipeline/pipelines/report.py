@@ -6,10 +6,10 @@ from amodal_pipeline.jobs.report import compare, join_results, plot_results, rep
 
 
 def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
-    """Join the results of all methods ever evaluated on the data set, and write the report.
+    """Return a pipeline that joins all results on the data set and writes the report.
 
     Args:
-        methods: those evaluated in the same run; the report waits for them.
+        methods: methods evaluated in the same run, which the report waits for.
     """
     evaluated = [f"{m}.results" for m in methods]
     drawn = ["results_chart", "comparison"]

@@ -7,7 +7,7 @@ from amodal_pipeline.pipelines import train
 
 
 def create_pipeline(*, wanted_by_another: bool = False) -> Pipeline:
-    """Return training of the shape prior, how well masks come back from it, and its pictures.
+    """Return training of the shape prior, measurement of its reconstructions, and its pictures.
 
     ``wanted_by_another``: see :func:`~.train.create_part_pipeline`.
     """

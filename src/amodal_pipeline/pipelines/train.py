@@ -32,8 +32,8 @@ from amodal_pipeline.pipelines import evaluate
 def create_pipeline(job: str) -> Pipeline:
     """Return training, prediction and evaluation of a job, wired as its method's description says.
 
-    What it starts from, and the detector that it works with, are other parts of the same pipeline:
-    trained by :func:`create_pipeline` as well, or :func:`create_upstream_pipeline`.
+    The methods that it starts from or works with are other parts of the same run: see
+    :func:`create_upstream_pipeline`.
 
     Args:
         job: the namespace of its parameters and data sets.
@@ -51,11 +51,11 @@ def create_pipeline(job: str) -> Pipeline:
 
 
 def create_part_pipeline(job: str, *, wanted_by_another: bool = False) -> Pipeline:
-    """Return training of a part, in its namespace; a detector that it names is trained already.
+    """Return training of a part, in its namespace; a detector that it names must be trained.
 
     Args:
-        job: that makes it.
-        wanted_by_another: it is made for a method, which ``restart`` is meant for.
+        job: the job that makes the part.
+        wanted_by_another: the part is made for a method, which ``restart`` is meant for.
     """
     method = describe(job)
     run = train_part if wanted_by_another else train
@@ -66,8 +66,10 @@ def create_part_pipeline(job: str, *, wanted_by_another: bool = False) -> Pipeli
 
 
 def upstream_of(job: str) -> tuple[str, ...]:
-    """Return the jobs that may have to be trained before another: what it starts from, and of a
-    completer its detector, if that needs no part made before it."""
+    """Return the jobs that may have to be trained before another job.
+
+    These are its start and, of a completer, its detector, if that needs no part made before it.
+    """
     method = describe(job)
     found = [method.starts_from] if method.starts_from else []
     if method.task == "complete":
@@ -78,9 +80,9 @@ def upstream_of(job: str) -> tuple[str, ...]:
 
 
 def create_upstream_pipeline(job: str) -> Pipeline:
-    """Return training of what a job starts from and works with, each in a namespace of its own.
+    """Return training of the methods that a job starts from and works with, each in its namespace.
 
-    What the parameters of the job do not name is not trained, and what is finished is not either.
+    Methods that the job's parameters do not name, and finished ones, are not trained.
     """
     names = upstream_of(job)
     steps = [_upstream(name, job, names) for name in names]
@@ -137,9 +139,9 @@ def _data(job: str, method: Description) -> dict[str, str]:
 
 
 def create_pretraining_pipeline(method: str) -> Pipeline:
-    """Training on views of single objects, before that on the data set, and how well it went.
+    """Return training on views of single objects, and its evaluation.
 
-    Views are another data set: what is measured on them stands apart from the results.
+    Views are another data set, so that these scores are kept apart from the results.
     """
     name = f"pretrain_{method}"
     own = f"params:{name}"
@@ -212,10 +214,10 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
 def create_detection_pipeline(
     method: str, *, training: bool = True, validation: bool = True
 ) -> Pipeline:
-    """Return what the detector that a method names finds in both splits.
+    """Return prediction of both splits by the detector that a method names.
 
     Args:
-        training, validation: the splits for which that is wanted.
+        training, validation: which of the splits to predict.
     """
     own, trained = f"params:{method}", {}
     if describe(method).task == "complete":
@@ -242,7 +244,7 @@ def create_detection_pipeline(
 
 
 def _start(job: str, method: Description) -> Node:
-    """Return the node that finds what a training starts from."""
+    """Return the node that loads the checkpoint that a training starts from."""
     own, upstream = f"params:{job}", method.starts_from
     if method.pretrained_on_views:
         inputs = [own, f"pretrain_{job}.checkpoint"]
@@ -271,7 +273,7 @@ def _picture(method: Description, annotations: str) -> Node:
 
 
 def _within(namespace: str, steps: list[Node]) -> Pipeline:
-    """Put nodes into a namespace; what others make keeps its name."""
+    """Return nodes in a namespace; data sets made by other nodes keep their names."""
     pipeline = Pipeline(steps)
     inputs = pipeline.inputs()
     own = {"detections_train"}

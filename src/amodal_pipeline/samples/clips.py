@@ -1,7 +1,7 @@
-"""Clips: what is seen of one object in consecutive frames of a video.
+"""Clips: crops of one object in consecutive frames of a video.
 
-Pure functions of (seed, iteration), and what is drawn for a clip of (seed, iteration, index), as in
-:mod:`.objects`.
+All functions are pure. Order depends on (seed, iteration) only, and random choices for a clip on
+(seed, iteration, index), as in :mod:`.objects`.
 """
 
 import logging
@@ -27,35 +27,40 @@ from amodal_pipeline.samples.images import TrainingBatch, batch_indices
 
 _log = logging.getLogger(__name__)
 
-_CACHED_BYTES = 256 * 2**20  # of decoded frames, per process that loads
+_CACHED_BYTES = 256 * 2**20  # bytes of decoded frames, per loading process
 
 
 class ClipBatches(Dataset):
-    """Item ``i`` is the batch of iteration ``i``: clips of n objects, T frames each; every track
-    once before any comes again.
+    """Batches of clips: item ``i`` is the batch of iteration ``i``, n objects of T frames each.
 
-    A clip is a random stretch of T consecutive frames of a track, in at least one of which the
-    object is seen; frames in which the table does not have it are passed over. Of a shorter track
-    the last frame is repeated. Objects without a track are clips of one frame.
+    Every track comes once before any comes again. A clip is a random stretch of T consecutive
+    frames of a track, in at least one of which the object is visible; frames without a row for the
+    object are passed over. A shorter track repeats its last frame. Objects without a track are
+    clips of one frame.
 
-    ``images`` uint8 [n, T, 3, image_side, image_side] (no pixels, [n, T, 3, 0, 0], without
-    images). ``targets``: "input", the visible mask that the method is given (corrupted, each frame
-    by itself), "visible" and "amodal", the truth: uint8 [n, T, side, side] of 0 and 1; "counts"
-    float32 [n, T], the weight of each frame: 0 for repeated frames and for those in which the
-    object is not seen, else 1; "real" bool [n, T], false for repeated frames; "labels" int64 [n],
-    the position of the category from 1; "index" int64 [n, T], the row of ``instances``; "windows"
-    float32 [n, T, 4] (x1, y1, x2, y2), the pixels of the frame that the crop shows.
+    Items have ``images``, uint8 [n, T, 3, image_side, image_side] (without pixels,
+    [n, T, 3, 0, 0], if ``with_images`` is false), and ``targets``:
 
-    Where an object is not seen, its box is interpolated between those of the nearest frames that it
-    is seen in (:func:`interpolated`).
+    - "input" uint8 [n, T, side, side] of 0 and 1: the visible mask that the method gets, corrupted
+      independently per frame;
+    - "visible" and "amodal": the truth, likewise;
+    - "counts" float32 [n, T]: weights of frames, 0 for repeated frames and for those in which the
+      object is invisible, else 1;
+    - "real" bool [n, T]: false for repeated frames;
+    - "labels" int64 [n]: position of the category, from 1;
+    - "index" int64 [n, T]: row of ``instances``;
+    - "windows" float32 [n, T, 4] (x1, y1, x2, y2): the part of the frame in the crop, in pixels.
+
+    Where an object is invisible, its box is interpolated between the boxes of the nearest frames
+    in which it is visible (:func:`interpolated`).
 
     Args:
         annotations: the training split.
-        crop: what is seen of an object.
+        crop: how crops are cut out around an object.
         frames: T.
-        batch_size: n, clips an iteration.
+        batch_size: n, clips per iteration.
         seed: of order, stretches and corruption.
-        corruption: of the input; None leaves it as it is.
+        corruption: of the input; None leaves it unchanged.
         with_images: read them; otherwise no file is opened.
 
     Raises:
@@ -147,14 +152,15 @@ class ClipBatches(Dataset):
         return TrainingBatch(images[torch.from_numpy(at)], targets, list(dict.fromkeys(names)))
 
     def _stretch(self, index: int, draw: np.random.Generator) -> np.ndarray:
-        """Rows of at most T frames of a track."""
+        """Return the rows of a random stretch of at most T frames of a track."""
         start = int(draw.choice(self.starts[index]))
         return self.tracks[index][start : start + self.frames]
 
 
 def object_tracks(table: pd.DataFrame, images: pd.DataFrame) -> list[np.ndarray]:
-    """Return the rows of every object by its frames, int64 [T] each; what has no track, or is in an
-    image that is no frame of a video, is an object by itself.
+    """Return the rows of every object in the order of its frames, int64 [T] each.
+
+    A row without a track, or in an image that is no frame of a video, is an object of its own.
 
     Args:
         table: rows of INSTANCES or PREDICTIONS.
@@ -168,13 +174,13 @@ def object_tracks(table: pd.DataFrame, images: pd.DataFrame) -> list[np.ndarray]
 
 
 def interpolated(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Return the boxes of one object with those that are NaN filled in, float64 [T, 4].
+    """Return the boxes of one object with missing ones interpolated, float64 [T, 4].
 
-    Between two known boxes all four numbers change evenly with time; before the first and after the
-    last they stay the same.
+    Between two known boxes all four numbers change linearly with time; before the first and after
+    the last they are constant.
 
     Args:
-        boxes: [T, 4] (x, y, width, height); NaN where the object is not seen, at least one is not.
+        boxes: [T, 4] (x, y, width, height); NaN where the object is invisible, but not everywhere.
         frames: their times, ascending, int64 [T].
     """
     known = ~np.isnan(boxes[:, 0])
@@ -183,7 +189,7 @@ def interpolated(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
 
 
 def _starts(seen: np.ndarray, frames: int) -> np.ndarray:
-    """Where stretches of ``frames`` can start that have a frame in which the object is seen."""
+    """Return the starts of stretches of ``frames`` that have a frame with the object visible."""
     before = np.concatenate([[0], np.cumsum(seen)])
     first = np.arange(max(len(seen) - frames, 0) + 1)
     return first[before[np.minimum(first + frames, len(seen))] > before[first]]
@@ -191,10 +197,12 @@ def _starts(seen: np.ndarray, frames: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Places:
-    """Where clips of several lengths are in an array [n, T] that all fit into.
+    """Positions of clips of different lengths in an array [n, T].
 
-    ``at`` int64 [n, T]: positions among the frames of all clips in a row, of a clip's last one
-    where it is shorter than T; ``real`` bool [n, T]: which of them are no repetitions.
+    Attributes:
+        at: int64 [n, T], positions among the frames of all clips in a row; those beyond the end of
+            a clip repeat its last frame.
+        real: bool [n, T], false for repetitions.
     """
 
     at: np.ndarray
@@ -214,15 +222,17 @@ def places(clips: list[np.ndarray], frames: int) -> Places:
 class ClipWindows:
     """The windows of N frames, float64 [N, 4] (x1, y1, x2, y2) in pixels each.
 
-    ``own``: around the object. ``drawn``: what the crop shows; the part beyond ``own``, at the
-    right and at the bottom, is black.
+    Attributes:
+        own: around the object.
+        drawn: what the crop shows; its part beyond ``own``, at the right and at the bottom, is
+            black.
     """
 
     own: np.ndarray
     drawn: np.ndarray
 
     def covered(self, side: int) -> np.ndarray:
-        """Return which pixels of crops are not that part, bool [N, side, side]."""
+        """Return which pixels of crops lie within ``own``, bool [N, side, side]."""
         return covered(self.own, self.drawn, side)
 
     def crop_masks(self, counts: pa.Array, sizes: np.ndarray, side: int) -> np.ndarray:
@@ -245,25 +255,26 @@ class ClipWindows:
 def clip_windows(
     boxes: np.ndarray, sizes: np.ndarray, clips: np.ndarray, crop: ClipCropConfig
 ) -> ClipWindows:
-    """Return what is seen of objects in the frames of clips.
+    """Return the windows of objects in the frames of clips.
 
     Args:
         boxes: around the objects, [N, 4] (x, y, width, height) in pixels, without NaN.
         sizes: (height, width) of the frames, [N, 2].
-        clips: which clip each frame is of, int64 [N], from 0.
-        crop: how boxes become windows, and whether those of a clip have one scale.
+        clips: the clip of each frame, int64 [N], from 0.
+        crop: how boxes become windows, and whether the windows of a clip share one scale.
     """
     own = windows(boxes, sizes, crop)
     return ClipWindows(own, extended(own, clips) if crop.shared_scale else own)
 
 
 class FrameCache:
-    """Decoded images, of which those that were read last are kept: a frame is decoded once for all
-    objects that are cut out of it.
+    """A cache of decoded images, so that a frame is decoded once for all objects cut out of it.
+
+    The images that were read last are kept.
 
     Args:
         root: the folder that names are relative to.
-        limit: bytes that are kept at most, but for a single image.
+        limit: bytes kept at most; a single larger image is kept all the same.
     """
 
     def __init__(self, root: Path, limit: int = _CACHED_BYTES) -> None:

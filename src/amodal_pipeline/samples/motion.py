@@ -1,6 +1,6 @@
-"""Clips with motion: optical flow, frames that follow each other, and pixels of other objects.
+"""Clips with motion: optical flow, times of frames, and visible pixels of other objects.
 
-Flow is read from the files of a data set, or where it has none estimated by OpenCV's DIS (Kroeger
+Flow is read from the files of a data set or, without them, estimated by OpenCV's DIS (Kroeger
 et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016).
 """
 
@@ -20,23 +20,22 @@ from amodal_pipeline.layers.crops import windows
 from amodal_pipeline.samples.clips import ClipBatches, ClipWindows, FrameCache
 from amodal_pipeline.samples.images import TrainingBatch
 
-_CACHED_BYTES = 256 * 2**20  # of flow, per process that loads
+_CACHED_BYTES = 256 * 2**20  # bytes of flow, per loading process
 _NONE = -1
 
 
 class Flows:
     """Optical flow of the frames of a table, float32 [2, H, W] of (dx, dy) in pixels each.
 
-    It is that of the frame's file, where this frame's neighbour in the table is the next (backward:
-    the one before) of the video; otherwise it is estimated from the two images. What is unknown is
-    0. The last frame of a video has the forward flow of the one before it, the first frame the
-    backward flow of the one after it (the rule of SaVos's files); a frame alone has none, and is 0
-    everywhere.
+    Flow is read from the frame's file if the table has the next (backward: the previous) frame of
+    the video; otherwise it is estimated from the images of both frames. Unknown flow is 0. The last
+    frame of a video has the forward flow of the previous one, the first frame the backward flow of
+    the next one (the rule of SaVos's files). A single frame has flow 0 everywhere.
 
     Args:
         images: rows of IMAGES.
         frames: reads their pixels.
-        limit: bytes that are kept at most.
+        limit: bytes kept at most.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Flows:
 
 
 def estimated(image: Tensor, other: Tensor, name: str = "") -> np.ndarray:
-    """Return the optical flow from one image to another by OpenCV's DIS, float32 [H, W, 2].
+    """Estimate the optical flow from one image to another by OpenCV's DIS, float32 [H, W, 2].
 
     Args:
         image, other: uint8 [3, H, W], RGB.
@@ -117,7 +116,7 @@ def estimated(image: Tensor, other: Tensor, name: str = "") -> np.ndarray:
             "installed: pip install opencv-python-headless (or 'amodal-pipeline[flow]'), or write "
             "the files that docs/data_sets.md names"
         ) from error
-    # It works in as many strips as threads, which changes the result.
+    # OpenCV splits the image into a strip per thread, which changes the result.
     cv2.setNumThreads(1)
     grey = [
         cv2.cvtColor(np.ascontiguousarray(x.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2GRAY)
@@ -131,7 +130,7 @@ class Motion:
 
     Args:
         images: rows of IMAGES.
-        image_ids: the image of each row that :meth:`targets` is asked for.
+        image_ids: the image of each row of objects.
         frames: reads pixels.
     """
 
@@ -143,13 +142,14 @@ class Motion:
     def targets(self, rows: np.ndarray, seen: ClipWindows, side: int) -> dict[str, Tensor]:
         """Return the motion of M rows.
 
-        "forward" and "backward" float32 [M, 2, side, side]: optical flow to the next frame and to
-        the one before, (dx, dy) in pixels of the frame, 0 beyond the object's own window. "own"
-        float32 [M, 4]: that window; "canvas" float32 [M, 2]: width and height of the frame. "time"
-        int64 [M]: one more for the next frame of a video.
+        - "forward" and "backward" float32 [M, 2, side, side]: optical flow to the next and to the
+          previous frame, (dx, dy) in pixels of the frame, 0 beyond the object's own window;
+        - "own" float32 [M, 4]: the own window;
+        - "canvas" float32 [M, 2]: width and height of the frame;
+        - "time" int64 [M]: greater by one for the next frame of a video.
 
         Args:
-            rows: their positions, int64 [M].
+            rows: positions of rows, int64 [M].
             seen: their windows.
             side: of the crops.
         """
@@ -192,8 +192,10 @@ def crop_flow(flow: Tensor, window: np.ndarray, size: np.ndarray, side: int) -> 
 
 
 class MotionBatches(Dataset):
-    """Clips with their motion: item ``i`` is that of the clips, with the targets of :class:`Motion`
-    as [n, T, …] and "others", uint8 [n, T, side, side]: where other objects are visible.
+    """Batches of clips with motion: item ``i`` adds targets to item ``i`` of ``clips``.
+
+    These are the targets of :class:`Motion` as [n, T, …], and "others", uint8 [n, T, side, side]:
+    pixels at which other objects are visible.
 
     Args:
         clips: of a training split.
@@ -220,7 +222,8 @@ class MotionBatches(Dataset):
         return TrainingBatch(batch.images, batch.targets | more, batch.names)
 
     def _others(self, rows: np.ndarray, seen: ClipWindows) -> np.ndarray:
-        """Where other objects than each row's are visible in its window, bool [M, side, side]."""
+        """Return pixels of each row's window at which other objects are visible, bool
+        [M, side, side]."""
         side, images = self.clips.crop.side, self.motion.image[rows]
         beside = [self.order[self.bounds[image] : self.bounds[image + 1]] for image in images]
         of = np.repeat(np.arange(len(rows)), [len(each) for each in beside])

@@ -61,7 +61,7 @@ class ObjectRecord(ActorRecord):
 
 
 class ClipRecord(BaseModel):
-    """All about one clip; written as ``clip.json`` beside its frames."""
+    """The record of one clip, written as ``clip.json`` next to its frames."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     fingerprint: str
@@ -95,11 +95,11 @@ def render_clips(
     optical flow to the next and to the previous frame, :func:`.surfaces.flow`; the last and the
     first frame lack one) and ``00000.depth.png`` (16 bits: the depth along the optical axis in
     thousandths of a world unit, 0 for the sky and beyond 65.535 units). ``statistics.json`` and
-    ``seen_elsewhere.csv`` are beside the clips. A clip depends on the seed, the split and its
+    ``seen_elsewhere.csv`` lie next to the clips. A clip depends on the seed, the split and its
     number only; existing clips made with the same configuration are kept.
 
     Args:
-        config: what the clips are like.
+        config: parameters of the clips.
         split: name of the split, a plain folder name.
         count: number of clips.
         workers: processes; each computes in one thread.
@@ -142,7 +142,7 @@ def render_clip(
     target: Path,
     fingerprint: str,
 ) -> ClipRecord:
-    """Render one clip into a folder below ``target``, which appears when all is written."""
+    """Render one clip into a folder below ``target``, which is created only when it is complete."""
     clip, depth = sample_clip(config, models, split, index)
     stage, count = clip.stage(), len(clip.objects)
     with replacing(target / f"{index:06d}") as folder:
@@ -225,13 +225,14 @@ def load_clip_record(path: str | Path) -> ClipRecord:
 def clip_statistics(
     table: AmodalAnnotations, elsewhere: pd.DataFrame, records: list[ClipRecord]
 ) -> dict:
-    """Return how objects of a split hide one another over time; rates and shares are in 0 to 1.
+    """Return statistics of occlusion over time in a split; rates and shares are in 0 to 1.
 
     The first five names beyond those of still scenes count clips and tracks, and the object-frames
-    and tracks that are hidden by 10 to 70 %, which is what videos are scored on (SaVos, C2F-Seg).
-    ``hidden_pixels_seen_elsewhere`` is the share of all hidden pixels whose surface another frame
-    shows; ``object_frames_…`` and ``tracks_recoverable`` the shares of those hidden by 10 to 70 %
-    of whose hidden part another frame shows at least a half (a track: in any of its frames).
+    and tracks that are hidden by 10 to 70 %, which are the ones that papers on videos score (SaVos,
+    C2F-Seg). ``hidden_pixels_seen_elsewhere`` is the share of all hidden pixels whose surface
+    another frame shows; ``object_frames_…`` and ``tracks_recoverable`` are the shares of objects
+    hidden by 10 to 70 % of whose hidden part another frame shows at least a half (a track: in any
+    of its frames).
     """
     rows = table.instances.copy()
     rate = rows["occlusion_rate"].to_numpy(dtype=np.float64)

@@ -20,13 +20,13 @@ from amodal_pipeline.scenes.shapes import Shape
 Kind = Literal["orbit", "glide"]
 
 _ATTEMPTS = 50
-_TRIES = 100  # paths drawn for an actor before it is left out
-_GAP = 0.03  # least distance between two actors, which count as round
+_TRIES = 100  # attempts to find a path for an actor before it is left out
+_GAP = 0.03  # least distance between two actors, taken as circles
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A shape on its way: ``path`` [T, 3] holds x, y and the turn about z (radians) by frame."""
+    """A moving shape: ``path`` [T, 3] holds x, y and the turn about z (radians) by frame."""
 
     source: ShapeSource
     shape: Shape
@@ -34,7 +34,7 @@ class Actor:
     path: np.ndarray
 
     def placed(self, frame: int) -> PlacedShape:
-        """Return it where it is in a frame."""
+        """Return the shape at its place in a frame."""
         x, y, turn = self.path[frame]
         c, s = self.scale * np.cos(turn), self.scale * np.sin(turn)
         pose = np.array(
@@ -45,7 +45,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Clip:
-    """What happens in a clip of T frames.
+    """The geometry of a clip of T frames.
 
     ``objects`` have labels, ``scenery`` has none; ``cameras`` and the paths have T entries.
     """
@@ -57,11 +57,11 @@ class Clip:
     surroundings: Surroundings
 
     def placed(self, frame: int) -> list[PlacedShape]:
-        """Return the objects and then the scenery where they are in a frame."""
+        """Return the objects and then the scenery at their places in a frame."""
         return [actor.placed(frame) for actor in (*self.objects, *self.scenery)]
 
     def stage(self) -> Stage:
-        """Return ground and wall; the wall stands behind all that happens in the clip."""
+        """Return ground and wall; the wall stands behind all actors of the clip."""
         everything = [p for frame in range(len(self.cameras)) for p in self.placed(frame)]
         return Stage.behind(everything, self.cameras[0], self.surroundings)
 
@@ -81,7 +81,7 @@ def sample_clip(
     Raises:
         ValueError: no clip with enough objects was found, because limits of ``config`` conflict.
     """
-    # Drawn once: a kind whose clips are discarded more often would else become rare.
+    # Drawn once: otherwise a kind whose clips are discarded more often would become rare.
     chance = generator(config.seed, split, index, _ATTEMPTS).uniform()
     draw = _orbit if chance < config.orbits else _glide
     for attempt in range(_ATTEMPTS):
@@ -109,7 +109,7 @@ def shape_of(source: ShapeSource, folder: Path | None) -> Shape:
     """Return the shape of an object or of a piece of scenery.
 
     Raises:
-        ValueError: as :func:`.models.build_shape`.
+        ValueError: see :func:`.models.build_shape`.
     """
     if source.category in SCENERY and source.mesh_file is None:
         return SCENERY[source.category](np.random.default_rng(source.family_seed))
@@ -144,7 +144,7 @@ def _orbit(config: MovingScenesConfig, models: Models, rng: np.random.Generator)
     target = (corners.min(axis=0) + corners.max(axis=0)) / 2
     arc = rng.uniform(*config.arc) * rng.choice([-1, 1])
     fill, size = rng.uniform(1.0, 1.3), config.image_size
-    # The group, seen from the middle of the arc, decides the circle's radius.
+    # The radius of the circle is chosen for the group as seen from the middle of the arc.
     seen = aim(corners, middle, elevation, field_of_view, fill, size)
     distance = float(seen.project(target[None])[1][0])
     cameras = tuple(
@@ -178,7 +178,7 @@ def _glide(config: MovingScenesConfig, models: Models, rng: np.random.Generator)
         ShapeSource(category=names[rng.integers(len(names))], family_seed=int(rng.integers(2**53)))
         for _ in range(rng.integers(config.scenery[0], config.scenery[1], endpoint=True))
     ]
-    # As many as there may be: some find no room.
+    # Start with the maximum, because some actors find no room.
     sources = [models.draw(rng) for _ in range(config.maximum_objects)]
     room = 1.3 + 0.4 * np.sqrt(len(sources))
     placed: list[Actor] = []
@@ -216,10 +216,10 @@ def _path(
     still: bool,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Return a smooth path [T, 3] that meets another actor's line of sight, or any place.
+    """Return a smooth path [T, 3] that crosses another actor's line of sight, or any place.
 
-    At a moment drawn within the clip it is in front of or behind another actor as the camera sees
-    it; before and after, it is beside that one.
+    At a random moment of the clip, the actor is in front of or behind the other one as the camera
+    sees it; before and after, it is to the side.
     """
     time = np.linspace(0, 1, config.frames)
     moment = rng.uniform(0.2, 0.8)
@@ -253,7 +253,7 @@ def _path(
 def _clear(
     path: np.ndarray, radius: float, placed: Sequence[Actor], reach: Sequence[float], limit: float
 ) -> bool:
-    """Tell whether an actor stays near the middle and never touches another."""
+    """Return whether an actor stays near the middle and never touches another."""
     if np.hypot(path[:, 0], path[:, 1]).max() > limit:
         return False
     return all(

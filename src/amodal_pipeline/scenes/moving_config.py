@@ -11,10 +11,10 @@ from amodal_pipeline.scenes.config import MAX_OBJECTS
 class MovingScenesConfig(Strict):
     """Parameters of the embedded clips; the caller gives the sizes of its splits.
 
-    A clip is of one of two kinds. ``orbit`` is the kind of MOViD-A (C2F-Seg's paper, sec. 4.1):
-    the objects rest, and the camera goes around them on a low circle. ``glide`` is the kind of
-    FISHBOWL (Tangemann et al. 2021): the camera rests, and objects move in front of and behind
-    each other and behind scenery, which has no label.
+    A clip is of one of two kinds. ``orbit`` resembles MOViD-A (C2F-Seg's paper, sec. 4.1): the
+    objects rest, and the camera goes around them on a low circle. ``glide`` resembles FISHBOWL
+    (Tangemann et al. 2021): the camera rests, and objects move in front of and behind each other
+    and behind scenery, which has no label.
     """
 
     seed: Seed = 0

@@ -1,4 +1,4 @@
-"""Scenery: rocks, pillars and fences, which hide objects and are no object themselves."""
+"""Scenery: rocks, pillars and fences, which hide objects but are not annotated."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The surface that each pixel shows: its depth, where it is in another frame, where it is seen."""
+"""The surface that each pixel shows: its depth, its position and visibility in other frames."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,16 +11,16 @@ from amodal_pipeline.scenes.render import Stage
 
 STAGE, SKY = -1, -2
 
-_TOLERANCE = 0.02  # of the depth: a surface this near to the one that a pixel shows is the same
+_TOLERANCE = 0.02  # share of the depth within which two surfaces at a pixel count as the same
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the centres of the pixels of a frame show.
+    """The surfaces at the centres of the pixels of a frame.
 
     ``owner`` int64 [H, W] is an actor's index, STAGE (ground or wall) or SKY; ``depth`` float64
     [H, W] along the optical axis, world units, 1 for the sky, which has none; ``points`` float64
-    [H, W, 3] in world coordinates, for the sky one in its direction.
+    [H, W, 3] in world coordinates, for the sky a point in its direction.
     """
 
     owner: np.ndarray
@@ -29,10 +29,10 @@ class Seen:
 
     @classmethod
     def of(cls, depth: np.ndarray, camera: Camera, stage: Stage) -> Self:
-        """Return what is seen, given the depths [N, H, W] of the actors, each alone."""
+        """Return the visible surfaces, given the depths [N, H, W] of the actors, each alone."""
         rows, columns = np.mgrid[: camera.height, : camera.width] + 0.5
         directions = camera.directions(columns.ravel(), rows.ravel())
-        # With the renderer's own arithmetic, so that both see the same edge of the wall.
+        # The renderer's own arithmetic, so that both have the same edge of the wall.
         eye = camera.position.astype(np.float32)
         behind = np.minimum(*stage.cast(eye, directions)).reshape(rows.shape)
         nearest = depth.min(axis=0, initial=np.inf)
@@ -50,7 +50,9 @@ def flow(clip: Clip, seen: Seen, start: int, end: int) -> np.ndarray:
     visible in the other frame; where neither the camera nor the surface moves it is exactly 0.
 
     Args:
-        seen: what frame ``start`` shows.
+        clip: the clip.
+        seen: surfaces of frame ``start``.
+        start, end: indices of the two frames.
 
     Returns:
         float32 [H, W, 2], in pixels, to the right and down; NaN where the point lies behind the
@@ -79,11 +81,11 @@ def flow(clip: Clip, seen: Seen, start: int, end: int) -> np.ndarray:
 
 
 def seen_elsewhere(clip: Clip, depth: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Return which share of an object's hidden part another frame shows, float64 [T, N].
+    """Return the share of each object's hidden part that another frame shows, float64 [T, N].
 
-    The hidden part is the surface at its hidden pixels, as a camera sees it that sees the object
-    alone. A point of it counts if it is visible in any other frame of the clip. NaN where nothing
-    is hidden.
+    The hidden part is the object's surface at its hidden pixels, as the camera sees it without
+    occluders. A point of it counts if it is visible in any other frame of the clip. NaN where
+    nothing is hidden.
 
     Args:
         depth: float32 [T, N, H, W], of each object alone, as :func:`.cast_layers` has them.

@@ -13,10 +13,10 @@ from amodal_pipeline.methods.configs import C2FSegVideoConfig
 
 @dataclass(frozen=True)
 class Clips:
-    """Which of M frames in a row are those of one object.
+    """The grouping of M real frames into n clips.
 
-    ``shape``: (n, T), n clips of at most T frames. ``at`` int64 [M]: the place of each frame among
-    the n·T, ascending.
+    ``shape``: (n, T), n clips of at most T frames. ``at`` int64 [M]: the position of each frame
+    among the n·T, ascending.
     """
 
     shape: tuple[int, int]
@@ -43,18 +43,18 @@ class Clips:
         return self.at % self.shape[1]
 
     def in_a_row(self, values: Tensor) -> Tensor:
-        """Return values [n, T, …] of the frames, [M, …]."""
+        """Return the real frames' part, [M, …], of values [n, T, …]."""
         return values.flatten(0, 1)[self.at]
 
     def spread(self, values: Tensor) -> Tensor:
-        """Return values [M, …] in their places, [n, T, …]; 0 elsewhere."""
+        """Return values [M, …] at their positions in [n, T, …]; 0 elsewhere."""
         return _placed(values, self.at, self.shape)
 
     def rolled(self, shift: int, frames: int) -> Rolled:
-        """Return where frames are after each clip is rolled by ``shift`` frames.
+        """Return the positions of frames after each clip is rolled by ``shift`` frames.
 
-        A clip is as long as the windows of ``frames`` that it needs, so that nothing depends on the
-        length of others.
+        The length of a clip is rounded up to whole windows of ``frames``, so that the result for a
+        clip does not depend on the length of others.
         """
         n, length = self.shape
         last = torch.zeros(n, dtype=torch.int64, device=self.at.device)
@@ -67,21 +67,20 @@ class Clips:
 
 @dataclass(frozen=True)
 class Rolled:
-    """The places of M frames, int64 [M], among the n·T of ``shape``."""
+    """The positions of M frames, int64 [M], among the n·T of ``shape``."""
 
     shape: tuple[int, int]
     places: Tensor
 
     def spread(self, values: Tensor) -> Tensor:
-        """Return values [M, …] in their places, [n, T, …]; 0 elsewhere."""
+        """Return values [M, …] at their positions in [n, T, …]; 0 elsewhere."""
         return _placed(values, self.places, self.shape)
 
     def mask(self, size: tuple[int, int, int], count: int) -> Tensor | None:
-        """Return which tokens of windows may be attended to, bool [count, 1, L, L]: those of
-        frames; None where all may.
+        """Return which tokens of windows may be attended to, bool [count, 1, L, L].
 
-        Tokens elsewhere attend to all, so that none has nothing to attend to; nothing that comes of
-        them is used.
+        Only tokens of frames may; None means all. Tokens of empty places attend to all tokens, so
+        that their softmax is defined; their result is not used.
 
         Args:
             size: of a window, (frames, rows, columns).
@@ -103,9 +102,9 @@ def _placed(values: Tensor, places: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 class SpaceTimeBlock(Block):
-    """Self-attention within each frame, then within windows of frames and places, and a perceptron.
+    """Self-attention within each frame, then within windows over space and time, then a perceptron.
 
-    Tokens [M, L, C] of M frames lie on ``grids`` (height, width), one after the other.
+    Tokens [M, L, C] of M frames lie on ``grids`` (height, width), one grid after the other.
     """
 
     def __init__(self, config: C2FSegVideoConfig, grids: tuple[tuple[int, int], ...]) -> None:
@@ -121,7 +120,7 @@ class SpaceTimeBlock(Block):
 
         Args:
             x: [M, L, C].
-            clips: which frames are of one object.
+            clips: the grouping of frames by object.
             shift: frames by which clips are rolled before they are cut into windows.
         """
         x = self.attended(x)
@@ -133,7 +132,7 @@ class SpaceTimeBlock(Block):
         return self.mapped(x + self.dropout(self.temporal_projection(across)))
 
     def _across(self, parts: Tensor, rolled: Rolled, frames: int) -> Tensor:
-        """What tokens [n, T, L, C] attend to in windows of ``frames``, from [n, T, L, 3 C]."""
+        """Return attention in windows of ``frames``, [n, T, L, C], from [n, T, L, 3 C]."""
         size = (frames, self.places, self.places)
         split = parts.split([height * width for height, width in self.grids], dim=2)
         cut = [
@@ -152,16 +151,16 @@ class SpaceTimeBlock(Block):
 
 
 class SpaceTimeBlocks(nn.ModuleList):
-    """The blocks of the transformer for clips: before each but the first the frames are rolled by
-    half a window once more, and rolled back at the end.
+    """The blocks of the transformer for clips.
 
-    Nothing else looks at more than one frame: instead of rolling tokens along, each block rolls
-    what it cuts into windows, and back.
+    Before each block but the first, frames are rolled by half a window once more; they are rolled
+    back at the end. Only the windows depend on this, so each block rolls its input of the windows
+    and rolls their result back, and tokens stay where they are.
 
     Args:
         config: layers, width, heads, dropout, frames, window, window_places, temporal, roll,
             temporal_embedding.
-        grids: (height, width) of the grids that the tokens of a frame lie on, in their order.
+        grids: (height, width) of the grids of a frame's tokens, in their order.
 
     Raises:
         ValueError: windows do not fit into a grid.
@@ -188,7 +187,7 @@ class SpaceTimeBlocks(nn.ModuleList):
             self.time = None
 
     def forward(self, x: Tensor, clips: Clips | None = None) -> Tensor:
-        """Return tokens [M, L, C] after all blocks; without ``clips`` every frame is one."""
+        """Return tokens [M, L, C] after all blocks; without ``clips`` each frame is a clip."""
         clips = clips or Clips.alone(len(x), x.device)
         if self.time is not None:
             x = x + self.time[clips.time][:, None]

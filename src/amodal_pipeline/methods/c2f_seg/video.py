@@ -21,12 +21,12 @@ class C2FSegVideo(C2FSeg):
 
     Images and targets are those of :class:`~amodal_pipeline.samples.clips.ClipBatches`: images
     uint8 [n, T, 3, I, I]; "input", "amodal" and "visible" uint8 [n, T, S, S]; "counts" float32
-    [n, T], the weights of frames in the losses; "real" bool [n, T], where frames are no
-    repetitions, which nothing is computed of; without it all are. In evaluation "input" and "key"
-    int64 [n, T], and what comes out is [n, T, S, S], 0 where a frame is not real. With
-    ``config.combined`` "amodal_masks" are sums of 0–2, foreground above one half as ever.
+    [n, T], the weights of frames in the losses; "real" bool [n, T], false for repeated frames,
+    which are not computed; without it all are real. Evaluation takes "input" and "key" int64
+    [n, T], and returns [n, T, S, S], 0 where a frame is not real. With ``config.combined``
+    "amodal_masks" are sums with values 0–2, with foreground above one half as in the image model.
 
-    Images [N, 3, I, I] are N clips of one frame; then nothing has an axis of time.
+    Images [N, 3, I, I] are N clips of one frame; targets and masks then have no axis of time.
     """
 
     def _blocks(self, image_side: int, mask_side: int) -> nn.Module:
@@ -36,8 +36,11 @@ class C2FSegVideo(C2FSeg):
         return SpaceTimeBlocks(self.config, tuple(grids))
 
     def prepare(self, batches: ClipBatches) -> None:
-        """Return at once: a mask has other tokens in every batch, since its window depends on the
-        stretch of the track that is drawn."""
+        """Return without caching tokens, unlike the image model.
+
+        A mask has other tokens in every batch, because its window depends on the random stretch of
+        the track.
+        """
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         one_frame = images.ndim == 4
@@ -59,7 +62,7 @@ class C2FSegVideo(C2FSeg):
     def _in_a_row(
         self, images: Tensor, targets: dict[str, Tensor]
     ) -> tuple[Clips, Tensor, dict[str, Tensor]]:
-        """The clips, and the real frames with their targets, [M, …]."""
+        """Return the clips, and the images and targets of their real frames, [M, …]."""
         real = targets.get("real")
         if real is None or self.config.all_frames:
             real = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)

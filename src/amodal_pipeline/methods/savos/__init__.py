@@ -1,1 +1,1 @@
-"""SaVos (Yao et al., NeurIPS 2022): completing objects of videos by what other frames show."""
+"""SaVos (Yao et al., NeurIPS 2022): completing objects of videos from other frames."""

@@ -1,5 +1,5 @@
-"""SaVos (sec. 3): the mask of a frame is completed such that, moved by the flow of the whole
-object, it explains what is visible in the next one. No amodal mask is learnt from."""
+"""SaVos (sec. 3): the amodal mask of a frame, moved by the object's flow, must explain the visible
+mask of the next frame. Training needs no amodal masks."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from amodal_pipeline.samples.motion import MotionBatches
 
 
 class SaVos(nn.Module):
-    """Frames, visible masks and optical flow of an object in T frames to its amodal masks.
+    """Predicts amodal masks of an object in T frames from frames, visible masks and optical flow.
 
-    Images and targets are those of :class:`~amodal_pipeline.samples.motion.MotionBatches`. In
-    training "visible", "others" and "counts" are needed beside "input", "real", "windows" and the
-    motion; "amodal" is used with ``config.supervised`` only. In evaluation "amodal_masks" come out,
-    float [n, T, S, S] of 0–1, 0 where a frame is not real.
+    Images and targets are those of :class:`~amodal_pipeline.samples.motion.MotionBatches`.
+    Training needs "input", "real", "windows", the motion, "visible", "others" and "counts";
+    "amodal" is used with ``config.supervised`` only. In evaluation it returns "amodal_masks",
+    float [n, T, S, S] with values 0–1, 0 where a frame is not real.
 
-    The mask of a frame is that predicted from its neighbours: from the frame before it and from the
-    one after it, weighed by a softmax of their α where it has both. A frame with no neighbour has
-    the mask that is decoded for itself, and so have images [N, 3, I, I], without an axis of time.
+    The mask of a frame is predicted from its neighbours: from the previous and from the next frame,
+    weighted by a softmax of their α if there are both. A frame without neighbours has the mask
+    that is decoded for itself, as have images [N, 3, I, I] without an axis of time.
     """
 
     def __init__(self, config: SaVosConfig, classes: int = 1) -> None:
@@ -91,7 +91,7 @@ class SaVos(nn.Module):
         return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
 
     def _predict(self, clip: _Clip) -> _Said:
-        """What is said of the frames of a clip along its own direction of time."""
+        """Return the predictions for a clip along its direction of time."""
         shape = clip.mask.shape[:2]
         flow, mask = clip.flow.flatten(0, 1), clip.mask.flatten(0, 1)[:, None]
         seen = self.encoder(torch.cat([clip.image.flatten(0, 1), mask, flow], dim=1))
@@ -109,8 +109,10 @@ class SaVos(nn.Module):
     def _reconstruction(
         self, clip: _Clip, found: Tensor, weights: Tensor, targets: dict[str, Tensor]
     ) -> Tensor:
-        """Binary cross-entropy of masks [n, T, h, w] with the visible ones where no other object
-        is; summed over pixels of the frame, mean over frames."""
+        """Return the binary cross-entropy of masks [n, T, h, w] with visible ones.
+
+        Pixels of other objects are left out; summed over pixels of the frame, mean over frames.
+        """
         kind = "amodal" if self.config.supervised else "visible"
         truth, counted = _patches(targets[kind]), clip.inside
         if not self.config.supervised:
@@ -124,10 +126,14 @@ class SaVos(nn.Module):
 class _Clip:
     """Patches of n clips of T frames along one direction of time.
 
-    ``image`` [n, T, 3, h, w] of 0–1; ``mask`` [n, T, h, w], the visible one; ``flow`` [n, T, 2, h,
-    w] to the frame after, ``flow_back`` to the one before; ``windows`` and, of the object, ``own``
-    [n, T, 4]; ``canvas`` [n, T, 2]; ``time`` [n, T], one more for neighbours in this direction;
-    ``real`` bool [n, T].
+    Attributes:
+        image: [n, T, 3, h, w] with values 0–1.
+        mask: [n, T, h, w], visible masks.
+        flow, flow_back: [n, T, 2, h, w], flow to the following and to the preceding frame.
+        windows, own: [n, T, 4], windows of the patches and of the object.
+        canvas: [n, T, 2], width and height of the frames.
+        time: [n, T], greater by one for the next frame in this direction.
+        real: bool [n, T], false for repetitions.
     """
 
     image: Tensor
@@ -161,14 +167,14 @@ class _Clip:
         return cls(_patches(pixels), _patches(given), *motion)
 
     def in_turn(self, values: Tensor) -> Tensor:
-        """Return values [n, T, …] with the real frames of each clip in the opposite order."""
+        """Return values [n, T, …] with the real frames of each clip in reversed order."""
         steps = torch.arange(values.shape[1], device=values.device)
         last = self.real.sum(dim=1, keepdim=True) - 1
         order = torch.where(steps <= last, last - steps, steps)
         return values[torch.arange(len(values), device=values.device)[:, None], order]
 
     def turned(self) -> _Clip:
-        """The same clips in the other direction of time."""
+        """Return the same clips in the other direction of time."""
         same = (self.in_turn(x) for x in (self.windows, self.own, self.canvas))
         flows = (self.in_turn(x) for x in (self.flow_back, self.flow))
         image, mask = self.in_turn(self.image), self.in_turn(self.mask)
@@ -176,30 +182,32 @@ class _Clip:
 
     @property
     def follows(self) -> Tensor:
-        """Which frames come next after the one before them in the clip, bool [n, T]."""
+        """Return which frames directly follow the previous frame of the clip, bool [n, T]."""
         return F.pad(self.time.diff(dim=1) == 1, (1, 0))
 
     @property
     def inside(self) -> Tensor:
-        """Which cells lie within the object's own windows, float [n, T, h, w]."""
+        """Return which cells lie within the object's own windows, float [n, T, h, w]."""
         shape = self.windows.shape[:2]
         own, drawn = self.own.flatten(0, 1), self.windows.flatten(0, 1)
         return within(own, drawn, PATCH).unflatten(0, shape)
 
     @property
     def pixels(self) -> Tensor:
-        """How many pixels of the frame a cell has, float [n, T]."""
+        """Return the number of pixels of the frame per cell, float [n, T]."""
         return (self.windows[..., 2:] - self.windows[..., :2]).prod(dim=-1) / (PATCH[0] * PATCH[1])
 
     def whole_flow(self, change: Tensor) -> Tensor:
-        """The flow of whole objects from every frame but the last, at the places of the next
-        frame's window, [n, T − 1, 2, h, w]."""
+        """Return the flow of whole objects from every frame but the last, [n, T − 1, 2, h, w].
+
+        It is sampled at the cells of the next frame's window.
+        """
         parts = (part[:, :-1].flatten(0, 1) for part in (self.flow, self.mask, change))
         flow = amodal_flow(*parts, self.windows[:, :-1].flatten(0, 1), self._next_places)
         return flow.unflatten(0, (len(change), -1)) if flow.numel() else change[:, :0]
 
     def moved(self, patches: Tensor, flow: Tensor) -> Tensor:
-        """Patches [n, T, C, h, w] of every frame but the last where that flow takes them, in the
+        """Return patches [n, T, C, h, w] of every frame but the last, moved by ``flow`` into the
         next frame's window: [n, T − 1, C, h, w]."""
         if patches.shape[1] == 1:
             return patches[:, :0]
@@ -215,9 +223,14 @@ class _Clip:
 
 @dataclass(frozen=True)
 class _Said:
-    """What is said along one direction of time: ``mask`` [n, T, h, w] of each frame; the ``flow``
-    of whole objects, see :meth:`_Clip.whole_flow`; and of each frame but the first, by the one
-    before it, ``prediction`` and ``prediction_alpha`` [n, T, h, w]."""
+    """Predictions along one direction of time.
+
+    Attributes:
+        mask: [n, T, h, w], decoded for each frame itself.
+        flow: of whole objects, see :meth:`_Clip.whole_flow`.
+        prediction, prediction_alpha: of each frame but the first, by the previous one,
+            [n, T, h, w].
+    """
 
     mask: Tensor
     flow: Tensor
@@ -226,7 +239,7 @@ class _Said:
 
 
 def fused(masks: Tensor, alphas: Tensor, known: Tensor) -> Tensor:
-    """Return the mean of the masks that are known of each frame, weighed by a softmax of their α.
+    """Return the mean of each frame's known masks, weighted by a softmax of their α.
 
     Args:
         masks, alphas: one per direction of time, [directions, n, T, h, w].
@@ -237,8 +250,11 @@ def fused(masks: Tensor, alphas: Tensor, known: Tensor) -> Tensor:
 
 
 def _consistency(clip: _Clip, said: _Said) -> Tensor:
-    """1 − soft IoU of each frame's mask with that of the one before, moved; summed over all frames
-    up to each frame, then over these; mean over clips. The flow does not learn from it."""
+    """Return 1 − soft IoU of each frame's mask with the previous frame's mask, moved.
+
+    It is summed over all frames up to each frame, then over these; mean over clips. The flow gets
+    no gradient.
+    """
     moved = clip.moved(said.mask[:, :, None], said.flow.detach())[:, :, 0]
     mask, known = said.mask[:, 1:], clip.follows[:, 1:]
     both = (moved * mask).sum(dim=(2, 3))
@@ -248,8 +264,11 @@ def _consistency(clip: _Clip, said: _Said) -> Tensor:
 
 
 def _photometric(clip: _Clip, said: _Said, counts: Tensor) -> Tensor:
-    """Difference of each frame's pixels and those of the one before, moved, where both show the
-    object; summed over colours and pixels of the frame, mean over frames."""
+    """Return the difference between each frame's pixels and the previous frame's, moved.
+
+    Only pixels at which both frames show the object count; summed over colours and pixels of the
+    frame, mean over frames.
+    """
     seen = torch.cat([clip.image, clip.mask[:, :, None]], dim=2)
     moved = clip.moved(seen, said.flow)
     shown = (moved[:, :, 3].detach() > 0.5) * clip.mask[:, 1:]
@@ -259,12 +278,12 @@ def _photometric(clip: _Clip, said: _Said, counts: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean; 0, with a gradient, where nothing has a weight."""
+    """Return the weighted mean; 0, with a gradient, where all weights are 0."""
     return (values * weights).sum() / weights.sum().clamp(min=1)
 
 
 def _patches(crops: Tensor) -> Tensor:
-    """Crops [n, T, …, S, S] scaled to [n, T, …, 64, 128] by areas."""
+    """Return crops [n, T, …, S, S] scaled to [n, T, …, 64, 128] by area averaging."""
     flat = crops.float().reshape(-1, 1, *crops.shape[-2:])
     return F.interpolate(flat, PATCH, mode="area").reshape(*crops.shape[:-2], *PATCH)
 
@@ -275,7 +294,7 @@ def batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> MotionBatches:
-    """Return clips of objects with their optical flow, and where other objects are."""
+    """Return clips of objects with their optical flow and the visible pixels of other objects."""
     return MotionBatches(
         ClipBatches(annotations, config.crop, config.frames, training.batch_size, training.seed)
     )

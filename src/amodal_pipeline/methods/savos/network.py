@@ -1,4 +1,4 @@
-"""The networks of SaVos: patches to codes and back. Sizes are those of the released code."""
+"""The networks of SaVos: encoder and decoder of patches. Sizes are those of the released code."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 PATCH = (64, 128)  # height and width
 
-# Kernels, strides and padding from 64 x 128 places to one.
+# Kernels, strides and padding that reduce 64 x 128 places to one.
 _FORM = (
     (4, 2, 1),
     (4, 2, 1),
@@ -18,7 +18,7 @@ _FORM = (
 
 
 class PatchEncoder(nn.Module):
-    """Patches [M, C, 64, 128] to codes [M, width].
+    """Encodes patches [M, C, 64, 128] as codes [M, width].
 
     Args:
         inputs: C.
@@ -41,11 +41,11 @@ class PatchEncoder(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """Codes [M, inputs] to patches [M, 2, 64, 128].
+    """Decodes codes [M, inputs] as patches [M, 2, 64, 128].
 
     Args:
-        inputs: of codes.
-        channels: of the encoder, whose order is turned round.
+        inputs: width of codes.
+        channels: of the encoder's convolutions, which are used in reversed order.
     """
 
     def __init__(self, inputs: int, channels: tuple[int, ...]) -> None:

@@ -1,10 +1,10 @@
-"""Moving what is known in the window of one frame into that of another, by optical flow.
+"""Moving the patch of one frame's window into another frame's window, by optical flow.
 
-The paper lays patches onto the full frame, warps that, and compares full frames. Here the same is
-computed at the places of the other frame's window only: out(p) = in(p − flow(p)), with p in pixels
-of the frame, is looked up in the patch directly, which is empty beyond its window as the frame is.
-It is exact but for one bilinear interpolation in place of two, and for places beyond the other
-window, which are not looked at.
+The paper pastes patches into full frames, warps these, and compares full frames. Here the same
+formula, out(p) = in(p − flow(p)) with p in pixels of the frame, is evaluated in the other frame's
+window only, and "in" is sampled from the patch directly, with 0 beyond its window. Two things
+differ: one bilinear interpolation takes the place of two, and pixels beyond the other window are
+not compared.
 
 Windows are float [M, 4] (x1, y1, x2, y2) in pixels; patches are [M, C, h, w].
 """
@@ -22,13 +22,12 @@ def places(windows: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def within(own: Tensor, drawn: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return which cells of drawn windows lie in the objects' own ones, float [M, h, w] of 0, 1."""
+    """Return which cells of drawn windows lie in objects' own ones, float [M, h, w] of 0, 1."""
     return (places(drawn, size) <= own[:, None, None, 2:]).all(dim=-1).float()
 
 
 def looked_up(patches: Tensor, windows: Tensor, at: Tensor) -> Tensor:
-    """Return what patches have at places [M, h, w, 2] in pixels, [M, C, h, w]; 0 beyond their
-    windows."""
+    """Return samples [M, C, h, w] of patches at ``at``, [M, h, w, 2] in pixels; 0 outside."""
     corner, extent = windows[:, None, None, :2], (windows[:, 2:] - windows[:, :2])[:, None, None]
     share = (at - corner) / extent
     found = F.grid_sample(patches, 2 * share - 1, padding_mode="border", align_corners=False)
@@ -39,17 +38,17 @@ def looked_up(patches: Tensor, windows: Tensor, at: Tensor) -> Tensor:
 def amodal_flow(
     flow: Tensor, visible: Tensor, change: Tensor, windows: Tensor, at: Tensor
 ) -> Tensor:
-    """Return the flow of whole objects at places, [M, 2, h, w] of (dx, dy) in pixels.
+    """Return the flow of whole objects at some pixels, [M, 2, h, w] of (dx, dy) in pixels.
 
-    It is the given flow where the object is visible, its mean over these pixels elsewhere (0 where
-    nothing is visible), plus the predicted change.
+    It is the sum of the predicted change and of the given flow, where the object is visible, or
+    else the mean of the given flow over the visible pixels (0 if there are none).
 
     Args:
         flow: [M, 2, h, w], optical flow in the window.
         visible: [M, h, w], the visible mask, 0–1.
         change: [M, 2, h, w], predicted.
-        windows: of these three.
-        at: places, [M, h, w, 2].
+        windows: [M, 4], of these three.
+        at: positions of the result, [M, h, w, 2].
     """
     visible = visible[:, None]
     total = (flow * visible).sum(dim=(2, 3), keepdim=True)
@@ -58,15 +57,15 @@ def amodal_flow(
 
 
 def warped(patches: Tensor, windows: Tensor, at: Tensor, flow: Tensor, canvas: Tensor) -> Tensor:
-    """Return patches of a frame, moved, at places of the next one: in(p − flow(p)), [M, C, h, w].
+    """Return patches of a frame, moved into the next one: in(p − flow(p)), [M, C, h, w].
 
-    What comes from beyond the frame is that of its border. The flow is that of the first frame,
-    taken at the places of the next: the approximation of the paper.
+    Positions beyond the frame take the value at its border. The flow is the first frame's, read at
+    positions of the next frame: the approximation of the paper.
 
     Args:
         patches, windows: of the first frame.
         at: p, [M, h, w, 2].
-        flow: there, [M, 2, h, w].
+        flow: at p, [M, 2, h, w].
         canvas: width and height of the frames, [M, 2].
     """
     source = at - flow.permute(0, 2, 3, 1)

@@ -1,23 +1,23 @@
 """The mask auto-encoder of VRSP's shape prior.
 
-The paper gives no architecture; this is the one of the weights that its authors released.
+The paper gives no architecture; this one is read off the weights that its authors released.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIDE = 28  # pixels of a mask, as the mask heads give them
-_BATCH = 2048  # masks encoded or decoded at once
+SIDE = 28  # side of a mask in pixels, as the mask heads give it
+_BATCH = 2048  # masks per batch of encoding or decoding
 
 
 class AutoEncoder(nn.Module):
-    """Masks [N, 28, 28] of 0–1 to codes, and back.
+    """Auto-encoder of masks [N, 28, 28] with values 0–1.
 
-    Encoder: 3x3 convolutions of stride 2 with ReLU: 28 → 14 → 7 (→ 4). Decoder: twice the size by
-    bilinear interpolation (corners aligned), a 3x3 convolution with ReLU, as often; of three the
-    second has no padding: 4 → 8 → 16 → 14 → 28. Then a 3x3 convolution to one channel, and the
-    logistic function.
+    Encoder: 3x3 convolutions of stride 2 with ReLU: 28 → 14 → 7 (→ 4). Decoder: as many steps, each
+    twice the size by bilinear interpolation (corners aligned) and a 3x3 convolution with ReLU; of
+    three, the second has no padding: 4 → 8 → 16 → 14 → 28. Then a 3x3 convolution to one channel,
+    and the logistic function.
     """
 
     def __init__(self, convolutions: int, channels: int) -> None:
@@ -39,16 +39,16 @@ class AutoEncoder(nn.Module):
         return self.channels * self.side**2
 
     def encode(self, masks: Tensor) -> Tensor:
-        """Codes [N, code_size]."""
+        """Return codes [N, code_size] of masks [N, 28, 28]."""
         features = masks[:, None]
         for convolution in self.encoder:
             features = F.relu(convolution(features))
         return features.flatten(1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Masks [N, 28, 28] of 0–1."""
+        """Return masks [N, 28, 28] with values 0–1 of codes [N, code_size]."""
         features = codes.unflatten(1, (self.channels, self.side, self.side))
-        # Twice as fast with so few channels on a CPU.
+        # channels_last is twice as fast on a CPU with so few channels.
         features = features.contiguous(memory_format=torch.channels_last)
         for convolution in self.decoder:
             larger = F.interpolate(features, scale_factor=2, mode="bilinear", align_corners=True)
@@ -60,20 +60,20 @@ class AutoEncoder(nn.Module):
 
 
 def turned(masks: Tensor, way: int) -> Tensor:
-    """Masks [N, S, S] rotated by ``way % 4`` right angles, and mirrored where ``way`` is 4 to 7."""
+    """Return masks [N, S, S] rotated by ``way % 4`` right angles, and mirrored if ``way`` > 3."""
     rotated = torch.rot90(masks, way % 4, (1, 2))
     return rotated.flip(2) if way >= 4 else rotated
 
 
 @torch.no_grad()
 def encode_all(model: AutoEncoder, masks: Tensor) -> Tensor:
-    """Codes of many masks [N, 28, 28], a batch at a time."""
+    """Return codes [N, code_size] of many masks [N, 28, 28], computed batch by batch."""
     batches = [model.encode(batch.float()) for batch in masks.split(_BATCH)]
     return torch.cat(batches) if len(masks) else torch.zeros(0, model.code_size)
 
 
 @torch.no_grad()
 def decode_all(model: AutoEncoder, codes: Tensor) -> Tensor:
-    """Masks of many codes [N, code_size], a batch at a time."""
+    """Return masks [N, 28, 28] of many codes [N, code_size], computed batch by batch."""
     batches = [model.decode(batch) for batch in codes.split(_BATCH)]
     return torch.cat(batches) if len(codes) else codes.new_zeros(0, SIDE, SIDE)

@@ -1,7 +1,7 @@
-"""The codebook of VRSP's shape prior: typical shapes of each category, and finding the nearest.
+"""The codebook of VRSP's shape prior: typical shapes of each category, and search for the nearest.
 
-Paper, "Amodal Mask Segmentation Module": the codes of a category's true amodal masks are parted
-into K clusters by K-means; their centres are the category's entries.
+Paper, "Amodal Mask Segmentation Module": K-means splits the codes of a category's true amodal masks
+into K clusters, whose centres are the category's entries.
 """
 
 from dataclasses import dataclass
@@ -18,15 +18,17 @@ from amodal_pipeline.methods.vrsp.auto_encoder import (
     turned,
 )
 
-_TOGETHER = 16  # masks of one category compared with its entries at once
+_TOGETHER = 16  # masks per row of the batched product that finds the nearest entries
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """Entries of each category, those with most masks first.
+    """Entries of each category, ordered by descending number of masks.
 
-    ``codes`` float32 [categories, K, code size], zeros beyond the ``count`` int64 [categories] of a
-    category; ``members`` int64 [categories, K], how many masks each entry stands for.
+    Attributes:
+        codes: float32 [categories, K, code size], zeros beyond a category's ``count``.
+        count: int64 [categories], entries per category.
+        members: int64 [categories, K], masks per entry.
     """
 
     codes: Tensor
@@ -38,8 +40,10 @@ class Codebook:
 class Retrieved:
     """The k entries nearest to each of N masks.
 
-    ``masks`` [N, k, 28, 28] of 0–1, ``distance`` [N, k] squared L2 between codes, ``known`` bool
-    [N]: the category has entries.
+    Attributes:
+        masks: [N, k, 28, 28] with values 0–1.
+        distance: [N, k], squared L2 distance between codes.
+        known: bool [N], whether the category has entries.
     """
 
     masks: Tensor
@@ -48,11 +52,11 @@ class Retrieved:
 
 
 class ShapePrior(nn.Module):
-    """Auto-encoder and codebook as a frozen part of a detector, in its state dict.
+    """Auto-encoder and codebook as a frozen part of a detector, stored in its state dict.
 
     Args:
         config: form of the auto-encoder, and K.
-        categories: how many (background not counted).
+        categories: their number, without background.
     """
 
     def __init__(self, config: ShapePriorConfig, categories: int) -> None:
@@ -65,7 +69,7 @@ class ShapePrior(nn.Module):
         self.requires_grad_(False)
 
     def take(self, codebook: Codebook) -> None:
-        """Put in the entries that were learnt."""
+        """Copy the learnt entries of a codebook into the buffers."""
         for name in ("codes", "count", "members"):
             getattr(self, name).copy_(getattr(codebook, name))
 
@@ -75,22 +79,22 @@ class ShapePrior(nn.Module):
 
     @torch.no_grad()
     def nearest(self, masks: Tensor, category: Tensor, k: int) -> Retrieved:
-        """Return the k entries of each mask's category whose codes are nearest to its own.
+        """Return the k entries of each mask's category whose codes are nearest to the mask's code.
 
-        In ascending distance; a category with fewer entries repeats them in turn, one without any
-        gives the mask itself with distance 0. No gradient goes through.
+        They come in ascending distance. A category with fewer entries repeats them in turn; one
+        without any gives the mask itself with distance 0. No gradient goes through.
 
         Args:
-            masks: [N, 28, 28] of 0–1.
+            masks: [N, 28, 28] with values 0–1.
             category: int64 [N], from 0.
-            k: how many, positive.
+            k: number of entries, positive.
         """
         with torch.autocast(masks.device.type, enabled=False):
             masks = masks.float()
             own = self.auto_encoder.encode(masks)
             count = self.count[category]
             found = self._distances(own, category).topk(min(k, self.codes.shape[1]), largest=False)
-            # Those sums cancel where codes are close: the chosen few are compared exactly.
+            # These sums cancel where codes are close, so the chosen entries are compared exactly.
             exact = (self.codes[category[:, None], found.indices] - own[:, None]).square().sum(2)
             there = torch.arange(exact.shape[1], device=masks.device) < count[:, None]
             order = exact.masked_fill(~there, torch.inf).sort(dim=1, stable=True).indices
@@ -108,11 +112,12 @@ class ShapePrior(nn.Module):
             )
 
     def _distances(self, own: Tensor, category: Tensor) -> Tensor:
-        """Squared distances [N, K] to the entries of the own category; infinite where none is.
+        """Return squared distances [N, K] to the entries of each mask's category.
 
-        Masks are laid in rows of one category each, so that entries are gathered once a row and
-        compared in one batched product: memory for N / 16 + categories copies of a category's
-        entries at most, and no loop.
+        The mask's own squared length is left out; distances beyond the category's ``count`` are
+        infinite. Masks are laid out in rows of a single category, so that entries are gathered once
+        per row and compared in one batched product, without a loop. Memory: at most
+        N / 16 + categories copies of a category's entries.
         """
         order = category.argsort(stable=True)
         masks = category.bincount(minlength=len(self.count))
@@ -131,7 +136,7 @@ class ShapePrior(nn.Module):
         products = torch.baddbmm(
             lengths[:, None], laid.unflatten(0, (-1, _TOGETHER)), entries.mT, alpha=-2
         )
-        # The mask's own length changes no order.
+        # The mask's own squared length is the same for all entries and changes no order.
         return products.flatten(0, 1)[place]
 
 
@@ -145,12 +150,13 @@ def build_codebook(
 ) -> Codebook:
     """Return the entries of every category: K-means centres of its codes.
 
-    A category with no more than K different masks keeps the codes of all of them.
+    A category with at most K different masks keeps the codes of all of them.
 
     Args:
         masks: bool [N, 28, 28].
         category: int64 [N], from 0.
-        categories: how many.
+        categories: their number.
+        config: K.
         seed: of the first centres.
     """
     codes = torch.zeros(categories, config.clusters, model.code_size)
@@ -167,7 +173,7 @@ def build_codebook(
 
 
 def _entries(model: AutoEncoder, masks: Tensor, clusters: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return codes [n, code size] and how many masks each stands for [n], those with most first."""
+    """Return codes [n, code size] and their numbers of masks [n], in descending order of these."""
     packed = np.packbits(masks.flatten(1).numpy(), axis=1)
     _, first, sizes = np.unique(packed, axis=0, return_index=True, return_counts=True)
     if len(first) <= clusters:
@@ -179,7 +185,7 @@ def _entries(model: AutoEncoder, masks: Tensor, clusters: int, seed: int) -> tup
 
 
 def _cluster(codes: np.ndarray, clusters: int, seed: int) -> tuple[Tensor, np.ndarray]:
-    # scikit-learn and its compiled parts are for who builds codebooks, not for every detector.
+    # Imported here: only building a codebook needs scikit-learn and its compiled parts.
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
@@ -189,7 +195,7 @@ def _cluster(codes: np.ndarray, clusters: int, seed: int) -> tuple[Tensor, np.nd
         n_init=1,
         random_state=seed,
     )
-    # Threads add up in whatever order they end: one gives the same bits on every machine's cores.
+    # Several threads sum in varying order; one thread gives the same bits on any number of cores.
     with threadpool_limits(1):
         nearest = means.fit(codes).predict(codes)
     sizes = np.bincount(nearest, minlength=clusters)

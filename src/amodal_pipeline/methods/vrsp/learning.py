@@ -1,4 +1,4 @@
-"""From the tables to a shape prior, and how well it gives shapes back."""
+"""Learning a shape prior from tables of annotations, and measuring its reconstructions."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -19,13 +19,13 @@ from amodal_pipeline.methods.vrsp.auto_encoder import SIDE, turned
 from amodal_pipeline.methods.vrsp.codebook import ShapePrior, build_codebook
 from amodal_pipeline.samples.images import TrainingBatch, batch_indices
 
-_BATCH = 512  # masks looked up at once
+_BATCH = 512  # masks per look-up in the codebook
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Masks cropped to their boxes, bool [N, 28, 28], their categories, int64 [N] from 0, and the
-    names of their images, object [N]."""
+    """Masks cropped to their boxes, bool [N, 28, 28], with their categories, int64 [N] from 0, and
+    the names of their images, object [N]."""
 
     masks: Tensor
     category: np.ndarray
@@ -42,7 +42,7 @@ class Shapes:
 def true_shapes(annotations: AmodalAnnotations) -> Shapes:
     """Return the true amodal masks of a split within their amodal boxes.
 
-    Without ignored objects, and without what is too thin to be seen at 28x28.
+    Ignored objects, and objects too thin to be seen at 28x28, are left out.
     """
     counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
     objects = annotations.instances[counted]
@@ -58,10 +58,10 @@ def true_shapes(annotations: AmodalAnnotations) -> Shapes:
 def predicted_shapes(
     annotations: AmodalAnnotations, predictions: Predictions, config: ShapePriorConfig
 ) -> Shapes:
-    """Predicted amodal masks, within their predicted boxes, that are very close to an object.
+    """Return predicted amodal masks, within their predicted boxes, that match an object closely.
 
-    Those whose mask and box overlap an object of their category by more than
-    ``config.min_mask_iou`` and ``config.min_box_iou`` (the masks that the released code adds).
+    Mask and box must overlap an object of their category with an IoU above ``config.min_mask_iou``
+    and ``config.min_box_iou``. The released code adds these masks to the true ones.
 
     Raises:
         ValueError: the predictions are for other annotations, or have no amodal masks.
@@ -107,8 +107,10 @@ def predicted_shapes(
 
 
 class ShapeBatches(Dataset):
-    """Item ``i`` is the batch of iteration ``i``: masks float [B, 28, 28], drawn anew, all of them
-    before any comes again, and turned in one of eight ways where the configuration says so.
+    """Batches of masks, float [B, 28, 28]; item ``i`` is the batch of iteration ``i``.
+
+    Masks are drawn at random, all of them before any comes again, and turned in one of eight ways
+    where the configuration says so.
 
     Raises:
         ValueError: there is no mask.
@@ -134,10 +136,10 @@ def batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> ShapeBatches:
-    """Return the true masks of a split, and those that a detector predicted very close to them.
+    """Return batches of a split's true masks and of a detector's masks that are very close to them.
 
     Raises:
-        ValueError: there are no masks; or as :func:`predicted_shapes`.
+        ValueError: there are no masks; or see :func:`predicted_shapes`.
     """
     shapes = true_shapes(annotations)
     if detected is not None:
@@ -146,24 +148,24 @@ def batches(
 
 
 class LearntShapePrior(nn.Module):
-    """A shape prior in training: ``network`` is what a detector takes over.
+    """A shape prior in training; a detector takes over its ``network``.
 
-    The auto-encoder learns to give masks back, by the mean squared error; :meth:`finish` makes the
-    codebook of its codes.
+    The auto-encoder learns to reconstruct masks, by the mean squared error; :meth:`finish` builds
+    the codebook of its codes.
     """
 
     def __init__(self, config: ShapePriorConfig, classes: int) -> None:
         super().__init__()
         self.config = config
         self.network = ShapePrior(config, classes)
-        # Weights decide for the encoder, whose input has one channel; see AutoEncoder.decode.
+        # The encoder's input has one channel: only the layout of weights decides; see decode.
         self.network.auto_encoder.requires_grad_(True).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"loss_reconstruction": F.mse_loss(self.network.auto_encoder(images), images)}
 
     def finish(self, batches: ShapeBatches) -> None:
-        """Make the codebook of all masks that were learnt from; on a CPU, always the same bits."""
+        """Make the codebook of all training masks on a CPU, where it always has the same bits."""
         model = deepcopy(self.network.auto_encoder).to("cpu", memory_format=torch.contiguous_format)
         shapes, categories = batches.shapes, len(self.network.count)
         self.network.take(
@@ -180,12 +182,13 @@ def describe(
     poor_below: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Return how well the masks of a split come back, by category and over all objects.
+    """Measure how well the masks of a split are reconstructed, by category and over all objects.
 
-    Columns: split, category ("all" first), objects, entries, the smallest, median and largest
-    number of masks of an entry, ``iou_auto_encoder`` (masks decoded from their own codes) and
-    ``iou_codebook`` (from the nearest entry), means over objects of 0–100 and NaN without any, and
-    ``note``: "no entries", or fewer than ``poor_below``.
+    Returns:
+        Columns split, category ("all" first), objects, entries, the smallest, median and largest
+        number of masks per entry, ``iou_auto_encoder`` (masks decoded from their own codes) and
+        ``iou_codebook`` (from the nearest entry), means over objects of 0–100 and NaN without
+        objects, and ``note``: "no entries", or fewer than ``poor_below``.
     """
     shapes = true_shapes(annotations)
     category = torch.from_numpy(shapes.category)
@@ -199,7 +202,7 @@ def describe(
         if on_progress:
             on_progress(start + len(masks), len(category))
     own, nearest = np.concatenate(own), np.concatenate(nearest)
-    # An empty category gives back the mask it is asked for: no entry did that.
+    # A category without entries returns the queried mask itself, which is no reconstruction.
     nearest[~(prior.count > 0).numpy()[shapes.category]] = np.nan
     count, members = prior.count.numpy(), prior.members.numpy()
     rows = []
@@ -238,7 +241,7 @@ def _shapes(crops: np.ndarray, objects: pd.DataFrame, annotations: AmodalAnnotat
 
 
 def _positions(known: Sequence[int], wanted: pd.Series) -> np.ndarray:
-    """Return where each of ``wanted`` stands in ``known``, int64."""
+    """Return the position of each of ``wanted`` in ``known``, int64."""
     ids = np.array(known, np.int64)
     order = ids.argsort()
     return order[np.searchsorted(ids[order], wanted.to_numpy(dtype=np.int64))]
@@ -261,7 +264,7 @@ def _iou(a: Tensor, b: Tensor) -> np.ndarray:
 
 
 def _box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU row by row of boxes (x, y, width, height)."""
+    """Return the IoU of two lists of boxes (x, y, width, height), row by row."""
     low = np.maximum(a[:, :2], b[:, :2])
     high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
     shared = np.maximum(high - low, 0).prod(axis=1)

@@ -12,14 +12,19 @@ from amodal_pipeline.layers.masks import MaskHead, mask_loss, mask_targets, of_c
 from amodal_pipeline.methods.configs import VRSPConfig
 from amodal_pipeline.methods.vrsp.codebook import ShapePrior
 
-_AT_ONCE = 256  # RoIs whose masks are predicted at once in evaluation: bounds the memory
+_AT_ONCE = 256  # RoIs per pass of the mask heads in evaluation: bounds the memory
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a mask head makes of RoI features: logits of each RoI's class [N, 28, 28], the features
-    of its last convolution [N, C, 14, 14] and of its deconvolution [N, C, 28, 28], and where the
-    weighting asks for them the logits of all classes [N, classes, 28, 28]."""
+    """Outputs of a mask head for N RoIs.
+
+    Attributes:
+        logits: of each RoI's class, [N, 28, 28].
+        convolved: features of the last convolution, [N, C, 14, 14].
+        enlarged: features of the deconvolution, [N, C, 28, 28].
+        channels: logits of all classes [N, classes, 28, 28], if the weighting asks for them.
+    """
 
     logits: Tensor
     convolved: Tensor
@@ -29,9 +34,12 @@ class Pass:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The coarse and refined masks of RoIs, and the logits of their reclassification [N, classes].
+    """Coarse and refined masks of N RoIs.
 
-    ``prior`` [N, k, 28, 28] are the nearest known shapes, ``known`` [N] whether the class has any.
+    Attributes:
+        classes: logits of the reclassification, [N, classes].
+        prior: the nearest known shapes, [N, k, 28, 28].
+        known: bool [N], whether the class has known shapes.
     """
 
     coarse_amodal: Pass
@@ -44,16 +52,16 @@ class Segmentation:
 
 
 class VRSP(nn.Module):
-    """Coarse masks, a visible mask refined by them, and an amodal mask refined by that and by known
-    shapes of the class.
+    """A detector with visible masks refined by coarse masks, and amodal masks refined by visible
+    masks and by known shapes of the class.
 
     Inputs and outputs are those of :class:`~amodal_pipeline.methods.mask_rcnn.MaskRCNN`, with
-    amodal_masks and visible_masks (both refined). ``without_prior`` counts the boxes, before
-    suppression where scores are corrected, of classes of which no shape is known: they keep their
+    amodal_masks and visible_masks (both refined). ``without_prior`` counts the boxes of classes
+    without known shapes, before suppression where scores are corrected. These boxes keep their
     coarse mask as prior, and their score.
     """
 
-    # Both heads start from the one mask head of a Mask R-CNN.
+    # Both heads start from the mask head of a Mask R-CNN, which has only one.
     pretrained_names = {"amodal_head.": "mask_head.", "visible_head.": "mask_head."}  # noqa: RUF012
     box_kind = "amodal"
 
@@ -72,9 +80,9 @@ class VRSP(nn.Module):
                 raise ValueError("prior is None: give it the form of the data set's shape prior")
             self.prior = ShapePrior(config.prior, classes)
         if config.prior_refinement:
-            # Eq. 4: brings features and k masks to the width that the amodal head takes.
+            # Eq. 4: reduces features and k masks to the width of the amodal head's input.
             self.fuse = nn.Conv2d(width + config.neighbours, width, 3, padding=1)
-            # Features pass as they are at first: the amodal head has learnt to read them.
+            # At first features pass unchanged: a pretrained amodal head expects them so.
             nn.init.dirac_(self.fuse.weight)
             nn.init.normal_(self.fuse.weight[:, width:], std=0.01)
             nn.init.zeros_(self.fuse.bias)
@@ -144,7 +152,7 @@ class VRSP(nn.Module):
             query = _query(coarse_amodal.logits.detach(), config.prior_input)
             found = self.prior.nearest(query, labels - 1, config.neighbours)
             known = found.known
-            # Logits are no mask: of a class without shapes it is the coarse mask that stands in.
+            # The query may be logits: a class without shapes takes the coarse mask as prior.
             coarse = _query(coarse_amodal.logits.detach(), "mask")
             prior = torch.where(known[:, None, None, None], found.masks, coarse[:, None])
             region = self.fuse(torch.cat([region, F.avg_pool2d(prior, 2)], dim=1))
@@ -152,7 +160,7 @@ class VRSP(nn.Module):
         return Segmentation(coarse_amodal, coarse_visible, visible, amodal, classes, prior, known)
 
     def explain(self, image: Tensor, boxes: Tensor, labels: Tensor) -> Segmentation:
-        """Return what becomes of given objects of an image, in evaluation mode.
+        """Return all masks of given objects of an image, in evaluation mode.
 
         Args:
             image: [3, H, W] as for detection.
@@ -168,7 +176,7 @@ class VRSP(nn.Module):
         self, found: Segmentation, amodal: Tensor, visible: Tensor
     ) -> dict[str, Tensor]:
         config = self.config
-        # An attention that is far from the truth tells the heads nothing: such RoIs weigh less.
+        # RoIs whose attention is far from the truth teach the heads little, and weigh less.
         weights = {
             "amodal": _weight(found.coarse_amodal, amodal),
             "visible": _weight(found.coarse_visible, visible),
@@ -190,9 +198,9 @@ class VRSP(nn.Module):
         """Return λ times the mean cross-entropy of eq. 2, a scalar; 0 without RoIs.
 
         Args:
-            found: of the RoIs, with classes.
-            features: of the RoIs, [N, C, 14, 14].
-            visible: true visible masks, [N, 28, 28] of 0–1.
+            found: segmentation of the RoIs, with classes.
+            features: features of the RoIs, [N, C, 14, 14].
+            visible: true visible masks, [N, 28, 28] with values 0–1.
             labels: 1-based classes [N].
         """
         config = self.config
@@ -213,10 +221,10 @@ class VRSP(nn.Module):
         visible: Tensor,
         prior: Tensor | None,
     ) -> tuple[Pass, Pass]:
-        """Both heads with the true masks for attention (released code): amodal and visible.
+        """Return amodal and visible passes with true masks as attention (released code).
 
-        ``prior``: the shapes that the coarse mask has found; those of the true mask would tell the
-        fusing convolution what it is to find out.
+        ``prior``: the shapes nearest to the coarse mask. Shapes nearest to the true mask would hand
+        the answer to the fusing convolution.
         """
         seen, whole = (F.avg_pool2d(mask[:, None], 2) for mask in (visible, amodal))
         region = features * seen
@@ -230,7 +238,10 @@ class VRSP(nn.Module):
     def _feature_matching(
         self, found: Segmentation, teachers: tuple[Pass, Pass] | None
     ) -> dict[str, Tensor]:
-        """Eqs. 3 and 5: features of the coarse pass and of the refined one are to be alike."""
+        """Return the losses of eqs. 3 and 5, visible and amodal.
+
+        Each is 1 minus the cosine similarity of features of the coarse and the refined pass.
+        """
         amodal, visible = teachers or (found.amodal, found.visible)
         layers = self.config.mask_head.convolutions + 1  # S: convolutions and deconvolution
         losses = {}
@@ -276,7 +287,7 @@ class VRSP(nn.Module):
         return detector.on_images(found, batch, images)
 
     def _masks_and_factor(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Refined masks as probabilities, and what the score is multiplied with, [N, rescorers]."""
+        """Return refined masks as probabilities, and factors of the score [N, rescorers]."""
         config, factors = self.config, []
         found = self.segment(features, labels)
         amodal, visible = found.amodal.logits.sigmoid(), found.visible.logits.sigmoid()
@@ -302,7 +313,7 @@ class VRSP(nn.Module):
         return amodal, visible, torch.stack(factors, dim=1) if factors else empty
 
     def _combine(self, scores: Tensor, factors: Tensor) -> Tensor:
-        """The class score times each factor; their geometric mean in the released code."""
+        """Return the class score times all factors; in the released code, their geometric mean."""
         product = scores * factors.prod(dim=1)
         return product ** (1 / (1 + factors.shape[1])) if self.config.geometric_mean else product
 
@@ -313,12 +324,12 @@ def _apply(head: MaskHead, features: Tensor, labels: Tensor, every: bool = False
 
 
 def _attention(mask: Pass) -> Tensor:
-    """A mask as a factor of RoI features, [N, 1, 14, 14] in 0–1."""
+    """Return a mask as a factor of RoI features, [N, 1, 14, 14] with values 0–1."""
     return F.avg_pool2d(mask.logits.sigmoid()[:, None], 2)
 
 
 def _query(logits: Tensor, kind: str) -> Tensor:
-    """A coarse mask as the encoder of shapes takes it."""
+    """Return a coarse mask in the form that the encoder of shapes takes."""
     match kind:
         case "mask":
             return (logits > 0).float()
@@ -328,9 +339,10 @@ def _query(logits: Tensor, kind: str) -> Tensor:
 
 
 def _weight(found: Pass, truth: Tensor) -> Tensor:
-    """IoU of a predicted mask with the true one within the RoI, [N]; 0 where both are empty.
+    """Return the IoU of predicted and true masks within RoIs, [N]; 0 where both are empty.
 
-    Of a pass with all channels: of the masks of all classes, each laid on the true one.
+    If the pass has all channels, the masks of all classes are each compared with the true one, and
+    their intersections and unions are summed.
     """
     logits = found.logits[:, None] if found.channels is None else found.channels
     masks, true = logits.detach() > 0, truth[:, None] > 0.5
