@@ -7,6 +7,7 @@ from operator import itemgetter
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from amodal_pipeline.jobs.progress import plain_console
 from amodal_pipeline.jobs.rows import AblationConfig
@@ -108,14 +109,14 @@ def print_table(
             console.print(lines)
 
 
-def _cell(row: pd.Series) -> str:
+def _cell(row: pd.Series) -> Text | str:
     if pd.isna(row["value"]):
         return "–"
-    text = f"{row['value']:.1f}"
+    text = Text(f"{row['value']:.1f}")
     if pd.notna(row["low"]):
-        text += f"\n[dim]{row['low']:.1f}–{row['high']:.1f}[/]"
+        text.append(f"\n{row['low']:.1f}–{row['high']:.1f}", style="dim")
     if pd.notna(row["difference"]):
         difference = f"{round(row['difference'], 1) + 0.0:+.1f}"  # no minus before a zero
         clear = row["difference_low"] > 0 or row["difference_high"] < 0
-        text += f"\n[bold]{difference}[/]" if clear else f"\n{difference}"
+        text.append(f"\n{difference}", style="bold" if clear else "")
     return text

@@ -74,9 +74,9 @@ class Fingerprint(BaseModel):
         """
         used = {name: digest for name, digest in sources.items() if digest}
         if "weights_of" not in used:
-            if used.setdefault("pretrained", "none") != "none" and renamed:
+            if "pretrained" in used and renamed:
                 used["pretrained_categories"] = renamed
-            used["annotations_train"] = annotations
+            used = {"pretrained": "none", "annotations_train": annotations, **used}
         return cls.of(**used, model=method, training=training.model_dump(exclude=WITHOUT_EFFECT))
 
     @property
