@@ -52,11 +52,11 @@ def register_pipelines() -> dict[str, Pipeline]:
     for job, name in jobs().items():
         method = describe(job)
         if method.task == "part":
-            pipelines[job] = prepare.create_pipeline() + _part(job, wanted_by_another=False)
+            pipelines[job] = prepare.create_pipeline() + _part(job)
         if method.task not in ("detect", "complete"):
             continue
         pipelines[f"train_{job}"] = (
-            _before(method)
+            _before(job)
             + train.create_upstream_pipeline(job)
             + train.create_pipeline(job)
             + report.create_pipeline((job,))
@@ -65,20 +65,20 @@ def register_pipelines() -> dict[str, Pipeline]:
             pipelines[f"pretrain_{job}"] = train.create_pretraining_pipeline(job)
         if job == name:
             pipelines[f"ablate_{job}"] = (
-                _before(method) + _detections(job, method) + ablate.create_pipeline(job)
+                _before(job) + _detections(job, method) + ablate.create_pipeline(job)
             )
     return pipelines
 
 
-def _before(method: Description) -> Pipeline:
+def _before(job: str) -> Pipeline:
     """Return what makes the data, and the parts that a method is trained with."""
-    parts = (_part(part.job, wanted_by_another=True) for part in method.parts.values())
+    parts = (_part(part.job, job) for part in describe(job).parts.values())
     return sum(parts, prepare.create_pipeline())
 
 
-def _part(job: str, *, wanted_by_another: bool) -> Pipeline:
+def _part(job: str, wanted_by: str | None = None) -> Pipeline:
     create = _PARTS.get(job, partial(train.create_part_pipeline, job))
-    return create(wanted_by_another=wanted_by_another)
+    return create(wanted_by=wanted_by)
 
 
 def _detections(job: str, method: Description) -> Pipeline:
@@ -86,5 +86,5 @@ def _detections(job: str, method: Description) -> Pipeline:
     if method.task != "complete":
         return Pipeline([])
     return train.create_upstream_pipeline(job) + train.create_detection_pipeline(
-        job, training=method.learns_from_detections
+        job, train.upstream_of(job), training=method.learns_from_detections
     )

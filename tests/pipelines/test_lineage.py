@@ -19,10 +19,14 @@ def shown(empty_project):
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
-    logging.getLogger("kedro_viz").addHandler(handler)
+    loggers = [logging.getLogger(name) for name in ("kedro", "kedro_viz")]
+    for logger in loggers:
+        logger.addHandler(handler)
     load_and_populate_data(empty_project)
-    logging.getLogger("kedro_viz").removeHandler(handler)
-    assert not [each for each in messages if "Cannot find" in each or "ircular" in each]
+    for logger in loggers:
+        logger.removeHandler(handler)
+    wrong = ("Cannot find", "ircular", "type hint")
+    assert not [each for each in messages if any(text in each for text in wrong)]
     return data_access_manager
 
 
@@ -54,8 +58,24 @@ def test_what_is_trained_first_is_a_namespace_of_its_own():
     for name, part in parts.items():
         (trained,) = (n for n in pipelines[name].nodes if n.name == f"{part}.train")
         assert f"{part}.checkpoint" in trained.outputs
+    # A shape prior may learn from predictions of what VRSP starts from; its own job trains no
+    # detector.
+    for name in ("train_vrsp", "ablate_vrsp"):
+        (found,) = (n for n in pipelines[name].nodes if n.name == "shape_prior.find_detector")
+        assert "mask_rcnn.checkpoint" in found.inputs
+    (found,) = (n for n in pipelines["shape_prior"].nodes if n.name == "shape_prior.find_detector")
+    assert not [each for each in found.inputs if each.endswith(".checkpoint")]
     detectors = {
         job for job in jobs() if describe(job).task == "detect" and not describe(job).parts
     }
     (found,) = (n for n in pipelines["train_c2f_seg"].nodes if n.name == "c2f_seg.find_detector")
     assert {f"{job}.checkpoint" for job in detectors} <= set(found.inputs)
+
+
+def test_predictions_are_shown_beside_the_namespace_that_makes_them(shown):
+    for name, method in (("train_vrsp", "vrsp"), ("train_c2f_seg", "c2f_seg")):
+        nodes = {node.id: node.name for node in shown.get_nodes_for_registered_pipeline(name)}
+        edges = shown.get_edges_for_registered_pipeline(name)
+        links = {(nodes.get(edge.source), nodes.get(edge.target)) for edge in edges}
+        assert (f"{method}.predictions", "compare") in links
+        assert (f"{method}.predictions", "evaluate") in links

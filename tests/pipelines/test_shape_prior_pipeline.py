@@ -29,9 +29,9 @@ def project(empty_project):
     return empty_project
 
 
-def run(project, parameters=SMALL, pipeline="shape_prior", **options):
+def run(project, parameters=SMALL, job="shape_prior", **options):
     with KedroSession.create(project, runtime_params=parameters) as session:
-        return session.run(pipeline_names=[pipeline], **options)
+        return session.run(pipeline_names=[job], **options)
 
 
 def changed(**values):
@@ -85,9 +85,9 @@ def test_masks_that_a_detector_predicts_are_learnt_too(project):
     assert "detected" not in made.fingerprint.parts
     values = SMALL | {"shape_prior": SMALL["shape_prior"] | {"detector": "mask_rcnn"}}
     values |= {"mask_rcnn": METHOD, "restart": True}
-    with pytest.raises(ValueError, match=r"holds no detector: train it .*train_mask_rcnn"):
+    with pytest.raises(ValueError, match="holds no detector: train it with"):
         run(project, values)
-    run(project, values, "train_mask_rcnn")
+    run(project, values, job="train_mask_rcnn", to_nodes=["mask_rcnn.train"])
     run(project, values)
     models = project / "data/06_models/scenes"
     made, detector = (MethodCard.load(models / name) for name in ("shape_prior", "mask_rcnn"))

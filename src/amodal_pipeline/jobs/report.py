@@ -44,7 +44,11 @@ def plot_results(results: pd.DataFrame) -> object:
 
 
 def compare(
-    parts: Path, annotations: AmodalAnnotations, model_output: Path, count: int, *evaluated: Scores
+    parts: Path,
+    annotations: AmodalAnnotations,
+    model_output: Path,
+    count: int,
+    *evaluated: Predictions | Scores,
 ) -> Image.Image:
     """Draw image, truth and each method's prediction, for the best, median and worst images.
 
@@ -54,7 +58,7 @@ def compare(
         model_output: folder with the predictions of all methods; predictions for other annotations
             are not drawn.
         count: number of images.
-        evaluated: as in :func:`join_results`.
+        evaluated: predictions and scores of this run; as in :func:`join_results`.
     """
     from amodal_pipeline.visuals.grids import prediction_grid
     from amodal_pipeline.visuals.selection import best_median_worst, most_occluded

@@ -341,6 +341,17 @@ def train_upstream(
     return make(this, material, models / this.name, restart, for_another=True)
 
 
+def train_first_upstream(
+    annotations: AmodalAnnotations, job: Job, this: Job, models: Path, restart: bool, **others: Job
+) -> Checkpoint | NotMade:
+    """Train as :func:`train_upstream` does what starts from no method of this project.
+
+    Kedro takes the types of parameters from a function's arguments by their order, so that a node
+    cannot leave out ``start``.
+    """
+    return train_upstream(annotations, job, this, models, restart, **others)
+
+
 def make_upstream(
     annotations: AmodalAnnotations, upstream: Job, folder: Path, restart: bool
 ) -> Checkpoint:

@@ -6,12 +6,12 @@ from amodal_pipeline.jobs.mask_tokenizer import describe_mask_tokenizer
 from amodal_pipeline.pipelines import train
 
 
-def create_pipeline(*, wanted_by_another: bool = False) -> Pipeline:
+def create_pipeline(*, wanted_by: str | None = None) -> Pipeline:
     """Return training of the tokenizer, and measurement of its reconstructions.
 
-    ``wanted_by_another``: see :func:`~.train.create_part_pipeline`.
+    ``wanted_by``: see :func:`~.train.create_part_pipeline`.
     """
-    made = train.create_part_pipeline("mask_tokenizer", wanted_by_another=wanted_by_another)
+    made = train.create_part_pipeline("mask_tokenizer", wanted_by=wanted_by)
     own = "params:mask_tokenizer"
     described = Pipeline(
         [

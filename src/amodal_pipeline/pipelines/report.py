@@ -12,6 +12,7 @@ def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
         methods: methods evaluated in the same run, which the report waits for.
     """
     evaluated = [f"{m}.results" for m in methods]
+    predicted = [f"{m}.predictions" for m in methods]
     drawn = ["results_chart", "comparison"]
     drawn += [f"{m}.{kind}" for m in methods for kind in ("loss_curves", "overlays")]
     return Pipeline(
@@ -30,6 +31,7 @@ def create_pipeline(methods: tuple[str, ...] = ()) -> Pipeline:
                     "annotations_val",
                     "params:folders.model_output",
                     "params:pictures",
+                    *predicted,
                     *evaluated,
                 ],
                 outputs="comparison",

@@ -6,12 +6,12 @@ from amodal_pipeline.jobs.shape_prior import describe_shape_prior, draw_shape_pr
 from amodal_pipeline.pipelines import train
 
 
-def create_pipeline(*, wanted_by_another: bool = False) -> Pipeline:
+def create_pipeline(*, wanted_by: str | None = None) -> Pipeline:
     """Return training of the shape prior, measurement of its reconstructions, and its pictures.
 
-    ``wanted_by_another``: see :func:`~.train.create_part_pipeline`.
+    ``wanted_by``: see :func:`~.train.create_part_pipeline`.
     """
-    made = train.create_part_pipeline("shape_prior", wanted_by_another=wanted_by_another)
+    made = train.create_part_pipeline("shape_prior", wanted_by=wanted_by)
     own, pictures = "params:shape_prior", ["shape_prior_entries", "shape_prior_map"]
     described = Pipeline(
         [

@@ -20,6 +20,7 @@ from amodal_pipeline.jobs.train import (
     prepare_views,
     show_pretraining,
     train,
+    train_first_upstream,
     train_part,
     train_pretraining,
     train_upstream,
@@ -45,24 +46,31 @@ def create_pipeline(job: str) -> Pipeline:
     training = _within(job, steps)
     if method.task == "detect":
         return training + evaluate.create_pipeline(job)
-    detection = create_detection_pipeline(job, training=method.learns_from_detections)
+    detection = create_detection_pipeline(
+        job, upstream_of(job), training=method.learns_from_detections
+    )
     scores = evaluate.create_completer_pipeline(job, boxed=method.needs_boxes)
     return detection + training + scores
 
 
-def create_part_pipeline(job: str, *, wanted_by_another: bool = False) -> Pipeline:
-    """Return training of a part, in its namespace; a detector that it names must be trained.
+def create_part_pipeline(job: str, *, wanted_by: str | None = None) -> Pipeline:
+    """Return training of a part, in its namespace.
+
+    A detector that it names must be trained, or be one that ``wanted_by`` starts from or works
+    with.
 
     Args:
         job: the job that makes the part.
-        wanted_by_another: the part is made for a method, which ``restart`` is meant for.
+        wanted_by: the job that the part is made for, which ``restart`` is meant for; None where
+            the part itself is asked for.
     """
     method = describe(job)
-    run = train_part if wanted_by_another else train
+    run = train_part if wanted_by else train
     training = _within(job, [_start(job, method), *_training(_data(job, method), run)])
     if not method.learns_from_detections:
         return training
-    return create_detection_pipeline(job, validation=False) + training
+    detectors = upstream_of(wanted_by) if wanted_by else ()
+    return create_detection_pipeline(job, detectors, validation=False) + training
 
 
 def upstream_of(job: str) -> tuple[str, ...]:
@@ -95,10 +103,11 @@ def _upstream(name: str, job: str, names: tuple[str, ...]) -> Pipeline:
     below = describe(name).starts_from
     data = {"annotations": "annotations_train", "job": f"params:{job}", "this": f"params:{name}"}
     data |= {"models": "params:folders.models", "restart": "params:restart"}
+    run = train_first_upstream
     if below in names and below != name:
-        data["start"] = f"{below}.checkpoint"
+        run, data["start"] = train_upstream, f"{below}.checkpoint"
     data |= {other: f"params:{other}" for other in names if other != name}
-    step = node(train_upstream, data, "checkpoint", name="train", tags="upstream")
+    step = node(run, data, "checkpoint", name="train", tags="upstream")
     return _within(name, [step])
 
 
@@ -212,16 +221,17 @@ def create_pretraining_pipeline(method: str) -> Pipeline:
 
 
 def create_detection_pipeline(
-    method: str, *, training: bool = True, validation: bool = True
+    method: str, detectors: tuple[str, ...] = (), *, training: bool = True, validation: bool = True
 ) -> Pipeline:
     """Return prediction of both splits by the detector that a method names.
 
     Args:
+        method: the namespace.
+        detectors: detectors that the same pipeline trains; another one must be trained.
         training, validation: which of the splits to predict.
     """
-    own, trained = f"params:{method}", {}
-    if describe(method).task == "complete":
-        trained = {name: f"{name}.checkpoint" for name in upstream_of(method)}
+    own = f"params:{method}"
+    trained = {name: f"{name}.checkpoint" for name in detectors}
     splits = {"annotations_val": "detections"} if validation else {}
     if training:
         splits["annotations_train"] = "detections_train"
