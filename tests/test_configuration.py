@@ -60,14 +60,17 @@ def test_a_project_without_local_runs(conf):
     assert load(conf)["parameters"]["a"]["x"] == "scenes"
 
 
-def test_what_conf_lacks_is_what_the_package_ships(tmp_path):
+def test_what_conf_lacks_is_what_the_package_ships(tmp_path, monkeypatch):
     conf = tmp_path / "conf"
     (conf / "mine").mkdir(parents=True)
     (conf / "mine/globals.yml").write_text("{extends: scenes, dataset: mine}")
     (conf / "mine/parameters.yml").write_text("occluder_consistency: {variants: 7}")
     loader = load(conf, "mine")
     assert loader.layers() == ["base", "profiles/small", "scenes", "mine"]
-    assert Path(loader["catalog"]["published"]["filepath"]) == CONF.parent / "docs/published.csv"
+    # Outside of a clone, which has the file itself.
+    monkeypatch.chdir(tmp_path)
+    published = load(conf, "mine")["parameters"]["folders"]["published"]
+    assert Path(published) == CONF.parent / "docs/published.csv"
     consistency = explain(loader, "occluder_consistency")
     assert "occluder_consistency.variants: 7  (conf/mine/parameters.yml)" in consistency
     shipped = CONF / "base/parameters_consistency.yml"

@@ -530,7 +530,7 @@ def test_given_objects_are_explained_in_pixels_of_their_image():
 
 
 def test_training_without_a_shape_prior_is_refused(tmp_path, shapes):
-    with pytest.raises(ValueError, match=r"no 'prior'.*pipeline=shape_prior"):
+    with pytest.raises(ValueError, match=r"part 'prior'.*pipeline=shape_prior"):
         train(tiny_method("vrsp"), tiny_training(), shapes, tmp_path)
     assert not list(tmp_path.iterdir())
 

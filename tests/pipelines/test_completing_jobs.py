@@ -205,8 +205,8 @@ def test_completion_of_a_method_has_its_detections_beside_its_checkpoint():
         "c2f_seg.checkpoint",
         "c2f_seg.detections",
         "c2f_seg.detector",
-        "model_output",
         "params:evaluation",
+        "params:folders.model_output",
         "params:inference",
         "params:pictures",
     }

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from amodal_pipeline.annotations import PredictionsMetadata
+from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.methods.configs import VRSPConfig
 from amodal_pipeline.methods.pretrained import restore
 from amodal_pipeline.methods.training_config import InferenceConfig
-from amodal_pipeline.methods.vrsp.learning import learn
 from amodal_pipeline.training import loop
 from amodal_pipeline.training.inference import predict
 from tests.conftest import TINY_METHODS, tiny_method, tiny_training
@@ -32,13 +32,13 @@ def test_trains_in_bfloat16_resumes_and_predicts(name, optimizer, shapes, tmp_pa
 
     method, components = tiny_method(name), {}
     if isinstance(method, VRSPConfig) and method.uses_prior:
-        prior = learn(shapes, method.prior.model_copy(update={"iterations": 20}))
-        components["prior"] = loop.Component(prior.weights, prior.card.fingerprint.digest)
+        prior = loop.train(method.prior, tiny_training(), shapes, tmp_path / "shape_prior")
+        components = Parts({"shape_prior": prior}).components(method)
     given = {"components": components}
     with pytest.raises(CutError):
-        loop.train(method, config, shapes, tmp_path, on_step=cut, **given)
+        loop.train(method, config, shapes, tmp_path / name, on_step=cut, **given)
     steps = []
-    checkpoint = loop.train(method, config, shapes, tmp_path, on_step=steps.append, **given)
+    checkpoint = loop.train(method, config, shapes, tmp_path / name, on_step=steps.append, **given)
     assert steps[0].iteration == 3  # the state of iteration 2, and on
     metadata = PredictionsMetadata(
         dataset="shapes",
