@@ -14,7 +14,7 @@ from amodal_pipeline.samples import objects
 from amodal_pipeline.samples.objects import ObjectBatches
 from amodal_pipeline.training import loop
 from tests.conftest import COLOURS, make_shapes, tiny_training
-from tests.tables import predictions
+from tests.tables import annotations, predictions
 
 CROP = CropConfig(side=32, image_side=48)
 SPOILED = CorruptionConfig(kernel=(3, 5), sigma=2.0)
@@ -98,6 +98,47 @@ def test_only_the_input_is_spoiled(shapes):
         assert torch.equal(clean[name], spoiled[name])
     grown = spoiled["input"].int() - clean["visible"].int()
     assert (grown >= 0).all() and (grown.flatten(1).sum(1) > 0).all()
+
+
+def test_other_objects_are_seen_where_the_object_is_not(crowd):
+    crop = CropConfig(side=24, enlarge=2.5, clipped=False)
+    options = {"others": True, "with_images": False}
+    targets = ObjectBatches(crowd, crop, 12, 0, **options)[0].targets
+    truth = crowd.instances
+    drawn = rle.decode(truth["visible_rle"].tolist(), (50, 60)).astype(bool)
+    image_ids, found = truth["image_id"].to_numpy(int), set()
+    for row, given in zip(targets["index"].tolist(), targets["others"], strict=True):
+        beside = image_ids == image_ids[row]
+        beside[row] = False
+        union = drawn[beside].any(axis=0) & ~drawn[row]
+        box = rle.box([truth["visible_rle"].iloc[row]], (50, 60))
+        window = windows(box, (50, 60), crop)
+        expected = crop_masks(rle.encode(union[None]), window, (50, 60), 24)[0]
+        assert given.dtype == torch.uint8 and np.array_equal(given, expected)
+        found.add(bool(given.any()))
+    assert not (targets["others"] & targets["visible"]).any()
+    assert found == {True, False}  # an object alone in its image has nothing beside it
+    plain = ObjectBatches(crowd, crop, 12, 0, with_images=False)[0].targets
+    assert "others" not in plain and torch.equal(plain["visible"], targets["visible"])
+
+
+@pytest.fixture
+def crowd():
+    """Four overlapping rectangles in each of two images, of which one is ignored, and one alone."""
+    draw, size = np.random.default_rng(3), (50, 60)
+    masks = np.zeros((9, *size), np.uint8)
+    for mask in masks:
+        top, left = draw.integers(0, 30, 2)
+        mask[top : top + draw.integers(8, 20), left : left + draw.integers(8, 30)] = 1
+    return annotations(
+        dict.fromkeys([1, 2, 3], size),
+        {
+            "image_id": [2, 1, 2, 1, 1, 2, 2, 1, 3],
+            "amodal_rle": rle.encode(masks),
+            "visible_rle": rle.encode(masks),
+            "ignore": [False] * 3 + [True] + [False] * 5,
+        },
+    )
 
 
 def test_without_images_no_file_is_opened(shapes):

@@ -18,6 +18,7 @@ from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import boxes
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import crop_masks, paste_masks, windows
+from amodal_pipeline.methods import completer
 from amodal_pipeline.methods.baselines import convex_hull, visible_mask
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
@@ -30,12 +31,17 @@ from tests.conftest import tiny_method
 CPU = InferenceConfig(workers=0, device="cpu")
 
 
+def configured(crop, sees="itself"):
+    """Return what inference reads of a completer's configuration."""
+    return SimpleNamespace(crop=crop, DESCRIPTION=SimpleNamespace(sees=sees))
+
+
 class Echo(nn.Module):
     """Gives back its input, ``grown`` by as many pixels, and remembers what it was given."""
 
-    def __init__(self, crop, grown=0):
+    def __init__(self, crop, grown=0, sees="itself"):
         super().__init__()
-        self.config, self.grown, self.batches = SimpleNamespace(crop=crop), grown, []
+        self.config, self.grown, self.batches = configured(crop, sees), grown, []
 
     def forward(self, images, targets):
         assert not self.training
@@ -171,6 +177,39 @@ def test_each_image_is_read_once_and_what_a_model_is_given(rectangles, monkeypat
     assert targets["input"].dtype == torch.uint8 and targets["input"].shape == (2, 16, 16)
 
 
+def test_a_model_that_sees_other_objects_is_given_them(rectangles):
+    crop = CropConfig(side=32, image_side=8, enlarge=3, clipped=False)
+    objects = true_objects(rectangles)
+    table, sizes = objects.table.predictions, objects.table.sizes
+    masks, images = table["visible_rle"].tolist(), table["image_id"].tolist()
+    # The second object of the first image overlaps the first one, as detections may.
+    over = np.zeros((1, 40, 50), np.uint8)
+    over[:, 6:14, 4:20] = 1
+    masks[1] = rle.encode(over)[0]
+    model = Echo(crop, sees="others")
+    run(model, objects.with_columns(visible_rle=masks), objects_per_batch=3)
+    given = torch.cat([targets["others"] for _, targets in model.batches])
+    drawn = [rle.decode([m], tuple(s))[0] for m, s in zip(masks, sizes.tolist(), strict=True)]
+    for row in range(8):
+        beside = np.zeros_like(drawn[row])
+        for other in range(8):
+            if other != row and images[other] == images[row]:
+                beside |= drawn[other]
+        counts = rle.encode((beside & ~drawn[row])[None])
+        window = windows(rle.box([masks[row]], sizes[row]), sizes[row], crop)
+        expected = crop_masks(counts, window, sizes[row], 32)[0]
+        assert np.array_equal(given[row], expected) and given[row].dtype == torch.uint8
+        assert expected.any() or row >= 2
+    # The same for the objects of one image, in memory; one object has nothing beside it.
+    model = Echo(crop, sees="others").eval()
+    model.weight = nn.Parameter(torch.zeros(1))
+    image = np.zeros((40, 50, 3), np.uint8)
+    completer.complete(model, image, np.stack(drawn[:2]))
+    assert torch.equal(model.batches[-1][1]["others"], given[:2])
+    completer.complete(model, image, drawn[0])
+    assert not model.batches[-1][1]["others"].any()
+
+
 def test_an_image_with_more_objects_than_a_batch_is_cut(rectangles):
     batches = list(
         completing._batches(np.arange(12), np.array([1, 1, 2, 2, 2, 2, 2, 2, 2, 3, 4, 4]), 3)
@@ -236,7 +275,7 @@ class Truth(nn.Module):
 
     def __init__(self, annotations, crop):
         super().__init__()
-        self.config, self.annotations = SimpleNamespace(crop=crop), annotations
+        self.config, self.annotations = configured(crop), annotations
 
     def forward(self, images, targets):
         truth = self.annotations.instances
@@ -275,7 +314,7 @@ class Full(nn.Module):
 
     def __init__(self, crop):
         super().__init__()
-        self.config, self.targets = SimpleNamespace(crop=crop), []
+        self.config, self.targets = configured(crop), []
 
     def forward(self, images, targets):
         self.targets.append(targets)

@@ -186,13 +186,17 @@ def _at_cost(
     """Return the predictions of ``run``, and the cost per object."""
     import torch
 
-    crop = checkpoint.card.method.root.crop
+    config = checkpoint.card.method.root
+    crop = config.crop
+    empty = torch.zeros(1, crop.side, crop.side, dtype=torch.uint8)
     targets = {
-        "input": torch.zeros(1, crop.side, crop.side, dtype=torch.uint8),
+        "input": empty,
         "labels": torch.ones(1, dtype=torch.int64),
         "key": torch.zeros(1, dtype=torch.int64),
         "aspect": torch.ones(1, 2),
     }
+    if config.DESCRIPTION.sees == "others":
+        targets["others"] = empty
     image = torch.zeros(3, crop.image_side, crop.image_side, dtype=torch.uint8)
     return at_cost(run, checkpoint, inference, image, targets)
 

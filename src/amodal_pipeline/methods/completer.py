@@ -14,6 +14,7 @@ from amodal_pipeline.layers.crops import (
     paste_masks,
     windows,
 )
+from amodal_pipeline.samples.objects import VisibleOthers
 
 _AT_ONCE = 32  # objects of an image completed at once, to limit memory
 
@@ -33,7 +34,8 @@ def complete(
         model: a completer in evaluation mode; ``model.config.crop`` defines its crops of objects.
         image: uint8 array [H, W, 3] or tensor [3, H, W], RGB.
         visible_mask: [H, W], or [N, H, W] for several objects; nonzero where an object is visible.
-            An object's position, from 1, seeds its random draws.
+            An object's position, from 1, seeds its random draws. A model that sees the other
+            objects of the image is shown those that are given here.
         amodal_boxes: [4], or [N, 4] for several objects, (x, y, width, height) in pixels; only for
             a model that crops around amodal boxes. Each is united with the box of the visible mask;
             it is not used if the visible mask is empty.
@@ -73,13 +75,17 @@ def complete(
     masks = given.reshape(given.size // max(size[0] * size[1], 1), *size)
     seen = np.flatnonzero(masks.any(axis=(1, 2)))
     boxes = _boxes(model, amodal_boxes, given.shape[:-2])
+    others = None
+    if model.config.DESCRIPTION.sees == "others":
+        others = VisibleOthers(rle.encode(masks), np.zeros(len(masks), np.int64))
     result = np.zeros_like(masks)
     for start in range(0, len(seen), _AT_ONCE):
         own = seen[start : start + _AT_ONCE]
         counts = rle.encode(masks[own])
         tight = rle.box(counts, size)
         around = tight if boxes is None else _united(boxes, tight, own, size)
-        result[own] = _completed(model, pixels, counts, around, own + 1)
+        beside = None if others is None else others(own)
+        result[own] = _completed(model, pixels, counts, around, own + 1, beside)
     return (result if raw else result | masks).reshape(given.shape)
 
 
@@ -122,17 +128,26 @@ def _united(
 
 
 def _completed(
-    model: nn.Module, pixels: Tensor, counts: list[str], boxes: np.ndarray, keys: np.ndarray
+    model: nn.Module,
+    pixels: Tensor,
+    counts: list[str],
+    boxes: np.ndarray,
+    keys: np.ndarray,
+    others: list[str] | None,
 ) -> np.ndarray:
     crop, size = model.config.crop, tuple(pixels.shape[1:])
     device = next(model.parameters()).device
     corners = windows(boxes, size, crop)
     images = torch.stack([crop_image(pixels, c, crop.image_side) for c in corners])
+    given = crop_masks(counts, corners, size, crop.side)
     targets = {
-        "input": torch.from_numpy(crop_masks(counts, corners, size, crop.side)),
+        "input": torch.from_numpy(given),
         "key": torch.from_numpy(keys),
         "aspect": aspects(corners),
     }
+    if others is not None:
+        beside = crop_masks(others, corners, size, crop.side) & ~given
+        targets["others"] = torch.from_numpy(beside.astype(np.uint8))
     on_device = {name: values.to(device) for name, values in targets.items()}
     found = model(images.to(device), on_device)["amodal_masks"]
     return rle.decode(paste_masks(found, corners, size), size)

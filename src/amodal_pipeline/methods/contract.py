@@ -21,6 +21,7 @@ OF_A_PART = "network."
 
 Task = Literal["detect", "complete", "order", "part"]
 LearnsFrom = Literal["images", "objects", "clips", "pairs"]
+Sees = Literal["itself", "others"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class Description:
         picture: how to draw a trained method: "module:function", called with the checkpoint, the
             validation split and the number of objects; and the names of the data sets it returns.
         needs_boxes: whether a completer needs amodal boxes.
+        sees: which visible masks a completer of images is given: that of the object "itself", or
+            in addition ("others") the target "others", uint8 [N, S, S]: where other objects of the
+            image are visible in the object's window (:class:`~..samples.objects.VisibleOthers`).
         sees_flow: whether a method that learns from clips is given their optical flow
             (:mod:`~..samples.motion`).
         learns_from_detections: whether it is also trained on a detector's predictions. A completer
@@ -79,6 +83,7 @@ class Description:
     compared_with: tuple[str, ...] = ()
     picture: tuple[str, tuple[str, ...]] | None = None
     needs_boxes: bool = False
+    sees: Sees = "itself"
     sees_flow: bool = False
     learns_from_detections: bool = False
     pretrained_on_views: bool = False

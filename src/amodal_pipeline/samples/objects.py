@@ -67,6 +67,35 @@ def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"])
     return around
 
 
+class VisibleOthers:
+    """The pixels at which other objects of an image are visible, as run lengths.
+
+    Pixels of an object's own mask are left out, also where masks overlap.
+
+    Args:
+        masks: visible masks of all objects of the images, N run lengths.
+        images: the image of each, by any number, int64 [N].
+    """
+
+    def __init__(self, masks: rle.Masks, images: np.ndarray) -> None:
+        self.masks = masks if isinstance(masks, pa.Array) else pa.array(masks, pa.string())
+        _, self.image = np.unique(images, return_inverse=True)
+        self.order = np.argsort(self.image, kind="stable")
+        counts = np.bincount(self.image)
+        self.ends = np.cumsum(counts)
+        self.starts = self.ends - counts
+
+    def __call__(self, rows: np.ndarray) -> list[str]:
+        """Return the visible pixels of all objects of the image but each of M, int64 [M]."""
+        # One union per image, which an object's own mask is cut out of.
+        images, of = np.unique(self.image[rows], return_inverse=True)
+        members = [self.order[self.starts[i] : self.ends[i]] for i in images]
+        owner = np.repeat(np.arange(len(images)), [len(each) for each in members])
+        every = self.masks.take(pa.array(np.concatenate([np.zeros(0, np.int64), *members])))
+        _, union = rle.united(owner, every.to_pylist())
+        return rle.difference([union[i] for i in of], self.masks.take(pa.array(rows)))
+
+
 class ObjectBatches(Dataset):
     """Batches of objects: item ``i`` is the batch of iteration ``i``.
 
@@ -82,6 +111,8 @@ class ObjectBatches(Dataset):
     - "aspect": float32 [N, 2], width and height of the window divided by the longer of them
     - "predicted": bool [N], whether "input" and the window come from a detector
     - "partner": int64 [N], position in the batch of another view of the same object, or -1
+    - "others", with ``others``: uint8 [N, side, side], where other objects of the image, ignored
+      ones too, are truly visible, and the object itself is not
 
     With ``paired``, an object that is seen several times is followed by another view of it (the
     same ``track_id``), which is drawn at random and counts as an item of the batch. If a batch ends
@@ -99,6 +130,7 @@ class ObjectBatches(Dataset):
         detected: predictions for these objects, with visible masks and ``instance_id``.
         predicted_share: share of the detected objects that get the predicted mask.
         with_images: whether to read images; otherwise no file is opened.
+        others: whether to add the target "others".
 
     Raises:
         ValueError: no object has a visible part; or ``detected`` belongs to other annotations, has
@@ -119,6 +151,7 @@ class ObjectBatches(Dataset):
         detected: Predictions | None = None,
         predicted_share: float = 0.0,
         with_images: bool = True,
+        others: bool = False,
     ) -> None:
         self.annotations, self.crop, self.sizes = annotations, crop, annotations.sizes
         self.batch_size, self.seed = batch_size, seed
@@ -138,6 +171,7 @@ class ObjectBatches(Dataset):
         images = pd.Index(annotations.images["image_id"].to_numpy(dtype=np.int64))
         self.image_rows = images.get_indexer(truth["image_id"].to_numpy(dtype=np.int64))
         self.names = annotations.images["file_name"].tolist()
+        self.others = VisibleOthers(self.masks["visible"], self.image_rows) if others else None
         self.views = _Views(truth["track_id"].iloc[self.rows], paired)
         self.places = int(self.views.places.sum())  # of an epoch
         self.epochs: dict[int, np.ndarray] = {}
@@ -238,6 +272,9 @@ class ObjectBatches(Dataset):
                 [corrupt(m, self.corruption, d) for m, d in zip(given, draws, strict=True)]
             )
         masks = {"input": given, **truth}
+        if self.others is not None:
+            others = crop_masks(self.others(rows), seen, sizes, side)
+            masks["others"] = others & ~truth["visible"]
         kept = {}
         if self.tokens is not None:
             places = self.token_places[predicted.astype(int), rows]

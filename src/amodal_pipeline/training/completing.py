@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from amodal_pipeline.layers.crops import aspects, crop_masks, paste_masks, windo
 from amodal_pipeline.methods.baselines import visible_masks, with_amodal
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.samples.images import image_crops, labels_of
-from amodal_pipeline.samples.objects import boxes_around
+from amodal_pipeline.samples.objects import VisibleOthers, boxes_around
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 from amodal_pipeline.training.inference import Images
 
@@ -39,9 +40,9 @@ def complete(
     images.
 
     Args:
-        model: a completer, called with crops and "input", "labels", "key" (``prediction_id``) and
-            "aspect" (width and height of the window divided by the longer of them);
-            ``model.config.crop`` defines the crops.
+        model: a completer, called with crops and "input", "labels", "key" (``prediction_id``),
+            "aspect" (width and height of the window divided by the longer of them), and "others"
+            where its description says so; ``model.config.crop`` defines the crops.
         objects: true ones or a detector's; with amodal boxes if the model crops around these.
         config: batch size, device and precision.
         method, variant, seed, checkpoint: entries of the result's metadata.
@@ -60,7 +61,7 @@ def complete(
     device = resolve_device(config.device)
     bf16 = wants_bfloat16(config.precision, device)
     model = model.to(device).eval()
-    crops_of = _Objects(objects.table, model.config.crop, config.objects_per_batch)
+    crops_of = _Objects(objects.table, model.config, config.objects_per_batch)
     loader = DataLoader(crops_of, batch_size=None, num_workers=config.workers)
     amodal, done = list(visible), 0
     for crops in loader:
@@ -195,7 +196,9 @@ class _Objects(Dataset):
     image are split into several batches.
     """
 
-    def __init__(self, predictions: Predictions, crop: CropConfig, batch: int) -> None:
+    def __init__(self, predictions: Predictions, config: Any, batch: int) -> None:
+        """Take all objects of a table, for a completer with a configuration."""
+        crop: CropConfig = config.crop
         self.predictions, self.crop, self.sizes = predictions, crop, predictions.sizes
         table = predictions.predictions
         self.masks = pa.array(table["visible_rle"].tolist(), pa.string())
@@ -203,6 +206,8 @@ class _Objects(Dataset):
         self.keys = table["prediction_id"].to_numpy(dtype=np.int64)
         self.labels = labels_of(predictions.metadata.categories, table["category_id"])
         self.image_ids = table["image_id"].to_numpy(dtype=np.int64)
+        sees_others = config.DESCRIPTION.sees == "others"
+        self.others = VisibleOthers(self.masks, self.image_ids) if sees_others else None
         self.names = dict(
             zip(predictions.images["image_id"], predictions.images["file_name"], strict=True)
         )
@@ -225,6 +230,9 @@ class _Objects(Dataset):
             "key": torch.from_numpy(self.keys[rows]),
             "aspect": aspects(seen),
         }
+        if self.others is not None:
+            others = crop_masks(self.others(rows), seen, sizes, crop.side) & ~masks
+            targets["others"] = torch.from_numpy(others.astype(np.uint8))
         root = self.predictions.metadata.image_root
         names = [self.names[image_id] for image_id in self.image_ids[rows]]
         images = image_crops(root, names, sizes, seen, crop.image_side)
