@@ -255,6 +255,7 @@ TINY_RIVALS = {
         "channels": [4, 4, 8, 8, 8, 16],
         "flow_channels": [4, 4, 8, 8, 8, 16],
         "width": 16,
+        "training_tracks": None,
         "frames": 5,
     },
 }

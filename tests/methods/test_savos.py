@@ -1,12 +1,19 @@
 """SaVos against slow versions: translations by hand, what a frame may see and what is learnt."""
 
+import numpy as np
 import pytest
 import torch
 
 from amodal_pipeline import methods
 from amodal_pipeline.jobs.complete import complete_true
 from amodal_pipeline.methods.configs import SaVosConfig
-from amodal_pipeline.methods.savos.method import _Clip, _consistency, _photometric, fused
+from amodal_pipeline.methods.savos.method import (
+    _Clip,
+    _consistency,
+    _photometric,
+    batches,
+    fused,
+)
 from amodal_pipeline.methods.savos.network import PATCH
 from amodal_pipeline.methods.savos.warping import amodal_flow, looked_up, places, warped, within
 from amodal_pipeline.methods.training_config import InferenceConfig
@@ -285,3 +292,16 @@ def test_it_learns_from_clips_and_completes_tracks(moving, tmp_path):
     visible = torch.zeros(40, 50)
     visible[5:20, 5:20] = 1
     assert model.complete(torch.zeros(3, 40, 50, dtype=torch.uint8), visible).shape == (40, 50)
+
+
+def test_it_learns_from_tracks_that_change_only(moving):
+    """One square passes behind a pillar, the other grows."""
+    training = tiny_training(batch_size=1)
+    every = batches(build().config, training, moving)
+    assert len(every.clips.tracks) == 5
+    rules = {"iou_below": 0.6, "apart": 1, "longer_than": 3}
+    chosen = batches(build(training_tracks=rules).config, training, moving)
+    track = moving.instances["track_id"].to_numpy(dtype=np.int64)
+    assert sorted(int(track[rows[0]]) for rows in chosen.clips.tracks) == [1, 4]
+    with pytest.raises(ValueError, match=r"more than 20 frames.*training_tracks to null"):
+        batches(build(training_tracks={}).config, training, moving)

@@ -1,7 +1,8 @@
-"""The object-frames that papers score, as masks over the rows of a table."""
+"""The object-frames that papers score or learn from, as masks over the rows of a table."""
 
 import numpy as np
 
+from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.tables import AmodalAnnotations, boxes
 
 
@@ -36,3 +37,42 @@ def partly_occluded(
         if len(rows) > longer_than:
             scored[rows[1:-1]] = between[rows[1:-1]]
     return scored
+
+
+def first_frames(annotations: AmodalAnnotations, count: int) -> np.ndarray:
+    """Return the first ``count`` frames of every track, bool [N].
+
+    C2F-Seg's released test on FISHBOWL looks at the first 32. (Of these it takes the 31st twice
+    instead of the last one; this does not.)
+    """
+    early = np.zeros(len(annotations.instances), bool)
+    for rows in annotations.tracks.values():
+        early[rows[:count]] = True
+    return early
+
+
+def changing(
+    annotations: AmodalAnnotations,
+    iou_below: float = 0.6,
+    apart: int = 4,
+    longer_than: int = 20,
+) -> np.ndarray:
+    """Return all frames of the tracks that SaVos learns from on FISHBOWL, bool [N].
+
+    These are tracks whose object is visible in more than ``longer_than`` frames, and whose visible
+    mask has an IoU below ``iou_below`` with the one ``apart`` such frames before at least once.
+    Masks are compared with the upper left corners of their boxes aligned, so that an object that
+    only moves does not count as changing. (SaVos, NeurIPS 2022: its released preprocessing.)
+    """
+    visible, table = seen(annotations), annotations.instances
+    chosen = np.zeros(len(table), bool)
+    box, masks = boxes(table["visible_box"]), table["visible_rle"].to_numpy(object)
+    for rows in annotations.tracks.values():
+        own = rows[visible[rows]]
+        if len(own) <= max(longer_than, apart):
+            continue
+        corner = box[own] * np.array([0, 0, 1, 1])
+        outlines = rle.moved(masks[own].tolist(), box[own], corner, annotations.sizes[own])
+        iou = rle.pair_iou(outlines[apart:], outlines[:-apart])
+        chosen[rows] = (iou < iou_below).any()
+    return chosen

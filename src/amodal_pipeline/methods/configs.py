@@ -448,9 +448,10 @@ class C2FSegVideoConfig(_C2FSegNetwork):
             "warmup_iterations": 5_000,
             "warmup_factor": 0.001,
         },
-        batches="amodal_pipeline.methods.c2f_seg.video:batches",
+        batches="amodal_pipeline.methods.batches:clip_batches",
         learns_from="clips",
         starts_from="c2f_seg",
+        compared_with=("c2f_seg", "mask_unet_video", "savos"),
         parts={"tokenizer": Part("mask_tokenizer")},
         picture=("amodal_pipeline.jobs.strips:strips", ("strips",)),
         after_training=frozenset({"steps", "temperature", "seed", "combined", "inference_frames"}),
@@ -763,7 +764,7 @@ class MaskUNetVideoConfig(Strict):
             "schedule": "cosine",
             "warmup_iterations": 1_000,
         },
-        batches="amodal_pipeline.methods.mask_unet_video:batches",
+        batches="amodal_pipeline.methods.batches:clip_batches",
         learns_from="clips",
         picture=("amodal_pipeline.jobs.strips:strips", ("strips",)),
         after_training=frozenset({"inference_frames"}),
@@ -804,6 +805,18 @@ class MaskUNetVideoConfig(Strict):
         return self
 
 
+class ChangingTracksConfig(Strict):
+    """Tracks whose visible outline changes (:func:`~..annotations.populations.changing`).
+
+    Of objects that are visible in more than ``longer_than`` frames: those whose visible mask has an
+    IoU below ``iou_below`` with the one ``apart`` frames before, at least once.
+    """
+
+    iou_below: float = Field(0.6, gt=0, le=1)
+    apart: int = Field(4, gt=0)
+    longer_than: int = Field(20, ge=0)
+
+
 class SaVosConfig(Strict):
     """SaVos (Yao et al., NeurIPS 2022), which learns to complete from visible masks and motion.
 
@@ -813,7 +826,8 @@ class SaVosConfig(Strict):
     for all data sets but FISHBOWL. ``supervised``: it learns from amodal masks, everywhere: the
     upper bound. ``flow_for_mask``: the mask decoder is given the first component of the flow in
     place of the visible mask, as in the released code. ``frames``: T of a training clip;
-    ``inference_frames``: how many frames are completed together; None is T.
+    ``inference_frames``: how many frames are completed together; None is T. ``training_tracks``:
+    those that it learns from, as released for FISHBOWL; None: all.
 
     Crops are square, and patches 64 x 128: the rows of a crop are averaged in pairs.
     """
@@ -849,6 +863,7 @@ class SaVosConfig(Strict):
     photometric: float = Field(0.1, ge=0)
     supervised: bool = False
     flow_for_mask: bool = False
+    training_tracks: ChangingTracksConfig | None = ChangingTracksConfig()
     frames: int = Field(40, ge=3)
     inference_frames: PositiveInt | None = None
 

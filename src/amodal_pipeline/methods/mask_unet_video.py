@@ -9,12 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.layers.masks import mask_loss
 from amodal_pipeline.methods import completer
 from amodal_pipeline.methods.configs import MaskUNetVideoConfig
-from amodal_pipeline.methods.training_config import TrainingConfig
-from amodal_pipeline.samples.clips import ClipBatches
 
 
 class MaskUNetVideo(nn.Module):
@@ -127,21 +124,3 @@ class _FrameNorm(nn.Module):
         count, _, frames = x.shape[:3]
         normed = self.norm(x.transpose(1, 2).flatten(0, 1))
         return normed.unflatten(0, (count, frames)).transpose(1, 2)
-
-
-def batches(
-    config: MaskUNetVideoConfig,
-    training: TrainingConfig,
-    annotations: AmodalAnnotations,
-    detected: Predictions | None = None,
-) -> ClipBatches:
-    """Return clips of objects, with images if the method sees them."""
-    return ClipBatches(
-        annotations,
-        config.crop,
-        config.frames,
-        training.batch_size,
-        training.seed,
-        corruption=config.corruption,
-        with_images=config.image,
-    )

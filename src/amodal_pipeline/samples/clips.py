@@ -61,6 +61,7 @@ class ClipBatches(Dataset):
         batch_size: n, clips per iteration.
         seed: of order, stretches and corruption.
         corruption: of the input; None leaves it unchanged.
+        chosen: the rows to learn from, bool; None: all. Ignored objects are left out of both.
         with_images: read them; otherwise no file is opened.
 
     Raises:
@@ -76,6 +77,7 @@ class ClipBatches(Dataset):
         seed: int,
         *,
         corruption: CorruptionConfig | None = None,
+        chosen: np.ndarray | None = None,
         with_images: bool = True,
     ) -> None:
         self.annotations, self.crop, self.frames = annotations, crop, frames
@@ -83,7 +85,8 @@ class ClipBatches(Dataset):
         self.with_images = with_images
         truth, self.sizes = annotations.instances, annotations.sizes
         self.seen = ~np.isnan(boxes(truth["visible_box"])[:, 0])
-        learnt = np.flatnonzero(~truth["ignore"].to_numpy(dtype=bool))
+        learnt = ~truth["ignore"].to_numpy(dtype=bool)
+        learnt = np.flatnonzero(learnt if chosen is None else learnt & chosen)
         tracks = [learnt[of] for of in object_tracks(truth.iloc[learnt], annotations.images)]
         self.tracks = [rows for rows in tracks if self.seen[rows].any()]
         if not self.tracks:

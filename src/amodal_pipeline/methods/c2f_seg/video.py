@@ -6,11 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.methods.c2f_seg.method import C2FSeg
 from amodal_pipeline.methods.c2f_seg.space_time import Clips, SpaceTimeBlocks
-from amodal_pipeline.methods.configs import C2FSegVideoConfig
-from amodal_pipeline.methods.training_config import TrainingConfig
 from amodal_pipeline.samples.clips import ClipBatches
 
 _PER_FRAME = ("input", "amodal", "visible", "counts", "key")
@@ -78,21 +75,3 @@ class C2FSegVideo(C2FSeg):
             images = F.interpolate(targets["input"][:, None].float(), size=size)
             images = images.expand(-1, 3, -1, -1)
         return self.encoder(images)
-
-
-def batches(
-    config: C2FSegVideoConfig,
-    training: TrainingConfig,
-    annotations: AmodalAnnotations,
-    detected: Predictions | None = None,
-) -> ClipBatches:
-    """Return clips of objects with corrupted visible masks."""
-    return ClipBatches(
-        annotations,
-        config.crop,
-        config.frames,
-        training.batch_size,
-        training.seed,
-        corruption=config.corruption,
-        with_images=config.image,
-    )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
+from amodal_pipeline.annotations.populations import changing
 from amodal_pipeline.methods import completer
 from amodal_pipeline.methods.configs import SaVosConfig
 from amodal_pipeline.methods.savos.network import PATCH, PatchDecoder, PatchEncoder
@@ -294,7 +295,21 @@ def batches(
     annotations: AmodalAnnotations,
     detected: Predictions | None = None,
 ) -> MotionBatches:
-    """Return clips of objects with their optical flow and the visible pixels of other objects."""
+    """Return clips of objects with their optical flow and the visible pixels of other objects.
+
+    Raises:
+        ValueError: no track is one of ``config.training_tracks``.
+    """
+    chosen = None
+    if config.training_tracks:
+        chosen = changing(annotations, **config.training_tracks.model_dump())
+        if not chosen.any():
+            raise ValueError(
+                f"{annotations.metadata.dataset}/{annotations.metadata.split} has no track of more "
+                f"than {config.training_tracks.longer_than} frames whose visible outline changes: "
+                "set savos.model.training_tracks to null to learn from all tracks"
+            )
+    size, seed = training.batch_size, training.seed
     return MotionBatches(
-        ClipBatches(annotations, config.crop, config.frames, training.batch_size, training.seed)
+        ClipBatches(annotations, config.crop, config.frames, size, seed, chosen=chosen)
     )
