@@ -55,7 +55,7 @@ _METRIC = (
     r"(_(none|partial|heavy))?(_(things|stuff))?(_occluded\d+(\.\d+)?)?$"
     r"|^(mIoU_(full|occluded)|IoU_dataset(_occluded)?)(_(post|matched|common|per_category))*$"
     r"|^mIoU_(full|occluded(_zero)?|on_others)_per_(object(_frame)?|frame)"
-    r"(_partly_occluded|_(un)?seen_elsewhere)?(_post(_video)?)?$"
+    r"(_partly_occluded(_first32)?|_(un)?seen_elsewhere)?(_post(_video)?)?$"
     r"|^order_(accuracy|coverage)(_occluding|_touching)?$"
     r"|^occluder_consistency$"
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.annotations.populations import partly_occluded, seen
+from amodal_pipeline.annotations.populations import first_frames, partly_occluded, seen
 from amodal_pipeline.annotations.tables import AmodalAnnotations, boxes
 from amodal_pipeline.annotations.tracks import frame_of
 from amodal_pipeline.metrics.completion import Completions, drawn, fit
@@ -21,6 +21,7 @@ from amodal_pipeline.metrics.tallies import Ratio, Row, per_image
 
 SIDE = 32  # cells along each side of an amodal box, to compare frames of an object
 SHARE = 0.5  # share of a hidden part that is visible in another frame
+FIRST = 32  # frames of an object that C2F-Seg's released test on FISHBOWL looks at
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def tallies(evidence: Evidence, found: Completions) -> Iterator[Ratio]:
     ``_per_object``: mean over an object's frames, then over objects (C2F-Seg).
     ``_per_object_frame``: over all object-frames (SaVos's metric2). ``_per_frame``: over the
     objects of a frame, then over frames (SaVos's metric1). ``_partly_occluded``: over the frames of
-    :func:`~amodal_pipeline.annotations.populations.partly_occluded`. ``_seen_elsewhere`` and
+    :func:`~amodal_pipeline.annotations.populations.partly_occluded`; ``_partly_occluded_first32``:
+    over those among the first 32 of their track, if any track is longer. ``_seen_elsewhere`` and
     ``_unseen_elsewhere``: hidden parts of which at least half is visible in another frame, and the
     others (:func:`seen_elsewhere`). ``_post`` adds the visible mask that was completed;
     ``_post_video``: see :func:`~amodal_pipeline.metrics.posts.completed_on_others`. An object-frame
@@ -101,6 +103,9 @@ def tallies(evidence: Evidence, found: Completions) -> Iterator[Ratio]:
         scored["_post_video"] = (completed, *fit(evidence, at, completed))
 
     both = {"": np.ones_like(counted), "_partly_occluded": partly_occluded(annotations)}
+    early = first_frames(annotations, FIRST)
+    if not early[track >= 0].all():
+        both["_partly_occluded_first32"] = both["_partly_occluded"] & early
     share = seen_elsewhere(annotations, occluded)
     apart = {"_seen_elsewhere": share >= SHARE, "_unseen_elsewhere": share < SHARE}
     before, after = _consecutive(annotations, counted)

@@ -84,6 +84,8 @@ _UNITS = {
 _POPULATIONS = {
     "": "",
     "_partly_occluded": "frames occluded by 10–70 % only, as SaVos chooses them",
+    "_partly_occluded_first32": "frames occluded by 10–70 % only, as SaVos chooses them, among the "
+    "first 32 of each object",
     "_seen_elsewhere": "hidden parts that are visible in another frame only",
     "_unseen_elsewhere": "hidden parts that are visible in no other frame only",
 }
@@ -113,7 +115,12 @@ PROTOCOLS = {
 }
 """Protocols in the order in which a report shows them; any other comes after them."""
 
-HEADLINE_METRICS = ("AP_amodal", "AP_amodal_occluded15", "mIoU_occluded")
+HEADLINE_METRICS = (
+    "AP_amodal",
+    "AP_amodal_occluded15",
+    "mIoU_occluded",
+    "mIoU_occluded_per_object",
+)
 """Metrics by which methods are compared in pairs."""
 
 SKILLS = {
