@@ -521,5 +521,6 @@ def plan_of_row(row: Row, rows_folder: Path, models: Path) -> freshness.Plan:
 
 
 def _plan_above(job: Job, folder: Path) -> freshness.Plan:
-    """Return the plan of a checkpoint that rows start from; its own start is not checked."""
-    return freshness.Plan(folder, job, None, {"pretrained": None})
+    """Return the plan of a checkpoint that rows start from; what it is made from is not checked."""
+    sources = dict.fromkeys([*contract.parts_of(job.model.root), "detected", "pretrained"])
+    return freshness.Plan(folder, job, None, sources)

@@ -27,7 +27,8 @@ def create_pipeline(method: str) -> Pipeline:
     name = f"ablate_{method}"
     choose, plan = choose_rows, []
     given = {"train": "annotations_train", "parts": "finished_parts"}
-    parts = {part.job: f"{part.job}.checkpoint" for part in described.parts.values()}
+    made = [part.job for job in jobs for part in describe(job).parts.values()]
+    parts = {part: f"{part}.checkpoint" for part in dict.fromkeys(made)}
     if described.pretrained_on_views:
         choose = choose_rows_with_pretraining
         given["views"] = "views"
