@@ -138,7 +138,7 @@ def test_every_recipe_can_be_shortened(name):
 
 def test_every_published_data_set_has_its_file_names():
     images = ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "shapenet")
-    for name in (*images, "fishbowl", "movid_a"):
+    for name in (*images, "fishbowl", "movid_a", "movi_b"):
         assert front._published(name).chosen is not None
 
 

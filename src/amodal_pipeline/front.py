@@ -47,7 +47,7 @@ def read(
     Args:
         format: "scenes" renders 3D scenes with exact truth into ``folder``, or reads existing ones;
             "moving_scenes" does so for clips, with tracks;
-            "kins", "cocoa", "cocoa_cls", "d2sa", …, and of videos "fishbowl" and "movid_a", read a
+            "kins", "cocoa", "cocoa_cls", "d2sa", …, and of videos "fishbowl", "movid_a", …, read a
             published data set as it is unpacked in ``folder`` (docs/data_sets.md); "coco_amodal"
             reads one file of your own.
         folder: of the data set, or the annotation file of "coco_amodal".
@@ -93,7 +93,7 @@ def _published(name: str) -> Any:
     if extended:
         return _published(extended)
     known = ("kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "coco_modal", "shapenet")
-    known += ("fishbowl", "movid_a")
+    known += ("fishbowl", "movid_a", "movi_b", "movi_d")
     raise ValueError(
         f"no data set is called {name!r}: take scenes, moving_scenes, coco_amodal, or one of "
         f"{', '.join(known)}"

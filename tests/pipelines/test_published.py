@@ -273,7 +273,7 @@ def test_cocoa_cls_is_merged_where_its_files_are_not_there(project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "env", ["kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "fishbowl", "movid_a"]
+    "env", ["kins", "cocoa", "cocoa_bsds", "cocoa_cls", "d2sa", "fishbowl", "movid_a", "movi_d"]
 )
 def test_missing_files_are_listed_with_where_they_come_from(project, tmp_path, env):
     with pytest.raises(FileNotFoundError, match="raw_root") as error:

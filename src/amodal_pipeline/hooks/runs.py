@@ -29,6 +29,8 @@ HEADLINES = {
     "AP_both": "orcnn",
     "mIoU_full": "completion",
     "mIoU_occluded": "completion",
+    "mIoU_full_per_object": "video",
+    "mIoU_occluded_per_object": "video",
     "order_accuracy": "order",
     "occluder_consistency_all": "consistency",
 }

@@ -11,7 +11,7 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.methods.checkpoints import MethodCard
 from amodal_pipeline.metrics.scores import Scores
 
-_CHARTED = ("coco", "vrsp", "completion", "order")
+_CHARTED = ("coco", "vrsp", "completion", "video", "order")
 _CHARTED_METRICS = (
     "AP_amodal",
     "AP75_amodal",
@@ -19,6 +19,9 @@ _CHARTED_METRICS = (
     "AP_amodal_occluded15",
     "mIoU_full",
     "mIoU_occluded",
+    "mIoU_full_per_object",
+    "mIoU_occluded_per_object",
+    "temporal_consistency_per_object",
     "order_accuracy",
 )
 

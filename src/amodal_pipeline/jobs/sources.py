@@ -192,9 +192,16 @@ class Source(Strict):
 
 
 class AuditConfig(Strict):
-    """``published``: figures of the data set's paper by split, under the audit's names."""
+    """``published``: figures of the data set's paper by split, under the audit's names; null: none."""
 
     published: dict[Literal["train", "val", "test"], dict[str, float]] = Field({})
+
+    @field_validator("published", mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {split: figures for split, figures in value.items() if figures is not None}
 
     @field_validator("published")
     @classmethod
