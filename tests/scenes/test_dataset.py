@@ -53,7 +53,7 @@ def test_resuming_renders_only_what_is_missing_or_damaged(tmp_path, monkeypatch)
     rendered = []
     original = dataset.render_image
     monkeypatch.setattr(
-        dataset, "render_image", lambda *args: rendered.append(args[3]) or original(*args)
+        dataset, "render_image", lambda *args: rendered.append(args[1]) or original(*args)
     )
     steps = []
     render_split(SMALL, "train", 4, tmp_path, on_progress=lambda *step: steps.append(step))

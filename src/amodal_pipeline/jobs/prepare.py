@@ -1,6 +1,7 @@
 """Nodes that make the annotations of a data set, audit them, and draw them."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -62,78 +63,43 @@ def prepare_split(
     workers: int,
 ) -> AmodalAnnotations:
     """Return one split of the data set; arguments as for :func:`prepare`."""
-    workers = workers or usable_cores()
+    workers, chosen = workers or usable_cores(), source.chosen
     with progress(f"{dataset} {split}") as on_progress:
-        match source.chosen:
-            case RenderedScenes() as rendered:
-                from amodal_pipeline.scenes.dataset import render_split
-
-                return render_split(
-                    rendered.config,
-                    split,
-                    getattr(rendered, split),
-                    images_folder,
-                    workers,
-                    on_progress,
-                    dataset,
+        match chosen:
+            case RenderedScenes() | RenderedMovingScenes() | RenderedViews():
+                made_of = (getattr(chosen, split),)
+            case ComposedPhotographs() | ComposedClips():
+                file: AnnotatedFile = getattr(chosen, split)
+                made_of = (
+                    find(raw_folder, file.annotations, chosen),
+                    find(raw_folder, file.images, chosen),
                 )
-            case RenderedMovingScenes() as rendered:
-                from amodal_pipeline.scenes.clips import render_clips
-
-                return render_clips(
-                    rendered.config,
-                    split,
-                    getattr(rendered, split),
-                    images_folder,
-                    workers,
-                    on_progress,
-                    dataset,
-                )
-            case RenderedViews() as rendered:
-                from amodal_pipeline.scenes.views import render_views
-
-                return render_views(
-                    rendered.config,
-                    split,
-                    getattr(rendered, split),
-                    images_folder,
-                    workers,
-                    on_progress,
-                    dataset,
-                )
-            case RenderedArchives() as archives:
+            case RenderedArchives():
                 return read_archives_of(
-                    archives, split, raw_folder, images_folder, workers, on_progress, dataset
+                    chosen, split, raw_folder, images_folder, workers, on_progress, dataset
                 )
-            case ComposedPhotographs() as composed:
-                from amodal_pipeline.compose.dataset import compose_split
+            case _:
+                return read_split(
+                    source, split, dataset, raw_folder, images_folder, workers, on_progress
+                )
+        make = _maker(chosen)
+        return make(chosen.config, split, *made_of, images_folder, workers, on_progress, dataset)
 
-                file: AnnotatedFile = getattr(composed, split)
-                return compose_split(
-                    composed.config,
-                    split,
-                    find(raw_folder, file.annotations, composed),
-                    find(raw_folder, file.images, composed),
-                    images_folder,
-                    workers,
-                    on_progress,
-                    dataset,
-                )
-            case ComposedClips() as composed:
-                from amodal_pipeline.compose.clips import compose_clips
 
-                file: AnnotatedFile = getattr(composed, split)
-                return compose_clips(
-                    composed.config,
-                    split,
-                    find(raw_folder, file.annotations, composed),
-                    find(raw_folder, file.images, composed),
-                    images_folder,
-                    workers,
-                    on_progress,
-                    dataset,
-                )
-        return read_split(source, split, dataset, raw_folder, images_folder, workers, on_progress)
+def _maker(chosen: object) -> Callable[..., AmodalAnnotations]:
+    """Return the function that makes a split of rendered or composed pictures, imported now."""
+    match chosen:
+        case RenderedScenes():
+            from amodal_pipeline.scenes.dataset import render_split as make
+        case RenderedMovingScenes():
+            from amodal_pipeline.scenes.clips import render_clips as make
+        case RenderedViews():
+            from amodal_pipeline.scenes.views import render_views as make
+        case ComposedPhotographs():
+            from amodal_pipeline.compose.dataset import compose_split as make
+        case ComposedClips():
+            from amodal_pipeline.compose.clips import compose_clips as make
+    return make
 
 
 def prepare_test(

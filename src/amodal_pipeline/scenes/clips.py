@@ -17,9 +17,7 @@ from amodal_pipeline.scenes.camera import Camera
 from amodal_pipeline.scenes.dataset import (
     ID_STEP,
     RENDERER_VERSION,
-    complete,
-    fingerprint_of,
-    folder_of,
+    Place,
     statistics,
 )
 from amodal_pipeline.scenes.models import Models, ShapeSource
@@ -115,37 +113,23 @@ def render_clips(
         ValueError: ``split`` is not a plain folder name, ``count`` is below 1, a category is
             unknown, a mesh file is damaged, or the limits leave no clip.
     """
-    target = folder_of(folder, split, count)
-    models = Models.of(config)
-    fingerprint = fingerprint_of(config, models, [RENDERER_VERSION, CLIPS_VERSION])
-    records = complete(
-        count,
-        lambda index: _existing(target, split, index, fingerprint),
-        lambda index: render_clip(config, models, split, index, target, fingerprint),
-        workers,
-        on_progress,
-    )
-    table = _annotations(records, models, dataset, split, str(folder), fingerprint)
+    place = Place.of(config, split, count, folder, [RENDERER_VERSION, CLIPS_VERSION])
+    records = place.complete(count, _existing, render_clip, workers, on_progress)
+    table = _annotations(records, place.models, dataset, split, str(folder), place.fingerprint)
     elsewhere = _elsewhere(records)
-    with replacing(target / "seen_elsewhere.csv") as path:
+    with replacing(place.target / "seen_elsewhere.csv") as path:
         elsewhere.to_csv(path, index=False)
-    with replacing(target / "statistics.json") as path:
+    with replacing(place.target / "statistics.json") as path:
         path.write_text(json.dumps(clip_statistics(table, elsewhere, records), indent=2))
     return table
 
 
-def render_clip(
-    config: MovingScenesConfig,
-    models: Models,
-    split: str,
-    index: int,
-    target: Path,
-    fingerprint: str,
-) -> ClipRecord:
-    """Render one clip into a folder below ``target``, which is created only when it is complete."""
-    clip, depth = sample_clip(config, models, split, index)
+def render_clip(place: Place, index: int) -> ClipRecord:
+    """Render one clip into a folder of its own, which is created only when it is complete."""
+    config = place.config
+    clip, depth = sample_clip(config, place.models, place.split, index)
     stage, count = clip.stage(), len(clip.objects)
-    with replacing(target / f"{index:06d}") as folder:
+    with replacing(place.target / f"{index:06d}") as folder:
         folder.mkdir()
         for t, camera in enumerate(clip.cameras):
             colour = render_colour(
@@ -167,8 +151,8 @@ def render_clip(
         checksums = {path.name: checksum(path) for path in sorted(folder.iterdir())}
         visible = np.stack([visible_masks(layers)[:count] for layers in depth])
         record = ClipRecord(
-            fingerprint=fingerprint,
-            split=split,
+            fingerprint=place.fingerprint,
+            split=place.split,
             index=index,
             kind=clip.kind,
             cameras=clip.cameras,
@@ -259,12 +243,12 @@ def clip_statistics(
     }
 
 
-def _existing(target: Path, split: str, index: int, fingerprint: str) -> ClipRecord | None:
-    """Return the record of a clip that exists undamaged with this fingerprint, or None."""
-    folder = target / f"{index:06d}"
+def _existing(place: Place, index: int) -> ClipRecord | None:
+    """Return the record of a clip that exists undamaged with the same fingerprint, or None."""
+    folder = place.target / f"{index:06d}"
     try:
         record = load_clip_record(folder / _RECORD)
-        if (record.fingerprint, record.split, record.index) != (fingerprint, split, index):
+        if not place.made(record) or record.index != index:
             return None
         same = all(checksum(folder / Path(n).name) == c for n, c in record.checksums.items())
     except (ValueError, OSError):

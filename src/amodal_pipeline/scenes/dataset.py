@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -14,7 +16,6 @@ from PIL import Image
 from amodal_pipeline.annotations import AmodalAnnotations, Category, build, rle
 from amodal_pipeline.annotations.processes import working
 from amodal_pipeline.annotations.storage import checksum, is_relative_name, replacing
-from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.models import Models
 from amodal_pipeline.scenes.render import order_pairs, render_colour, visible_masks
@@ -59,71 +60,93 @@ def render_split(
         ValueError: ``split`` is not a plain folder name, ``count`` is below 1, a category is
             unknown, a mesh file is damaged, or the limits leave no scene.
     """
-    target = folder_of(folder, split, count)
-    models = Models.of(config)
-    fingerprint = fingerprint_of(config, models, RENDERER_VERSION)
-    records = complete(
-        count,
-        lambda index: _existing(target, split, index, fingerprint),
-        lambda index: render_image(config, models, split, index, target, fingerprint),
-        workers,
-        on_progress,
-    )
-    table = _annotations(records, models, dataset, split, str(folder), fingerprint)
-    with replacing(target / "statistics.json") as path:
+    place = Place.of(config, split, count, folder, RENDERER_VERSION)
+    records = place.complete(count, _existing, render_image, workers, on_progress)
+    table = _annotations(records, place.models, dataset, split, str(folder), place.fingerprint)
+    with replacing(place.target / "statistics.json") as path:
         path.write_text(json.dumps(statistics(table), indent=2))
     return table
 
 
-def folder_of(folder: str | Path, split: str, count: int) -> Path:
-    """Return the folder of a split, which is made, as an absolute path.
+@dataclass(frozen=True)
+class Place:
+    """Where the pictures of a split are rendered, and from what.
 
-    Worker processes may have been started in another folder than this process is in now.
-
-    Raises:
-        ValueError: ``split`` is not a plain folder name, or ``count`` is below 1.
+    Attributes:
+        config, split: of the pictures.
+        models: the objects.
+        target: folder of the split, an absolute path: worker processes may have been started in
+            another folder than this process is in now.
+        fingerprint: SHA-256 of all that decides the pictures: configuration, mesh files, renderer.
     """
-    if not is_relative_name(split) or len(Path(split).parts) != 1:
-        raise ValueError(f"split {split!r} is not a plain folder name; use one such as 'train'")
-    if count < 1:
-        raise ValueError(f"split {split}: {count} images asked for, at least 1 is needed")
-    target = (Path(folder) / split).absolute()
-    target.mkdir(parents=True, exist_ok=True)
-    return target
 
+    config: Any
+    split: str
+    models: Models
+    target: Path
+    fingerprint: str
 
-def complete(
-    count: int,
-    existing: Callable[[int], Record | None],
-    render: Callable[[int], Record],
-    workers: int,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> list[Record]:
-    """Return the records 0 to ``count`` − 1, rendering those that do not exist yet.
+    @classmethod
+    def of(
+        cls, config: Any, split: str, count: int, folder: str | Path, version: int | list[int]
+    ) -> Self:
+        """Return the place of ``count`` pictures or clips below ``folder``, which is made.
 
-    Args:
-        existing: the record of a number that is on disk, or None.
-        render: makes the record of a number, in one of ``workers`` processes.
-        on_progress: called with (done, total) at first and after every record made.
-    """
-    records = {index: existing(index) for index in range(count)}
-    missing = [index for index, record in records.items() if record is None]
-    done = count - len(missing)
-    if on_progress is not None:
-        on_progress(done, count)
-    for index, record in _render_all(render, missing, workers):
-        records[index] = record
-        done += 1
+        Raises:
+            ValueError: ``split`` is not a plain folder name, or ``count`` is below 1.
+        """
+        if not is_relative_name(split) or len(Path(split).parts) != 1:
+            raise ValueError(f"split {split!r} is not a plain folder name; use one such as 'train'")
+        if count < 1:
+            raise ValueError(f"split {split}: {count} images asked for, at least 1 is needed")
+        target = (Path(folder) / split).absolute()
+        target.mkdir(parents=True, exist_ok=True)
+        models = Models.of(config)
+        described = {
+            "version": version,
+            "config": config.model_dump(mode="json", exclude={"meshes"}),
+            "categories": models.categories,
+            "files": models.files,
+        }
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        return cls(config, split, models, target, digest)
+
+    def made(self, record: Record) -> bool:
+        """Return whether a record is of this split, made from the same."""
+        return (record.fingerprint, record.split) == (self.fingerprint, self.split)
+
+    def complete(
+        self,
+        count: int,
+        existing: Callable[["Place", int], Record | None],
+        render: Callable[["Place", int], Record],
+        workers: int,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Record]:
+        """Return the records 0 to ``count`` − 1, rendering those that do not exist yet.
+
+        Args:
+            existing: the record of a number that is on disk, or None.
+            render: makes the record of a number, in one of ``workers`` processes.
+            on_progress: called with (done, total) at first and after every record made.
+        """
+        records = {index: existing(self, index) for index in range(count)}
+        missing = [index for index, record in records.items() if record is None]
+        done = count - len(missing)
         if on_progress is not None:
             on_progress(done, count)
-    return list(records.values())
+        for index, record in _render_all(partial(render, self), missing, workers):
+            records[index] = record
+            done += 1
+            if on_progress is not None:
+                on_progress(done, count)
+        return list(records.values())
 
 
-def render_image(
-    config: ScenesConfig, models: Models, split: str, index: int, target: Path, fingerprint: str
-) -> SceneRecord:
-    """Render one image and write it below ``target``; the record is written last."""
-    scene, depth = sample_scene(config, models, split, index)
+def render_image(place: Place, index: int) -> SceneRecord:
+    """Render one image and write it into the folder of its split; the record is written last."""
+    config = place.config
+    scene, depth = sample_scene(config, place.models, place.split, index)
     colour = render_colour(
         scene.objects,
         scene.camera,
@@ -152,8 +175,8 @@ def render_image(
         for k, placed in enumerate(scene.objects)
     )
     record = SceneRecord(
-        fingerprint=fingerprint,
-        split=split,
+        fingerprint=place.fingerprint,
+        split=place.split,
         index=index,
         picture_checksum=hashlib.sha256(picture).hexdigest(),
         camera=scene.camera,
@@ -161,22 +184,11 @@ def render_image(
         objects=objects,
         order=tuple(map(tuple, (first + order_pairs(depth, config.minimum_order_pixels)).tolist())),
     )
-    with replacing(target / f"{index:06d}.png") as path:
+    with replacing(place.target / f"{index:06d}.png") as path:
         path.write_bytes(picture)
-    with replacing(target / f"{index:06d}.json") as path:
+    with replacing(place.target / f"{index:06d}.json") as path:
         path.write_text(record.model_dump_json(indent=1))
     return record
-
-
-def fingerprint_of(config: Strict, models: Models, version: int | list[int]) -> str:
-    """Return the SHA-256 of all that decides the pictures: configuration, mesh files, renderer."""
-    described = {
-        "version": version,
-        "config": config.model_dump(mode="json", exclude={"meshes"}),
-        "categories": models.categories,
-        "files": models.files,
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def statistics(table: AmodalAnnotations) -> dict:
@@ -197,9 +209,9 @@ def statistics(table: AmodalAnnotations) -> dict:
     }
 
 
-def _existing(target: Path, split: str, index: int, fingerprint: str) -> SceneRecord | None:
-    """Return the record of an image that exists undamaged with this fingerprint, or None."""
-    path = target / f"{index:06d}.json"
+def _existing(place: Place, index: int) -> SceneRecord | None:
+    """Return the record of an image that exists undamaged with the same fingerprint, or None."""
+    path = place.target / f"{index:06d}.json"
     picture = path.with_suffix(".png")
     if not path.is_file() or not picture.is_file():
         return None
@@ -207,7 +219,7 @@ def _existing(target: Path, split: str, index: int, fingerprint: str) -> SceneRe
         record = load_record(path)
     except ValueError:
         return None
-    same = (record.fingerprint, record.split, record.index) == (fingerprint, split, index)
+    same = place.made(record) and record.index == index
     return record if same and record.picture_checksum == checksum(picture) else None
 
 

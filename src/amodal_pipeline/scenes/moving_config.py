@@ -4,11 +4,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from amodal_pipeline.layers.configs import LocalPath, Seed, Strict
-from amodal_pipeline.scenes.config import MAX_OBJECTS
+from amodal_pipeline.scenes.config import MAX_OBJECTS, PlacedObjectsConfig
 
 
-class MovingScenesConfig(Strict):
+class MovingScenesConfig(PlacedObjectsConfig):
     """Parameters of the embedded clips; the caller gives the sizes of its splits.
 
     A clip is of one of two kinds. ``orbit`` resembles MOViD-A (C2F-Seg's paper, sec. 4.1): the
@@ -17,7 +16,6 @@ class MovingScenesConfig(Strict):
     and behind scenery, which has no label.
     """
 
-    seed: Seed = 0
     image_size: int = Field(128, ge=32, le=4096)
     """Side of the square pictures, pixels."""
     frames: int = Field(16, ge=2, le=1000)
@@ -26,12 +24,6 @@ class MovingScenesConfig(Strict):
     """Chance that a clip is of the kind ``orbit``."""
     minimum_objects: int = Field(5, ge=1, le=MAX_OBJECTS)
     maximum_objects: int = Field(8, ge=1, le=MAX_OBJECTS)
-    categories: tuple[str, ...] | None = None
-    """Names to use, in the order of their ids; None uses all."""
-    families: bool = True
-    """Use the parametric mesh families."""
-    meshes: LocalPath | None = None
-    """Folder of mesh files, as for still scenes."""
     crowding: float = Field(0.85, ge=0, le=1)
     """Chance that an object is put in front of or behind another (``orbit``), or passes there
     (``glide``), as the camera sees it, and not anywhere on the ground."""
@@ -57,24 +49,13 @@ class MovingScenesConfig(Strict):
     minimum_seen: float = Field(0.5, ge=0, le=1)
     """Objects that show ``minimum_visible_pixels`` in a smaller share of the frames are removed
     from the clip, those seen least first."""
-    minimum_order_pixels: int = Field(1, ge=1)
-    """Least number of pixels on which one object must be in front of another for an order pair."""
     flow: bool = True
     """Write the true optical flow to the next and to the previous frame."""
     depth: bool = True
     """Write the true depth."""
-    shadows: bool = True
-    antialiasing: bool = True
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.minimum_objects > self.maximum_objects:
-            raise ValueError("minimum_objects is above maximum_objects: lower it")
-        if not self.families and self.meshes is None:
-            raise ValueError(
-                "families is false and meshes names no folder, so there is nothing to place: set "
-                "one of them"
-            )
+    def _is_within_limits(self) -> Self:
         limits = {
             "arc": (0, 360),
             "elevation": (1, 85),
