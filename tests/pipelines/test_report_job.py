@@ -10,6 +10,7 @@ from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, fr
 from amodal_pipeline.jobs import report as nodes
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
+from amodal_pipeline.metrics.results import Measurement, rows
 from amodal_pipeline.metrics.score_files import save_scores
 
 PUBLISHED = ["paper", "table", "row", "method", "variant", "dataset", "split", "inputs", "protocol"]
@@ -110,6 +111,35 @@ def test_published_numbers_are_there_only_for_the_same_data(evaluated, shapes):
 def test_results_on_other_data_are_refused(evaluated, shapes):
     with pytest.raises(ValueError, match=r"first\.csv was scored on another version"):
         nodes.join_results(evaluated / "report/parts", shapes.subset([1, 2]))
+
+
+def test_charts_and_pairs_have_the_protocol_for_videos(shapes):
+    """Names of its metrics are long: no title reaches into the next panel."""
+    names = ("mIoU_full", "mIoU_occluded", "temporal_consistency")
+    measured = [Measurement(f"{name}_per_object", 50, 3, "all", 40, 60) for name in names]
+    metadata = predicted(shapes, "first", 0).metadata
+    figure = nodes.plot_results(rows(metadata, "video", measured))
+    figure.canvas.draw()
+    [part] = [p for p in figure.subfigs if "protocol video" in p._suptitle.get_text()]
+    panels = [axes for axes in part.axes if axes.axison]
+    titles = [axes.get_title("left") for axes in panels]
+    assert [title.replace("\n", "") for title in titles] == [
+        "mIoU_full_per_object",
+        "mIoU_occluded_per_object",
+        "temporal_consistency_per_object",
+    ]
+    ends = [axes._left_title.get_window_extent().x1 for axes in panels]
+    starts = [axes.get_window_extent().x0 for axes in panels[1:]] + [figure.bbox.x1]
+    assert all(end <= start for end, start in zip(ends, starts, strict=True))
+    whose = {"dataset": "moving", "split": "val", "inputs": "true", "variant": "full", "seed": 0}
+    whose |= {"protocol": "video", "metric": measured[1].metric, "images": 2, "bootstrap_seed": 0}
+    whose |= {"run_id": ""}
+    draws = [
+        whose | {"method": method, "value": value, "values": [value, value + 1]}
+        for method, value in (("first", 10.0), ("second", 20.0))
+    ]
+    paired = nodes._paired(pd.DataFrame(draws))
+    assert sorted(paired["difference"]) == [-10, 10]
 
 
 def test_no_results_say_what_to_do(tmp_path, shapes):

@@ -192,7 +192,10 @@ class Source(Strict):
 
 
 class AuditConfig(Strict):
-    """``published``: figures of the data set's paper by split, under the audit's names; null: none."""
+    """``published``: figures of the data set's paper by split, under the audit's names.
+
+    A split that is null has none.
+    """
 
     published: dict[Literal["train", "val", "test"], dict[str, float]] = Field({})
 

@@ -6,6 +6,7 @@ Each function returns a :class:`matplotlib.figure.Figure` outside of pyplot;
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _INK, _FAINT, _GRID = "#1c2026", "#68707c", "#e4e7eb"
 _NOT_LOSSES = ("iteration", "learning_rate", "images_per_second", "loss")
 _DPI = 130
+_PANEL_LETTERS = 22  # of a title that fits above a panel of results_chart
 
 
 def loss_curves(histories: Mapping[str, Sequence[dict]]) -> Figure:
@@ -191,7 +193,11 @@ def results_chart(results: pd.DataFrame, metrics: Sequence[str]) -> Figure:
         figure = _figure(6.4, 2.4)
         _say(figure.subplots(), "No results")
         return figure
-    heights = [1.0 + 0.4 * len(group.lines) for group in groups]
+    more = [max(_in_lines(name).count("\n") for name in group.metrics) for group in groups]
+    heights = [
+        1.0 + 0.2 * lines + 0.4 * len(group.lines)
+        for lines, group in zip(more, groups, strict=True)
+    ]
     columns = max(len(group.metrics) for group in groups)
     figure = _figure(1.9 + 2.3 * columns, sum(heights))
     shown = list(dict.fromkeys(line for group in groups for line in group.lines))
@@ -215,10 +221,20 @@ def results_chart(results: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     return figure
 
 
+def _in_lines(metric: str) -> str:
+    """Return the name of a metric in lines as narrow as a panel, broken after underscores."""
+    lines = [""]
+    for part in re.split(r"(?<=_)", metric):
+        if lines[-1] and len(lines[-1] + part) > _PANEL_LETTERS:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def _bars(axes: Axes, group: Comparison, column: int, colours: Sequence[str]) -> None:
     value, best = group.value[:, column], group.best()[:, column]
     rows = np.arange(len(group.lines))
-    _style(axes, group.metrics[column], grid="x")
+    _style(axes, _in_lines(group.metrics[column]), grid="x")
     axes.barh(rows, np.nan_to_num(value), height=0.66, color=list(colours))
     low, high = group.low[:, column], group.high[:, column]
     known = np.isfinite(value) & np.isfinite(low) & np.isfinite(high)
