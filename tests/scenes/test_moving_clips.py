@@ -71,7 +71,7 @@ def test_resuming_renders_only_what_is_missing_or_damaged(split, monkeypatch):
     before, rendered = contents(folder), []
     original = clips.render_clip
     monkeypatch.setattr(
-        clips, "render_clip", lambda *args: rendered.append(args[3]) or original(*args)
+        clips, "render_clip", lambda *args: rendered.append(args[1]) or original(*args)
     )
     (folder / "train/000001/00002.png").unlink()
     file = folder / "train/000003/00001.forward.flo"
