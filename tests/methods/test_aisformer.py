@@ -5,7 +5,8 @@ import torch
 
 from amodal_pipeline import methods
 from amodal_pipeline.layers import detector
-from amodal_pipeline.layers.masks import mask_loss
+from amodal_pipeline.layers.masks import mask_loss, mask_targets
+from amodal_pipeline.layers.occluders import with_occluders
 from amodal_pipeline.methods.aisformer import method
 from amodal_pipeline.methods.aisformer.config import AISFormerConfig
 from amodal_pipeline.methods.aisformer.head import QUERIES, AISFormerHead
@@ -175,6 +176,45 @@ def test_losses_have_their_weights_and_swapping_the_occluder_changes_only_its_ow
     after = model.truth(rois, targets, 28)
     assert not torch.equal(after.pop("occluder"), truth.pop("occluder"))
     assert all(torch.equal(after[name], truth[name]) for name in truth)
+
+
+def learnt(model, targets, iterations: int = 60):
+    """Return the losses before and after a training of the head alone, and the RoIs' features.
+
+    Features are the true masks, mixed.
+    """
+    rois = rois_of(targets)
+    wanted = with_occluders(targets, "visible")
+    masks = [
+        mask_targets(wanted, kind, rois.boxes, rois.matched, 14)
+        for kind in ("amodal", "visible", "occluder")
+    ]
+    torch.manual_seed(0)
+    seen = torch.einsum("kc,knhw->nchw", torch.randn(3, WIDTH), torch.stack(masks))
+    optimizer = torch.optim.Adam(model.head.parameters(), 0.01)
+    history = []
+    for _ in range(iterations):
+        found = model.head(seen)
+        losses = model.mask_losses(*([found] if isinstance(found, dict) else found), rois, targets)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        history.append({name: float(loss.detach()) for name, loss in losses.items()})
+    return history[0], history[-1], seen
+
+
+def test_every_mask_is_learnt(shapes):
+    values = tiny_method("aisformer").model_dump() | {"tokens": 14, "dropout": 0}
+    model = methods.build(AISFormerConfig.model_validate(values), classes=2).train()
+    _, targets = targets_of(shapes)
+    before, after, seen = learnt(model, targets)
+    assert all(after[name] < 0.4 * loss for name, loss in before.items()), (before, after)
+    truth = model.truth(rois_of(targets), targets, 28)
+    with torch.no_grad():
+        masks = model.eval().head(seen)
+    for name, true in truth.items():
+        shared = ((masks[name] > 0) & (true > 0)).sum() / ((masks[name] > 0) | (true > 0)).sum()
+        assert shared > 0.7, name
 
 
 @pytest.mark.parametrize("name", ["visible", "occluder", "invisible"])

@@ -10,7 +10,7 @@ from amodal_pipeline.layers.occluders import with_occluders
 from amodal_pipeline.methods.bcnet.config import BCNetConfig
 from amodal_pipeline.methods.bcnet.head import BCNetHead, GraphConvolution, boundary
 from tests.conftest import TINY_DETECTOR, tiny_method
-from tests.methods.test_aisformer import features, rois_of, targets_of
+from tests.methods.test_aisformer import features, learnt, rois_of, targets_of
 
 WIDTH = 16
 
@@ -117,6 +117,12 @@ def test_losses_have_their_weights(shapes):
     assert losses.keys() == slow.keys()
     for name, value in slow.items():
         torch.testing.assert_close(losses[name], value)
+
+
+def test_masks_and_boundaries_are_learnt(shapes):
+    model = methods.build(tiny_method("bcnet"), classes=2).train()
+    before, after, _ = learnt(model, targets_of(shapes)[1])
+    assert all(after[name] < 0.4 * loss for name, loss in before.items()), (before, after)
 
 
 @torch.no_grad()
