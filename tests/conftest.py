@@ -176,6 +176,27 @@ TINY_METHODS = {
         "prior_post_process": False,
         "reclassification": False,
     },
+    "aisformer": {"name": "aisformer", "feedforward": 32},
+    "aisformer_variants": {
+        "name": "aisformer",
+        "feedforward": 32,
+        "tokens": 14,
+        "layers": 2,
+        "convolutions": 2,
+        "pixel_convolutions": 1,
+        "invisible_embedding": False,
+        "occluders": "in_front",
+        "occluder_gate": 0.05,
+        "occluder_balance": True,
+    },
+    "bcnet": {"name": "bcnet"},
+    "bcnet_variants": {
+        "name": "bcnet",
+        "graph": False,
+        "boundaries": False,
+        "occluder_masks": "visible",
+        "occluder_balance": True,
+    },
     "sln": {"name": "sln", **TINY_SLN},
     "sln_with_classes": {
         "name": "sln",
@@ -271,7 +292,9 @@ def tiny_method(name: str):
         return MethodConfig.model_validate(TINY_COMPLETERS[name]).root
     head = {"convolutions": 2, "channels": 16, "class_agnostic": name.endswith("class_agnostic")}
     values = TINY_METHODS[name]
-    if values["name"] != "sln":
+    if values["name"] in ("aisformer", "bcnet"):
+        values = {**values, "detector": TINY_DETECTOR}
+    elif values["name"] != "sln":
         values = {**values, "detector": TINY_DETECTOR, "mask_head": head}
     return MethodConfig.model_validate(values).root
 

@@ -272,3 +272,39 @@ def test_images_of_any_size_come_back_in_their_own_coordinates(shapes):
     assert found[1]["boxes"][:, 3].max() > 64
     with pytest.raises(ValueError, match=r"\[3, H, W\]"):
         model([torch.zeros(30, 90)])
+
+
+@pytest.mark.parametrize("name", ["orcnn", "aisformer", "bcnet"])
+def test_mask_heads_on_the_same_detector_find_the_same_boxes(name, shapes):
+    torch.manual_seed(0)
+    source = methods.build(tiny_method("mask_rcnn"), classes=2).eval()
+    source.detector.roi_heads.score_thresh = 0.0
+    model = methods.build(tiny_method(name), classes=2).eval()
+    model.detector.roi_heads.score_thresh = 0.0
+    start_from(model, CATEGORIES, checkpoint_of(source))
+    images, _ = batch(shapes)
+    with torch.no_grad():
+        for found, expected in zip(model(images), source(images), strict=True):
+            assert len(found["boxes"]) == len(found["amodal_masks"]) > 0
+            for values in ("boxes", "labels", "scores"):
+                assert torch.equal(found[values], expected[values])
+
+
+def test_aisformer_and_bcnet_start_from_the_layers_that_mask_rcnn_has_too():
+    source = methods.build(tiny_method("mask_rcnn"), classes=2)
+    theirs = source.mask_head.state_dict()
+    aisformer = methods.build(tiny_method("aisformer"), classes=2)
+    start_from(aisformer, CATEGORIES, checkpoint_of(source))
+    own = aisformer.head.state_dict()
+    for name, value in own.items():
+        if name.startswith("convolutions."):
+            assert torch.equal(value, theirs[name.replace("convolutions", "layers", 1)])
+        if name.startswith("deconvolution."):
+            assert torch.equal(value, theirs[f"predictor.conv5_mask.{name.split('.')[-1]}"])
+    bcnet = methods.build(tiny_method("bcnet"), classes=2)
+    start_from(bcnet, CATEGORIES, checkpoint_of(source))
+    own = bcnet.head.state_dict()
+    for layer in (0, 1):
+        name = f"convolutions.{layer}.0.weight"
+        assert torch.equal(own[f"occludee.{name}"], theirs[name.replace("convolutions", "layers")])
+        assert not torch.equal(own[f"occluder.{name}"], own[f"occludee.{name}"])

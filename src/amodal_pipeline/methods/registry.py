@@ -12,6 +12,8 @@ METHODS = {
     "orcnn": "amodal_pipeline.methods.configs:ORCNNConfig",
     "shape_prior": "amodal_pipeline.methods.configs:ShapePriorConfig",
     "vrsp": "amodal_pipeline.methods.configs:VRSPConfig",
+    "aisformer": "amodal_pipeline.methods.aisformer.config:AISFormerConfig",
+    "bcnet": "amodal_pipeline.methods.bcnet.config:BCNetConfig",
     "mask_tokenizer": "amodal_pipeline.methods.configs:MaskTokenizerConfig",
     "c2f_seg": "amodal_pipeline.methods.configs:C2FSegConfig",
     "c2f_seg_video": "amodal_pipeline.methods.configs:C2FSegVideoConfig",

@@ -1,0 +1,1 @@
+"""AISFormer (Tran et al., BMVC 2022)."""

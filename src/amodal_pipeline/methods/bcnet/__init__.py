@@ -1,0 +1,1 @@
+"""BCNet (Ke et al., CVPR 2021)."""
