@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import timm
+from timm.models import is_model_in_modules
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
@@ -116,15 +117,35 @@ def timm_body(
             f"backbone {name!r} has maps at strides {info.reduction()}, needs {list(strides)}; "
             "choose another timm model"
         )
-    tag = "" if weights == "imagenet" else f".{weights}"
-    published = weights == "imagenet" or f"{name}{tag}" in timm.list_pretrained(f"{name}.*")
-    body = timm.create_model(
-        name + (tag if published else ""),
-        features_only=True,
-        out_indices=indices,
-        pretrained=published,
-        **options,
-    )
+    return _created(name, weights, features_only=True, out_indices=indices, **options)
+
+
+def timm_transformer(name: str, weights: str | None, side: int) -> nn.Module:
+    """Return timm's vision transformer ``name`` for images of ``side`` pixels, without its head.
+
+    Position embeddings of other sizes are resampled. ``weights`` as for :func:`timm_body`.
+    """
+    return _created(name, weights, img_size=side, num_classes=0, global_pool="")
+
+
+def is_transformer(name: str) -> bool:
+    """Return whether a timm model is a plain vision transformer, which has a single scale."""
+    return is_model_in_modules(name.partition(".")[0], ["vision_transformer"])
+
+
+def strides_of(name: str) -> tuple[int, ...]:
+    """Return the strides of all maps of a convolutional timm model, from fine to coarse."""
+    return tuple(timm.create_model(name, features_only=True).feature_info.reduction())
+
+
+def _created(name: str, weights: str | None, **options: object) -> nn.Module:
+    """Return a timm model with its weights: published ones, or those of a file."""
+    # A name may end with a tag, by which timm knows how images were normalised in training.
+    tagged = weights in (None, "imagenet") or name.endswith(f".{weights}")
+    full = name if tagged else f"{name}.{weights}"
+    known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+    published = weights == "imagenet" or (weights is not None and full in known)
+    body = timm.create_model(full if published else name, pretrained=published, **options)
     if weights is not None and not published:
         _load_weights(body, name, weights)
     return body

@@ -22,6 +22,7 @@ METHODS = {
     "sln": "amodal_pipeline.methods.configs:SLNConfig",
     "order_net": "amodal_pipeline.methods.configs:OrderNetConfig",
     "a3d": "amodal_pipeline.methods.configs:A3DConfig",
+    "plain_completer": "amodal_pipeline.methods.plain_completer.config:PlainCompleterConfig",
 }
 """Configuration classes as "module:class"; each has its ``name`` and a ``DESCRIPTION``."""
 

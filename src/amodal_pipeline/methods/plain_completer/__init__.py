@@ -1,0 +1,1 @@
+"""One encoder and decoder on crop and visible mask: the control for completers, and ViTA-Seg."""
