@@ -171,6 +171,28 @@ def test_objects_that_touch_one_another_are_pasted_where_that_is_wanted(source, 
     assert set(seen[False]) == {(False, False), (True, False)}
 
 
+def test_dual_annotation_adds_every_photograph_as_it_was(source, tmp_path):
+    config = PNG.model_copy(update={"dual_annotation": ("train",)})
+    once = compose_split(PNG, "train", *source, tmp_path / "once")
+    dual = compose_split(config, "train", *source, tmp_path / "dual")
+    assert len(once.images) == 6 and len(dual.images) == 12
+    assert compose_split(config, "val", *source, tmp_path / "val").images.shape[0] == 6
+    for before, after in zip(once.images["file_name"], dual.images["file_name"][:6], strict=True):
+        pictures = (tmp_path / "once/train" / before, tmp_path / "dual/train" / after)
+        assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    truth = {rle.encode(disc(60, 50, 25)[None])[0], rle.encode(disc(110, 100, 15)[None])[0]}
+    for image_id, name in zip(
+        dual.images["image_id"][6:], dual.images["file_name"][6:], strict=True
+    ):
+        whole = dual.of_image(image_id)
+        photo = source[1] / name.replace("_whole", "")
+        own = read_image(str(tmp_path / "dual/train"), name, SIZE)
+        assert np.array_equal(own, read_image(str(photo.parent), photo.name, SIZE))
+        assert (whole["amodal_rle"] == whole["visible_rle"]).all()
+        assert set(whole["amodal_rle"][~whole["ignore"]]) <= truth
+    assert len(dual.instances) - len(once.instances) == 6 + 2 * 3 + 2 * 2
+
+
 def test_class_agnostic_has_one_category(source, tmp_path):
     config = PNG.model_copy(update={"class_agnostic": True})
     table = compose_split(config, "train", *source, tmp_path / "out")

@@ -72,7 +72,7 @@ def compose_clips(
         in front of an earlier one, and all are in front of the photograph's objects.
     """
     image_root, folder = Path(image_root), Path(folder)
-    described = {"version": VERSION, "clips": config.model_dump(mode="json")}
+    described = {"version": VERSION, "clips": _described(config)}
     plan = planned(config.pictures, described, split, Path(source_json), image_root, workers)
     # Worker processes may have been started in another folder than this process is in now.
     root, target = str(image_root.absolute()), (folder / split).absolute()
@@ -308,8 +308,13 @@ def _table(
         images=pd.DataFrame(images),
         instances=pd.DataFrame(instances),
         order=pd.DataFrame(order, columns=["image_id", "occluder_id", "occludee_id"]),
-        sources={**source.metadata.sources, "compose": digest(config.model_dump(mode="json"))},
+        sources={**source.metadata.sources, "compose": digest(_described(config))},
         file=source.metadata.dataset,
         rejected=as_findings(source.rejected),
     )
     return table, np.array(pasted, bool)
+
+
+def _described(config: ComposedClipsConfig) -> dict:
+    """Return the values that decide the pictures."""
+    return config.model_dump(mode="json", exclude={"pictures": {"dual_annotation"}})

@@ -43,6 +43,7 @@ class Composite:
     others: tuple[SourceObject, ...]  # of other photographs, in the order in which they are tried
     seed: tuple[int, ...]
     fingerprint: str
+    as_it_was: bool = False  # the photograph without pasted objects
 
 
 @dataclass
@@ -104,6 +105,7 @@ def finished_record(path: Path, fingerprint: str) -> dict | None:
 def _compose(composite: Composite, config: ComposeConfig, root: str) -> tuple[_Scene, dict]:
     rng = np.random.default_rng(composite.seed)
     number = int(rng.integers(config.occluders[0], config.occluders[1], endpoint=True))
+    number = 0 if composite.as_it_was else number
     scene = _scene(composite, config, root, number)
     instances = [
         {

@@ -43,6 +43,8 @@ class ComposeConfig(Strict):
         exclude_incomplete: mark original objects whose mask may lack hidden parts as ``ignore``,
             so that they count neither for nor against a method.
         class_agnostic: use one category "object" with id 1 instead of the source's.
+        dual_annotation: splits that also have every photograph as it was, after the composed
+            pictures, so that each object is shown occluded and whole (SAMEO, arXiv 2503.06261).
         max_side: photographs with a longer side are scaled down to it, in pixels.
         image_format, jpeg_quality: file format of the pictures; PNG is lossless and larger.
     """
@@ -62,6 +64,7 @@ class ComposeConfig(Strict):
     touching_is_incomplete: bool = True
     exclude_incomplete: bool = True
     class_agnostic: bool = False
+    dual_annotation: tuple[str, ...] = ()
     max_side: int = Field(640, ge=32)
     image_format: Literal["jpeg", "png"] = "jpeg"
     jpeg_quality: int = Field(95, ge=1, le=100)
@@ -98,6 +101,8 @@ class ComposedClipsConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_ranges(self, "travel", "sway")
+        if self.pictures.dual_annotation:
+            raise ValueError("dual_annotation is for still pictures only: leave it out of clips")
         return self
 
 

@@ -72,7 +72,9 @@ def compose_split(
             or no object can be pasted. The message names the file.
     """
     image_root, folder = Path(image_root), Path(folder)
-    described = {"version": VERSION, "config": config.model_dump(mode="json")}
+    # Pictures do not depend on which others there are.
+    described = config.model_dump(mode="json", exclude={"dual_annotation"})
+    described = {"version": VERSION, "config": described}
     plan = planned(config, described, split, Path(source_json), image_root, workers)
     records = []
     with working(workers):
@@ -135,7 +137,7 @@ def planned(
     return Plan(
         source,
         _composites(source, objects, bank, config, split, fingerprint),
-        len(source.images) * config.composites_per_image,
+        len(source.images) * (config.composites_per_image + (split in config.dual_annotation)),
     )
 
 
@@ -249,7 +251,10 @@ def _composites(
     split: str,
     fingerprint: str,
 ) -> Iterator[Composite]:
-    """Yield the inputs of each picture: its photograph, and objects drawn from others."""
+    """Yield the inputs of each picture: its photograph, and objects drawn from others.
+
+    Photographs as they were, if the split has them, come last.
+    """
     images = source.images
     names = _output_names(images["file_name"].tolist(), source.metadata.dataset)
     sizes = images[["height", "width"]].to_numpy(dtype=np.int64).tolist()
@@ -268,6 +273,18 @@ def _composites(
                 others=tuple(others[:wanted]),
                 seed=(*seed, 1),
                 fingerprint=fingerprint,
+            )
+    for index, file_name in enumerate(images["file_name"]):
+        if split in config.dual_annotation:
+            yield Composite(
+                name=f"{names[index]}_whole",
+                file_name=file_name,
+                size=(sizes[index][0], sizes[index][1]),
+                objects=objects[index],
+                others=(),
+                seed=(config.seed, index),
+                fingerprint=fingerprint,
+                as_it_was=True,
             )
 
 
@@ -316,7 +333,8 @@ def _table(
             {"image_id": image_id, "occluder_id": first + front, "occludee_id": first + back}
             for front, back in record["order"]
         )
-    made_with = {"compose": digest(config.model_dump(mode="json"))}
+    unused = set() if config.dual_annotation else {"dual_annotation"}
+    made_with = {"compose": digest(config.model_dump(mode="json", exclude=unused))}
     return build(
         dataset=dataset,
         split=split,

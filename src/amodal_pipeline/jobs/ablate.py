@@ -246,7 +246,9 @@ def train_row(
     start = _start(row, annotations, place, given)
     if row.composed:
         annotations = _compose(row, annotations, place)
-    material = Material(annotations, start[0] if start else None, given.parts, given.detected)
+    # Detections belong to the pictures that were composed anew, not to the composed ones.
+    detected = None if row.composed else given.detected
+    material = Material(annotations, start[0] if start else None, given.parts, detected)
     folder = place.rows / row.name
     try:
         if not (place.restart or freshness.finished(plan_of(row.job, material, folder))) and (
