@@ -233,7 +233,17 @@ TINY_TOKENIZER = {
     "codes": 8,
     "code_size": 4,
 }
+TINY_PLAIN = {
+    "name": "plain_completer",
+    "encoder": {"name": "test_efficientnet", "weights": None},
+    "crop": {"side": 32, "image_side": 32},
+    "shared": [8, 8],
+    "branch": [8, 8, 4],
+    "last": 4,
+    "skips": True,
+}
 TINY_COMPLETERS = {
+    "plain_completer": TINY_PLAIN,
     "a3d": TINY_A3D,
     "a3d_softras": {**TINY_A3D, "camera": "softras", "fitted": True},
     "a3d_without_parts": {**TINY_A3D, "mesh": False, "refinement": False},

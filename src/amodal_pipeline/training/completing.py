@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from amodal_pipeline.annotations import KnownObjects, Predictions
+from amodal_pipeline.annotations import Given, KnownObjects, Predictions
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import aspects, crop_masks, paste_masks, windows
 from amodal_pipeline.methods.baselines import visible_masks, with_amodal
@@ -51,7 +51,8 @@ def complete(
     Returns:
         The same objects with the same ids, scores, categories and visible masks, the ``inputs`` of
         the objects, and ``instance_id`` or ``source_id``. An empty visible mask gives an empty
-        amodal mask without a box.
+        amodal mask without a box. If the model also returns "iou" [N], its estimate of how good
+        each mask is, the scores of detections are multiplied by it; those of true objects are not.
 
     Raises:
         ValueError: an object has no visible mask, or no amodal box if the model needs one; or an
@@ -64,10 +65,14 @@ def complete(
     crops_of = _Objects(objects.table, model.config, config.objects_per_batch)
     loader = DataLoader(crops_of, batch_size=None, num_workers=config.workers)
     amodal, done = list(visible), 0
+    iou = np.ones(len(visible))
     for crops in loader:
         targets = {name: values.to(device) for name, values in crops.targets.items()}
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-            found = model(crops.images.to(device), targets)["amodal_masks"].float().cpu()
+            outputs = model(crops.images.to(device), targets)
+        found = outputs["amodal_masks"].float().cpu()
+        if "iou" in outputs:
+            iou[crops.rows] = outputs["iou"].float().cpu().numpy()
         for rows, own, size in _by_size(crops.rows, objects.table.sizes):
             for row, mask in zip(
                 rows, paste_masks(found[own], crops.windows[own], size), strict=True
@@ -77,7 +82,15 @@ def complete(
         if on_progress:
             on_progress(done, crops_of.count)
     made = {"method": method, "variant": variant, "seed": seed, "checkpoint": checkpoint}
-    return with_amodal(objects, amodal, made)
+    return with_amodal(_rescored(objects, iou), amodal, made)
+
+
+def _rescored(objects: KnownObjects, iou: np.ndarray) -> KnownObjects:
+    """Return detections with scores multiplied by ``iou`` [N], and other objects as they are."""
+    if objects.given is not Given.DETECTIONS or (iou == 1).all():
+        return objects
+    score = objects.table.predictions["score"].to_numpy(dtype=np.float64)
+    return objects.with_columns(score=score * iou)
 
 
 def estimate_boxes(

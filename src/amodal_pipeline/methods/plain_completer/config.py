@@ -59,6 +59,7 @@ class PlainCompleterConfig(Strict):
         batches="amodal_pipeline.methods.plain_completer.method:batches",
         learns_from="objects",
         learns_from_detections=True,
+        sees="others",
     )
 
     name: Literal["plain_completer"] = "plain_completer"

@@ -234,4 +234,5 @@ def batches(
         detected=detected,
         predicted_share=config.predicted_share,
         with_images=config.image,
+        others=config.others,
     )
