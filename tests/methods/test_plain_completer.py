@@ -46,7 +46,7 @@ VARIANTS = {
     "everything": EVERYTHING,
     "everything_on_tokens": VIT | EVERYTHING | {"skips": True},
     "masks_alone": {"image": False, "mask": False, "distance": True},
-    "one_head": {"heads": 1, "batch_dice": True, "prototypes": 4, "prototype_gate": "none"},
+    "one_head": {"heads": 1, "batch_dice": True, "prototypes": 4, "prototype_gate": "open"},
     "larger_image": {"crop": {"side": 16, "image_side": 40}, "fusion": False},
 }
 

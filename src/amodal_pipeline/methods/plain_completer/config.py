@@ -31,7 +31,7 @@ class PlainCompleterConfig(Strict):
 
     ``prototypes``: K learned vectors, the memory of shapes, which the features after the shared
     stages attend to; 0: none. ``prototype_gate`` decides how much of it is added at a place, from
-    the "distance" and the features, from the "features" alone, or everything ("none")
+    the "distance" and the features, from the "features" alone, or everything ("open")
     (arXiv 2605.24533, whose abstract is all that is known of it).
 
     In training: ``corruption`` of visible masks; ``flip``, the share of objects that are mirrored;
@@ -82,7 +82,7 @@ class PlainCompleterConfig(Strict):
     iou_head: bool = False
     iou_weight: float = Field(0.05, gt=0)
     prototypes: int = Field(0, ge=0)
-    prototype_gate: Literal["distance", "features", "none"] = "distance"
+    prototype_gate: Literal["distance", "features", "open"] = "distance"
     corruption: CorruptionConfig | None = None
     flip: float = Field(0.0, ge=0, le=1)
     enlargement: tuple[float, float] | None = None

@@ -74,7 +74,7 @@ class PlainCompleter(nn.Module):
         width, last = self.shared.channels, config.last
         if config.prototypes:
             gate = config.prototype_gate
-            self.memory = ShapeMemory(width, config.prototypes, gate != "none", gate == "distance")
+            self.memory = ShapeMemory(width, config.prototypes, gate != "open", gate == "distance")
 
         def branch() -> Branch:
             seen = given if config.skips else 0
