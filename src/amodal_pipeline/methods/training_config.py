@@ -37,8 +37,8 @@ class TrainingConfig(Strict):
         frozen: parameters whose name begins with one of these ("detector.") keep their values.
         stages: run one after another; then all parameters train for the remaining iterations. The
             schedule spans all stages, and the losses of untrained modules are left out.
-        precision: "auto" is bf16 on a GPU, and on a processor that has bf16 in hardware (our choice:
-            the papers train in float32), else float32. In bf16 the optimiser's step is fused.
+        precision: "auto" is bf16 on a GPU and on a processor with bf16 in hardware (our choice: the
+            papers train in float32), else float32. In bf16 the optimiser's step is fused.
         device: "auto" is a GPU if there is one, else the CPU.
         compiled: use torch.compile, which takes minutes at first and makes iterations faster.
         workers: processes that load batches; 0 loads in the training process.
