@@ -41,7 +41,8 @@ def test_trainings_differ_by_precision_unless_it_is_unknown():
 
 def test_bfloat16_gives_the_same_bits_again_and_is_continued_as_such(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    method, config = tiny_method("orcnn"), tiny_training(precision="auto", optimizer="adamw")
+    changes = {"optimizer": "adamw", "iterations": 4}
+    method, config = tiny_method("mask_rcnn"), tiny_training(precision="auto", **changes)
     whole = loop.train(method, config, shapes, tmp_path / "whole")
     assert whole.card.fingerprint.parts["training.precision"] == "bfloat16"
     assert all(w.dtype != torch.bfloat16 for w in whole.weights.values())
@@ -52,7 +53,7 @@ def test_bfloat16_gives_the_same_bits_again_and_is_continued_as_such(shapes, tmp
 
     with pytest.raises(KeyboardInterrupt):
         loop.train(method, config, shapes, tmp_path / "cut", on_step=cut)
-    plain = tiny_training(precision="float32", optimizer="adamw")
+    plain = tiny_training(precision="float32", **changes)
     with pytest.raises(state.ChangedTrainingError, match=r"precision: bfloat16 -> float32"):
         loop.train(method, plain, shapes, tmp_path / "cut")
     resumed = loop.train(method, config, shapes, tmp_path / "cut")

@@ -22,6 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.processes import HeldError, lock
 from amodal_pipeline.annotations.storage import naming_full_disk
+from amodal_pipeline.layers.backbone import PyramidBackbone
+from amodal_pipeline.layers.encoder import Encoder
+from amodal_pipeline.layers.folding import fold
 from amodal_pipeline.methods import build, contract, make_batches
 from amodal_pipeline.methods.checkpoints import (
     Checkpoint,
@@ -196,6 +199,9 @@ def train(
         part.load_state_dict(component.weights)
     model.train()
     _freeze(model, config.frozen)
+    for part in model.modules() if fast else ():
+        if isinstance(part, Encoder | PyramidBackbone):
+            fold(part.body)
     stages = _Stages(model, config)
     optimizer = _optimizer(model, config, fused=fast)
     truncate_history(history, done)
