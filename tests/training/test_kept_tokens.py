@@ -10,6 +10,7 @@ from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.samples import objects
 from amodal_pipeline.samples.objects import ObjectBatches
 
 CROP = CropConfig(side=16, image_side=16)
@@ -72,12 +73,14 @@ def test_kept_maps_are_those_of_the_images_of_the_batch(shapes, share):
             assert torch.equal(batch.targets[name], values), name
 
 
-def test_no_maps_are_kept_beyond_the_limit(shapes):
+def test_no_maps_are_kept_beyond_the_limit(shapes, monkeypatch):
     batches = ObjectBatches(shapes, CROP, 2, 0)
     size = len(batches.rows) * 3 * 16 * 16 * 4
-    assert not batches.keep_maps(lambda images: [images.float()], limit=size - 1)
+    monkeypatch.setattr(objects, "MAPS_LIMIT", size - 1)
+    assert not batches.keep_maps(lambda images: [images.float()])
     assert batches[0].images.shape == (2, 3, 16, 16)
-    assert batches.keep_maps(lambda images: [images.float()], limit=size)
+    monkeypatch.setattr(objects, "MAPS_LIMIT", size)
+    assert batches.keep_maps(lambda images: [images.float()])
 
 
 @pytest.mark.parametrize("drawn", [{"enlargement": (1.5, 3.0)}, {"box_noise": 0.1}])

@@ -5,7 +5,7 @@ object are one of (seed, iteration, index).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
+from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import boxes, strings
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.corruption import corrupt
@@ -34,6 +35,7 @@ from amodal_pipeline.samples.images import (
 )
 
 _AT_ONCE = 16  # masks encoded at once; one takes 75 MB at the paper's size
+IMAGES_LIMIT = 2**29  # bytes of kept images; the 400 of the scenes have 0.12 GB
 MAPS_LIMIT = 2 * 2**30  # bytes of kept maps; the 3,362 objects of the scenes have 0.8 GB
 
 
@@ -174,6 +176,10 @@ class ObjectBatches(Dataset):
         self.image_rows = images.get_indexer(truth["image_id"].to_numpy(dtype=np.int64))
         self.names = annotations.images["file_name"].tolist()
         self.others = VisibleOthers(self.masks["visible"], self.image_rows) if others else None
+        # Decoded once, if all of them fit: each is read for every object in it in every epoch.
+        height, width = self.annotations.images[["height", "width"]].to_numpy(dtype=np.int64).T
+        fit = 3 * int((height * width).sum()) <= IMAGES_LIMIT
+        self.read = cache(read_image) if fit else read_image
         self.views = _Views(truth["track_id"].iloc[self.rows], paired)
         self.places = int(self.views.places.sum())  # of an epoch
         self.epochs: dict[int, np.ndarray] = {}
@@ -233,16 +239,15 @@ class ObjectBatches(Dataset):
             for _, rows, seen in self._fixed_windows()
         )
 
-    def keep_maps(self, encode: Callable[[Tensor], list[Tensor]], limit: int = MAPS_LIMIT) -> bool:
+    def keep_maps(self, encode: Callable[[Tensor], list[Tensor]]) -> bool:
         """Compute the maps of all images once, and add them to the targets of every batch.
 
         The target is "maps", a list of [N, C, h, w]; ``images`` are [N, 3, 0, 0] then, and no file
-        is opened.
+        is opened. Maps that need more than :data:`MAPS_LIMIT` bytes together are not kept.
 
         Args:
             encode: maps images uint8 [n, 3, image_side, image_side] to their maps, each
                 [n, C, h, w].
-            limit: bytes of all maps together. If they need more, none are kept.
 
         Returns:
             Whether they are kept.
@@ -258,7 +263,7 @@ class ObjectBatches(Dataset):
             # As channels-last, in which the convolutions that read them are faster.
             maps = [m.movedim(1, -1).contiguous().cpu() for m in encode(self._images(rows, seen))]
             if kept is None:
-                if total * sum(m[0].nbytes for m in maps) > limit:
+                if total * sum(m[0].nbytes for m in maps) > MAPS_LIMIT:
                     return False
                 kept = [m.new_empty(total, *m.shape[1:]) for m in maps]
             for whole, part in zip(kept, maps, strict=True):
@@ -381,7 +386,7 @@ class ObjectBatches(Dataset):
         if not self.with_images:
             return self._no_images(rows)
         root, names = self.annotations.metadata.image_root, self._names(rows)
-        return image_crops(root, names, self.sizes[rows], seen, self.crop.image_side)
+        return image_crops(root, names, self.sizes[rows], seen, self.crop.image_side, self.read)
 
     def _no_images(self, rows: np.ndarray) -> Tensor:
         return torch.zeros(len(rows), 3, 0, 0, dtype=torch.uint8)
