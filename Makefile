@@ -41,7 +41,7 @@ docs: env  ## the documentation as a site, with an API reference: open site/inde
 
 # Composing needs photographs: make bench COCO_FILE=instances.json COCO_IMAGES=folder
 bench: env  ## side-by-side timings, recorded in benchmarks/results
-	for program in scenes annotations training_step readers evaluation codebook vrsp levels c2f_seg clips sln soft_rasterizer threads; do \
+	for program in scenes annotations training_step readers evaluation codebook vrsp levels c2f_seg clips sln soft_rasterizer threads embedded_steps; do \
 		$(BIN)/python benchmarks/$$program.py --out benchmarks/results/$$program.json || exit 1; \
 	done
 	test -z "$(COCO_FILE)" || $(BIN)/python benchmarks/compose.py $(COCO_FILE) $(COCO_IMAGES) \

@@ -23,6 +23,7 @@ from amodal_pipeline import methods
 from amodal_pipeline.layers.configs import CropConfig, EncoderConfig
 from amodal_pipeline.methods.c2f_seg.method import C2FSeg
 from amodal_pipeline.methods.configs import C2FSegConfig, MaskTokenizerConfig
+from amodal_pipeline.training.device import resolve_precision
 from record import peak_gigabytes, seconds_of, write
 
 PAPER = C2FSegConfig(encoder=EncoderConfig(weights=None), tokenizer=MaskTokenizerConfig())
@@ -56,8 +57,8 @@ class Levers:
 def ladder(device: str, without: list[str]) -> tuple[list[Levers], dict[str, str]]:
     """The levers one by one, and why any is left out."""
     left_out = dict.fromkeys(without, "not asked for")
-    if device == "cpu":
-        left_out["bfloat16"] = "the training loop stays in float32 on a CPU"
+    if resolve_precision("auto", device) != "bfloat16":
+        left_out["bfloat16"] = "this processor has no bf16 in hardware"
     if not shutil.which("c++") and not shutil.which("g++"):
         left_out["compiled"] = "torch.compile needs a C++ compiler, and there is none"
     used: dict[str, bool] = {}

@@ -22,9 +22,13 @@ def write(result: dict, out: Path | None) -> None:
     """Print the result with machine, versions and revision; record it in ``out``."""
     import torch
 
+    from amodal_pipeline.training.device import resolve_precision
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     context = {
         "device": gpu or f"CPU ({platform.machine()}, {os.cpu_count()} cores)",
+        "processor": torch.cpu.get_capabilities().get("cpu_name", "unknown"),
+        "bf16_in_hardware": resolve_precision("auto", "cpu") == "bfloat16",
         "load_average": round(os.getloadavg()[0], 1),
         "versions": {
             "python": platform.python_version(),

@@ -322,5 +322,6 @@ def tiny_training(**changes) -> TrainingConfig:
         "log_every": 1,
         "workers": 0,
         "device": "cpu",
+        "precision": "float32",  # on every processor
     }
     return TrainingConfig.model_validate({**values, **changes})

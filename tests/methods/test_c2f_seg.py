@@ -39,6 +39,7 @@ VARIANTS = {
     "coarse": {"refinement": False},
     "single_branch": {"visible_branch": False},
     "without_attention": {"attention": False},
+    "given_mask": {"given_mask": "joined"},
     "released": {
         "fusion": "channels",
         "attention_map": True,
@@ -297,6 +298,40 @@ def test_refinement_sees_the_features_that_are_attended_to(joins_map):
     torch.testing.assert_close(seen[0], torch.cat([module.features(maps[-1]), small, last], dim=1))
 
 
+def test_joined_masks_come_in_at_each_stride():
+    """Written out: the masks' own kernels, applied to their means, are added to the plain form."""
+    torch.manual_seed(0)
+    joined = refinement.Refinement(config(given_mask="joined"), [4, 5, 6, 7]).eval()
+    plain = refinement.Refinement(config(), [4, 5, 6, 7]).eval()
+    own = joined.state_dict()
+    plain.load_state_dict(
+        {
+            n: own[n][:, : p.shape[1]] if p.ndim > 1 else own[n]
+            for n, p in plain.state_dict().items()
+        }
+    )
+    maps = [torch.randn(2, c, s, s) for c, s in ((4, 16), (5, 8), (6, 4), (7, 4))]
+    mask, given = torch.rand(2, 2, 32, 32)
+    for name in ("amodal", "visible"):
+        branch, from_masks = getattr(plain, name), getattr(joined, name)
+        for layer, other in (
+            (branch.middle, from_masks.middle),
+            (branch.fine, from_masks.fine),
+            (branch.to_mask[0], from_masks.to_mask[0]),
+        ):
+            kernel = other.weight[:, layer.in_channels :]
+
+            def with_masks(layer, args, out, kernel=kernel):
+                small = F.adaptive_avg_pool2d(torch.stack([mask, given], 1), out.shape[-1])
+                return out + F.conv2d(small, kernel, padding=layer.padding)
+
+            layer.register_forward_hook(with_masks)
+    found, expected = joined(maps, mask, 32, given), plain(maps, mask, 32)
+    torch.testing.assert_close(found.amodal, expected.amodal)
+    torch.testing.assert_close(found.visible, expected.visible)
+    assert not torch.equal(joined(maps, mask, 32, 1 - given).amodal, found.amodal)
+
+
 def test_fused_attention_is_attention():
     torch.manual_seed(0)
     block = Block(8, 2, 0.0).eval()
@@ -360,7 +395,7 @@ def test_without_refinement_the_coarse_mask_is_the_result():
 def shown(model):
     """The refinement gives back the coarse mask, which is the visible one of the crop."""
     model.refinement = None
-    model._refine = lambda maps, coarse: refinement.Refined(coarse, None)
+    model._refine = lambda maps, coarse, given: refinement.Refined(coarse, None)
     model._decode = lambda images, targets: (None, decoding.Decoding(targets["input"][None], None))
     model._mask = lambda tokens: tokens.float()
     return model.eval()

@@ -365,3 +365,18 @@ def test_predicted_objects_are_seen_within_their_predicted_amodal_box(shapes):
             ValueError, match=r"1 of 1 objects of 'them' have no suitable amodal box .*100"
         ):
             ObjectBatches(shapes, AMODAL, 16, 0, detected=found, **options)
+
+
+def test_images_are_read_once_if_all_of_them_fit(shapes, monkeypatch):
+    size = 3 * int((shapes.images["height"] * shapes.images["width"]).sum())
+    found = {}
+    for limit in (size - 1, size):
+        read = []
+        monkeypatch.setattr(objects, "IMAGES_LIMIT", limit)
+        monkeypatch.setattr(
+            objects, "read_image", lambda *a, read=read: (read.append(a[1]), read_image(*a))[1]
+        )
+        batches = ObjectBatches(shapes, CropConfig(side=16, image_side=16), 8, 0)
+        found[limit] = [batches[i].images for i in range(6)]
+        assert (len(read) == len(set(read))) == (limit == size)
+    assert all(torch.equal(a, b) for a, b in zip(*found.values(), strict=True))

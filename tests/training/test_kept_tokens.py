@@ -1,4 +1,4 @@
-"""Tokens of amodal masks that are computed once, before a training."""
+"""Tokens of amodal masks, and maps of images, that are computed once, before a training."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ from amodal_pipeline.annotations import Predictions
 from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTIONS, boxes, frame
 from amodal_pipeline.layers.configs import CropConfig
+from amodal_pipeline.samples import objects
 from amodal_pipeline.samples.objects import ObjectBatches
 
 CROP = CropConfig(side=16, image_side=16)
@@ -50,6 +51,36 @@ def test_kept_tokens_are_those_of_the_amodal_masks_of_the_batch(shapes, share, a
         assert torch.equal(targets["amodal_tokens"], expected.long())
         assert expected.any()
     assert (seen > 0) == (share > 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_kept_maps_are_those_of_the_images_of_the_batch(shapes, share):
+    def encode(images):
+        return [images.float(), images[:, :1, ::2, ::2].float()]
+
+    def batches():
+        return ObjectBatches(shapes, CROP, 6, 3, detected=detected(shapes), predicted_share=share)
+
+    plain, kept = batches(), batches()
+    assert kept.keep_maps(encode)
+    for iteration in range(6):
+        expected, batch = plain[iteration], kept[iteration]
+        assert batch.images.shape == (6, 3, 0, 0)
+        for found, maps in zip(batch.targets.pop("maps"), encode(expected.images), strict=True):
+            assert torch.equal(found, maps)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+        for name, values in expected.targets.items():
+            assert torch.equal(batch.targets[name], values), name
+
+
+def test_no_maps_are_kept_beyond_the_limit(shapes, monkeypatch):
+    batches = ObjectBatches(shapes, CROP, 2, 0)
+    size = len(batches.rows) * 3 * 16 * 16 * 4
+    monkeypatch.setattr(objects, "MAPS_LIMIT", size - 1)
+    assert not batches.keep_maps(lambda images: [images.float()])
+    assert batches[0].images.shape == (2, 3, 16, 16)
+    monkeypatch.setattr(objects, "MAPS_LIMIT", size)
+    assert batches.keep_maps(lambda images: [images.float()])
 
 
 @pytest.mark.parametrize("drawn", [{"enlargement": (1.5, 3.0)}, {"box_noise": 0.1}])

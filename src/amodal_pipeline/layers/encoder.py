@@ -64,6 +64,13 @@ class Encoder(nn.Module):
     def _batch_norms(self) -> list[nn.Module]:
         return [m for m in self.body.modules() if isinstance(m, nn.BatchNorm2d)]
 
+    @property
+    def fixed(self) -> bool:
+        """Return whether equal images give equal maps in all of the training."""
+        layers = (m for m in self.modules() if next(m.children(), None) is None)
+        learns = any(p.requires_grad for p in self.parameters())
+        return not learns and not any(layer.training for layer in layers)
+
     def train(self, mode: bool = True) -> "Encoder":
         super().train(mode)
         if self.frozen_batch_norm:

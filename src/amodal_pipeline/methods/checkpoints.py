@@ -84,12 +84,17 @@ class Fingerprint(BaseModel):
         return _digest(self.parts)
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Return a line "name: theirs -> ours" for each part in which ``other`` differs."""
+        """Return a line "name: theirs -> ours" for each part in which ``other`` differs.
+
+        The precision "auto" is an unknown one: an earlier version recorded it, or the machine of
+        the training is not asked. It differs from none.
+        """
         names = sorted(self.parts.keys() | other.parts.keys())
         return [
-            f"{n}: {other.parts.get(n, 'absent')} -> {self.parts.get(n, 'absent')}"
+            f"{n}: {theirs} -> {ours}"
             for n in names
-            if self.parts.get(n) != other.parts.get(n)
+            if (theirs := other.parts.get(n, "absent")) != (ours := self.parts.get(n, "absent"))
+            and (n != "training.precision" or "auto" not in (theirs, ours))
         ]
 
 

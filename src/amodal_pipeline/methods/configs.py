@@ -334,6 +334,7 @@ class _C2FSegNetwork(Strict):
     attention: bool = True
     attention_map: bool = False
     refinement_adapter: bool = False
+    given_mask: Literal["none", "joined"] = "none"
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -355,6 +356,8 @@ class _C2FSegNetwork(Strict):
             raise ValueError("attention_map=true has no effect without attention")
         if self.refinement_adapter and not self.refinement:
             raise ValueError("refinement_adapter=true has no effect without refinement")
+        if self.given_mask == "joined" and not self.refinement:
+            raise ValueError("given_mask=joined has no effect without refinement")
         return self
 
 
@@ -369,6 +372,9 @@ class C2FSegConfig(_C2FSegNetwork):
     drawn from the ``top_k`` likeliest (1: always the likeliest), and the confidence has Gumbel
     noise of ``temperature`` (0: none). ``refinement`` false: the coarse mask is the result
     (Table 3); ``visible_branch`` false: single branch; ``attention`` false: Table B.3.
+    ``given_mask`` "joined" is our extension: the refinement sees the coarse mask and the given
+    visible mask once more at strides 8, 4 and 2 (the paper's, "none": the coarse mask alone, at
+    stride 16).
 
     Options of the released code, where it differs: ``cosine_mask_ratio`` draws the ratio as
     max(cos(pi u / 2), lower end); ``loss_on_all_tokens``; ``label_smoothing`` (0.1);

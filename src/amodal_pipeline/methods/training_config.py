@@ -37,7 +37,8 @@ class TrainingConfig(Strict):
         frozen: parameters whose name begins with one of these ("detector.") keep their values.
         stages: run one after another; then all parameters train for the remaining iterations. The
             schedule spans all stages, and the losses of untrained modules are left out.
-        precision: "auto" is bf16 on a GPU (our choice: the papers train in float32), else float32.
+        precision: "auto" is bf16 on a GPU and on a processor with bf16 in hardware (our choice: the
+            papers train in float32), else float32. In bf16 the optimiser's step is fused.
         device: "auto" is a GPU if there is one, else the CPU.
         compiled: use torch.compile, which takes minutes at first and makes iterations faster.
         workers: processes that load batches; 0 loads in the training process.
@@ -99,8 +100,7 @@ class InferenceConfig(Strict):
         objects_per_batch: objects per batch of a completer, or pairs per batch of OrderNet.
         workers: processes that load images; 0 loads in the main process.
         device: "auto" is a GPU if there is one, else the CPU.
-        precision: "auto" is bf16 on a GPU, else float32. bf16 is faster and costs 0.3–0.6 points
-            of AP.
+        precision: "auto" is bf16 where that is fast, else float32. bf16 costs 0.3–0.6 points of AP.
     """
 
     batch_size: int = Field(4, gt=0)

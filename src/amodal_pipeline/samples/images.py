@@ -5,7 +5,7 @@ continued training needs no state of the sampler, and gives the same weights for
 workers. Masks are decoded from run lengths at the image's own resolution; only the image is scaled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -168,7 +168,12 @@ def scale_and_flip(
 
 
 def image_crops(
-    root: str, names: Sequence[str], sizes: np.ndarray, windows: np.ndarray, side: int
+    root: str,
+    names: Sequence[str],
+    sizes: np.ndarray,
+    windows: np.ndarray,
+    side: int,
+    read: Callable[..., np.ndarray] = read_image,
 ) -> Tensor:
     """Return the pixels of windows of images, uint8 [N, 3, side, side].
 
@@ -180,11 +185,12 @@ def image_crops(
         sizes: (height, width) of each image, [N, 2].
         windows: [N, 4] (x1, y1, x2, y2) in pixels.
         side: height and width of the result.
+        read: returns the pixels of an image, as :func:`~..annotations.images.read_image` does.
     """
     crops, last = [], None
     for name, size, window in zip(names, sizes, windows, strict=True):
         if name != last:
-            image = torch.from_numpy(read_image(root, name, tuple(size))).permute(2, 0, 1)
+            image = torch.from_numpy(read(root, name, tuple(size.tolist()))).permute(2, 0, 1)
             last = name
         crops.append(crop_image(image, window, side))
     return torch.stack(crops)

@@ -4,8 +4,8 @@ As in :mod:`.images`, a batch is a pure function of (seed, iteration), and the r
 object are one of (seed, iteration, index).
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
+from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import boxes, strings
 from amodal_pipeline.layers.configs import CorruptionConfig, CropConfig
 from amodal_pipeline.layers.corruption import corrupt
@@ -34,6 +35,8 @@ from amodal_pipeline.samples.images import (
 )
 
 _AT_ONCE = 16  # masks encoded at once; one takes 75 MB at the paper's size
+IMAGES_LIMIT = 2**29  # bytes of kept images; the 400 of the scenes have 0.12 GB
+MAPS_LIMIT = 2 * 2**30  # bytes of kept maps; the 3,362 objects of the scenes have 0.8 GB
 
 
 def boxes_around(predictions: Predictions, around: Literal["visible", "amodal"]) -> np.ndarray:
@@ -110,6 +113,7 @@ class ObjectBatches(Dataset):
     - "index": int64 [N], row of ``instances``
     - "aspect": float32 [N, 2], width and height of the window divided by the longer of them
     - "predicted": bool [N], whether "input" and the window come from a detector
+    - "amodal_tokens", "maps": see :meth:`keep_tokens` and :meth:`keep_maps`
     - "partner": int64 [N], position in the batch of another view of the same object, or -1
     - "others", with ``others``: uint8 [N, side, side], where other objects of the image, ignored
       ones too, are truly visible, and the object itself is not
@@ -172,6 +176,10 @@ class ObjectBatches(Dataset):
         self.image_rows = images.get_indexer(truth["image_id"].to_numpy(dtype=np.int64))
         self.names = annotations.images["file_name"].tolist()
         self.others = VisibleOthers(self.masks["visible"], self.image_rows) if others else None
+        # Decoded once, if all of them fit: each is read for every object in it in every epoch.
+        height, width = self.annotations.images[["height", "width"]].to_numpy(dtype=np.int64).T
+        fit = 3 * int((height * width).sum()) <= IMAGES_LIMIT
+        self.read = cache(read_image) if fit else read_image
         self.views = _Views(truth["track_id"].iloc[self.rows], paired)
         self.places = int(self.views.places.sum())  # of an epoch
         self.epochs: dict[int, np.ndarray] = {}
@@ -179,6 +187,7 @@ class ObjectBatches(Dataset):
         self.detections = np.full(len(truth), -1, np.int64)
         self.predicted_masks, self.predicted_boxes = pa.array([], pa.string()), np.zeros((0, 4))
         self.tokens: Tensor | None = None
+        self.maps: list[Tensor] | None = None
         if detected is not None:
             self._add(detected)
 
@@ -225,24 +234,70 @@ class ObjectBatches(Dataset):
             raise ValueError(
                 "tokens of random crops cannot be kept: leave out enlargement and box_noise"
             )
-        found = self.rows[self.detections[self.rows] >= 0]
-        true, predicted = self.boxes, self.predicted_boxes[self.detections[found]]
-        tokens = tokenize(
-            itertools.chain(
-                self._amodal_crops(self.rows, true[self.rows]), self._amodal_crops(found, predicted)
-            )
+        self.tokens = tokenize(
+            torch.from_numpy(self._crops("amodal", rows, seen))
+            for _, rows, seen in self._fixed_windows()
         )
-        place = np.full((2, len(self.boxes)), -1, np.int64)
-        place[0, self.rows] = np.arange(len(self.rows))
-        place[1, found] = len(self.rows) + np.arange(len(found))
-        self.tokens, self.token_places = tokens, place
 
-    def _amodal_crops(self, rows: np.ndarray, boxes: np.ndarray) -> Iterator[Tensor]:
+    def keep_maps(self, encode: Callable[[Tensor], list[Tensor]]) -> bool:
+        """Compute the maps of all images once, and add them to the targets of every batch.
+
+        The target is "maps", a list of [N, C, h, w]; ``images`` are [N, 3, 0, 0] then, and no file
+        is opened. Maps that need more than :data:`MAPS_LIMIT` bytes together are not kept.
+
+        Args:
+            encode: maps images uint8 [n, 3, image_side, image_side] to their maps, each
+                [n, C, h, w].
+
+        Returns:
+            Whether they are kept.
+
+        Raises:
+            ValueError: windows are drawn at random, so that images differ in every batch.
+        """
+        if not self.with_images:
+            return False
+        kept: list[Tensor] | None = None
+        total = 1 + int(self.fixed_places.max())
+        for start, rows, seen in self._fixed_windows():
+            # As channels-last, in which the convolutions that read them are faster.
+            maps = [m.movedim(1, -1).contiguous().cpu() for m in encode(self._images(rows, seen))]
+            if kept is None:
+                if total * sum(m[0].nbytes for m in maps) > MAPS_LIMIT:
+                    return False
+                kept = [m.new_empty(total, *m.shape[1:]) for m in maps]
+            for whole, part in zip(kept, maps, strict=True):
+                whole[start : start + len(part)] = part
+        self.maps = kept
+        return True
+
+    @cached_property
+    def fixed_places(self) -> np.ndarray:
+        """Place of each object's true [0] and predicted [1] window among all, int64 [2, N], or -1.
+
+        Raises:
+            ValueError: windows are drawn at random.
+        """
+        if self.enlargement or self.box_noise:
+            raise ValueError(
+                "tokens and maps of random crops cannot be kept: leave out enlargement and "
+                "box_noise"
+            )
+        used = np.zeros((2, len(self.boxes)), bool)
+        used[0, self.rows] = True
+        if self.predicted_share:
+            used[1] = used[0] & (self.detections >= 0)
+        return np.where(used, np.cumsum(used).reshape(used.shape) - 1, -1)
+
+    def _fixed_windows(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield the first place, the rows [n] and the windows [n, 4] of all objects in pieces."""
+        kinds, rows = np.nonzero(self.fixed_places >= 0)
+        boxes = self.boxes[rows]
+        boxes[kinds == 1] = self.predicted_boxes[self.detections[rows[kinds == 1]]]
         for start in range(0, len(rows), _AT_ONCE):
             own = rows[start : start + _AT_ONCE]
             seen = windows(boxes[start : start + _AT_ONCE], self.sizes[own], self.crop)
-            counts = self.masks["amodal"].take(pa.array(own))
-            yield torch.from_numpy(crop_masks(counts, seen, self.sizes[own], self.crop.side))
+            yield start, own, seen
 
     def __getitem__(self, iteration: int) -> TrainingBatch:
         indices, draws, partner = self._drawn(iteration)
@@ -259,10 +314,7 @@ class ObjectBatches(Dataset):
         if self.box_noise:
             boxes = _shaken(boxes, np.stack([d.uniform(-1, 1, 4) for d in draws]) * self.box_noise)
         seen = windows(boxes, sizes, self.crop, enlarge)
-        truth = {
-            kind: crop_masks(masks.take(pa.array(rows)), seen, sizes, side)
-            for kind, masks in self.masks.items()
-        }
+        truth = {kind: self._crops(kind, rows, seen) for kind in self.masks}
         given = truth["visible"].copy()
         given[predicted] = crop_masks(
             self.predicted_masks.take(pa.array(detections)), seen[predicted], sizes[predicted], side
@@ -276,11 +328,14 @@ class ObjectBatches(Dataset):
             others = crop_masks(self.others(rows), seen, sizes, side)
             masks["others"] = others & ~truth["visible"]
         kept = {}
+        if self.tokens is not None or self.maps is not None:
+            places = torch.from_numpy(self.fixed_places[predicted.astype(int), rows])
         if self.tokens is not None:
-            places = self.token_places[predicted.astype(int), rows]
-            kept["amodal_tokens"] = self.tokens[torch.from_numpy(places)].long()
+            kept["amodal_tokens"] = self.tokens[places].long()
+        if self.maps is not None:
+            kept["maps"] = [maps[places].movedim(-1, 1) for maps in self.maps]
         return TrainingBatch(
-            self._images(rows, seen),
+            self._no_images(rows) if self.maps is not None else self._images(rows, seen),
             {
                 **{kind: torch.from_numpy(mask.astype(np.uint8)) for kind, mask in masks.items()},
                 "labels": torch.from_numpy(self.labels[rows]),
@@ -323,11 +378,18 @@ class ObjectBatches(Dataset):
             self.epochs[epoch] = np.stack([turns, np.diff(turns, prepend=-1) == 0])
         return self.epochs[epoch]
 
+    def _crops(self, kind: str, rows: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        masks = self.masks[kind].take(pa.array(rows))
+        return crop_masks(masks, seen, self.sizes[rows], self.crop.side)
+
     def _images(self, rows: np.ndarray, seen: np.ndarray) -> Tensor:
         if not self.with_images:
-            return torch.zeros(len(rows), 3, 0, 0, dtype=torch.uint8)
+            return self._no_images(rows)
         root, names = self.annotations.metadata.image_root, self._names(rows)
-        return image_crops(root, names, self.sizes[rows], seen, self.crop.image_side)
+        return image_crops(root, names, self.sizes[rows], seen, self.crop.image_side, self.read)
+
+    def _no_images(self, rows: np.ndarray) -> Tensor:
+        return torch.zeros(len(rows), 3, 0, 0, dtype=torch.uint8)
 
     def _names(self, rows: np.ndarray) -> list[str]:
         return [self.names[image] for image in self.image_rows[rows]]

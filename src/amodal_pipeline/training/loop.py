@@ -22,6 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.processes import HeldError, lock
 from amodal_pipeline.annotations.storage import naming_full_disk
+from amodal_pipeline.layers.backbone import PyramidBackbone
+from amodal_pipeline.layers.encoder import Encoder
+from amodal_pipeline.layers.folding import fold
 from amodal_pipeline.methods import build, contract, make_batches
 from amodal_pipeline.methods.checkpoints import (
     Checkpoint,
@@ -38,7 +41,7 @@ from amodal_pipeline.methods.pretrained import start_from, weights_of, without_d
 from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import TrainingConfig
 from amodal_pipeline.samples.images import TrainingBatch
-from amodal_pipeline.training.device import resolve_device, wants_bfloat16
+from amodal_pipeline.training.device import resolve_device, resolve_precision
 from amodal_pipeline.training.familiarity import familiarity
 from amodal_pipeline.training.state import (
     read_state,
@@ -84,8 +87,10 @@ def fingerprint(
 ) -> Fingerprint:
     """Return the fingerprint of a training: see :meth:`Fingerprint.of_training`.
 
-    The arguments are those of :func:`train`.
+    The arguments are those of :func:`train`. It has the precision that "auto" is on this machine.
     """
+    precision = resolve_precision(config.precision, resolve_device(config.device))
+    config = config.model_copy(update={"precision": precision})
     sources = {name: component.digest for name, component in components.items()}
     if detected is not None and len(detected.predictions):
         sources["detected"] = detected.metadata.checkpoint
@@ -181,8 +186,8 @@ def train(
     device = resolve_device(config.device)
     # Accelerate keeps the first precision and device of a process; trainings may differ in both.
     AcceleratorState._reset_state(reset_partial_state=True)
-    precision = "bf16" if wants_bfloat16(config.precision, device) else "no"
-    accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
+    fast = resolve_precision(config.precision, device) == "bfloat16"
+    accelerator = Accelerator(mixed_precision="bf16" if fast else "no", cpu=device == "cpu")
     torch.manual_seed(config.seed)
     categories = annotations.metadata.categories
     model = build(without_download(method) if saved else method, len(categories))
@@ -194,8 +199,11 @@ def train(
         part.load_state_dict(component.weights)
     model.train()
     _freeze(model, config.frozen)
+    for part in model.modules() if fast else ():
+        if isinstance(part, Encoder | PyramidBackbone):
+            fold(part.body)
     stages = _Stages(model, config)
-    optimizer = _optimizer(model, config)
+    optimizer = _optimizer(model, config, fused=fast)
     truncate_history(history, done)
 
     batches = make_batches(method, config, annotations, detected)
@@ -430,7 +438,10 @@ def _loader(batches: Dataset, done: int, config: TrainingConfig) -> Iterator[Tra
     )
 
 
-def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def _optimizer(
+    model: nn.Module, config: TrainingConfig, *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """Return the optimiser; ``fused`` does a step in one pass, with other roundings."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": trained, "weight_decay": config.weight_decay}]
     if not config.decay_vectors:
@@ -439,11 +450,11 @@ def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimize
         groups.append({"params": flat, "weight_decay": 0.0})
     match config.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, config.learning_rate, config.momentum)
+            return torch.optim.SGD(groups, config.learning_rate, config.momentum, fused=fused)
         case "adam":
-            return torch.optim.Adam(groups, config.learning_rate, config.betas)
+            return torch.optim.Adam(groups, config.learning_rate, config.betas, fused=fused)
         case "adamw":
-            return torch.optim.AdamW(groups, config.learning_rate, config.betas)
+            return torch.optim.AdamW(groups, config.learning_rate, config.betas, fused=fused)
 
 
 def _rate(config: TrainingConfig, iteration: int) -> float:
@@ -466,9 +477,13 @@ def _rate(config: TrainingConfig, iteration: int) -> float:
 @contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Nothing here reads memory that it has not written.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled

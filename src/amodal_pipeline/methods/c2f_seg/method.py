@@ -58,6 +58,7 @@ class C2FSeg(nn.Module):
     - "input": the given visible masks, uint8 [N, S, S]
     - "amodal", "visible": the true masks, uint8 [N, S, S]
     - "amodal_tokens" (optional): int64 [N, T, T], which saves encoding "amodal"
+    - "maps" (optional): the encoder's, which saves encoding the images
 
     In evaluation: "input" and "key", int64 [N], the seeds of random draws.
 
@@ -105,15 +106,17 @@ class C2FSeg(nn.Module):
         return self
 
     def prepare(self, batches: ObjectBatches) -> None:
-        """Encode all true masks once before training, because the tokenizer does not change."""
+        """Encode what does not change once before training: true masks, and images if frozen."""
         device = self.tokenizer.codes.device
         batches.keep_tokens(lambda masks: tokenize_all(self.tokenizer, masks, device))
+        if self.encoder.fixed:
+            batches.keep_maps(torch.no_grad()(lambda images: self.encoder(images.to(device))))
 
     def forward(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.training:
             return self._losses(images, targets)
         maps, decoding = self._decode(images, targets)
-        found = self._refine(maps, self._mask(decoding.tokens[-1]))
+        found = self._refine(maps, self._mask(decoding.tokens[-1]), targets["input"])
         masks = {"amodal_masks": found.amodal}
         return masks if found.visible is None else masks | {"visible_masks": found.visible}
 
@@ -121,7 +124,7 @@ class C2FSeg(nn.Module):
         """Return the masks of objects after every step; in evaluation mode, with its inputs."""
         maps, decoding = self._decode(images, targets)
         steps = torch.stack([self._mask(tokens) for tokens in decoding.tokens])
-        found = self._refine(maps, steps[-1])
+        found = self._refine(maps, steps[-1], targets["input"])
         decided = decoding.decided.float().mean(dim=2)
         return Completion(steps, decided, steps[-1], found.amodal, found.visible)
 
@@ -172,7 +175,7 @@ class C2FSeg(nn.Module):
         top = min(config.top_k, logits.shape[-1])
         noise = -torch.empty_like(logits[..., :top]).exponential_().log()
         predicted = torch.where(masked, drawn(logits.detach(), noise), truth)
-        found = self.refinement(maps, self._mask(predicted), config.crop.side)
+        found = self.refinement(maps, self._mask(predicted), config.crop.side, targets["input"])
         for kind, logits in (("amodal", found.amodal), ("visible", found.visible)):  # eq. 10
             if logits is not None:
                 wanted = targets[kind].float()
@@ -195,17 +198,17 @@ class C2FSeg(nn.Module):
 
     def _maps(self, images: Tensor, targets: dict[str, Tensor]) -> list[Tensor]:
         """What the encoder makes of the crops."""
-        return self.encoder(images)
+        return targets["maps"] if "maps" in targets else self.encoder(images)
 
     def _context(self, maps: list[Tensor], targets: dict[str, Tensor]) -> Tensor:
         visible = self.tokenizer.encode(targets["input"].float())
         return self.transformer.context(maps[-1], visible.flatten(1))
 
-    def _refine(self, maps: list[Tensor], coarse: Tensor) -> Refined:
+    def _refine(self, maps: list[Tensor], coarse: Tensor, given: Tensor) -> Refined:
         """Return masks as probabilities; the coarse mask if there is no refinement."""
         if not self.config.refinement:
             return Refined(coarse, None)
-        found = self.refinement(maps, coarse, self.config.crop.side)
+        found = self.refinement(maps, coarse, self.config.crop.side, given)
         visible = None if found.visible is None else found.visible.sigmoid()
         return Refined(found.amodal.sigmoid(), visible)
 

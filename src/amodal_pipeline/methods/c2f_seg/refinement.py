@@ -21,10 +21,12 @@ class Refinement(nn.Module):
     """Maps image features and the coarse mask to refined amodal and visible masks (eq. 9).
 
     Features of all stages are added between stride 16 and stride 2, where the masks are predicted.
+    The coarse mask comes in at stride 16; with ``given_mask`` "joined" it does so again at strides
+    8, 4 and 2, together with the given visible mask.
 
     Args:
         config: refinement_channels (at strides 16, 16, 8, 4 and 2), refinement_adapter, attention,
-            attention_map, visible_branch.
+            attention_map, visible_branch, given_mask.
         channels: of the encoder's maps, at strides 4, 8, 16 and 16.
     """
 
@@ -48,13 +50,27 @@ class Refinement(nn.Module):
         self.joined = nn.Sequential(_convolution(joined, joined), _convolution(joined, second))
         self.coarse = nn.Conv2d(coarse, second, 1)
         self.shared = _convolution(second, third)
-        self.amodal = _Branch(third, (middle, fine), rest)
-        self.visible = _Branch(third, (middle, fine), rest) if config.visible_branch else None
+        self.joins_masks = config.given_mask == "joined"
+        masks = 2 if self.joins_masks else 0
+        self.amodal = _Branch(third, (middle, fine), rest, masks)
+        self.visible = (
+            _Branch(third, (middle, fine), rest, masks) if config.visible_branch else None
+        )
 
-    def forward(self, maps: list[Tensor], mask: Tensor, side: int) -> Refined:
-        """Return logits [N, side, side] from the encoder's maps and coarse masks [N, S, S]."""
+    def forward(
+        self, maps: list[Tensor], mask: Tensor, side: int, given: Tensor | None = None
+    ) -> Refined:
+        """Return logits [N, side, side].
+
+        Args:
+            maps: of the encoder.
+            mask: coarse masks, float [N, S, S] in 0–1.
+            side: of the logits.
+            given: the given visible masks [N, S, S] of 0 and 1; used if they are joined.
+        """
         fine, middle, coarse, last = maps
         last = self.adapter(last)
+        masks = torch.stack([mask, given.to(mask.dtype)], dim=1) if self.joins_masks else None
         mask = F.interpolate(mask[:, None], size=last.shape[-2:], mode="area")
         parts = [self.features(last), mask.to(last.dtype)]
         if self.attention:
@@ -65,25 +81,28 @@ class Refinement(nn.Module):
             parts.append(weight if self.joins_map else self.attended(places * weight * last))
         x = self.joined(torch.cat(parts, dim=1)) + self.coarse(coarse)
         x = self.shared(_enlarged(x, middle.shape[-2:]))
-        visible = self.visible(x, middle, fine, side) if self.visible else None
-        return Refined(self.amodal(x, middle, fine, side), visible)
+        visible = self.visible(x, middle, fine, side, masks) if self.visible else None
+        return Refined(self.amodal(x, middle, fine, side, masks), visible)
 
 
 class _Branch(nn.Module):
-    """Maps features at stride 8 to the logits of one mask."""
+    """Maps features at stride 8, and ``masks`` masks if any, to the logits of one mask."""
 
-    def __init__(self, channels: int, maps: tuple[int, int], widths: list[int]) -> None:
+    def __init__(self, channels: int, maps: tuple[int, int], widths: list[int], masks: int) -> None:
         super().__init__()
         middle, fine = maps
-        self.middle = nn.Conv2d(middle, channels, 1)
-        self.fine = nn.Conv2d(fine, widths[0], 1)
+        self.middle = nn.Conv2d(middle + masks, channels, 1)
+        self.fine = nn.Conv2d(fine + masks, widths[0], 1)
         self.to_fine = _convolution(channels, widths[0])
-        self.to_mask = _convolution(widths[0], widths[1])
+        self.to_mask = _convolution(widths[0] + masks, widths[1])
         self.logits = nn.Conv2d(widths[1], 1, 3, padding=1)
 
-    def forward(self, x: Tensor, middle: Tensor, fine: Tensor, side: int) -> Tensor:
-        x = self.to_fine(_enlarged(x + self.middle(middle), fine.shape[-2:]))
-        x = self.to_mask(_enlarged(x + self.fine(fine), [2 * s for s in fine.shape[-2:]]))
+    def forward(
+        self, x: Tensor, middle: Tensor, fine: Tensor, side: int, masks: Tensor | None
+    ) -> Tensor:
+        x = x + self.middle(_beside(middle, masks))
+        x = self.to_fine(_enlarged(x, fine.shape[-2:])) + self.fine(_beside(fine, masks))
+        x = self.to_mask(_beside(_enlarged(x, [2 * s for s in fine.shape[-2:]]), masks))
         logits = self.logits(x).float()
         return F.interpolate(logits, size=(side, side), mode="bilinear")[:, 0]
 
@@ -120,6 +139,14 @@ def _convolution(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )
+
+
+def _beside(x: Tensor, masks: Tensor | None) -> Tensor:
+    """Return x [N, C, h, w] with the means of masks [N, M, S, S] as further channels."""
+    if masks is None:
+        return x
+    masks = F.interpolate(masks, size=x.shape[-2:], mode="area")
+    return torch.cat([x, masks.to(x.dtype)], dim=1)
 
 
 def _enlarged(x: Tensor, size: list[int]) -> Tensor:

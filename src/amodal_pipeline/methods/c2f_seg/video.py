@@ -49,7 +49,7 @@ class C2FSegVideo(C2FSeg):
             return self._losses(images, targets, clips)
         maps, decoding = self._decode(images, targets, clips)
         coarse = self._mask(decoding.tokens[-1])
-        found = self._refine(maps, coarse)
+        found = self._refine(maps, coarse, targets["input"])
         combined = self.config.combined and self.config.refinement
         masks = {"amodal_masks": found.amodal + coarse if combined else found.amodal}
         if found.visible is not None:
