@@ -56,3 +56,18 @@ def test_what_cannot_be_counted_is_refused():
 
 def test_a_processor_is_named_with_its_threads():
     assert device_name("cpu") == f"CPU, {torch.get_num_threads()} threads"
+
+
+class Queried(nn.Module):
+    """A learnt query, shared by the images of a batch, in a layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.layer = nn.Parameter(torch.ones(1, 4)), nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.layer(self.query.expand(len(images), -1))
+
+
+def test_a_layer_may_be_given_a_view_of_a_parameter():
+    assert cost(Queried().eval(), torch.rand(3, 2, 2)).flops == 2 * 4 * 2

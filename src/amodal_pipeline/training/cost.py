@@ -52,8 +52,15 @@ def cost(
         raise ValueError(f"the image must be [3, height, width], not {list(image.shape)}")
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model([image]) if targets is None else model(image[None], targets)
+    # The counter looks for the gradient of all that a layer is given: views of parameters have none.
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.requires_grad_(False)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            model([image]) if targets is None else model(image[None], targets)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         flops=counter.get_total_flops(),
