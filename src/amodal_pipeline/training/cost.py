@@ -52,7 +52,7 @@ def cost(
         raise ValueError(f"the image must be [3, height, width], not {list(image.shape)}")
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
-    # The counter looks for the gradient of all that a layer is given: views of parameters have none.
+    # The counter looks for the gradients of a layer's inputs; views of parameters have none here.
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         model.requires_grad_(False)
