@@ -43,3 +43,11 @@ def test_a_folded_network_gives_the_same_maps_gradients_and_state(name):
 def test_norms_that_train_are_not_folded():
     encoder = Encoder(EncoderConfig(name="test_resnet", weights=None)).train()
     assert fold(encoder.body) == 0
+
+
+def test_a_network_may_see_more_than_three_channels():
+    body = nn.Sequential(nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2)).eval().requires_grad_(False)
+    image = torch.rand(1, 4, 8, 8)
+    plain = body(image)
+    assert fold(body) == 1
+    torch.testing.assert_close(body(image), plain)

@@ -16,13 +16,17 @@ def fold(body: nn.Module, side: int = 64) -> int:
     convolution's output as it is. Which ones these are is seen in one pass of a random image.
 
     Args:
-        body: maps images [N, 3, H, W] to a list of maps.
+        body: maps images [N, C, H, W] to a list of maps; its first convolution says what C is.
         side: height and width of the image.
 
     Returns:
         How many norms are folded.
     """
-    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not any(map(_is_frozen, norms)):
+        return 0
+    channels = next(m.in_channels for m in body.modules() if isinstance(m, nn.Conv2d))
+    image = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0))
     pairs = _pairs(body, image.to(next(body.parameters())))
     for convolution, norm in pairs:
         # In a tuple it is no submodule, which would give its parameters a second name.
