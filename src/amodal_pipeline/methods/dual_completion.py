@@ -99,8 +99,8 @@ def stated(objects: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """
     if len(objects.predictions) and not len(objects.order):
         raise ValueError(
-            f"the objects of {objects.metadata.method!r} have no order, which order=true needs: "
-            "use true objects of a data set with depth order, or order=own"
+            f"the objects of {objects.metadata.method!r} have no order: use true objects of a data "
+            "set with depth order, or (pcnet_m) order=own, which finds it"
         )
     ids = pd.Index(objects.predictions["prediction_id"].to_numpy(dtype=np.int64))
     ends = np.stack([ids.get_indexer(objects.order[f"{end}_id"]) for end in ("front", "back")])
