@@ -83,7 +83,7 @@ class Ideal(nn.Module):
     def gains(self, images, targets):
         self.calls += len(targets["key"])
         eraser, given = targets["in_front"].bool(), targets["input"].bool()
-        return (self._whole(targets) & eraser & ~given).float().mean(dim=(1, 2))
+        return {"gains": (self._whole(targets) & eraser & ~given).float().mean(dim=(1, 2))}
 
     def forward(self, images, targets):
         known = targets["input"].bool() | targets["in_front"].bool()
@@ -301,7 +301,7 @@ def test_an_ideal_network_grows_only_where_its_object_is_hidden(shapes):
         whole = batch.targets["visible"].float() * 20 - 10
         model.network = Network(lambda _, whole=whole: torch.stack([-whole, whole], dim=1))
         hidden = (batch.targets["visible"] & ~batch.targets["input"].bool()).float()
-        gains = model.gains(batch.images, batch.targets)
+        gains = model.gains(batch.images, batch.targets)["gains"]
         assert torch.equal(gains, hidden.mean(dim=(1, 2)))
         assert gains.any() != behind
 

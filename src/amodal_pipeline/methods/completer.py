@@ -204,7 +204,7 @@ def _in_front(known: _Objects) -> VisibleInFront:
         for own in _at_once(np.arange(len(ways))):
             rows, eraser = ways[own].T
             crops = known.crops(rows, masks.take(pa.array(eraser)))
-            share = model.gains(*crops.given).double().cpu().numpy()
+            share = model.gains(*crops.given)["gains"].double().cpu().numpy()
             gains.append(share * areas(crops.windows))
         front, back, _ = dual_completion.decided(pairs, np.concatenate(gains))
     front, back = dual_completion.occluders(model.config.order, pairs, front, back)

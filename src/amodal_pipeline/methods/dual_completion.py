@@ -3,8 +3,9 @@
 Of two objects that touch, each is completed into the visible mask of the other; the one that grows
 more is behind (section 3.3). A completer whose description has ``sees="in_front"`` is given, as the
 target "in_front", uint8 [N, S, S], where all occluders of an object are visible: those in front of
-it, and those in front of these. Its network has the method ``gains(images, targets)``: the share of
-each window, float [N] in 0–1, by which an object grows into "in_front". Its configuration has
+it, and those in front of these. Its network has the method ``gains(images, targets)``, which
+returns {"gains": float [N]}, the share of each window in 0–1 by which an object grows into
+"in_front". Its configuration has
 
 - ``order``: "own", by dual completion; "true", the order that the table states; "none": all objects
   that touch it are taken for occluders;

@@ -47,11 +47,11 @@ class PCNetM(nn.Module):
             found |= targets["input"].bool()
         return {"amodal_masks": found.float()}
 
-    def gains(self, images: Tensor, targets: dict[str, Tensor]) -> Tensor:
-        """Return the share of each window, float [N], by which its object grows into the eraser."""
+    def gains(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return "gains" [N], the share of each window by which its object grows into the eraser."""
         eraser = self._eraser(targets)
         found = self._probability(images, targets, eraser) > self.config.order_threshold
-        return (found & eraser).float().mean(dim=(1, 2))
+        return {"gains": (found & eraser).float().mean(dim=(1, 2))}
 
     def complete(
         self,
