@@ -280,6 +280,17 @@ TINY_RIVALS = {
         "channels": [4, 8, 8],
         "frames": 6,
     },
+    "pcnet_m": {
+        "name": "pcnet_m",
+        "crop": {
+            "enlarge": 1.1,
+            "square": "by_area",
+            "clipped": False,
+            "side": 32,
+            "image_side": 32,
+        },
+        "width": 0.25,
+    },
     "savos": {
         "name": "savos",
         "crop": {"enlarge": 1.5, "side": 32, "image_side": 32},

@@ -3,9 +3,15 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from amodal_pipeline.annotations import order, rle
-from amodal_pipeline.annotations.order import overlapping, overlapping_pairs
+from amodal_pipeline.annotations.order import (
+    all_in_front,
+    overlapping,
+    overlapping_pairs,
+    touching_pairs,
+)
 from amodal_pipeline.annotations.tables import INSTANCES, frame
 
 SIDE = 10
@@ -80,3 +86,40 @@ def test_crowded_images_are_passed_over_and_named(monkeypatch, limit, value):
 def test_an_empty_table_has_no_pairs():
     i, j, crowded = overlapping(frame(INSTANCES, pd.DataFrame()))
     assert len(i) == len(j) == len(crowded) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    placed=st.lists(
+        st.tuples(st.integers(0, 2), *[st.integers(0, SIDE - 1)] * 2, *[st.integers(1, 4)] * 2),
+        max_size=10,
+    ),
+    most=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_touching_pairs_are_those_of_the_pixels(placed, most):
+    table = instances([p[1:] for p in placed], [p[0] for p in placed])
+    masks = rle.decode(table["amodal_rle"].tolist(), (SIDE, SIDE)).astype(bool)
+    image = table["image_id"].to_numpy(dtype=np.int64)
+    expected = []
+    for a in range(len(table)):
+        for b in range(a + 1, len(table)):
+            near = ndimage.binary_dilation(masks[a]) & masks[b]
+            shared = (masks[a] & masks[b]).sum() / min(masks[a].sum(), masks[b].sum())
+            if image[a] == image[b] and near.any() and shared <= most:
+                expected.append((a, b))
+    found = touching_pairs(image, table["amodal_rle"].tolist(), (SIDE, SIDE), most)
+    assert found.shape[1] == 2 and sorted(map(tuple, found.tolist())) == expected
+
+
+@given(edges=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=14))
+def test_all_that_is_in_front_follows_from_neighbours(edges):
+    front, back = np.array(edges, np.int64).reshape(-1, 2).T
+    reach = np.zeros((7, 7), bool)
+    reach[front, back] = True
+    for _ in range(7):  # paths of any length, rings too
+        reach |= reach @ reach
+    np.fill_diagonal(reach, False)
+    expected = [(f, b) for b in range(7) for f in range(7) if reach[f, b]]
+    assert (
+        list(zip(*(ends.tolist() for ends in all_in_front(front, back)), strict=True)) == expected
+    )

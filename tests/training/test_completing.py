@@ -20,6 +20,7 @@ from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import crop_masks, paste_masks, windows
 from amodal_pipeline.methods import completer
 from amodal_pipeline.methods.baselines import convex_hull, visible_mask
+from amodal_pipeline.methods.contract import Description
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.evaluate import evaluate
@@ -33,7 +34,7 @@ CPU = InferenceConfig(workers=0, device="cpu")
 
 def configured(crop, sees="itself"):
     """Return what inference reads of a completer's configuration."""
-    return SimpleNamespace(crop=crop, DESCRIPTION=SimpleNamespace(sees=sees))
+    return SimpleNamespace(crop=crop, DESCRIPTION=Description("complete", "", sees=sees))
 
 
 class Echo(nn.Module):

@@ -53,8 +53,8 @@ _REMEDY = {
     Format.FLAT: "read it with --env=d2sa or --env=cocoa_cls, or as your own data "
     "(docs/own_data.md)",
     Format.MODAL: "make a data set with known amodal masks from it with --env=composed_coco; train "
-    "a detector of visible masks on it with --env=coco_modal; or, where its outlines are those of "
-    "whole objects, see docs/own_data.md",
+    "a detector of visible masks, or PCNet-M, on it with --env=coco_modal; or, where its outlines "
+    "are those of whole objects, see docs/own_data.md",
     Format.UNKNOWN: "docs/data_sets.md lists the files that are expected",
 }
 

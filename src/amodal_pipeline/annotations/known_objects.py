@@ -74,7 +74,8 @@ def true_objects(annotations: AmodalAnnotations, boxes: bool = False) -> KnownOb
     """Return the true objects of a split with their visible masks, without those to be ignored.
 
     ``prediction_id`` and ``instance_id`` are the true object's, the score is 1, the method is
-    "truth". With ``boxes`` their amodal boxes are known too.
+    "truth". With ``boxes`` their amodal boxes are known too. The table has the true order between
+    the objects, with the score 1 and the source "truth".
     """
     counted = ~annotations.instances["ignore"].to_numpy(dtype=bool)
     table = annotations.instances[counted]
@@ -84,7 +85,8 @@ def true_objects(annotations: AmodalAnnotations, boxes: bool = False) -> KnownOb
     given = Given.TRUE_BOXES if boxes else Given.TRUE_MASKS
     columns = {name: table[name] for name in same}
     columns |= {"prediction_id": table["instance_id"], "score": np.ones(len(table))}
-    return KnownObjects(_table(annotations, "truth", given, columns), given)
+    objects = _table(annotations, "truth", given, columns)
+    return KnownObjects(dataclasses.replace(objects, order=_true_order(annotations)), given)
 
 
 def no_objects(annotations: AmodalAnnotations) -> KnownObjects:
@@ -105,24 +107,27 @@ def true_objects_with_order(annotations: AmodalAnnotations) -> Predictions:
 
     Ignored objects are left out. The order has the score 1 and the source "truth".
     """
-    objects = true_objects(annotations).table
-    table, truth, order = objects.predictions, annotations.instances, annotations.order
+    objects, truth = true_objects(annotations).table, annotations.instances
     counted = ~truth["ignore"].to_numpy(dtype=bool)
-    ids = table["prediction_id"].to_numpy(dtype=np.int64)
+    both = {name: truth[name][counted].array for name in ("amodal_rle", "amodal_box")}
+    table = objects.predictions.assign(**both)
+    return dataclasses.replace(objects, predictions=frame(PREDICTIONS, table))
+
+
+def _true_order(annotations: AmodalAnnotations) -> pd.DataFrame:
+    """Return the order between objects that are not ignored, as predictions have it."""
+    truth, order = annotations.instances, annotations.order
+    counted = ~truth["ignore"].to_numpy(dtype=bool)
+    ids = truth["instance_id"].to_numpy(dtype=np.int64)[counted]
     ends = [order[c].to_numpy(dtype=np.int64) for c in ("occluder_id", "occludee_id")]
     kept = np.isin(ends[0], ids) & np.isin(ends[1], ids)
-    both = {name: truth[name][counted].array for name in ("amodal_rle", "amodal_box")}
-    return dataclasses.replace(
-        objects,
-        predictions=frame(PREDICTIONS, table.assign(**both)),
-        order=frame(
-            PREDICTION_ORDER,
-            {
-                "image_id": order["image_id"][kept],
-                "front_id": ends[0][kept],
-                "back_id": ends[1][kept],
-                "score": np.ones(kept.sum()),
-                "source": ["truth"] * int(kept.sum()),
-            },
-        ),
+    return frame(
+        PREDICTION_ORDER,
+        {
+            "image_id": order["image_id"][kept],
+            "front_id": ends[0][kept],
+            "back_id": ends[1][kept],
+            "score": np.ones(kept.sum()),
+            "source": ["truth"] * int(kept.sum()),
+        },
     )

@@ -1,12 +1,16 @@
-"""Order pairs of data sets that state the order by ranks, or by a list and masks alone."""
+"""Order pairs of data sets that state the order by ranks, or by a list and masks alone.
+
+Also pairs of objects that touch, and what follows from pairs of neighbours.
+"""
 
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from amodal_pipeline.annotations import rle
-from amodal_pipeline.annotations.tables import boxes, strings
+from amodal_pipeline.annotations.tables import INSTANCES, boxes, frame, strings
 from amodal_pipeline.annotations.validation import Finding, finding
 
 # Pairs grow with the square of an image's objects. They are compared only in images with at most
@@ -64,6 +68,69 @@ def overlapping(instances: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.nda
     none = np.zeros((0, 2), np.int64)
     i, j = np.concatenate([none, *overlapping_pairs(instances, rows)]).T
     return i, j, crowded
+
+
+def touching_pairs(
+    image_ids: np.ndarray, visible: rle.Masks, sizes: rle.Sizes, most_shared: float = 1.0
+) -> np.ndarray:
+    """Return pairs of masks of one image that share a pixel, or have pixels beside each other.
+
+    Beside a pixel are those above, below, left and right of it. Images that are
+    :func:`too_crowded` give no pairs.
+
+    Args:
+        image_ids: the image of each mask, int64 [N].
+        visible: N run lengths.
+        sizes: canvas (height, width) of each, or one for all.
+        most_shared: pairs that share a larger part of the smaller of the two masks are left out.
+
+    Returns:
+        Rows of the masks, int64 [P, 2], the smaller one first.
+    """
+    sizes = np.broadcast_to(np.asarray(sizes).reshape(-1, 2), (len(image_ids), 2))
+    masks = visible if isinstance(visible, pa.Array) else pa.array(visible, pa.string())
+    grown = [
+        mask
+        for start in range(0, len(masks), _CHUNK)
+        for mask in rle.dilate(masks[start : start + _CHUNK], sizes[start : start + _CHUNK])
+    ]
+    columns = {"image_id": image_ids, "amodal_rle": grown, "amodal_box": rle.box(grown, sizes)}
+    i, j, _ = overlapping(frame(INSTANCES, columns))
+    involved, place = np.unique(np.concatenate([i, j]), return_inverse=True)
+    at_i, at_j = place[: len(i)], place[len(i) :]
+    own = rle.unpack(masks.take(pa.array(involved)))
+    around = rle.unpack([grown[row] for row in involved])
+    kept = rle.shared_area_of_pairs(around, at_i, own, at_j) > 0
+    if most_shared < 1:
+        area, shared = rle.area(own), rle.shared_area_of_pairs(own, at_i, own, at_j)
+        kept &= shared <= most_shared * np.minimum(area[at_i], area[at_j])
+    return np.stack([i[kept], j[kept]], axis=1)
+
+
+def all_in_front(front: np.ndarray, back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return all pairs that follow from pairs of neighbours: what is in front of what is in front.
+
+    Pairs may form rings; nothing is in front of itself.
+
+    Args:
+        front, back: int64 [E], any numbers of objects.
+
+    Returns:
+        ``front`` and ``back``, int64 [F] each, sorted by ``back``, then ``front``, each pair once.
+    """
+    before: dict[int, list[int]] = {}
+    for nearer, farther in zip(front.tolist(), back.tolist(), strict=True):
+        before.setdefault(farther, []).append(nearer)
+    found: list[tuple[int, int]] = []
+    for object_ in sorted(before):
+        reached, ahead = {object_}, [object_]
+        while ahead:
+            new = set(before.get(ahead.pop(), ())) - reached
+            reached |= new
+            ahead += new
+        found += ((nearer, object_) for nearer in sorted(reached - {object_}))
+    pairs = np.array(found, np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def by_rank(

@@ -70,6 +70,9 @@ def evaluate(
         if len(table) and table["visible_rle"].notna().all():
             for baseline in (baselines.visible_mask, baselines.convex_hull):
                 parts.append(run(baseline(predictions), evaluation, matches))
+            if len(predictions.order):
+                hulls = baselines.convex_hull_in_order(predictions)
+                parts.append(run(hulls, evaluation, matches, run_id=scored(predictions)))
         if len(table) and "order" in evaluation.protocols:
             only = evaluation.model_copy(update={"protocols": ("order",), "vrsp_released": False})
             # These rules look at the completed masks: scores bear the completer's identifier.

@@ -1,5 +1,6 @@
 """Nodes that run a trained method on a user's images; a completer also gets masks of objects."""
 
+import dataclasses
 import logging
 import re
 from collections import Counter
@@ -125,7 +126,8 @@ def _with_what_is_seen(found: Predictions) -> Predictions:
     from amodal_pipeline.methods.baselines import with_amodal
 
     amodal, visible = (found.predictions[f"{kind}_rle"].tolist() for kind in ("amodal", "visible"))
-    return with_amodal(KnownObjects.of(found), rle.union(amodal, visible), {})
+    whole = with_amodal(KnownObjects.of(found), rle.union(amodal, visible), {})
+    return dataclasses.replace(whole, order=found.order)
 
 
 def write_results(

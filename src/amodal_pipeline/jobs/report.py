@@ -154,6 +154,7 @@ def report(
         figures=figures,
         notes=[
             "visible_mask and convex_hull complete the visible masks of the named detector, "
+            "convex_hull_in_order those of objects whose order a method predicts, "
             "order_by_area and order_by_lowest_point order its objects by a rule, all on the same "
             "detections: a method earns its name above them."
         ],

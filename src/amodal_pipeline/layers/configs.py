@@ -165,13 +165,14 @@ class CropConfig(Strict):
 
     The box ``around`` its visible or amodal mask, enlarged ``enlarge`` times around its centre, is
     scaled to ``image_side`` x ``image_side`` pixels, its masks to ``side`` x ``side``. ``square``:
-    the longer side is used for both. ``clipped``: the window ends at the border of the image;
-    otherwise pixels beyond it are black and masks are empty there.
+    the longer side is used for both; with "by_area" the window's side is the larger of this and
+    sqrt(3 w h) of the box (the released code of Zhan et al., CVPR 2020). ``clipped``: the window
+    ends at the border of the image; otherwise pixels beyond it are black and masks are empty there.
     """
 
     around: Literal["visible", "amodal"] = "visible"
     enlarge: float = Field(2.0, ge=1)
-    square: bool = False
+    square: bool | Literal["by_area"] = False
     clipped: bool = True
     side: int = Field(256, gt=0)
     image_side: int = Field(256, gt=0)

@@ -55,11 +55,13 @@ def windows(
         enlarge: the factor, one or [N], instead of ``crop.enlarge``.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    extent = boxes[:, 2:]
+    factor = np.reshape(crop.enlarge if enlarge is None else enlarge, (-1, 1))
+    extent = boxes[:, 2:] * factor
     if crop.square:
         extent = np.repeat(extent.max(axis=1, keepdims=True), 2, axis=1)
-    factor = np.reshape(crop.enlarge if enlarge is None else enlarge, (-1, 1))
-    centre, half = boxes[:, :2] + boxes[:, 2:] / 2, extent * factor / 2
+    if crop.square == "by_area":
+        extent = np.maximum(extent, np.sqrt(3 * boxes[:, 2:].prod(axis=1, keepdims=True)))
+    centre, half = boxes[:, :2] + boxes[:, 2:] / 2, extent / 2
     corners = np.concatenate([centre - half, centre + half], axis=1)
     if crop.clipped:
         height, width = np.asarray(sizes).reshape(-1, 2).T
@@ -92,6 +94,12 @@ def covered(own: np.ndarray, drawn: np.ndarray, side: int) -> np.ndarray:
     centres = (np.arange(side) + 0.5) / side
     columns, rows = centres <= shares[:, :1], centres <= shares[:, 1:]
     return rows[:, :, None] & columns[:, None]
+
+
+def areas(windows: np.ndarray) -> np.ndarray:
+    """Return the pixels of the image in windows [N, 4], float64 [N]; beyond its border too."""
+    corners = np.asarray(windows, np.float64).reshape(-1, 4)
+    return (corners[:, 2:] - corners[:, :2]).prod(axis=1)
 
 
 def aspects(windows: np.ndarray) -> Tensor:

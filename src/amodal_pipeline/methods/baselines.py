@@ -9,7 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 from amodal_pipeline.annotations import KnownObjects, Predictions, rle
+from amodal_pipeline.annotations.order import all_in_front
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.methods.dual_completion import stated
+from amodal_pipeline.samples.objects import VisibleInFront
 
 _BATCH = 4096  # masks processed at once, to limit memory
 
@@ -42,6 +45,34 @@ def convex_hull(objects: Predictions | KnownObjects) -> Predictions:
     "convex_hull".
     """
     return _complete(objects, "convex_hull", _hulls)
+
+
+def convex_hull_in_order(objects: Predictions) -> Predictions:
+    """Return objects with the part of their convex hull that is visible, or behind others.
+
+    Of the hull of the visible mask, pixels count within the visible mask itself and within the
+    visible masks of the objects in front of it, and in front of these (ConvexR of Zhan et al.,
+    CVPR 2020).
+
+    Args:
+        objects: with visible masks, and the order that a method predicts.
+
+    Returns:
+        As for :func:`visible_mask`; the method is "convex_hull_in_order".
+
+    Raises:
+        ValueError: an object has no visible mask, or no order is predicted.
+    """
+    hulls = _complete(objects, "convex_hull_in_order", _hulls)
+    visible = hulls.predictions["visible_rle"].tolist()
+    ahead = VisibleInFront(visible, *all_in_front(*stated(objects)))
+    whole: list[str] = []
+    for start in range(0, len(visible), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, len(visible)))
+        own = [visible[row] for row in rows]
+        full = hulls.predictions["amodal_rle"].iloc[rows].tolist()
+        whole += rle.intersection(full, rle.union(own, ahead(rows)))
+    return with_amodal(KnownObjects.of(hulls), whole, {})
 
 
 def _complete(

@@ -1,12 +1,17 @@
 """Completing objects of one image with a model in memory, without tables or files."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.layers.crops import (
     FITTING,
+    areas,
     around_amodal,
     aspects,
     crop_image,
@@ -14,7 +19,8 @@ from amodal_pipeline.layers.crops import (
     paste_masks,
     windows,
 )
-from amodal_pipeline.samples.objects import VisibleOthers
+from amodal_pipeline.methods import dual_completion
+from amodal_pipeline.samples.objects import VisibleInFront, VisibleOthers
 
 _AT_ONCE = 32  # objects of an image completed at once, to limit memory
 
@@ -35,7 +41,7 @@ def complete(
         image: uint8 array [H, W, 3] or tensor [3, H, W], RGB.
         visible_mask: [H, W], or [N, H, W] for several objects; nonzero where an object is visible.
             An object's position, from 1, seeds its random draws. A model that sees the other
-            objects of the image is shown those that are given here.
+            objects of the image, or those in front, is shown those that are given here.
         amodal_boxes: [4], or [N, 4] for several objects, (x, y, width, height) in pixels; only for
             a model that crops around amodal boxes. Each is united with the box of the visible mask;
             it is not used if the visible mask is empty.
@@ -75,17 +81,21 @@ def complete(
     masks = given.reshape(given.size // max(size[0] * size[1], 1), *size)
     seen = np.flatnonzero(masks.any(axis=(1, 2)))
     boxes = _boxes(model, amodal_boxes, given.shape[:-2])
-    others = None
+    counts = rle.encode(masks)
+    around = rle.box(counts, size).astype(np.float64)
+    if boxes is not None:
+        around[seen] = _united(boxes, around[seen], seen, size)
+    known = _Objects(model, pixels, pa.array(counts, pa.string()), around)
+    beside = None
     if model.config.DESCRIPTION.sees == "others":
-        others = VisibleOthers(rle.encode(masks), np.zeros(len(masks), np.int64))
+        beside = VisibleOthers(known.masks, np.zeros(len(masks), np.int64))
+    elif model.config.DESCRIPTION.sees == "in_front":
+        beside = _in_front(known)
     result = np.zeros_like(masks)
-    for start in range(0, len(seen), _AT_ONCE):
-        own = seen[start : start + _AT_ONCE]
-        counts = rle.encode(masks[own])
-        tight = rle.box(counts, size)
-        around = tight if boxes is None else _united(boxes, tight, own, size)
-        beside = None if others is None else others(own)
-        result[own] = _completed(model, pixels, counts, around, own + 1, beside)
+    for own in _at_once(seen):
+        crops = known.crops(own, beside and beside(own))
+        found = model(*crops.given)["amodal_masks"].float().cpu()
+        result[own] = rle.decode(paste_masks(found, crops.windows, size), size)
     return (result if raw else result | masks).reshape(given.shape)
 
 
@@ -127,27 +137,75 @@ def _united(
     return around
 
 
-def _completed(
-    model: nn.Module,
-    pixels: Tensor,
-    counts: list[str],
-    boxes: np.ndarray,
-    keys: np.ndarray,
-    others: list[str] | None,
-) -> np.ndarray:
-    crop, size = model.config.crop, tuple(pixels.shape[1:])
-    device = next(model.parameters()).device
-    corners = windows(boxes, size, crop)
-    images = torch.stack([crop_image(pixels, c, crop.image_side) for c in corners])
-    given = crop_masks(counts, corners, size, crop.side)
-    targets = {
-        "input": torch.from_numpy(given),
-        "key": torch.from_numpy(keys),
-        "aspect": aspects(corners),
-    }
-    if others is not None:
-        beside = crop_masks(others, corners, size, crop.side) & ~given
-        targets["others"] = torch.from_numpy(beside.astype(np.uint8))
-    on_device = {name: values.to(device) for name, values in targets.items()}
-    found = model(images.to(device), on_device)["amodal_masks"]
-    return rle.decode(paste_masks(found, corners, size), size)
+@dataclass(frozen=True)
+class _Crops:
+    """What a model is ``given`` of N objects (images and targets), and their ``windows`` [N, 4]."""
+
+    given: tuple[Tensor, dict[str, Tensor]]
+    windows: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """The objects of one image: their masks, and the boxes that windows are put around."""
+
+    model: nn.Module
+    pixels: Tensor
+    masks: pa.Array
+    boxes: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return (height, width) of the image."""
+        return tuple(self.pixels.shape[1:])
+
+    def crops(self, rows: np.ndarray, beside: rle.Masks | None = None) -> _Crops:
+        """Return the crops of N rows; ``beside`` has N masks, the target that the model sees."""
+        config, size = self.model.config, self.size
+        crop, description = config.crop, config.DESCRIPTION
+        corners = windows(self.boxes[rows], size, crop)
+        masks = crop_masks(self.masks.take(pa.array(rows)), corners, size, crop.side)
+        images = torch.zeros(len(rows), 3, 0, 0, dtype=torch.uint8)
+        if description.needs_pixels(config):
+            images = torch.stack([crop_image(self.pixels, c, crop.image_side) for c in corners])
+        targets = {
+            "input": torch.from_numpy(masks),
+            "key": torch.from_numpy(rows + 1),
+            "aspect": aspects(corners),
+        }
+        if beside is not None:
+            shown = crop_masks(beside, corners, size, crop.side)
+            if description.sees == "others":
+                shown &= ~masks
+            targets[description.sees] = torch.from_numpy(shown.astype(np.uint8))
+        device = next(self.model.parameters()).device
+        on_device = {name: values.to(device) for name, values in targets.items()}
+        return _Crops((images.to(device), on_device), corners)
+
+
+def _at_once(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+
+
+def _in_front(known: _Objects) -> VisibleInFront:
+    """Return what is visible in front of the objects, in the order that the model finds."""
+    model, masks = known.model, known.masks
+    if model.config.order == "true":
+        raise ValueError(
+            "the model is configured to use the true order of objects (order=true), which masks "
+            "alone do not have: use order=own"
+        )
+    pairs = dual_completion.neighbours(
+        model.config, np.zeros(len(masks), np.int64), masks, known.size
+    )
+    front, back = pairs.T
+    if model.config.order == "own":
+        ways, gains = dual_completion.both_ways(pairs), [np.zeros(0)]
+        for own in _at_once(np.arange(len(ways))):
+            rows, eraser = ways[own].T
+            crops = known.crops(rows, masks.take(pa.array(eraser)))
+            share = model.gains(*crops.given)["gains"].double().cpu().numpy()
+            gains.append(share * areas(crops.windows))
+        front, back, _ = dual_completion.decided(pairs, np.concatenate(gains))
+    front, back = dual_completion.occluders(model.config.order, pairs, front, back)
+    return VisibleInFront(masks, front, back)

@@ -21,7 +21,7 @@ OF_A_PART = "network."
 
 Task = Literal["detect", "complete", "order", "part"]
 LearnsFrom = Literal["images", "objects", "clips", "pairs"]
-Sees = Literal["itself", "others"]
+Sees = Literal["itself", "others", "in_front"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ class Description:
         needs_boxes: whether a completer needs amodal boxes.
         sees: which visible masks a completer of images is given: that of the object "itself", or
             in addition ("others") the target "others", uint8 [N, S, S]: where other objects of the
-            image are visible in the object's window (:class:`~..samples.objects.VisibleOthers`).
+            image are visible in the object's window (:class:`~..samples.objects.VisibleOthers`);
+            or ("in_front") the target "in_front": where its occluders are visible, see
+            :mod:`~.dual_completion`.
+        needs_pixels: returns whether a configuration of a completer of images looks at pixels;
+            otherwise no image is read, and images are [N, 3, 0, 0].
         sees_flow: whether a method that learns from clips is given their optical flow
             (:mod:`~..samples.motion`).
         learns_from_detections: whether it is also trained on a detector's predictions. A completer
@@ -84,6 +88,7 @@ class Description:
     picture: tuple[str, tuple[str, ...]] | None = None
     needs_boxes: bool = False
     sees: Sees = "itself"
+    needs_pixels: Callable[[Any], bool] = lambda config: True
     sees_flow: bool = False
     learns_from_detections: bool = False
     pretrained_on_views: bool = False

@@ -23,6 +23,7 @@ METHODS = {
     "order_net": "amodal_pipeline.methods.configs:OrderNetConfig",
     "a3d": "amodal_pipeline.methods.configs:A3DConfig",
     "plain_completer": "amodal_pipeline.methods.plain_completer.config:PlainCompleterConfig",
+    "pcnet_m": "amodal_pipeline.methods.pcnet_m.config:PCNetMConfig",
 }
 """Configuration classes as "module:class"; each has its ``name`` and a ``DESCRIPTION``."""
 

@@ -93,10 +93,39 @@ class VisibleOthers:
         # One union per image, which an object's own mask is cut out of.
         images, of = np.unique(self.image[rows], return_inverse=True)
         members = [self.order[self.starts[i] : self.ends[i]] for i in images]
-        owner = np.repeat(np.arange(len(images)), [len(each) for each in members])
-        every = self.masks.take(pa.array(np.concatenate([np.zeros(0, np.int64), *members])))
-        _, union = rle.united(owner, every.to_pylist())
+        _, union = _united(self.masks, members)
         return rle.difference([union[i] for i in of], self.masks.take(pa.array(rows)))
+
+
+class VisibleInFront:
+    """The pixels at which the occluders of an object are visible, as run lengths.
+
+    Args:
+        masks: visible masks of all objects, N run lengths.
+        front, back: pairs of rows, each pair once, int64 [E].
+    """
+
+    def __init__(self, masks: rle.Masks, front: np.ndarray, back: np.ndarray) -> None:
+        self.masks = masks if isinstance(masks, pa.Array) else pa.array(masks, pa.string())
+        order = np.argsort(back, kind="stable")
+        self.front, self.back = front[order], back[order]
+
+    def __call__(self, rows: np.ndarray) -> list[str]:
+        """Return the union of the visible masks of all occluders of each of M, int64 [M]."""
+        starts, ends = (np.searchsorted(self.back, rows, side) for side in ("left", "right"))
+        members = [self.front[a:b] for a, b in zip(starts, ends, strict=True)]
+        own = self.masks.take(pa.array(rows))
+        found = rle.difference(own, own)  # nothing, on the canvas of each
+        for at, union in zip(*_united(self.masks, members), strict=True):
+            found[at] = union
+        return found
+
+
+def _united(masks: pa.Array, members: list[np.ndarray]) -> tuple[list[int], list[str]]:
+    """Return the positions of the members that are not empty, and the union of each one's masks."""
+    owner = np.repeat(np.arange(len(members)), [len(each) for each in members])
+    every = np.concatenate([np.zeros(0, np.int64), *members])
+    return rle.united(owner, masks.take(pa.array(every)).to_pylist())
 
 
 class ObjectBatches(Dataset):

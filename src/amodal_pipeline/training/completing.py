@@ -1,7 +1,7 @@
 """Inference of completers on known objects: true objects, detections, or a user's objects."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from amodal_pipeline.annotations import Given, KnownObjects, Predictions
+from amodal_pipeline.annotations import Given, KnownObjects, Predictions, rle
 from amodal_pipeline.layers.configs import CropConfig
-from amodal_pipeline.layers.crops import aspects, crop_masks, paste_masks, windows
+from amodal_pipeline.layers.crops import areas, aspects, crop_masks, paste_masks, windows
+from amodal_pipeline.methods import dual_completion
 from amodal_pipeline.methods.baselines import visible_masks, with_amodal
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.samples.images import image_crops, labels_of
-from amodal_pipeline.samples.objects import VisibleOthers, boxes_around
+from amodal_pipeline.samples.objects import VisibleInFront, VisibleOthers, boxes_around
 from amodal_pipeline.training.device import resolve_device, wants_bfloat16
 from amodal_pipeline.training.inference import Images
 
@@ -37,52 +38,50 @@ def complete(
 
     Each image is read once; a batch may have objects of several images. Masks are pasted at full
     resolution as run lengths, so that memory grows with the number of objects, not with the size of
-    images.
+    images. A completer that sees what is in front of an object first compares all pairs of objects
+    that touch (:mod:`~..methods.dual_completion`), and then reads images a second time.
 
     Args:
         model: a completer, called with crops and "input", "labels", "key" (``prediction_id``),
-            "aspect" (width and height of the window divided by the longer of them), and "others"
-            where its description says so; ``model.config.crop`` defines the crops.
+            "aspect" (width and height of the window divided by the longer of them), and "others" or
+            "in_front" where its description says so; ``model.config.crop`` defines the crops.
         objects: true ones or a detector's; with amodal boxes if the model crops around these.
         config: batch size, device and precision.
         method, variant, seed, checkpoint: entries of the result's metadata.
-        on_progress: called with (done, all) objects that have a visible part.
+        on_progress: called with (done, all) objects that have a visible part, and views of pairs.
 
     Returns:
         The same objects with the same ids, scores, categories and visible masks, the ``inputs`` of
         the objects, and ``instance_id`` or ``source_id``. An empty visible mask gives an empty
         amodal mask without a box. If the model also returns "iou" [N], its estimate of how good
         each mask is, the scores of detections are multiplied by it; those of true objects are not.
+        They have the order that was found by comparing pairs, if any.
 
     Raises:
-        ValueError: an object has no visible mask, or no amodal box if the model needs one; or an
-            image cannot be read.
+        ValueError: an object has no visible mask, or no amodal box if the model needs one; objects
+            have no order, and the model is configured to use it; or an image cannot be read.
     """
     visible = visible_masks(objects, method)
-    device = resolve_device(config.device)
-    bf16 = wants_bfloat16(config.precision, device)
-    model = model.to(device).eval()
-    crops_of = _Objects(objects.table, model.config, config.objects_per_batch)
-    loader = DataLoader(crops_of, batch_size=None, num_workers=config.workers)
-    amodal, done = list(visible), 0
+    run = _Runner(model, config, on_progress)
+    known = _Objects(objects.table, model.config)
+    run.total, amodal = len(known.seen), list(visible)
+    beside, order = None, None
+    if model.config.DESCRIPTION.sees == "others":
+        beside = VisibleOthers(known.masks, known.image_ids)
+    elif model.config.DESCRIPTION.sees == "in_front":
+        beside, order = _in_front(run, known, method)
     iou = np.ones(len(visible))
-    for crops in loader:
-        targets = {name: values.to(device) for name, values in crops.targets.items()}
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-            outputs = model(crops.images.to(device), targets)
-        found = outputs["amodal_masks"].float().cpu()
+    for crops, outputs in run(_ByObject(known, beside, config.objects_per_batch), run.model):
+        found = outputs["amodal_masks"]
         if "iou" in outputs:
-            iou[crops.rows] = outputs["iou"].float().cpu().numpy()
+            iou[crops.rows] = outputs["iou"].numpy()
         for rows, own, size in _by_size(crops.rows, objects.table.sizes):
-            for row, mask in zip(
-                rows, paste_masks(found[own], crops.windows[own], size), strict=True
-            ):
+            masks = paste_masks(found[own], crops.windows[own], size)
+            for row, mask in zip(rows, masks, strict=True):
                 amodal[row] = mask
-        done += len(crops.rows)
-        if on_progress:
-            on_progress(done, crops_of.count)
     made = {"method": method, "variant": variant, "seed": seed, "checkpoint": checkpoint}
-    return with_amodal(_rescored(objects, iou), amodal, made)
+    completed = with_amodal(_rescored(objects, iou), amodal, made)
+    return completed if order is None else replace(completed, order=order)
 
 
 def _rescored(objects: KnownObjects, iou: np.ndarray) -> KnownObjects:
@@ -202,39 +201,31 @@ class _Crops:
     targets: dict[str, Tensor]
 
 
-class _Objects(Dataset):
-    """Batches of objects that have a visible part.
+class _Objects:
+    """The objects of a table, as a completer with a configuration is given them.
 
-    A batch has all objects of its images, so that each image is read once; the objects of a crowded
-    image are split into several batches.
+    ``seen``: rows with a visible part, sorted by image, int64 [S].
     """
 
-    def __init__(self, predictions: Predictions, config: Any, batch: int) -> None:
-        """Take all objects of a table, for a completer with a configuration."""
+    def __init__(self, predictions: Predictions, config: Any) -> None:
+        self.predictions, self.config, self.sizes = predictions, config, predictions.sizes
         crop: CropConfig = config.crop
-        self.predictions, self.crop, self.sizes = predictions, crop, predictions.sizes
         table = predictions.predictions
         self.masks = pa.array(table["visible_rle"].tolist(), pa.string())
         self.boxes = boxes_around(predictions, crop.around)
         self.keys = table["prediction_id"].to_numpy(dtype=np.int64)
         self.labels = labels_of(predictions.metadata.categories, table["category_id"])
         self.image_ids = table["image_id"].to_numpy(dtype=np.int64)
-        sees_others = config.DESCRIPTION.sees == "others"
-        self.others = VisibleOthers(self.masks, self.image_ids) if sees_others else None
         self.names = dict(
             zip(predictions.images["image_id"], predictions.images["file_name"], strict=True)
         )
         seen = np.flatnonzero(~np.isnan(self.boxes[:, 0]))
-        self.count = len(seen)
-        seen = seen[np.argsort(self.image_ids[seen], kind="stable")]
-        self.batches = list(_batches(seen, self.image_ids[seen], batch))
+        self.seen = seen[np.argsort(self.image_ids[seen], kind="stable")]
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, batch: int) -> _Crops:
-        rows = self.batches[batch]
-        sizes, crop = self.sizes[rows], self.crop
+    def crops(self, rows: np.ndarray, beside: rle.Masks | None = None) -> _Crops:
+        """Return the crops of N rows; ``beside`` has N masks, the target that the method sees."""
+        sizes, crop = self.sizes[rows], self.config.crop
+        description = self.config.DESCRIPTION
         seen = windows(self.boxes[rows], sizes, crop)
         masks = crop_masks(self.masks.take(pa.array(rows)), seen, sizes, crop.side)
         targets = {
@@ -243,13 +234,117 @@ class _Objects(Dataset):
             "key": torch.from_numpy(self.keys[rows]),
             "aspect": aspects(seen),
         }
-        if self.others is not None:
-            others = crop_masks(self.others(rows), seen, sizes, crop.side) & ~masks
-            targets["others"] = torch.from_numpy(others.astype(np.uint8))
+        if beside is not None:
+            shown = crop_masks(beside, seen, sizes, crop.side)
+            if description.sees == "others":
+                shown &= ~masks
+            targets[description.sees] = torch.from_numpy(shown.astype(np.uint8))
+        if not description.needs_pixels(self.config):
+            nothing = torch.zeros(len(rows), 3, 0, 0, dtype=torch.uint8)
+            return _Crops(rows, seen, nothing, targets)
         root = self.predictions.metadata.image_root
         names = [self.names[image_id] for image_id in self.image_ids[rows]]
         images = image_crops(root, names, sizes, seen, crop.image_side)
         return _Crops(rows, seen, images, targets)
+
+
+class _ByObject(Dataset):
+    """Batches of objects that have a visible part.
+
+    A batch has all objects of its images, so that each image is read once; the objects of a crowded
+    image are split into several batches.
+    """
+
+    def __init__(
+        self, objects: _Objects, beside: VisibleOthers | VisibleInFront | None, batch: int
+    ) -> None:
+        self.objects, self.beside = objects, beside
+        self.batches = list(_batches(objects.seen, objects.image_ids[objects.seen], batch))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, batch: int) -> _Crops:
+        rows = self.batches[batch]
+        return self.objects.crops(rows, self.beside and self.beside(rows))
+
+
+class _ByPair(Dataset):
+    """Batches of pairs of rows (completed, eraser), int64 [P, 2], sorted by image."""
+
+    def __init__(self, objects: _Objects, pairs: np.ndarray, batch: int) -> None:
+        self.objects, self.pairs = objects, pairs
+        at = np.arange(len(pairs))
+        self.batches = list(_batches(at, objects.image_ids[pairs[:, 0]], batch))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, batch: int) -> _Crops:
+        rows, eraser = self.pairs[self.batches[batch]].T
+        return self.objects.crops(rows, self.objects.masks.take(pa.array(eraser)))
+
+
+class _Runner:
+    """Runs a completer over batches of crops, and reports how many of ``total`` are done."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: InferenceConfig,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.device = resolve_device(config.device)
+        self.bf16 = wants_bfloat16(config.precision, self.device)
+        self.model = model.to(self.device).eval()
+        self.config, self.on_progress = config, on_progress
+        self.total = self.done = 0
+
+    def __call__(
+        self, batches: Dataset, call: Callable[[Tensor, dict[str, Tensor]], dict[str, Tensor]]
+    ) -> Iterator[tuple[_Crops, dict[str, Tensor]]]:
+        """Yield the crops of each batch with the result of ``call``, float32 on the CPU."""
+        for crops in DataLoader(batches, batch_size=None, num_workers=self.config.workers):
+            targets = {name: values.to(self.device) for name, values in crops.targets.items()}
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device, torch.bfloat16, enabled=self.bf16),
+            ):
+                found = call(crops.images.to(self.device), targets)
+            yield crops, {name: values.float().cpu() for name, values in found.items()}
+            self.done += len(crops.rows)
+            if self.on_progress:
+                self.on_progress(self.done, self.total)
+
+
+def _in_front(
+    run: _Runner, known: _Objects, method: str
+) -> tuple[VisibleInFront, pd.DataFrame | None]:
+    """Return what is visible in front of objects, and the order if it was found by comparing."""
+    config, table = run.model.config, known.predictions.predictions
+    scores = table["score"].to_numpy(dtype=np.float64, na_value=np.nan)
+    pairs, order = np.zeros((0, 2), np.int64), None
+    front, back = pairs.T
+    if config.order == "true":
+        front, back = dual_completion.stated(known.predictions)
+    else:
+        pairs = dual_completion.neighbours(
+            config, known.image_ids, known.masks, known.sizes, scores
+        )
+    if config.order == "own":
+        ways = dual_completion.both_ways(pairs)
+        by_image = np.argsort(known.image_ids[ways[:, 0]], kind="stable")
+        batches = _ByPair(known, ways[by_image], run.config.objects_per_batch)
+        run.total += len(ways)
+        grown = [np.zeros(0)]
+        for crops, found in run(batches, run.model.gains):
+            grown.append(found["gains"].double().numpy() * areas(crops.windows))
+        gains = np.empty(len(ways))
+        gains[by_image] = np.concatenate(grown)
+        front, back, score = dual_completion.decided(pairs, gains)
+        order = dual_completion.order_rows(table, front, back, score, method)
+    front, back = dual_completion.occluders(config.order, pairs, front, back)
+    return VisibleInFront(known.masks, front, back), order
 
 
 def _batches(rows: np.ndarray, image_ids: np.ndarray, batch: int) -> Iterator[np.ndarray]:
