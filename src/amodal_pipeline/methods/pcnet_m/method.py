@@ -48,7 +48,7 @@ class PCNetM(nn.Module):
         return {"amodal_masks": found.float()}
 
     def gains(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return "gains" [N], the share of each window by which its object grows into the eraser."""
+        """Return "gains" [N], the share of a window by which its object grows into the eraser."""
         eraser = self._eraser(targets)
         found = self._probability(images, targets, eraser) > self.config.order_threshold
         return {"gains": (found & eraser).float().mean(dim=(1, 2))}
