@@ -12,6 +12,7 @@ from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.samples.images import sample
 from amodal_pipeline.samples.objects import ObjectBatches
+from amodal_pipeline.training.cost import cost
 from amodal_pipeline.training.inference import predict
 from amodal_pipeline.training.loop import train
 from tests.conftest import TINY_COMPLETERS, TINY_METHODS, tiny_method, tiny_training
@@ -51,7 +52,7 @@ def test_forward_backward_save_load(name, shapes, tmp_path):
     checkpoint_of(model).save(tmp_path)
     loaded = methods.load(tmp_path)
     assert loaded.categories == CATEGORIES
-    model.eval()
+    assert cost(model.eval(), images[0]).flops > 0
     with torch.no_grad():
         for own, other in zip(model(images), loaded(images), strict=True):
             assert own.keys() == other.keys()

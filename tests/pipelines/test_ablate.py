@@ -257,6 +257,17 @@ def test_rows_of_vrsp_are_trained_alike(env):
     assert len(means) == 1
 
 
+@pytest.mark.parametrize("env", AMODAL)
+@pytest.mark.parametrize(("method", "count"), [("aisformer", 12), ("bcnet", 6)])
+def test_rows_of_mask_heads_are_trained_alike(env, method, count):
+    values = configuration(env)["parameters"]
+    ablation = AblationConfig.model_validate(values[f"ablate_{method}"])
+    jobs = {name: Job.model_validate(values[name]) for name in ("mask_rcnn", method)}
+    rows = resolve(ablation, jobs)
+    assert len({repr(row.job) for row in rows.values()}) == len(rows) == count
+    assert len({budget(row.job) for row in rows.values()}) == 1
+
+
 def budget(job):
     detector, training = job.model.root.detector, job.training
     return (
