@@ -95,6 +95,12 @@ def test_every_environment_comes_to_what_is_recorded():
     assert not different
 
 
+def test_the_small_networks_train_in_the_same_precision_on_every_processor():
+    found = resolved("scenes")
+    precisions = {n: v for n, v in found.items() if n.endswith(".training.precision")}
+    assert precisions and set(precisions.values()) == {"float32"}, precisions
+
+
 if __name__ == "__main__":
     lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in _record().items())
     RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")
