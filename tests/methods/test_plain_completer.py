@@ -262,6 +262,18 @@ def test_scores_of_detections_are_multiplied_by_the_estimated_iou(trained):
     assert rescored.predictions["amodal_rle"].tolist() == found["amodal_rle"].tolist()
 
 
+def test_without_an_image_no_file_is_read(trained):
+    discs, _ = trained
+    elsewhere = dataclasses.replace(
+        discs, metadata=discs.metadata.model_copy(update={"image_root": "nowhere"})
+    )
+    model = build(image=False, others=True, flip=0.5)
+    batch = methods.make_batches(model.config, tiny_training(batch_size=4), elsewhere)[0]
+    assert all(torch.isfinite(v) for v in model.train()(batch.images, batch.targets).values())
+    found = complete(model.eval(), true_objects(elsewhere), CPU, method="plain_completer")
+    assert len(found.predictions) == len(discs.instances)
+
+
 def test_forms_that_do_not_fit_are_refused():
     for changes, message in (
         ({"image": False, "mask": False}, "has no input"),
