@@ -235,7 +235,7 @@ def test_it_learns_the_hidden_half_of_discs(trained):
         rle.difference(table["amodal_rle"].tolist(), truth["visible_rle"].tolist())
         for table in (truth, found)
     )
-    assert rle.pair_iou(completed, hidden).mean() > 0.6
+    assert rle.pair_iou(completed, hidden).mean() > 0.5
 
 
 def test_one_image_in_memory_gives_the_masks_of_the_table(trained):
