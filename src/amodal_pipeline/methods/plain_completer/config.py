@@ -60,6 +60,7 @@ class PlainCompleterConfig(Strict):
         learns_from="objects",
         learns_from_detections=True,
         sees="others",
+        needs_pixels=lambda config: config.image,
     )
 
     name: Literal["plain_completer"] = "plain_completer"
