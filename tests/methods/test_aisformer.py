@@ -178,7 +178,7 @@ def test_losses_have_their_weights_and_swapping_the_occluder_changes_only_its_ow
     assert all(torch.equal(after[name], truth[name]) for name in truth)
 
 
-def learnt(model, targets, iterations: int = 60):
+def learnt(model, targets, iterations: int = 40):
     """Return the losses before and after a training of the head alone, and the RoIs' features.
 
     Features are the true masks, mixed.
