@@ -15,6 +15,9 @@ SPELLED = {"true", "true_boxes", "image", "none", "truth"}  # by annotations.giv
 OTHERS = {("metrics/published.py", "true"), ("jobs/ablate.py", "none")}
 OTHERS |= {("hooks/freshness.py", "none"), ("methods/configs.py", "none")}
 OTHERS |= {("methods/configs.py", "image"), ("methods/sln.py", "image")}
+# PCNet-M's order may be that of the table, or none; nothing of its input may be kept.
+OTHERS |= {("methods/completer.py", "true"), ("training/completing.py", "true")}
+OTHERS |= {("methods/dual_completion.py", "none"), ("methods/pcnet_m/method.py", "none")}
 
 
 def parameters(function):

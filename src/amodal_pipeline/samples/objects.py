@@ -302,7 +302,7 @@ class ObjectBatches(Dataset):
 
     @cached_property
     def fixed_places(self) -> np.ndarray:
-        """Place of each object's true [0] and predicted [1] window among all, int64 [2, N], or -1.
+        """Return each true [0] and predicted [1] window's place among all, int64 [2, N], or -1.
 
         Raises:
             ValueError: windows are drawn at random.
