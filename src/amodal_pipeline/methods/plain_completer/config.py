@@ -42,7 +42,7 @@ class PlainCompleterConfig(Strict):
     DESCRIPTION: ClassVar[Description] = Description(
         task="complete",
         network="amodal_pipeline.methods.plain_completer.method:PlainCompleter",
-        # On KINS, as released: 100 epochs of about 95,300 objects, two batches of 8 per step, of which
+        # On KINS, as released: 100 epochs of some 95,300 objects, two batches of 8 a step, of which
         # the first 500 warm up.
         recipe={
             "iterations": 595_700,
