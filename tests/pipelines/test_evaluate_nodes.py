@@ -9,6 +9,7 @@ import pytest
 from kedro.io import DatasetError
 
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
 from amodal_pipeline.datasets import PerMethodDataset
 from amodal_pipeline.jobs import chosen, complete
@@ -270,6 +271,23 @@ def test_a_completer_has_its_baselines_on_true_masks_and_on_a_detector(shapes, c
     )
     alone = evaluate_completions(shapes, None, QUICK, tmp_path, true)
     assert {inputs for _, inputs in lines(alone)} == {"true"}
+
+
+def test_an_order_has_hulls_that_keep_to_it(shapes, completer, tmp_path):
+    true = complete_true(completer, shapes, CPU)
+    ordered = dataclasses.replace(true, order=true_objects(shapes).table.order)
+    rows = evaluate_completions(shapes, None, QUICK, tmp_path, ordered).results
+    rows = rows[rows["category"] == "all"].set_index(["method", "metric"])
+    value, run_id = rows["value"], rows["run_id"]
+    assert value["c2f_seg", "order_accuracy_touching"] == 100
+    # Squares whose hidden corner is a hull's half.
+    within, hull = (
+        [value[name, metric] for metric in ("mIoU_full", "IoU_dataset_occluded")]
+        for name in ("convex_hull_in_order", "convex_hull")
+    )
+    assert np.allclose(within, hull) and 20 < hull[1] < 60
+    assert run_id["convex_hull_in_order", "mIoU_full"] == run_id["c2f_seg", "mIoU_full"]
+    assert run_id["convex_hull", "mIoU_full"] != run_id["c2f_seg", "mIoU_full"]
 
 
 def test_without_a_detector_only_true_masks_are_scored(shapes, completer, tmp_path):

@@ -173,7 +173,7 @@ def image_crops(
     sizes: np.ndarray,
     windows: np.ndarray,
     side: int,
-    read: Callable[..., np.ndarray] = read_image,
+    read: Callable[..., np.ndarray] | None = None,
 ) -> Tensor:
     """Return the pixels of windows of images, uint8 [N, 3, side, side].
 
@@ -185,8 +185,10 @@ def image_crops(
         sizes: (height, width) of each image, [N, 2].
         windows: [N, 4] (x1, y1, x2, y2) in pixels.
         side: height and width of the result.
-        read: returns the pixels of an image, as :func:`~..annotations.images.read_image` does.
+        read: returns the pixels of an image, as :func:`~..annotations.images.read_image` does,
+            which reads them by default.
     """
+    read = read or read_image
     crops, last = [], None
     for name, size, window in zip(names, sizes, windows, strict=True):
         if name != last:
