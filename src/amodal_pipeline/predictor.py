@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from amodal_pipeline.annotations import KnownObjects, Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.tables import IMAGES, PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations.tables import (
+    IMAGES,
+    PREDICTION_ORDER,
+    PREDICTIONS,
+    boxes,
+    frame,
+)
 from amodal_pipeline.methods.contract import job_name
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.inference import detections_as_rows
@@ -101,34 +107,58 @@ class Result:
 class Predictor:
     """A trained method in evaluation mode; ``module`` is its network, ``categories`` its classes.
 
-    Its methods return one result for one picture, and a list for a list.
+    A completer may have a detector that finds the objects which it completes. Its methods return
+    one result for one picture, and a list for a list.
 
     >>> model = ap.load("runs/orcnn")
     >>> result = model.predict("street.jpg")
     >>> result.above(0.5).plot().save("objects.png")
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, detector: nn.Module | None = None) -> None:
         self.module, self.categories = module.eval(), module.categories
         self.name = job_name(module.config)
+        self.detector = None if detector is None else Predictor(detector)
+        if self.detector is None:
+            return
+        if module.config.DESCRIPTION.task != "complete":
+            raise ValueError(f"{self.name} is no completer: leave out the detector")
+        if detector.config.DESCRIPTION.task != "detect":
+            raise ValueError(f"{self.detector.name} finds no objects: name a detector")
 
-    def predict(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
-        """Return the objects that a detector finds in pictures.
+    def predict(
+        self, pictures: Picture | list[Picture], *, score_threshold: float | None = None
+    ) -> Result | list[Result]:
+        """Return the objects in pictures: those that a detector finds, or these completed.
 
         Args:
             pictures: a path, a PIL image, a uint8 array [H, W, 3] or a uint8 tensor [3, H, W], RGB;
                 or a list of these.
+            score_threshold: objects with a lower score are left out; by default 0.5 for a
+                completer, and 0 for a detector.
 
         Raises:
-            ValueError: the method is not a detector, or a picture cannot be read.
+            ValueError: the method is neither a detector nor a completer with one, or a picture
+                cannot be read.
         """
         task = self.module.config.DESCRIPTION.task
-        if task != "detect":
-            use = "use complete(image, masks)" if task == "complete" else "load a detector"
+        if task != "detect" and self.detector is None:
+            use = (
+                'use complete(image, masks), or load it with detector="torchvision"'
+                if task == "complete"
+                else "load a detector"
+            )
             raise ValueError(f"{self.name} is not a detector: {use}")
         if isinstance(pictures, list):
-            return [self.predict(each) for each in pictures]
+            return [self.predict(each, score_threshold=score_threshold) for each in pictures]
         pixels, name = _pixels(pictures)
+        if self.detector is not None:
+            least = 0.5 if score_threshold is None else score_threshold
+            return self._complete_found(self.detector._detect(pixels, name).above(least))
+        found = self._detect(pixels, name)
+        return found if score_threshold is None else found.above(score_threshold)
+
+    def _detect(self, pixels: np.ndarray, name: str) -> Result:
         device = next(self.module.parameters()).device
         with torch.inference_mode():
             image = torch.from_numpy(pixels).permute(2, 0, 1).to(device)
@@ -138,6 +168,38 @@ class Predictor:
         columns = {key: table[key] for key in table.columns}
         columns["prediction_id"] = np.arange(1, len(table) + 1)
         return self._result(pixels, name, columns)
+
+    def _complete_found(self, found: Result) -> Result:
+        """Return a detector's objects with the amodal masks of this completer."""
+        from amodal_pipeline.methods.completer import complete
+
+        seen = found.visible_masks
+        if seen is None:
+            raise ValueError(
+                f"{self.detector.name} predicts no visible masks, which {self.name} needs: name "
+                "another detector"
+            )
+        table = found.predictions.predictions
+        around = None
+        if self.module.config.crop.around == "amodal":
+            around = boxes(table["amodal_box"])
+            if np.isnan(around).any():
+                raise ValueError(
+                    f"{self.name} looks within amodal boxes, which {self.detector.name} does not "
+                    "predict: name a detector that does"
+                )
+        whole = complete(self.module, found.image, seen, around) if len(table) else seen
+        columns = {key: table[key] for key in ("prediction_id", "image_id", "category_id", "score")}
+        columns |= {"visible_rle": table["visible_rle"], "source_id": table["prediction_id"]}
+        columns["amodal_rle"] = rle.encode(whole) if len(table) else []
+        made = {"method": self.name, "inputs": self.detector.name}
+        predictions = Predictions(
+            found.predictions.metadata.model_copy(update=made),
+            found.predictions.images,
+            frame(PREDICTIONS, columns),
+            frame(PREDICTION_ORDER, {}),
+        )
+        return Result(found.image, found.names, predictions)
 
     def complete(
         self,
@@ -160,7 +222,7 @@ class Predictor:
         from amodal_pipeline.methods.completer import complete
 
         if self.module.config.DESCRIPTION.task != "complete":
-            raise ValueError(f"{self.name} is not a completer: use predict(image) with a detector")
+            raise ValueError(f"{self.name} is not a completer: use predict(image)")
         pixels, name = _pixels(picture)
         visible = np.asarray(torch.as_tensor(masks).cpu() != 0)
         whole = complete(self.module, pixels, visible, amodal_boxes, raw=raw)

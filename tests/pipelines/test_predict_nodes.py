@@ -10,13 +10,14 @@ from PIL import Image
 
 from amodal_pipeline.annotations import Category, Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
-from amodal_pipeline.jobs.own_images import photographs
+from amodal_pipeline.jobs.own_images import find_images, photographs
 from amodal_pipeline.jobs.own_masks import read_masks
 from amodal_pipeline.jobs.predict import (
+    complete_objects,
     draw_folder,
+    find_objects,
     name_damaged,
     picture_stems,
-    predict_folder,
     write_results,
 )
 from amodal_pipeline.layers.configs import CropConfig
@@ -36,6 +37,11 @@ HEIGHT, WIDTH = 30, 40
 def save(path, values, mode=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(values, mode).save(path)
+
+
+def completed(made, given, masks, models, raw=False):
+    found = find_objects(made, given, str(masks), CPU, None, models, models / "none", 0.5)
+    return complete_objects(made, found, CPU, models, "none", None, raw)
 
 
 @pytest.fixture
@@ -287,13 +293,8 @@ def test_a_completer_is_given_the_masks(shapes, images, masks, tmp_path, monkeyp
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
-    found, damaged = predict_folder(
-        made, photographs(images), str(masks), CPU, images.parent, "none", None
-    )
-    assert damaged == {} and (found.metadata.method, found.metadata.inputs) == (
-        "c2f_seg",
-        "user_masks",
-    )
+    found = completed(made, photographs(images), masks, images.parent)
+    assert (found.metadata.method, found.metadata.inputs) == ("c2f_seg", "user_masks")
     table = found.predictions
     seen, whole = table["visible_rle"].tolist(), table["amodal_rle"].tolist()
     assert (rle.area(whole) > rle.area(seen)).all()
@@ -314,8 +315,8 @@ def test_completion_keeps_what_the_user_marked(shapes, images, masks, monkeypatc
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Moved(crop).eval())
-    given = (made, photographs(images), str(masks), CPU, images.parent, "none", None)
-    (raw, _), (kept, _) = predict_folder(*given, raw=True), predict_folder(*given)
+    given = (made, photographs(images), masks, images.parent)
+    raw, kept = completed(*given, raw=True), completed(*given)
     own, whole = (found.predictions["amodal_rle"].tolist() for found in (raw, kept))
     seen = kept.predictions["visible_rle"].tolist()
     assert (rle.shared_area(own, seen) < 64).all() and (rle.area(own) > 0).all()
@@ -347,8 +348,8 @@ def test_a_damaged_image_costs_itself_only(shapes, images, masks, monkeypatch, t
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
-    given = (made, photographs(images), str(masks), CPU, images.parent, "none", None)
-    found, damaged = predict_folder(*given)
+    given, _, damaged = find_images(images, None, tmp_path)
+    found = completed(made, given, masks, images.parent)
     assert set(damaged) == {"a/one.jpg", "torn.png"}
     assert found.predictions["image_id"].tolist() == [1, 1, 1, 4, 4]
     assert found.images["file_name"].tolist() == ["000000000139.jpg", "two.png"]
@@ -436,8 +437,22 @@ def test_labels_have_a_score_where_there_is_one(found, monkeypatch):
 
 
 def test_a_completer_needs_masks_and_a_detector_none(shapes, images, masks):
-    with pytest.raises(ValueError, match="c2f_seg completes known objects: say where"):
-        predict_folder(checkpoint(shapes), images, None, CPU, images.parent, "none", None)
+    models, given = images.parent, photographs(images)
+    completer = checkpoint(shapes)
     detector = checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root)
     with pytest.raises(ValueError, match="orcnn finds objects itself: leave out"):
-        predict_folder(detector, images, str(masks), CPU, images.parent, "none", None)
+        find_objects(detector, given, str(masks), CPU, None, models, models, 0.5)
+    for name, message in (
+        (None, r"c2f_seg completes known objects: say where .* detector=torchvision or a"),
+        ("results/theirs_{split}.json", "c2f_seg completes known objects"),
+        (
+            "orcnn",
+            r"orcnn holds no detector .*kedro run --pipeline=train_orcnn.*detector=torchvision",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_objects(completer, given, None, CPU, name, models, models, 0.5)
+    clips = checkpoint(shapes, MethodConfig.model_validate({"name": "mask_unet_video"}).root)
+    frames = find_images(images, str(images), models)[0]
+    with pytest.raises(ValueError, match="mask_unet_video completes objects that are followed"):
+        find_objects(clips, frames, None, CPU, "orcnn", models, models, 0.5)

@@ -53,6 +53,7 @@ class FoldersConfig(Strict):
     views_images: LocalFolder
     consistency_images: LocalFolder
     models: LocalFolder
+    imported: LocalFolder
     chosen: LocalFolder
     model_output: LocalFolder
     user_results: LocalFolder
