@@ -93,6 +93,7 @@ def test_the_python_of_the_front_door_runs(tmp_path, monkeypatch):
             "street.jpg": "data/scenes/val/000000.png",
             "above(0.5)": "above(0.0)",
             'detector="torchvision"': 'detector="runs/orcnn"',
+            'result.cutouts[0].save("object.png")': "result.cutouts",
         },
     )
     assert names["model"].detector.name == "orcnn"

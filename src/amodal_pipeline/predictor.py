@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from amodal_pipeline.annotations import KnownObjects, Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations import (
+    Category,
+    KnownObjects,
+    Predictions,
+    PredictionsMetadata,
+    rle,
+)
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.annotations.tables import (
     IMAGES,
@@ -23,8 +32,9 @@ from amodal_pipeline.annotations.tables import (
 )
 from amodal_pipeline.methods.contract import job_name
 from amodal_pipeline.methods.training_config import InferenceConfig
-from amodal_pipeline.training.inference import detections_as_rows
+from amodal_pipeline.training.inference import detections_as_rows, order_as_rows
 
+_OBJECT = Category(id=1, name="object")  # of objects that a user marks
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -39,6 +49,7 @@ class Result:
         masks: bool [N, H, W], amodal masks; visible ones if the method predicts no others.
         visible_masks: bool [N, H, W]; None if the method does not predict them.
         boxes: float32 [N, 4] (x, y, width, height) in pixels, tight around ``masks``.
+        order: int64 [P, 2], positions (front, back) of objects; P is 0 if the method does not say.
         predictions: the objects as a table, with masks as run lengths.
     """
 
@@ -64,6 +75,24 @@ class Result:
         counts = rle.encode(self.masks) if len(self.names) else []
         return rle.box(counts, self.image.shape[:2]).astype(np.float32).reshape(-1, 4)
 
+    @property
+    def order(self) -> np.ndarray:
+        ids = pd.Index(self.predictions.predictions["prediction_id"].to_numpy(dtype=np.int64))
+        ends = (self.predictions.order[end] for end in ("front_id", "back_id"))
+        return np.stack([ids.get_indexer(end.to_numpy(dtype=np.int64)) for end in ends], axis=1)
+
+    @property
+    def cutouts(self) -> list[Image.Image | None]:
+        """Return each object as RGBA in the box of its whole mask; hidden pixels are transparent.
+
+        An object with an empty mask is None.
+        """
+        from amodal_pipeline.visuals.object_images import cut_out
+
+        seen = self.visible_masks
+        seen = [None] * len(self.names) if seen is None else seen
+        return [cut_out(self.image, *own) for own in zip(self.masks, seen, strict=True)]
+
     def _has(self, column: str) -> bool:
         table = self.predictions.predictions
         return len(table) > 0 and bool(table[column].notna().all())
@@ -77,17 +106,19 @@ class Result:
         """Return a result with the objects whose score is at least ``score``."""
         kept = np.flatnonzero(self.scores >= score)
         table = self.predictions.predictions.iloc[kept].reset_index(drop=True)
-        predictions = Predictions(
-            self.predictions.metadata,
-            self.predictions.images,
-            table,
-            self.predictions.order.iloc[:0],
+        order = self.predictions.order
+        both = order[["front_id", "back_id"]].isin(table["prediction_id"].tolist()).all(axis=1)
+        predictions = dataclasses.replace(
+            self.predictions, predictions=table, order=order[both].reset_index(drop=True)
         )
         return Result(self.image, [self.names[i] for i in kept], predictions)
 
     def plot(self) -> Image.Image:
-        """Return the picture with visible parts filled, hidden parts striped, names and scores."""
-        from amodal_pipeline.visuals.overlays import draw_objects
+        """Return the picture with visible parts filled, hidden parts striped, names and scores.
+
+        Arrows point from an object to one behind it, if the method says who is in front.
+        """
+        from amodal_pipeline.visuals.overlays import draw_objects, draw_order
 
         table = self.predictions.predictions
         columns = [
@@ -95,13 +126,39 @@ class Result:
             for c in (table["amodal_rle"], table["visible_rle"])
         ]
         labels = [f"{n} {s:.2f}" for n, s in zip(self.names, self.scores, strict=True)]
-        return Image.fromarray(draw_objects(self.image, *columns, labels=labels))
+        drawn = draw_objects(self.image, *columns, labels=labels)
+        if len(self.order):
+            drawn = draw_order(drawn, *columns, self.order, self.image.shape[:2])
+        return Image.fromarray(drawn)
 
     def save_coco(self, path: str | Path) -> None:
         """Write the objects as COCO results JSON (docs/outside_predictions.md)."""
         from amodal_pipeline.annotations.export import write_coco_results
 
         write_coco_results(self.predictions, path, with_names=True)
+
+    def save(self, folder: str | Path) -> None:
+        """Write all of it into a folder, which is made if needed.
+
+        ``overlay.png`` (:meth:`plot`), ``objects.json`` (:meth:`save_coco`), ``order.csv`` if the
+        method says who is in front, and an image per object in ``amodal/``, ``visible/`` and
+        ``cutouts/``: its masks, 255 within and 0 elsewhere, and the object cut out. Images of
+        objects that are there already are replaced.
+        """
+        from amodal_pipeline.annotations.storage import replacing
+        from amodal_pipeline.visuals.object_images import order_list, write_object_images
+
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in ("amodal", "visible", "cutouts"):
+            shutil.rmtree(folder / kind, ignore_errors=True)
+        self.plot().save(folder / "overlay.png")
+        self.save_coco(folder / "objects.json")
+        names = {c.id: c.name for c in self.predictions.metadata.categories}
+        write_object_images(folder, self.image, self.predictions.predictions, names)
+        if len(self.order):
+            with replacing(folder / "order.csv") as path:
+                order_list(self.predictions).to_csv(path, index=False)
 
 
 class Predictor:
@@ -167,7 +224,14 @@ class Predictor:
         table = detections_as_rows(found, 1, pixels.shape[:2], ids, self.module.box_kind)
         columns = {key: table[key] for key in table.columns}
         columns["prediction_id"] = np.arange(1, len(table) + 1)
-        return self._result(pixels, name, columns)
+        result = self._result(pixels, name, columns, self.categories)
+        if "order" not in found:
+            return result
+        pairs = {1: tuple(found[key].cpu().numpy() for key in ("order", "order_scores"))}
+        order = order_as_rows(pairs, np.ones(len(table), np.int64), self.name)
+        return dataclasses.replace(
+            result, predictions=dataclasses.replace(result.predictions, order=order)
+        )
 
     def _complete_found(self, found: Result) -> Result:
         """Return a detector's objects with the amodal masks of this completer."""
@@ -197,7 +261,7 @@ class Predictor:
             found.predictions.metadata.model_copy(update=made),
             found.predictions.images,
             frame(PREDICTIONS, columns),
-            frame(PREDICTION_ORDER, {}),
+            found.predictions.order,
         )
         return Result(found.image, found.names, predictions)
 
@@ -231,12 +295,12 @@ class Predictor:
         columns = {
             "prediction_id": np.arange(1, n + 1),
             "image_id": np.ones(n, np.int64),
-            "category_id": np.full(n, self.categories[0].id),
+            "category_id": np.full(n, _OBJECT.id),
             "score": np.ones(n, np.float32),
             "amodal_rle": rle.encode(whole),
             "visible_rle": rle.encode(visible),
         }
-        return self._result(pixels, name, columns, names=["object"] * n)
+        return self._result(pixels, name, columns, (_OBJECT,))
 
     def complete_video(
         self, frames: Sequence[Picture], masks: np.ndarray | Tensor, *, raw: bool = False
@@ -321,7 +385,7 @@ class Predictor:
         return whole
 
     def _result(
-        self, pixels: np.ndarray, name: str, columns: dict, names: list[str] | None = None
+        self, pixels: np.ndarray, name: str, columns: dict, categories: Sequence[Category]
     ) -> Result:
         height, width = pixels.shape[:2]
         images = {"image_id": [1], "file_name": [name], "height": [height], "width": [width]}
@@ -329,12 +393,12 @@ class Predictor:
             dataset="pictures",
             split="user",
             method=self.name,
-            categories=self.categories,
+            categories=tuple(categories),
             image_root="",
         )
         table = frame(PREDICTIONS, columns)
-        of = {category.id: category.name for category in self.categories}
-        names = names or [of[int(i)] for i in table["category_id"]]
+        of = {category.id: category.name for category in categories}
+        names = [of[int(i)] for i in table["category_id"]]
         predictions = Predictions(
             metadata, frame(IMAGES, images), table, frame(PREDICTION_ORDER, {})
         )

@@ -226,7 +226,9 @@ def test_a_damaged_image_ends_the_run_after_all_others_are_done(project, tmp_pat
     assert [record["file_name"] for record in records] == ["whole.png"] * 2
     written = {p.relative_to(output).as_posix() for p in output.rglob("user_masks/**/*.png")}
     assert written == {
-        f"user_masks/{kind}/whole/{i}_object.png" for kind in ("amodal", "visible") for i in (1, 2)
+        f"user_masks/{kind}/whole/{i}_object.png"
+        for kind in ("amodal", "visible", "cutouts")
+        for i in (1, 2)
     }
     own, seen = (
         np.asarray(Image.open(output / f"user_masks/{kind}/whole/1_object.png"))

@@ -2,13 +2,11 @@
 
 import dataclasses
 import logging
-import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from amodal_pipeline.annotations import KnownObjects, Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.storage import inside, replacing
@@ -27,8 +25,6 @@ from amodal_pipeline.methods.contract import job_name
 from amodal_pipeline.methods.training_config import InferenceConfig
 
 logger = logging.getLogger(__name__)
-
-_LONGEST_NAME = 60  # characters of a category's name that go into the name of a file
 
 
 def find_objects(
@@ -113,9 +109,13 @@ def _confident(found: Predictions, score_threshold: float) -> Predictions:
             *(found.metadata.method, score_threshold),
         )
     columns = {name: table[name][kept] for name in table.columns}
-    columns["prediction_id"] = np.arange(1, kept.sum() + 1)
+    numbers = dict(zip(columns["prediction_id"], range(1, kept.sum() + 1), strict=True))
+    columns["prediction_id"] = list(numbers.values())
+    order = found.order[found.order[["front_id", "back_id"]].isin(list(numbers)).all(axis=1)]
+    pairs = {name: order[name] for name in order.columns}
+    pairs |= {end: [numbers[i] for i in order[end]] for end in ("front_id", "back_id")}
     return dataclasses.replace(
-        found, predictions=frame(PREDICTIONS, columns), order=frame(PREDICTION_ORDER, {})
+        found, predictions=frame(PREDICTIONS, columns), order=frame(PREDICTION_ORDER, pairs)
     )
 
 
@@ -154,7 +154,11 @@ def complete_objects(
         stage = load_stage_one(checkpoint, models, stage_one, None if elsewhere else detector)
         objects = with_boxes(stage, objects, inference, categories=False)
     completed = complete(checkpoint, objects, inference)
-    return completed if raw else _with_what_is_seen(completed)
+    if not raw:
+        completed = _with_what_is_seen(completed)
+    # Who is in front, as the completer says, or else the detector.
+    order = completed.order if len(completed.order) else found.order
+    return dataclasses.replace(completed, order=order)
 
 
 def _detect(
@@ -202,15 +206,19 @@ def _with_what_is_seen(found: Predictions) -> Predictions:
 def write_results(
     predictions: Predictions, results: Path, masks: Path, score_threshold: float, png: bool
 ) -> int:
-    """Write predictions as COCO results JSON and, if ``png``, as an image per mask.
+    """Write predictions as COCO results JSON, who is in front, and if ``png`` images of objects.
 
     Args:
         predictions: for a user's images.
-        results: the JSON file; its records name their images (``file_name``).
+        results: the JSON file; its records name their images (``file_name``). Beside it lies
+            ``user_order.csv`` if the predictions say who is in front of whom
+            (:func:`~..visuals.object_images.order_list`).
         masks: a folder that is replaced. For the image ``a/b.jpg`` it gets
-            ``amodal/a/b/<prediction_id>_<category>.png``, 255 within the mask and 0 elsewhere, and
-            ``visible/a/b/…`` if the method predicts visible masks; empty masks are left out.
-            Objects of a video have their ``track_id`` in place of ``prediction_id``.
+            ``amodal/a/b/<prediction_id>_<category>.png``, 255 within the mask and 0 elsewhere,
+            ``visible/a/b/…`` if the method predicts visible masks, and ``cutouts/a/b/…``, the
+            object with transparent surroundings in the tight box of its whole mask; hidden pixels
+            are transparent, too. Empty masks are left out. Objects of a video have their
+            ``track_id`` in place of ``prediction_id``.
         score_threshold: predictions with a lower score get no image; those without a score do.
         png: whether to write images.
 
@@ -218,45 +226,37 @@ def write_results(
         The number of images written.
     """
     from amodal_pipeline.annotations.export import write_coco_results
+    from amodal_pipeline.annotations.images import read_image
+    from amodal_pipeline.visuals.object_images import order_list, write_object_images
 
     write_coco_results(predictions, results, with_names=True)
     logger.info("%s: %d records", results, len(predictions.predictions))
+    order = results.with_name("user_order.csv")
+    if len(predictions.order):
+        with replacing(order) as temporary:
+            order_list(predictions).to_csv(temporary, index=False)
+        logger.info("%s: %d pairs, who is in front", order, len(predictions.order))
+    else:
+        order.unlink(missing_ok=True)  # of an earlier run
     if not png:
         return 0
-    written = 0
-    stems = dict(zip(predictions.images["image_id"], picture_stems(predictions), strict=True))
-    names = {c.id: _in_a_name(c.name) for c in predictions.metadata.categories}
+    written, root = 0, predictions.metadata.image_root
+    names = {c.id: c.name for c in predictions.metadata.categories}
+    stems = picture_stems(predictions)
     table = predictions.predictions
     shown = ~(table["score"].to_numpy(dtype=np.float64, na_value=np.nan) < score_threshold)
+    of = dict(list(table[shown].groupby("image_id")))
     with replacing(masks) as folder, progress("masks") as on_progress:
         folder.mkdir()
-        for done, (at, row) in enumerate(table[shown].iterrows(), start=1):
-            number = row["prediction_id"] if pd.isna(row["track_id"]) else row["track_id"]
-            name = f"{stems[row['image_id']]}/{number}_{names[row['category_id']]}"
-            for kind in ("amodal", "visible"):
-                if not pd.isna(row[f"{kind}_rle"]):
-                    path = inside(folder, f"{kind}/{name}.png")
-                    written += _write_mask(row[f"{kind}_rle"], predictions.sizes[at], path)
-            on_progress(done, int(shown.sum()))
-    logger.info("%d images of masks are in %s", written, masks)
+        for done, (stem, (_, image)) in enumerate(
+            zip(stems, predictions.images.iterrows(), strict=True), start=1
+        ):
+            if (objects := of.get(image["image_id"])) is not None:
+                pixels = read_image(root, image["file_name"], (image["height"], image["width"]))
+                written += write_object_images(folder, pixels, objects, names, stem)
+            on_progress(done, len(stems))
+    logger.info("%d images of masks and objects are in %s", written, masks)
     return written
-
-
-def _write_mask(counts: str, size: np.ndarray, path: Path) -> bool:
-    """Write a mask as an image of 0 and 255; return False, and write nothing, for an empty mask."""
-    from amodal_pipeline.annotations import rle
-
-    mask = rle.decode([counts], tuple(size.tolist()))[0]
-    if not mask.any():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask * np.uint8(255)).save(path, format="PNG")
-    return True
-
-
-def _in_a_name(category: str) -> str:
-    """Return a category's name for use in a file's name: letters, digits and hyphens."""
-    return re.sub(r"[^\w-]+", "_", category)[:_LONGEST_NAME] or "object"
 
 
 def picture_stems(predictions: Predictions) -> list[str]:
