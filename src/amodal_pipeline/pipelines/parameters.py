@@ -55,6 +55,7 @@ class FoldersConfig(Strict):
     models: LocalFolder
     imported: LocalFolder
     chosen: LocalFolder
+    exported: LocalFolder
     model_output: LocalFolder
     user_results: LocalFolder
     user_masks: LocalFolder
