@@ -76,8 +76,9 @@ def test_the_python_of_the_readme_gives_masks_of_the_image(shapes, tmp_path, mon
 
 def test_the_python_of_the_front_door_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data, parts, pictures = blocks(DOCS / "python.md")
-    code = f"from tests.test_front import COMPLETER, TOKENIZER\n{data}\n{parts}\n{pictures}"
+    code = "\n".join(
+        ["from tests.test_front import COMPLETER, TOKENIZER", *blocks(DOCS / "python.md")]
+    )
     tiny = "iterations=2, model=COMPLETER, parts={'tokenizer': TOKENIZER}"
     few = "resamples=2, headline_resamples=2"
     names = run(
@@ -91,7 +92,10 @@ def test_the_python_of_the_front_door_runs(tmp_path, monkeypatch):
             "ap.evaluate(val, [found])": f"ap.evaluate(val, [found], {few})",
             "street.jpg": "data/scenes/val/000000.png",
             "above(0.5)": "above(0.0)",
+            'detector="torchvision"': 'detector="runs/orcnn"',
+            'result.cutouts[0].save("object.png")': "result.cutouts",
         },
     )
+    assert names["model"].detector.name == "orcnn"
     assert (names["results"]["metric"] == "AP_amodal").any()
     assert names["result"].masks.ndim == 3 and (tmp_path / "street.json").exists()

@@ -1,5 +1,6 @@
 """The front door: a method from data to masks of a picture, in Python and without Kedro."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from PIL import Image
 
 import amodal_pipeline as ap
 from amodal_pipeline import front
+from amodal_pipeline.annotations.tables import PREDICTION_ORDER, frame
 from amodal_pipeline.methods.registry import METHODS
 from tests.pipelines.conftest import DETECTOR
 
@@ -120,6 +122,23 @@ def test_pictures_of_any_kind(orcnn, tmp_path):
     one.save_coco(tmp_path / "street.json")
     records = json.loads((tmp_path / "street.json").read_text())
     assert len(records) == n and records[0]["file_name"] == "street.png"
+    cut = [each for each in one.cutouts if each is not None]
+    assert len(one.cutouts) == n and {each.mode for each in cut} == {"RGBA"}
+    tables = one.predictions
+    pair = {"image_id": [1], "front_id": [2], "back_id": [1], "score": [0.5], "source": ["me"]}
+    ordered = dataclasses.replace(tables, order=frame(PREDICTION_ORDER, pair))
+    ordered = dataclasses.replace(one, predictions=ordered)
+    assert ordered.order.tolist() == [[1, 0]] and one.order.shape == (0, 2)
+    assert ordered.above(float(one.scores[:2].max())).order.shape == (0, 2)
+    ordered.save(tmp_path / "objects")
+    written = {p.relative_to(tmp_path / "objects").parts[0] for p in tmp_path.rglob("objects/**/*")}
+    assert written == {
+        *("amodal", "visible", "cutouts"),
+        "overlay.png",
+        "objects.json",
+        "order.csv",
+    }
+    assert len(list((tmp_path / "objects/cutouts").iterdir())) == len(cut)
     with pytest.raises(ValueError, match=r"uint8 array \[H, W, 3\]"):
         model.predict(pixels.astype(np.float32))
     with pytest.raises(ValueError, match="is not a completer"):

@@ -7,6 +7,7 @@
 >>> results = ap.evaluate(val, [found])
 >>> result = ap.load("runs/orcnn").predict("street.jpg")
 >>> result.plot().save("street.png")
+>>> whole = ap.load("runs/c2f_seg", detector="torchvision").predict("street.jpg")
 """
 
 from __future__ import annotations
@@ -294,9 +295,33 @@ def evaluate(
     return join(tables)
 
 
-def load(folder: str | Path) -> Predictor:
-    """Return a trained method for pictures of your own: see :class:`~.predictor.Predictor`."""
+def load(folder: str | Path, detector: str | Path | None = None) -> Predictor:
+    """Return a trained method for pictures of your own: see :class:`~.predictor.Predictor`.
+
+    Args:
+        folder: of its checkpoint.
+        detector: for a completer, what finds objects in pictures: the folder of a detector, or
+            "torchvision" for its Mask R-CNN of COCO, which is downloaded once
+            (:func:`~.methods.importing.published_detector`).
+
+    Raises:
+        ValueError: there is no checkpoint, ``folder`` is of a detector and ``detector`` is given,
+            or this finds no objects.
+    """
     from amodal_pipeline.methods import load as restore
     from amodal_pipeline.predictor import Predictor
 
-    return Predictor(restore(Path(folder).expanduser()))
+    module = restore(Path(folder).expanduser())
+    return Predictor(module, None if detector is None else _finding(detector))
+
+
+def _finding(detector: str | Path) -> Any:
+    """Return the network of a detector."""
+    from amodal_pipeline.jobs.detect import TORCHVISION
+    from amodal_pipeline.methods import load as restore
+    from amodal_pipeline.methods.importing import published_detector
+    from amodal_pipeline.methods.pretrained import restore as of_checkpoint
+
+    if detector == TORCHVISION:
+        return of_checkpoint(published_detector())
+    return restore(Path(detector).expanduser())

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from amodal_pipeline.annotations import KnownObjects, Predictions, PredictionsMetadata, rle
+from amodal_pipeline.annotations import (
+    Category,
+    KnownObjects,
+    Predictions,
+    PredictionsMetadata,
+    rle,
+)
 from amodal_pipeline.annotations.images import read_image
-from amodal_pipeline.annotations.tables import IMAGES, PREDICTION_ORDER, PREDICTIONS, frame
+from amodal_pipeline.annotations.tables import (
+    IMAGES,
+    PREDICTION_ORDER,
+    PREDICTIONS,
+    boxes,
+    frame,
+)
 from amodal_pipeline.methods.contract import job_name
 from amodal_pipeline.methods.training_config import InferenceConfig
-from amodal_pipeline.training.inference import detections_as_rows
+from amodal_pipeline.training.inference import detections_as_rows, order_as_rows
 
+_OBJECT = Category(id=1, name="object")  # of objects that a user marks
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -33,6 +49,7 @@ class Result:
         masks: bool [N, H, W], amodal masks; visible ones if the method predicts no others.
         visible_masks: bool [N, H, W]; None if the method does not predict them.
         boxes: float32 [N, 4] (x, y, width, height) in pixels, tight around ``masks``.
+        order: int64 [P, 2], positions (front, back) of objects; P is 0 if the method does not say.
         predictions: the objects as a table, with masks as run lengths.
     """
 
@@ -58,6 +75,24 @@ class Result:
         counts = rle.encode(self.masks) if len(self.names) else []
         return rle.box(counts, self.image.shape[:2]).astype(np.float32).reshape(-1, 4)
 
+    @property
+    def order(self) -> np.ndarray:
+        ids = pd.Index(self.predictions.predictions["prediction_id"].to_numpy(dtype=np.int64))
+        ends = (self.predictions.order[end] for end in ("front_id", "back_id"))
+        return np.stack([ids.get_indexer(end.to_numpy(dtype=np.int64)) for end in ends], axis=1)
+
+    @property
+    def cutouts(self) -> list[Image.Image | None]:
+        """Return each object as RGBA in the box of its whole mask; hidden pixels are transparent.
+
+        An object with an empty mask is None.
+        """
+        from amodal_pipeline.visuals.object_images import cut_out
+
+        seen = self.visible_masks
+        seen = [None] * len(self.names) if seen is None else seen
+        return [cut_out(self.image, *own) for own in zip(self.masks, seen, strict=True)]
+
     def _has(self, column: str) -> bool:
         table = self.predictions.predictions
         return len(table) > 0 and bool(table[column].notna().all())
@@ -71,17 +106,19 @@ class Result:
         """Return a result with the objects whose score is at least ``score``."""
         kept = np.flatnonzero(self.scores >= score)
         table = self.predictions.predictions.iloc[kept].reset_index(drop=True)
-        predictions = Predictions(
-            self.predictions.metadata,
-            self.predictions.images,
-            table,
-            self.predictions.order.iloc[:0],
+        order = self.predictions.order
+        both = order[["front_id", "back_id"]].isin(table["prediction_id"].tolist()).all(axis=1)
+        predictions = dataclasses.replace(
+            self.predictions, predictions=table, order=order[both].reset_index(drop=True)
         )
         return Result(self.image, [self.names[i] for i in kept], predictions)
 
     def plot(self) -> Image.Image:
-        """Return the picture with visible parts filled, hidden parts striped, names and scores."""
-        from amodal_pipeline.visuals.overlays import draw_objects
+        """Return the picture with visible parts filled, hidden parts striped, names and scores.
+
+        Arrows point from an object to one behind it, if the method says who is in front.
+        """
+        from amodal_pipeline.visuals.overlays import draw_objects, draw_order
 
         table = self.predictions.predictions
         columns = [
@@ -89,7 +126,10 @@ class Result:
             for c in (table["amodal_rle"], table["visible_rle"])
         ]
         labels = [f"{n} {s:.2f}" for n, s in zip(self.names, self.scores, strict=True)]
-        return Image.fromarray(draw_objects(self.image, *columns, labels=labels))
+        drawn = draw_objects(self.image, *columns, labels=labels)
+        if len(self.order):
+            drawn = draw_order(drawn, *columns, self.order, self.image.shape[:2])
+        return Image.fromarray(drawn)
 
     def save_coco(self, path: str | Path) -> None:
         """Write the objects as COCO results JSON (docs/outside_predictions.md)."""
@@ -97,38 +137,85 @@ class Result:
 
         write_coco_results(self.predictions, path, with_names=True)
 
+    def save(self, folder: str | Path) -> None:
+        """Write all of it into a folder, which is made if needed.
+
+        ``overlay.png`` (:meth:`plot`), ``objects.json`` (:meth:`save_coco`), ``order.csv`` if the
+        method says who is in front, and an image per object in ``amodal/``, ``visible/`` and
+        ``cutouts/``: its masks, 255 within and 0 elsewhere, and the object cut out. Images of
+        objects that are there already are replaced.
+        """
+        from amodal_pipeline.annotations.storage import replacing
+        from amodal_pipeline.visuals.object_images import order_list, write_object_images
+
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in ("amodal", "visible", "cutouts"):
+            shutil.rmtree(folder / kind, ignore_errors=True)
+        self.plot().save(folder / "overlay.png")
+        self.save_coco(folder / "objects.json")
+        names = {c.id: c.name for c in self.predictions.metadata.categories}
+        write_object_images(folder, self.image, self.predictions.predictions, names)
+        if len(self.order):
+            with replacing(folder / "order.csv") as path:
+                order_list(self.predictions).to_csv(path, index=False)
+
 
 class Predictor:
     """A trained method in evaluation mode; ``module`` is its network, ``categories`` its classes.
 
-    Its methods return one result for one picture, and a list for a list.
+    A completer may have a detector that finds the objects which it completes. Its methods return
+    one result for one picture, and a list for a list.
 
     >>> model = ap.load("runs/orcnn")
     >>> result = model.predict("street.jpg")
     >>> result.above(0.5).plot().save("objects.png")
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, detector: nn.Module | None = None) -> None:
         self.module, self.categories = module.eval(), module.categories
         self.name = job_name(module.config)
+        self.detector = None if detector is None else Predictor(detector)
+        if self.detector is None:
+            return
+        if module.config.DESCRIPTION.task != "complete":
+            raise ValueError(f"{self.name} is no completer: leave out the detector")
+        if detector.config.DESCRIPTION.task != "detect":
+            raise ValueError(f"{self.detector.name} finds no objects: name a detector")
 
-    def predict(self, pictures: Picture | list[Picture]) -> Result | list[Result]:
-        """Return the objects that a detector finds in pictures.
+    def predict(
+        self, pictures: Picture | list[Picture], *, score_threshold: float | None = None
+    ) -> Result | list[Result]:
+        """Return the objects in pictures: those that a detector finds, or these completed.
 
         Args:
             pictures: a path, a PIL image, a uint8 array [H, W, 3] or a uint8 tensor [3, H, W], RGB;
                 or a list of these.
+            score_threshold: objects with a lower score are left out; by default 0.5 for a
+                completer, and 0 for a detector.
 
         Raises:
-            ValueError: the method is not a detector, or a picture cannot be read.
+            ValueError: the method is neither a detector nor a completer with one, or a picture
+                cannot be read.
         """
         task = self.module.config.DESCRIPTION.task
-        if task != "detect":
-            use = "use complete(image, masks)" if task == "complete" else "load a detector"
+        if task != "detect" and self.detector is None:
+            use = (
+                'use complete(image, masks), or load it with detector="torchvision"'
+                if task == "complete"
+                else "load a detector"
+            )
             raise ValueError(f"{self.name} is not a detector: {use}")
         if isinstance(pictures, list):
-            return [self.predict(each) for each in pictures]
+            return [self.predict(each, score_threshold=score_threshold) for each in pictures]
         pixels, name = _pixels(pictures)
+        if self.detector is not None:
+            least = 0.5 if score_threshold is None else score_threshold
+            return self._complete_found(self.detector._detect(pixels, name).above(least))
+        found = self._detect(pixels, name)
+        return found if score_threshold is None else found.above(score_threshold)
+
+    def _detect(self, pixels: np.ndarray, name: str) -> Result:
         device = next(self.module.parameters()).device
         with torch.inference_mode():
             image = torch.from_numpy(pixels).permute(2, 0, 1).to(device)
@@ -137,7 +224,46 @@ class Predictor:
         table = detections_as_rows(found, 1, pixels.shape[:2], ids, self.module.box_kind)
         columns = {key: table[key] for key in table.columns}
         columns["prediction_id"] = np.arange(1, len(table) + 1)
-        return self._result(pixels, name, columns)
+        result = self._result(pixels, name, columns, self.categories)
+        if "order" not in found:
+            return result
+        pairs = {1: tuple(found[key].cpu().numpy() for key in ("order", "order_scores"))}
+        order = order_as_rows(pairs, np.ones(len(table), np.int64), self.name)
+        return dataclasses.replace(
+            result, predictions=dataclasses.replace(result.predictions, order=order)
+        )
+
+    def _complete_found(self, found: Result) -> Result:
+        """Return a detector's objects with the amodal masks of this completer."""
+        from amodal_pipeline.methods.completer import complete
+
+        seen = found.visible_masks
+        if seen is None:
+            raise ValueError(
+                f"{self.detector.name} predicts no visible masks, which {self.name} needs: name "
+                "another detector"
+            )
+        table = found.predictions.predictions
+        around = None
+        if self.module.config.crop.around == "amodal":
+            around = boxes(table["amodal_box"])
+            if np.isnan(around).any():
+                raise ValueError(
+                    f"{self.name} looks within amodal boxes, which {self.detector.name} does not "
+                    "predict: name a detector that does"
+                )
+        whole = complete(self.module, found.image, seen, around) if len(table) else seen
+        columns = {key: table[key] for key in ("prediction_id", "image_id", "category_id", "score")}
+        columns |= {"visible_rle": table["visible_rle"], "source_id": table["prediction_id"]}
+        columns["amodal_rle"] = rle.encode(whole) if len(table) else []
+        made = {"method": self.name, "inputs": self.detector.name}
+        predictions = Predictions(
+            found.predictions.metadata.model_copy(update=made),
+            found.predictions.images,
+            frame(PREDICTIONS, columns),
+            found.predictions.order,
+        )
+        return Result(found.image, found.names, predictions)
 
     def complete(
         self,
@@ -160,7 +286,7 @@ class Predictor:
         from amodal_pipeline.methods.completer import complete
 
         if self.module.config.DESCRIPTION.task != "complete":
-            raise ValueError(f"{self.name} is not a completer: use predict(image) with a detector")
+            raise ValueError(f"{self.name} is not a completer: use predict(image)")
         pixels, name = _pixels(picture)
         visible = np.asarray(torch.as_tensor(masks).cpu() != 0)
         whole = complete(self.module, pixels, visible, amodal_boxes, raw=raw)
@@ -169,12 +295,12 @@ class Predictor:
         columns = {
             "prediction_id": np.arange(1, n + 1),
             "image_id": np.ones(n, np.int64),
-            "category_id": np.full(n, self.categories[0].id),
+            "category_id": np.full(n, _OBJECT.id),
             "score": np.ones(n, np.float32),
             "amodal_rle": rle.encode(whole),
             "visible_rle": rle.encode(visible),
         }
-        return self._result(pixels, name, columns, names=["object"] * n)
+        return self._result(pixels, name, columns, (_OBJECT,))
 
     def complete_video(
         self, frames: Sequence[Picture], masks: np.ndarray | Tensor, *, raw: bool = False
@@ -259,7 +385,7 @@ class Predictor:
         return whole
 
     def _result(
-        self, pixels: np.ndarray, name: str, columns: dict, names: list[str] | None = None
+        self, pixels: np.ndarray, name: str, columns: dict, categories: Sequence[Category]
     ) -> Result:
         height, width = pixels.shape[:2]
         images = {"image_id": [1], "file_name": [name], "height": [height], "width": [width]}
@@ -267,12 +393,12 @@ class Predictor:
             dataset="pictures",
             split="user",
             method=self.name,
-            categories=self.categories,
+            categories=tuple(categories),
             image_root="",
         )
         table = frame(PREDICTIONS, columns)
-        of = {category.id: category.name for category in self.categories}
-        names = names or [of[int(i)] for i in table["category_id"]]
+        of = {category.id: category.name for category in categories}
+        names = [of[int(i)] for i in table["category_id"]]
         predictions = Predictions(
             metadata, frame(IMAGES, images), table, frame(PREDICTION_ORDER, {})
         )

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
@@ -10,9 +13,11 @@ import torch
 from kedro.framework.session import KedroSession
 from PIL import Image
 
+import amodal_pipeline as ap
 from amodal_pipeline import methods
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, rle
 from amodal_pipeline.annotations.coco_results import read_coco_results
+from amodal_pipeline.jobs.detect import load_detector
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint, MethodCard
 from amodal_pipeline.methods.configs import C2FSegConfig
 from amodal_pipeline.methods.pretrained import weights_of
@@ -20,6 +25,7 @@ from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.metrics.score_files import load_scores
 from amodal_pipeline.pipelines.evaluate import create_completer_pipeline
 from tests.conftest import make_shapes, tiny_method
+from tests.methods.test_importing import IMAGE, of_torchvision, small_v2
 
 SMALL = {
     "evaluation": {"resamples": 20, "headline_resamples": 20},
@@ -125,6 +131,82 @@ def test_predict_completes_a_users_own_masks(project, tmp_path):
     assert rle.area(amodal)[0] > 0
 
 
+@pytest.fixture
+def photograph(tmp_path):
+    """A folder with one picture in which detectors of random weights find objects."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    pixels = (255 * IMAGE.permute(1, 2, 0)).to(torch.uint8).numpy()
+    Image.fromarray(pixels).save(folder / "mine.png")
+    return folder
+
+
+def test_without_masks_the_detector_finds_the_objects(project, photograph):
+    given = {"images": str(photograph), "score_threshold": 0.1}
+    run(project, "predict", **given, method="orcnn")
+    folder = project / "data/07_model_output/scenes/orcnn/user_predictions"
+    detected = Predictions.load(sorted(folder.iterdir())[-1] / "user_predictions").predictions
+    run(project, "predict", **given)
+    found = newest(project, "user_predictions")
+    table = found.predictions
+    kept = detected[(detected["score"] >= 0.1) & (rle.area(detected["visible_rle"]) > 0)]
+    assert 0 < len(table) == len(kept) and found.metadata.inputs == "orcnn"
+    for name in ("visible_rle", "score", "category_id"):
+        assert table[name].tolist() == kept[name].tolist()
+    amodal, visible = table["amodal_rle"].tolist(), table["visible_rle"].tolist()
+    assert rle.shared_area(amodal, visible).tolist() == rle.area(visible).tolist()
+
+    # In Python it is the same but for what is drawn for an object, which its number seeds.
+    models = project / "data/06_models/scenes"
+    model = ap.load(models / "c2f_seg", detector=models / "orcnn")
+    result = model.predict(photograph / "mine.png", score_threshold=0.1)
+    assert result.predictions.predictions["visible_rle"].tolist() == visible
+    assert np.allclose(result.scores, table["score"]) and len(result.names) == len(table)
+    assert (result.masks >= result.visible_masks).all()
+    assert model.predict(photograph / "mine.png", score_threshold=1.1).masks.shape == (0, 96, 128)
+    with pytest.raises(ValueError, match="orcnn is no completer: leave out the detector"):
+        ap.load(models / "orcnn", detector=models / "orcnn")
+    with pytest.raises(ValueError, match="c2f_seg finds no objects: name a detector"):
+        ap.load(models / "c2f_seg", detector=models / "c2f_seg")
+    with pytest.raises(ValueError, match=r"complete\(image, masks\), or load it with detector="):
+        ap.load(models / "c2f_seg").predict(photograph / "mine.png")
+
+
+def test_torchvisions_detector_finds_the_objects(project, tmp_path, monkeypatch):
+    """Of random weights and fewer layers, where torchvision keeps what it downloads."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    imported = project / "data/06_models/coco/mask_rcnn"
+
+    def no_network(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(ValueError, match=r"cannot be downloaded here .*no route.*put it at") as no:
+        load_detector("torchvision", project, imported)
+    file = Path(re.search(r"put it at (\S+);", str(no.value))[1])
+    assert file.name.startswith("maskrcnn_resnet50_fpn_v2_coco-") and not file.exists()
+
+    def fetch(url, path, hash_prefix):
+        assert url.endswith(file.name) and file.stem.endswith(hash_prefix)
+        torch.save(of_torchvision(small_v2).state_dict(), path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    pixels = (255 * IMAGE[:, :24].permute(1, 2, 0)).to(torch.uint8).numpy()
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    run(*(project, "predict"), images=str(tmp_path), detector="torchvision", score_threshold=0.09)
+    found = newest(project, "user_predictions")
+    assert found.metadata.inputs == "mask_rcnn" and len(found.predictions) > 0
+    assert {"person", "teddy bear"} < {c.name for c in found.metadata.categories}
+
+    # One that import_detector made is taken instead, without a look for the file.
+    downloaded = load_detector("torchvision", project, imported)
+    downloaded.save(imported)
+    file.unlink()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    again = load_detector("torchvision", project, imported)
+    assert again.card.fingerprint == downloaded.card.fingerprint
+
+
 def test_a_damaged_image_ends_the_run_after_all_others_are_done(project, tmp_path):
     images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir()
@@ -144,7 +226,9 @@ def test_a_damaged_image_ends_the_run_after_all_others_are_done(project, tmp_pat
     assert [record["file_name"] for record in records] == ["whole.png"] * 2
     written = {p.relative_to(output).as_posix() for p in output.rglob("user_masks/**/*.png")}
     assert written == {
-        f"user_masks/{kind}/whole/{i}_object.png" for kind in ("amodal", "visible") for i in (1, 2)
+        f"user_masks/{kind}/whole/{i}_object.png"
+        for kind in ("amodal", "visible", "cutouts")
+        for i in (1, 2)
     }
     own, seen = (
         np.asarray(Image.open(output / f"user_masks/{kind}/whole/1_object.png"))

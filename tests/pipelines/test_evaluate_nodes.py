@@ -447,7 +447,7 @@ def test_boxes_are_estimated_by_the_detector_that_a_method_was_trained_with(
     # Results tell by whose boxes; what is not completed rests on none.
     assert len({each["c2f_seg"] for each in run_ids[:2]}) == 2
     assert len({each["visible_mask"] for each in run_ids}) == 1
-    with pytest.raises(ValueError, match="its detector is null: name one"):
+    with pytest.raises(ValueError, match="no detector is named that estimates them: name one"):
         made()
     (within,) = made(inputs=None)
     assert within.metadata.inputs == "true_boxes"

@@ -1,5 +1,6 @@
 """A user's own images: with a detector, and with a completer and masks of what is visible."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,13 +11,15 @@ from PIL import Image
 
 from amodal_pipeline.annotations import Category, Predictions, PredictionsMetadata, rle
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
-from amodal_pipeline.jobs.own_images import photographs
+from amodal_pipeline.jobs import predict
+from amodal_pipeline.jobs.own_images import find_images, photographs
 from amodal_pipeline.jobs.own_masks import read_masks
 from amodal_pipeline.jobs.predict import (
+    complete_objects,
     draw_folder,
+    find_objects,
     name_damaged,
     picture_stems,
-    predict_folder,
     write_results,
 )
 from amodal_pipeline.layers.configs import CropConfig
@@ -25,6 +28,7 @@ from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.inference import images_in
 from amodal_pipeline.visuals import grids
+from amodal_pipeline.visuals.object_images import cut_out
 from tests.pipelines.test_evaluate_nodes import checkpoint
 from tests.training.test_completing import Echo
 
@@ -36,6 +40,11 @@ HEIGHT, WIDTH = 30, 40
 def save(path, values, mode=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(values, mode).save(path)
+
+
+def completed(made, given, masks, models, raw=False):
+    found = find_objects(made, given, str(masks), CPU, None, models, models / "none", 0.5)
+    return complete_objects(made, found, CPU, models, "none", None, raw)
 
 
 @pytest.fixture
@@ -287,13 +296,8 @@ def test_a_completer_is_given_the_masks(shapes, images, masks, tmp_path, monkeyp
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
-    found, damaged = predict_folder(
-        made, photographs(images), str(masks), CPU, images.parent, "none", None
-    )
-    assert damaged == {} and (found.metadata.method, found.metadata.inputs) == (
-        "c2f_seg",
-        "user_masks",
-    )
+    found = completed(made, photographs(images), masks, images.parent)
+    assert (found.metadata.method, found.metadata.inputs) == ("c2f_seg", "user_masks")
     table = found.predictions
     seen, whole = table["visible_rle"].tolist(), table["amodal_rle"].tolist()
     assert (rle.area(whole) > rle.area(seen)).all()
@@ -314,8 +318,8 @@ def test_completion_keeps_what_the_user_marked(shapes, images, masks, monkeypatc
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Moved(crop).eval())
-    given = (made, photographs(images), str(masks), CPU, images.parent, "none", None)
-    (raw, _), (kept, _) = predict_folder(*given, raw=True), predict_folder(*given)
+    given = (made, photographs(images), masks, images.parent)
+    raw, kept = completed(*given, raw=True), completed(*given)
     own, whole = (found.predictions["amodal_rle"].tolist() for found in (raw, kept))
     seen = kept.predictions["visible_rle"].tolist()
     assert (rle.shared_area(own, seen) < 64).all() and (rle.area(own) > 0).all()
@@ -347,8 +351,8 @@ def test_a_damaged_image_costs_itself_only(shapes, images, masks, monkeypatch, t
     made = checkpoint(shapes)
     crop = made.card.method.root.crop
     monkeypatch.setattr(pretrained, "restore", lambda checkpoint: Echo(crop, grown=8).eval())
-    given = (made, photographs(images), str(masks), CPU, images.parent, "none", None)
-    found, damaged = predict_folder(*given)
+    given, _, damaged = find_images(images, None, tmp_path)
+    found = completed(made, given, masks, images.parent)
     assert set(damaged) == {"a/one.jpg", "torn.png"}
     assert found.predictions["image_id"].tolist() == [1, 1, 1, 4, 4]
     assert found.images["file_name"].tolist() == ["000000000139.jpg", "two.png"]
@@ -395,10 +399,11 @@ def test_results_and_images_of_masks_come_back_as_masks(found, images, tmp_path,
     assert not folder.exists()
     folder.mkdir()
     (folder / "of_an_earlier_run.png").touch()
-    assert write_results(found, results, folder, 0.5, True) == 3
+    assert write_results(found, results, folder, 0.5, True) == 5
     written = {p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
     assert written == {
-        *("amodal/a/one/1__tea_cup.png", "amodal/two/3_door.png", "visible/two/3_door.png")
+        *("amodal/a/one/1__tea_cup.png", "amodal/two/3_door.png", "visible/two/3_door.png"),
+        *("cutouts/a/one/1__tea_cup.png", "cutouts/two/3_door.png"),
     }
     pixels = np.asarray(Image.open(folder / "amodal/two/3_door.png"))
     assert np.array_equal(pixels, 255 * (labels(0, 1) > 0))
@@ -414,6 +419,59 @@ def test_results_and_images_of_masks_come_back_as_masks(found, images, tmp_path,
     results.write_text(json.dumps(listed[1:]))
     with pytest.raises(ValueError, match="record at position 1 has an amodal mask only"):
         read(results, images)
+
+
+def test_a_cut_out_is_the_visible_part_in_the_box_of_the_whole_object():
+    image = np.random.default_rng(0).integers(1, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    whole, seen = labels(1, 1) > 0, labels(0, 1) > 0
+    seen[0] = True  # a raw mask may lack pixels of the visible one
+    cut = cut_out(image, whole, seen)
+    assert cut.mode == "RGBA" and cut.size == (18, 8)
+    pixels = np.asarray(cut)
+    assert (
+        np.array_equal(pixels[:, 10:, :3], image[4:12, 10:18]) and (pixels[:, 10:, 3] == 255).all()
+    )
+    assert not pixels[:, :10].any()
+    assert np.asarray(cut_out(image, whole, None))[:, 0, 3].all()
+    assert cut_out(image, seen & False, seen) is None
+
+
+def test_who_is_in_front_is_a_list_and_arrows(found, images, tmp_path):
+    results = tmp_path / "found.json"
+    pairs = {"image_id": [2], "front_id": [2], "back_id": [1], "score": [0.75], "source": ["m"]}
+    ordered = dataclasses.replace(found, order=frame(PREDICTION_ORDER, pairs))
+    write_results(ordered, results, tmp_path / "pngs", 0.5, False)
+    assert (tmp_path / "user_order.csv").read_text().splitlines() == [
+        "file_name,front,front_category,back,back_category,score",
+        "a/one.jpg,2,../tea cup,1,../tea cup,0.75",
+    ]
+    plain, arrows = (np.asarray(grids.overlay(each, 2, 0.0)) for each in (found, ordered))
+    assert (plain != arrows).any()
+    # An arrow needs both its ends.
+    assert np.array_equal(*(np.asarray(grids.overlay(each, 2, 0.5)) for each in (found, ordered)))
+    write_results(found, results, tmp_path / "pngs", 0.5, False)
+    assert not (tmp_path / "user_order.csv").exists()
+
+
+def test_the_order_of_what_a_detector_finds_stays(shapes, found, images, monkeypatch):
+    """Of three detections the one of a low score is left out; the others are numbered anew."""
+    table = found.predictions.assign(
+        image_id=2,
+        score=[0.3, 0.8, 0.9],
+        category_id=4,
+        visible_rle=found.predictions["amodal_rle"],
+    )
+    pairs = {"image_id": [2, 2], "front_id": [3, 3], "back_id": [2, 1], "score": [1, 1]}
+    order = frame(PREDICTION_ORDER, pairs | {"source": ["sln", "sln"]})
+    detected = dataclasses.replace(found, predictions=frame(PREDICTIONS, table), order=order)
+    monkeypatch.setattr(predict, "_detect", lambda *_: detected)
+    monkeypatch.setattr(predict, "load_detector", lambda *_: None)
+    made, models = checkpoint(shapes), images.parent
+    monkeypatch.setattr(pretrained, "restore", lambda _: Echo(made.card.method.root.crop).eval())
+    objects = find_objects(made, photographs(images), None, CPU, "sln", models, models, 0.5)
+    whole = complete_objects(made, objects, CPU, models, None, "sln")
+    assert whole.predictions["score"].tolist() == pytest.approx([0.8, 0.9])
+    assert whole.order[["front_id", "back_id", "source"]].to_numpy().tolist() == [[2, 1, "sln"]]
 
 
 def test_pictures_are_named_by_the_stems_of_images():
@@ -436,8 +494,22 @@ def test_labels_have_a_score_where_there_is_one(found, monkeypatch):
 
 
 def test_a_completer_needs_masks_and_a_detector_none(shapes, images, masks):
-    with pytest.raises(ValueError, match="c2f_seg completes known objects: say where"):
-        predict_folder(checkpoint(shapes), images, None, CPU, images.parent, "none", None)
+    models, given = images.parent, photographs(images)
+    completer = checkpoint(shapes)
     detector = checkpoint(shapes, MethodConfig.model_validate({"name": "orcnn"}).root)
     with pytest.raises(ValueError, match="orcnn finds objects itself: leave out"):
-        predict_folder(detector, images, str(masks), CPU, images.parent, "none", None)
+        find_objects(detector, given, str(masks), CPU, None, models, models, 0.5)
+    for name, message in (
+        (None, r"c2f_seg completes known objects: say where .* detector=torchvision or a"),
+        ("results/theirs_{split}.json", "c2f_seg completes known objects"),
+        (
+            "orcnn",
+            r"orcnn holds no detector .*kedro run --pipeline=train_orcnn.*detector=torchvision",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_objects(completer, given, None, CPU, name, models, models, 0.5)
+    clips = checkpoint(shapes, MethodConfig.model_validate({"name": "mask_unet_video"}).root)
+    frames = find_images(images, str(images), models)[0]
+    with pytest.raises(ValueError, match="mask_unet_video completes objects that are followed"):
+        find_objects(clips, frames, None, CPU, "orcnn", models, models, 0.5)

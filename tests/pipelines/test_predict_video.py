@@ -12,7 +12,7 @@ from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.video_files import frames_of
 from amodal_pipeline.jobs.own_images import find_images, natural
 from amodal_pipeline.jobs.own_masks import read_masks
-from amodal_pipeline.jobs.predict import draw_folder, predict_folder, write_results
+from amodal_pipeline.jobs.predict import draw_folder, write_results
 from amodal_pipeline.jobs.strips import strips
 from amodal_pipeline.methods.registry import MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig
@@ -22,7 +22,7 @@ from amodal_pipeline.visuals.strips import partly_hidden_tracks
 from tests.conftest import tiny_method
 from tests.methods.test_c2f_seg import TINY
 from tests.methods.test_methods import checkpoint_of
-from tests.pipelines.test_predict_nodes import SQUARE, labelme
+from tests.pipelines.test_predict_nodes import SQUARE, completed, labelme
 
 CPU = InferenceConfig(device="cpu", workers=0)
 SIZE, FRAMES = (48, 64), 11
@@ -61,7 +61,7 @@ def masks(tmp_path):
 
 
 def read(masks, frames):
-    given, _ = find_images(frames, str(frames), frames.parent)
+    given, *_ = find_images(frames, str(frames), frames.parent)
     return read_masks(masks, given.table, given.folder, given.damaged)
 
 
@@ -164,8 +164,8 @@ def tiny(name="c2f_seg_video"):
 def test_a_completer_is_given_tracks(frames, masks, tmp_path, name):
     """The masks of a video go through a network, to JSON, images of masks, a video and a strip."""
     made = checkpoint_of(tiny(name))
-    given, rate = find_images(frames, str(frames), tmp_path)
-    found, damaged = predict_folder(made, given, str(masks), CPU, tmp_path, None, None)
+    given, rate, damaged = find_images(frames, str(frames), tmp_path)
+    found = completed(made, given, masks, tmp_path)
     assert damaged == {} and found.metadata.method == name
     check(found)
     table = found.predictions
@@ -204,7 +204,7 @@ def test_a_video_file_is_decoded_once(tmp_path, masks):
     path = tmp_path / "clip.mp4"
     pictures = (Image.new("RGB", (65, 48), (20 * t, 0, 255 - 20 * t)) for t in range(FRAMES))
     assert movies.write_movie(path, pictures, 12.5) == FRAMES
-    given, rate = find_images(tmp_path, str(path), tmp_path / "written")
+    given, rate, _ = find_images(tmp_path, str(path), tmp_path / "written")
     assert rate == 12.5 and given.folder.name == "clip"
     assert given.table["file_name"].tolist() == [f"{t:06d}.jpg" for t in range(FRAMES)]
     assert set(given.table["width"]) == {64}
@@ -230,8 +230,8 @@ def test_a_missing_pyav_is_named(tmp_path, monkeypatch):
 
 def test_in_python_it_is_the_same(frames, masks, tmp_path):
     model = tiny()
-    given, _ = find_images(frames, str(frames), tmp_path)
-    found = predict_folder(checkpoint_of(model), given, str(masks), CPU, tmp_path, None, None)[0]
+    given, *_ = find_images(frames, str(frames), tmp_path)
+    found = completed(checkpoint_of(model), given, masks, tmp_path)
     visible = np.zeros((FRAMES, 2, *SIZE), bool)
     for t in range(FRAMES):
         if t != 5:

@@ -245,8 +245,8 @@ def load_stage_one(
     name = stage_one or detector_of(checkpoint, models, detector)
     if name is None:
         raise ValueError(
-            f"{checkpoint.card.method.root.name} looks within amodal boxes, and its detector is "
-            "null: name one to estimate them with, --params stage_one=<detector>, or give the "
+            f"{checkpoint.card.method.root.name} looks within amodal boxes, and no detector is "
+            "named that estimates them: name one with --params stage_one=<detector>, or give the "
             "boxes (docs/completing.md)"
         )
     if not (models / name / "method.json").exists():

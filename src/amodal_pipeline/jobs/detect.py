@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amodal_pipeline.annotations import AmodalAnnotations, Predictions, PredictionsMetadata
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _log = logging.getLogger(__name__)
+
+TORCHVISION = "torchvision"  # as the name of a detector: COCO's Mask R-CNN
 
 
 def predict(
@@ -88,6 +91,41 @@ def at_cost(
     speed = count / (time.perf_counter() - start)
     device = device_name(resolve_device(inference.device))
     return found, dataclasses.asdict(cost(restore(checkpoint), image, speed, device, targets))
+
+
+def load_detector(name: str, models: Path, imported: Path) -> Checkpoint:
+    """Return a detector by its name.
+
+    Args:
+        name: a trained detector in ``models``; the folder of a checkpoint; or "torchvision", its
+            Mask R-CNN of COCO: the one in ``imported`` if it is of torchvision, or else a file that
+            torchvision downloads (:func:`~..methods.importing.published_detector`).
+        models: folder of all checkpoints of the data set.
+        imported: folder of the checkpoint that ``import_detector`` makes.
+
+    Raises:
+        ValueError: there is no such detector, or it finds no objects; says what can be done.
+    """
+    if name == TORCHVISION:
+        if (imported / "method.json").exists():
+            checkpoint = Checkpoint.load(imported)
+            if checkpoint.card.fingerprint.parts.get("imported") == TORCHVISION:
+                return checkpoint
+        from amodal_pipeline.methods.importing import published_detector
+
+        return published_detector()
+    folders = (models / name, Path(name).expanduser())
+    folder = next((each for each in folders if (each / "method.json").exists()), None)
+    if folder is None:
+        raise ValueError(
+            f"{models / name} holds no detector to find objects with: train it, `kedro run "
+            f"--pipeline=train_{name}` (and the --env of this run), or take the one of COCO with "
+            "--params detector=torchvision, or say where visible masks are with masks=<folder> "
+            "(docs/completing.md)"
+        )
+    checkpoint = Checkpoint.load(folder)
+    check_detector(checkpoint.card)
+    return checkpoint
 
 
 def check_detector(card: MethodCard) -> None:

@@ -67,14 +67,16 @@ def video_frames(video: Path, written: Path) -> OwnImages:
     return OwnImages(frame(IMAGES, columns), folder, damaged, rate)
 
 
-def find_images(folder: Path, video: str | None, written: Path) -> tuple[OwnImages, float]:
+def find_images(
+    folder: Path, video: str | None, written: Path
+) -> tuple[OwnImages, float, dict[str, str]]:
     """Return the frames of ``video``, or the images below ``folder`` where it is None.
 
     Returns:
-        The images, and the frames per second.
+        The images, the frames per second, and the damaged images: name → reason.
     """
     found = video_frames(Path(video).expanduser(), written) if video else photographs(folder)
-    return found, found.frames_per_second
+    return found, found.frames_per_second, found.damaged
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -1,14 +1,12 @@
-"""Nodes that run a trained method on a user's images; a completer also gets masks of objects."""
+"""Nodes that run a trained method on a user's images; a completer also gets objects' masks."""
 
 import dataclasses
 import logging
-import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from amodal_pipeline.annotations import KnownObjects, Predictions, PredictionsMetadata
 from amodal_pipeline.annotations.storage import inside, replacing
@@ -19,38 +17,123 @@ from amodal_pipeline.jobs.complete import (
     with_boxes,
     within_amodal_boxes,
 )
-from amodal_pipeline.jobs.detect import check_detector
+from amodal_pipeline.jobs.detect import TORCHVISION, check_detector, load_detector
 from amodal_pipeline.jobs.own_images import RATE, OwnImages
 from amodal_pipeline.jobs.progress import progress
-from amodal_pipeline.methods.checkpoints import Checkpoint
+from amodal_pipeline.methods.checkpoints import Checkpoint, MethodCard
 from amodal_pipeline.methods.contract import job_name
 from amodal_pipeline.methods.training_config import InferenceConfig
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_NAME = 60  # characters of a category's name that go into the name of a file
 
-
-def predict_folder(
+def find_objects(
     checkpoint: Checkpoint,
     given: OwnImages,
     masks: str | None,
+    inference: InferenceConfig,
+    detector: str | None,
+    models: Path,
+    imported: Path,
+    score_threshold: float,
+) -> Predictions:
+    """Return the objects of a user's images, as a detector finds them or as the user marked them.
+
+    Warns if the images are unlike those that the detector was trained on.
+
+    Args:
+        checkpoint: of a detector, or of a completer.
+        given: the images; or the frames of a video, in which objects are tracks.
+        masks: for a completer, the file or folder of the objects' visible masks
+            (:func:`.read_masks`).
+        inference: how the detector is run.
+        detector: for a completer without ``masks``, the detector that finds the objects
+            (:func:`.load_detector`).
+        models: folder of all checkpoints of the data set.
+        imported: folder of the checkpoint that ``import_detector`` makes.
+        score_threshold: what a detector finds for a completer with a lower score is left out.
+
+    Raises:
+        ValueError: a detector with ``masks``, masks that :func:`.read_masks` refuses, a completer
+            without ``masks`` and detector, or a completer of videos without ``masks``; the detector
+            is missing, or predicts no visible masks.
+    """
+    card = checkpoint.card
+    if not is_completer(card):
+        check_detector(card)
+        if masks is not None:
+            raise ValueError(
+                f"{card.method.root.name} finds objects itself: leave out --params masks={masks}"
+            )
+        return _detect(checkpoint, given.table, given.folder, inference)
+    if masks is not None:
+        from amodal_pipeline.jobs.own_masks import read_masks
+
+        return read_masks(Path(masks).expanduser(), given.table, given.folder, given.damaged)
+    _check_finds(card, given, detector)
+    finding = load_detector(detector, models, imported)
+    found = _detect(finding, given.table, given.folder, inference)
+    return _confident(found, score_threshold)
+
+
+def _check_finds(card: MethodCard, given: OwnImages, detector: str | None) -> None:
+    name = card.method.root.name
+    if card.method.root.DESCRIPTION.learns_from == "clips" and given.table["frame"].notna().any():
+        raise ValueError(
+            f"{name} completes objects that are followed through a video, and a detector follows "
+            "none: say where masks with tracks are with --params masks=<folder> "
+            "(docs/completing.md#videos)"
+        )
+    if detector is None or detector.endswith(".json"):
+        raise ValueError(
+            f"{name} completes known objects: say where their visible masks are with --params "
+            "masks=<folder>, or name a detector that finds them, detector=torchvision or a trained "
+            "one (docs/completing.md)"
+        )
+
+
+def _confident(found: Predictions, score_threshold: float) -> Predictions:
+    """Return the detections with at least this score of which something is seen, numbered anew."""
+    from amodal_pipeline.annotations import rle
+    from amodal_pipeline.annotations.tables import PREDICTION_ORDER, PREDICTIONS, frame
+    from amodal_pipeline.methods.baselines import visible_masks
+
+    visible = visible_masks(KnownObjects.of(found), "a completer")
+    table = found.predictions
+    kept = table["score"].to_numpy(dtype=np.float64) >= score_threshold
+    kept &= rle.area(visible) > 0
+    if not kept.any():
+        logger.warning(
+            "%s finds no object with a score of at least %g in these images: lower it with "
+            "--params score_threshold=…, or mark objects yourself (docs/completing.md)",
+            *(found.metadata.method, score_threshold),
+        )
+    columns = {name: table[name][kept] for name in table.columns}
+    numbers = dict(zip(columns["prediction_id"], range(1, kept.sum() + 1), strict=True))
+    columns["prediction_id"] = list(numbers.values())
+    order = found.order[found.order[["front_id", "back_id"]].isin(list(numbers)).all(axis=1)]
+    pairs = {name: order[name] for name in order.columns}
+    pairs |= {end: [numbers[i] for i in order[end]] for end in ("front_id", "back_id")}
+    return dataclasses.replace(
+        found, predictions=frame(PREDICTIONS, columns), order=frame(PREDICTION_ORDER, pairs)
+    )
+
+
+def complete_objects(
+    checkpoint: Checkpoint,
+    found: Predictions,
     inference: InferenceConfig,
     models: Path,
     stage_one: str | None,
     detector: str | None,
     raw: bool = False,
-) -> tuple[Predictions, dict[str, str]]:
-    """Return predictions for a user's images, and the damaged images: name → reason.
-
-    Warns if the images are unlike the training data.
+) -> Predictions:
+    """Return objects of a user's images completed; those of a detector's checkpoint as they are.
 
     Args:
         checkpoint: of a detector or a completer.
-        given: the images; or the frames of a video, in which objects are tracks.
-        masks: for a completer, the file or folder of the objects' visible masks
-            (:func:`.read_masks`).
-        inference: how the method is run.
+        found: objects from :func:`find_objects`.
+        inference: how the completer is run.
         models: folder of all checkpoints of the data set.
         stage_one: the name of the detector there that estimates amodal boxes, for a completer that
             needs them and objects without boxes; None for the one that it was trained with.
@@ -59,33 +142,23 @@ def predict_folder(
         raw: leave a completer's masks as they are; otherwise each is united with its visible mask.
 
     Raises:
-        ValueError: a completer without ``masks``, a detector with ``masks``, or masks that
-            :func:`.read_masks` refuses; or there is no stage one.
+        ValueError: there is no stage one.
     """
     card = checkpoint.card
-    completes = is_completer(card)
-    if completes and masks is None:
-        raise ValueError(
-            f"{card.method.root.name} completes known objects: say where their visible masks "
-            "are with --params masks=<folder> (docs/completing.md)"
-        )
-    if not completes:
-        check_detector(card)
-        if masks is not None:
-            raise ValueError(
-                f"{card.method.root.name} finds objects itself: leave out --params masks={masks}"
-            )
-    images, folder = given.table, given.folder
-    if not completes:
-        return _detect(checkpoint, images, folder, inference), given.damaged
-    from amodal_pipeline.jobs.own_masks import read_masks
-
-    objects = KnownObjects.of(read_masks(Path(masks).expanduser(), images, folder, given.damaged))
+    if not is_completer(card):
+        return found
+    objects = KnownObjects.of(found)
     if within_amodal_boxes(card) and objects.table.predictions["amodal_box"].isna().any():
-        estimating = load_stage_one(checkpoint, models, stage_one, detector)
-        objects = with_boxes(estimating, objects, inference, categories=False)
-    found = complete(checkpoint, objects, inference)
-    return found if raw else _with_what_is_seen(found), given.damaged
+        # A detector of visible masks from elsewhere estimates none.
+        elsewhere = detector is not None and (detector == TORCHVISION or "/" in detector)
+        stage = load_stage_one(checkpoint, models, stage_one, None if elsewhere else detector)
+        objects = with_boxes(stage, objects, inference, categories=False)
+    completed = complete(checkpoint, objects, inference)
+    if not raw:
+        completed = _with_what_is_seen(completed)
+    # Who is in front, as the completer says, or else the detector.
+    order = completed.order if len(completed.order) else found.order
+    return dataclasses.replace(completed, order=order)
 
 
 def _detect(
@@ -133,15 +206,19 @@ def _with_what_is_seen(found: Predictions) -> Predictions:
 def write_results(
     predictions: Predictions, results: Path, masks: Path, score_threshold: float, png: bool
 ) -> int:
-    """Write predictions as COCO results JSON and, if ``png``, as an image per mask.
+    """Write predictions as COCO results JSON, who is in front, and if ``png`` images of objects.
 
     Args:
         predictions: for a user's images.
-        results: the JSON file; its records name their images (``file_name``).
+        results: the JSON file; its records name their images (``file_name``). Beside it lies
+            ``user_order.csv`` if the predictions say who is in front of whom
+            (:func:`~..visuals.object_images.order_list`).
         masks: a folder that is replaced. For the image ``a/b.jpg`` it gets
-            ``amodal/a/b/<prediction_id>_<category>.png``, 255 within the mask and 0 elsewhere, and
-            ``visible/a/b/…`` if the method predicts visible masks; empty masks are left out.
-            Objects of a video have their ``track_id`` in place of ``prediction_id``.
+            ``amodal/a/b/<prediction_id>_<category>.png``, 255 within the mask and 0 elsewhere,
+            ``visible/a/b/…`` if the method predicts visible masks, and ``cutouts/a/b/…``, the
+            object with transparent surroundings in the tight box of its whole mask; hidden pixels
+            are transparent, too. Empty masks are left out. Objects of a video have their
+            ``track_id`` in place of ``prediction_id``.
         score_threshold: predictions with a lower score get no image; those without a score do.
         png: whether to write images.
 
@@ -149,45 +226,37 @@ def write_results(
         The number of images written.
     """
     from amodal_pipeline.annotations.export import write_coco_results
+    from amodal_pipeline.annotations.images import read_image
+    from amodal_pipeline.visuals.object_images import order_list, write_object_images
 
     write_coco_results(predictions, results, with_names=True)
     logger.info("%s: %d records", results, len(predictions.predictions))
+    order = results.with_name("user_order.csv")
+    if len(predictions.order):
+        with replacing(order) as temporary:
+            order_list(predictions).to_csv(temporary, index=False)
+        logger.info("%s: %d pairs, who is in front", order, len(predictions.order))
+    else:
+        order.unlink(missing_ok=True)  # of an earlier run
     if not png:
         return 0
-    written = 0
-    stems = dict(zip(predictions.images["image_id"], picture_stems(predictions), strict=True))
-    names = {c.id: _in_a_name(c.name) for c in predictions.metadata.categories}
+    written, root = 0, predictions.metadata.image_root
+    names = {c.id: c.name for c in predictions.metadata.categories}
+    stems = picture_stems(predictions)
     table = predictions.predictions
     shown = ~(table["score"].to_numpy(dtype=np.float64, na_value=np.nan) < score_threshold)
+    of = dict(list(table[shown].groupby("image_id")))
     with replacing(masks) as folder, progress("masks") as on_progress:
         folder.mkdir()
-        for done, (at, row) in enumerate(table[shown].iterrows(), start=1):
-            number = row["prediction_id"] if pd.isna(row["track_id"]) else row["track_id"]
-            name = f"{stems[row['image_id']]}/{number}_{names[row['category_id']]}"
-            for kind in ("amodal", "visible"):
-                if not pd.isna(row[f"{kind}_rle"]):
-                    path = inside(folder, f"{kind}/{name}.png")
-                    written += _write_mask(row[f"{kind}_rle"], predictions.sizes[at], path)
-            on_progress(done, int(shown.sum()))
-    logger.info("%d images of masks are in %s", written, masks)
+        for done, (stem, (_, image)) in enumerate(
+            zip(stems, predictions.images.iterrows(), strict=True), start=1
+        ):
+            if (objects := of.get(image["image_id"])) is not None:
+                pixels = read_image(root, image["file_name"], (image["height"], image["width"]))
+                written += write_object_images(folder, pixels, objects, names, stem)
+            on_progress(done, len(stems))
+    logger.info("%d images of masks and objects are in %s", written, masks)
     return written
-
-
-def _write_mask(counts: str, size: np.ndarray, path: Path) -> bool:
-    """Write a mask as an image of 0 and 255; return False, and write nothing, for an empty mask."""
-    from amodal_pipeline.annotations import rle
-
-    mask = rle.decode([counts], tuple(size.tolist()))[0]
-    if not mask.any():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask * np.uint8(255)).save(path, format="PNG")
-    return True
-
-
-def _in_a_name(category: str) -> str:
-    """Return a category's name for use in a file's name: letters, digits and hyphens."""
-    return re.sub(r"[^\w-]+", "_", category)[:_LONGEST_NAME] or "object"
 
 
 def picture_stems(predictions: Predictions) -> list[str]:

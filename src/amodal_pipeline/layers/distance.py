@@ -1,6 +1,7 @@
 """Signed distance of masks, computed on the masks' own device."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LIMIT = 0.5  # of a distance, in units of the crop's side
@@ -23,14 +24,18 @@ def signed_distance(masks: Tensor) -> Tensor:
 def _to_nearest(mask: Tensor) -> Tensor:
     """Return the distance to the nearest set pixel in units of S, at most LIMIT; 0 on the mask."""
     side = mask.shape[-1]
-    rows = torch.arange(side, device=mask.device, dtype=torch.float32)[:, None]
-    # Nearest set pixel above and below within a column, then the nearest of all columns.
-    above = rows - torch.where(mask, rows, -2.0 * side).cummax(dim=1).values
-    below = torch.where(mask, rows, 3.0 * side).flip(1).cummin(dim=1).values.flip(1) - rows
+    # Within a column, by steps of 1, 2, 4, …: together they make any number, in either direction.
+    distance, step = torch.where(mask, 0.0, 2.0 * side), 1
+    above, below = distance, distance
+    while step < side:
+        above = torch.minimum(above, F.pad(above[:, :-step], (0, 0, step, 0), value=side) + step)
+        below = torch.minimum(below, F.pad(below[:, step:], (0, 0, 0, step), value=side) + step)
+        step *= 2
     in_column = torch.minimum(above, below).square()
-    nearest = in_column.clone()
-    for step in range(1, min(int(LIMIT * side) + 1, side)):
-        far = step * step
-        torch.minimum(nearest[..., step:], in_column[..., :-step] + far, out=nearest[..., step:])
-        torch.minimum(nearest[..., :-step], in_column[..., step:] + far, out=nearest[..., :-step])
+    # Then the nearest of all columns.
+    nearest, reach = in_column, min(int(LIMIT * side), side - 1)
+    beside = F.pad(in_column, (reach, reach), value=float(side * side))
+    for step in range(1, reach + 1):
+        left, right = (beside[..., reach + at :][..., :side] for at in (-step, step))
+        nearest = torch.minimum(nearest, torch.minimum(left, right) + step * step)
     return (nearest.sqrt() / side).clamp(max=LIMIT)

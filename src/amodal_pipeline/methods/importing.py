@@ -5,13 +5,18 @@ import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+from torchvision.models.detection import (
+    MaskRCNN_ResNet50_FPN_V2_Weights,
+    MaskRCNN_ResNet50_FPN_Weights,
+)
 
 from amodal_pipeline.annotations import Category, restricted_pickle
 from amodal_pipeline.annotations.storage import checksum
@@ -146,6 +151,32 @@ def import_detector(
         versions=versions(),
     )
     return Checkpoint(card, weights_of(model))
+
+
+def published_detector() -> Checkpoint:
+    """Return torchvision's ``maskrcnn_resnet50_fpn_v2``, trained on COCO, as a checkpoint.
+
+    The file is taken from torchvision's own folder of downloads, where it is downloaded to once.
+
+    Raises:
+        ValueError: it is not there and cannot be downloaded; says where to put it.
+    """
+    url = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.url
+    file = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlsplit(url).path).name)
+    if not file.is_file():
+        logger.info("torchvision's Mask R-CNN is downloaded once, 180 MB: %s", url)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest = file.stem.rpartition("-")[2]  # the first digits of its SHA-256
+            torch.hub.download_url_to_file(url, os.fspath(file), hash_prefix=digest)
+        except (OSError, HTTPException, RuntimeError) as error:  # also of another checksum
+            raise ValueError(
+                f"torchvision's Mask R-CNN cannot be downloaded here ({error}). On a machine with "
+                f"a network get {url} and put it at {file}; or name any Mask R-CNN of torchvision: "
+                "kedro run --pipeline=import_detector --params from=torchvision,file=<file>; or "
+                "give the visible masks of objects yourself (docs/completing.md)"
+            ) from error
+    return import_detector("torchvision", file)
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -53,7 +53,9 @@ class FoldersConfig(Strict):
     views_images: LocalFolder
     consistency_images: LocalFolder
     models: LocalFolder
+    imported: LocalFolder
     chosen: LocalFolder
+    exported: LocalFolder
     model_output: LocalFolder
     user_results: LocalFolder
     user_masks: LocalFolder

@@ -5,9 +5,10 @@ from kedro.pipeline import Pipeline, node
 from amodal_pipeline.jobs.export import export_predictions
 from amodal_pipeline.jobs.own_images import find_images
 from amodal_pipeline.jobs.predict import (
+    complete_objects,
     draw_folder,
+    find_objects,
     name_damaged,
-    predict_folder,
     write_results,
 )
 
@@ -19,23 +20,37 @@ def create_pipeline() -> Pipeline:
             node(
                 find_images,
                 inputs=["params:folders.user_images", "params:video", "params:folders.user_frames"],
-                outputs=["found_images", "frames_per_second"],
+                outputs=["found_images", "frames_per_second", "damaged_images"],
                 name="find_images",
             ),
             node(
-                predict_folder,
+                find_objects,
                 inputs=[
                     "chosen.checkpoint",
                     "found_images",
                     "params:masks",
+                    "params:inference",
+                    "params:detector",
+                    "params:folders.models",
+                    "params:folders.imported",
+                    "params:score_threshold",
+                ],
+                outputs="found_objects",
+                name="find_objects",
+            ),
+            node(
+                complete_objects,
+                inputs=[
+                    "chosen.checkpoint",
+                    "found_objects",
                     "params:inference",
                     "params:folders.models",
                     "params:stage_one",
                     "params:detector",
                     "params:raw",
                 ],
-                outputs=["user_predictions", "damaged_images"],
-                name="predict_folder",
+                outputs="user_predictions",
+                name="complete_objects",
             ),
             node(
                 write_results,

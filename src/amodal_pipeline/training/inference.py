@@ -96,7 +96,7 @@ def predict(
     predictions = predictions.sort_values("image_id", kind="stable").reset_index(drop=True)
     columns = {name: predictions[name] for name in predictions.columns}
     columns["prediction_id"] = np.arange(1, len(predictions) + 1)
-    order = _order_rows(orders, columns["image_id"].to_numpy(dtype=np.int64), metadata.method)
+    order = order_as_rows(orders, columns["image_id"].to_numpy(dtype=np.int64), metadata.method)
     return Predictions(metadata, images, frame(PREDICTIONS, columns), order)
 
 
@@ -136,10 +136,17 @@ def detections_as_rows(
     return frame(PREDICTIONS, columns)
 
 
-def _order_rows(
+def order_as_rows(
     orders: dict[int, tuple[np.ndarray, np.ndarray]], image_ids: np.ndarray, method: str
 ) -> pd.DataFrame:
-    """Return the order of detections as a table; ``image_ids`` of all predictions are sorted."""
+    """Return the order of detections as rows of PREDICTION_ORDER.
+
+    Args:
+        orders: by image_id, pairs int64 [P, 2], positions (front, back) among the image's
+            detections, and their scores [P].
+        image_ids: int64 [N], sorted, of all predictions, whose ids count from 1.
+        method: that says so.
+    """
     tables = []
     for image_id, (pairs, scores) in sorted(orders.items()):
         ids = pairs + np.searchsorted(image_ids, image_id) + 1

@@ -180,8 +180,9 @@ def preview_sheet(
 def overlay(predictions: Predictions, image_id: int, score_threshold: float = 0.5) -> Image.Image:
     """Draw the predictions for one image, each object labelled with category and score.
 
-    An object of a video is labelled with its track too, which says its colour; it is left out where
-    its masks are empty.
+    Arrows point from an object to one behind it, where the method says who is in front. An object
+    of a video is labelled with its track too, which says its colour; it is left out where its masks
+    are empty.
 
     The picture has the image's size. A small image is enlarged by a whole number, to at least 640
     pixels on the longer side, to make room for the labels.
@@ -210,6 +211,9 @@ def overlay(predictions: Predictions, image_id: int, score_threshold: float = 0.
     amodal, visible = _masks(objects, (height, width))
     size = (height * times, width * times)
     drawn = draw_objects(image, amodal, visible, colours=colours, labels=labels, size=size)
+    pairs = _predicted_order(predictions, objects, image_id)
+    if len(pairs):
+        drawn = draw_order(drawn, amodal, visible, pairs, (height, width), colours=colours)
     return Image.fromarray(drawn)
 
 

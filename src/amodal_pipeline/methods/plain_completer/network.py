@@ -99,7 +99,7 @@ class ShapeMemory(nn.Module):
     def forward(self, x: Tensor, distance: Tensor | None) -> Tensor:
         """Return features [N, C, h, w] with the prior; ``distance`` is [N, S, S]."""
         queries = self.norm(x.flatten(2).transpose(1, 2))
-        known = self.prototypes.expand(len(x), -1, -1)
+        known = self.prototypes.expand(x.shape[0], -1, -1)  # len(x) is a constant when exported
         prior, _ = self.attention(queries, known, known, need_weights=False)
         prior = prior.transpose(1, 2).unflatten(2, x.shape[-2:])
         if self.gate is None:

@@ -1,0 +1,193 @@
+"""Completes objects of a picture with an exported completer, without amodal_pipeline or PyTorch.
+
+It needs numpy, Pillow and onnxruntime, and lies beside the ``model.onnx`` that amodal_pipeline
+writes:
+
+    python complete.py photo.jpg mask.png whole.png
+
+``mask.png`` is 0 where the object is not visible; ``whole.png`` becomes 255 where the object is,
+its hidden part included. In Python, for N objects of one picture:
+
+    whole = Completer("model.onnx").complete(image, masks)
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+_AT_ONCE = 32  # objects, to limit memory
+
+
+class Completer:
+    """A completer in a file of ONNX; ``about`` says what it was made from."""
+
+    def __init__(self, file: str | Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        self.about = json.loads(self.session.get_modelmeta().custom_metadata_map["completer"])
+        self.crop = self.about["crop"]
+
+    def complete(
+        self, image: np.ndarray, masks: np.ndarray, amodal_boxes: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the whole masks of objects, bool, each united with its visible mask.
+
+        Args:
+            image: uint8 [H, W, 3], RGB.
+            masks: [H, W], or [N, H, W] for several objects; nonzero where an object is visible.
+            amodal_boxes: float [N, 4] (x, y, width, height) in pixels; only for a completer that
+                looks within the box of the whole object (``crop["around"]`` is "amodal").
+
+        Returns:
+            bool with the shape of ``masks``; an empty visible mask stays empty.
+        """
+        visible = np.asarray(masks) != 0
+        shape, size = visible.shape, image.shape[:2]
+        if shape[-2:] != size:
+            raise ValueError(f"the image has {size} pixels (height, width), the masks {shape[-2:]}")
+        if (amodal_boxes is None) == (self.crop["around"] == "amodal"):
+            raise ValueError(f"this completer looks around {self.crop['around']} boxes")
+        visible = visible.reshape(-1, *size)
+        boxes = np.array([_tight(mask) for mask in visible])
+        if amodal_boxes is not None:
+            boxes = _united(boxes, np.asarray(amodal_boxes, np.float64).reshape(-1, 4))
+        whole, seen = visible.copy(), np.flatnonzero(visible.any(axis=(1, 2)))
+        for start in range(0, len(seen), _AT_ONCE):
+            own = seen[start : start + _AT_ONCE]
+            corners = np.array([self._window(boxes[i], size) for i in own])
+            found = self.session.run(None, self._inputs(image, visible, own, corners))[0]
+            for i, probabilities, window in zip(own, found, corners, strict=True):
+                whole[i] |= _pasted(probabilities, window, size)
+        return whole.reshape(shape)
+
+    def _window(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return the window (x1, y1, x2, y2) of the picture around an object's box."""
+        extent = np.repeat(box[2:].max(), 2) if self.crop["square"] else box[2:]
+        centre, half = box[:2] + box[2:] / 2, extent * self.crop["enlarge"] / 2
+        corners = np.concatenate([centre - half, centre + half])
+        return np.clip(corners, 0, [*size[::-1]] * 2) if self.crop["clipped"] else corners
+
+    def _inputs(
+        self, image: np.ndarray, visible: np.ndarray, own: np.ndarray, corners: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        side = self.crop["side"]
+        pixels = [_cropped(image, window, self.crop["image_side"]) for window in corners]
+        given = np.array([_sampled(visible[i], w, side) for i, w in zip(own, corners, strict=True)])
+        inputs = {"image": np.array(pixels), "visible_mask": given.astype(np.uint8)}
+        if "others" in self.about["inputs"]:
+            count = visible.sum(axis=0)
+            beside = [(count > visible[i]) & ~visible[i] for i in own]
+            beside = [_sampled(m, w, side) for m, w in zip(beside, corners, strict=True)]
+            inputs["others"] = (np.array(beside) & ~given).astype(np.uint8)
+        if "aspect" in self.about["inputs"]:
+            extent = corners[:, 2:] - corners[:, :2]
+            inputs["aspect"] = (extent / extent.max(axis=1, keepdims=True)).astype(np.float32)
+        return inputs
+
+
+def _tight(mask: np.ndarray) -> list[float]:
+    """Return the box (x, y, width, height) of a mask; zeros if it is empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return [0.0] * 4
+    return [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
+
+
+def _united(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    low = np.minimum(a[:, :2], b[:, :2])
+    high = np.maximum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    return np.concatenate([low, high - low], axis=1)
+
+
+def _cropped(image: np.ndarray, window: np.ndarray, side: int) -> np.ndarray:
+    """Return a window's pixels, uint8 [3, side, side]; black beyond the picture."""
+    height, width = image.shape[:2]
+    left, top = np.floor(window[:2]).astype(int)
+    right, bottom = np.ceil(window[2:]).astype(int)
+    pixels = np.zeros((bottom - top, right - left, 3), np.uint8)
+    rows = slice(max(top, 0), min(bottom, height))
+    columns = slice(max(left, 0), min(right, width))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        to = (slice(rows.start - top, rows.stop - top),)
+        to += (slice(columns.start - left, columns.stop - left),)
+        pixels[to] = image[rows, columns]
+    within = tuple(window - [left, top, left, top])
+    scaled = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=within)
+    return np.asarray(scaled).transpose(2, 0, 1)
+
+
+def _sampled(mask: np.ndarray, window: np.ndarray, side: int) -> np.ndarray:
+    """Return a mask within a window as RoIAlign samples it, bool [side, side]."""
+    x1, y1, x2, y2 = window
+    down, across = _weights(y1, y2, mask.shape[0], side), _weights(x1, x2, mask.shape[1], side)
+    shares = (down @ mask.astype(np.float64) @ across.T).astype(np.float32)
+    inside = [_inside(y1, y2, mask.shape[0], side), _inside(x1, x2, mask.shape[1], side)]
+    return (shares >= 0.5) & inside[0][:, None] & inside[1]
+
+
+def _weights(low: float, high: float, size: int, side: int) -> np.ndarray:
+    """Return the weight of each of ``size`` pixels in each cell, [side, size]."""
+    extent = high - low
+    samples = max(int(np.ceil(extent / side)), 1)
+    at = low - 0.5 + extent * (np.arange(side * samples) + 0.5) / (side * samples)
+    valid = (at >= -1) & (at <= size)
+    at = at.clip(0, size - 1)
+    below = np.minimum(at.astype(int), size - 1)
+    above = np.minimum(below + 1, size - 1)
+    weights, cell = np.zeros((side, size)), np.arange(side * samples) // samples
+    np.add.at(weights, (cell, below), valid * np.where(above > below, 1 - (at - below), 1))
+    np.add.at(weights, (cell, above), valid * np.where(above > below, at - below, 0))
+    return weights / samples
+
+
+def _inside(low: float, high: float, size: int, side: int) -> np.ndarray:
+    centres = low + (high - low) * (np.arange(side) + 0.5) / side
+    return (centres >= 0) & (centres <= size)
+
+
+def _pasted(probabilities: np.ndarray, window: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a mask [side, side] at its place in the picture, bool [H, W]: above one half."""
+    whole = np.zeros(size, bool)
+    low = np.floor(np.clip(window[:2], 0, size[::-1])).astype(int)
+    high = np.ceil(np.clip(window[2:], 0, size[::-1])).astype(int)
+    weights = []
+    for first, last, start, stop, side in zip(
+        low, high, window[:2], window[2:], probabilities.shape[::-1], strict=True
+    ):
+        at = (np.arange(first, last) + 0.5 - start) / max(stop - start, 1e-6) * side - 0.5
+        at = np.where((at >= -0.5) & (at <= side - 0.5), at.clip(0, side - 1), -1)
+        near = np.clip(1 - np.abs(at[:, None] - np.arange(side)), 0, 1)
+        weights.append(near.astype(np.float32))
+    across, down = weights
+    inside = (across @ probabilities.T @ down.T > 0.5).T
+    whole[low[1] : high[1], low[0] : high[0]] = inside
+    return whole
+
+
+def main() -> None:
+    """Complete the object that the command line names."""
+    parser = argparse.ArgumentParser(description="Complete an object of a picture.")
+    parser.add_argument("image", help="a picture")
+    parser.add_argument("mask", help="an image that is 0 where the object is not visible")
+    parser.add_argument("whole", help="the image to write: 255 where the whole object is")
+    parser.add_argument("--model", default=Path(__file__).with_name("model.onnx"))
+    parser.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X", "Y", "WIDTH", "HEIGHT"),
+        help="the box of the whole object, for a completer that needs it",
+    )
+    asked = parser.parse_args()
+    image = np.array(ImageOps.exif_transpose(Image.open(asked.image)).convert("RGB"))
+    mask = np.array(Image.open(asked.mask).convert("L"))
+    box = None if asked.box is None else np.array([asked.box])
+    whole = Completer(asked.model).complete(image, mask, box)
+    Image.fromarray(whole * np.uint8(255)).save(asked.whole)
+
+
+if __name__ == "__main__":
+    main()
