@@ -160,8 +160,11 @@ def test_the_script_imports_nothing_of_this_project():
 def test_networks_that_are_no_graph_are_named(tmp_path, monkeypatch):
     seeded = checkpoint_of(methods.build(C2FSegConfig.model_validate(TINY), classes=2))
     monkeypatch.setattr(portable, "_check_installed", lambda: None)
-    with pytest.raises(ValueError, match=r"c2f_seg draws at random for each object, which a graph"):
+    with pytest.raises(ValueError, match="c2f_seg draws at random for each object"):
         export_model(seeded, tmp_path / "exported")
+    ordering = checkpoint_of(methods.build(tiny_method("pcnet_m"), classes=2))
+    with pytest.raises(ValueError, match="pcnet_m first finds who is in front of whom"):
+        export_model(ordering, tmp_path / "exported")
     small = {"channels": (4,), "hidden": (4,), "code": 4, "decoder": (4,), "subdivisions": 1}
     crop = {"around": "amodal", "enlarge": 1.0, "clipped": False, "side": 8, "image_side": 8}
     rendered = A3DConfig(**small, crop=crop, refinement=False)

@@ -21,7 +21,12 @@ from amodal_pipeline.methods.pretrained import restore
 _log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # largest difference between exported and own probabilities
-_SEEDED = frozenset({"key", "labels"})  # of single objects, which an exported completer isn't given
+# Targets that an exported completer is not given, and what networks use them for.
+_NO_GRAPH = {
+    "key": "draws at random for each object, seeded by its number",
+    "labels": "is given the category of each object",
+    "in_front": "first finds who is in front of whom, in several passes",
+}
 
 
 @dataclass(frozen=True)
@@ -131,20 +136,20 @@ def _check_installed() -> None:
 def _inputs(model: nn.Module) -> tuple[str, ...]:
     """Return the targets that a completer reads beside the visible mask."""
     config = model.config
-    image, mask, *others = _example(model, ("others", "aspect"), 2)
-    targets = dict(zip(("input", "others", "aspect"), (mask, *others), strict=True))
-    if config.DESCRIPTION.sees != "others":
-        del targets["others"]
-    watched = _Watched({**targets, "key": torch.ones(2, dtype=torch.int64)})
-    watched["labels"] = torch.ones(2, dtype=torch.int64)
+    image, mask, others, aspect = _example(model, ("others", "aspect"), 2)
+    targets = {"input": mask, "aspect": aspect}
+    if config.DESCRIPTION.sees == "others":
+        targets["others"] = others
+    numbers = dict.fromkeys(("key", "labels"), torch.ones(2, dtype=torch.int64))
+    watched = _Watched(targets | numbers | {"in_front": others})
     with torch.inference_mode():
         model(image, watched)
-    if read := _SEEDED & watched.read:
-        what = "draws at random for each object" if "key" in read else "is given categories"
-        raise ValueError(
-            f"{config.name} {what}, which a graph that is exported cannot do: run it with this "
-            "project (docs/python.md), or export another completer"
-        )
+    for name, does in _NO_GRAPH.items():
+        if name in watched.read:
+            raise ValueError(
+                f"{config.name} {does}, which no exported graph does: run it with this project "
+                "(docs/python.md), or export another completer"
+            )
     return tuple(sorted(watched.read & targets.keys() - {"input"}))
 
 
