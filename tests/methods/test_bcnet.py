@@ -120,6 +120,7 @@ def test_losses_have_their_weights(shapes):
 
 
 def test_masks_and_boundaries_are_learnt(shapes):
+    torch.manual_seed(0)
     model = methods.build(tiny_method("bcnet"), classes=2).train()
     before, after, _ = learnt(model, targets_of(shapes)[1])
     assert all(after[name] < 0.4 * loss for name, loss in before.items()), (before, after)
