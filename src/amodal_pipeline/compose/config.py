@@ -77,6 +77,23 @@ class ComposeConfig(Strict):
         return self
 
 
+class PoolConfig(Strict):
+    """How the photographs of several files are divided (:func:`~.pool.divide`).
+
+    Attributes:
+        seed: of the draw.
+        held_out: share of all photographs that is for validation.
+        photographs: number of photographs to train on, at most; null: all that are not held out.
+        train_on_all: train on all photographs, those held out among them: for weights that are to
+            be used. Scores on the validation split mean nothing then.
+    """
+
+    seed: Seed = 0
+    held_out: float = Field(0.2, gt=0, lt=1)
+    photographs: int | None = Field(None, ge=1)
+    train_on_all: bool = False
+
+
 class ComposedClipsConfig(Strict):
     """Parameters of :func:`amodal_pipeline.compose.clips.compose_clips`.
 

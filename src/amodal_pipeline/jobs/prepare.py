@@ -9,6 +9,7 @@ from PIL import Image
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.annotations.storage import replacing
+from amodal_pipeline.compose.config import PoolConfig
 from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.jobs.progress import progress
 from amodal_pipeline.jobs.published import find, read_archives_of, read_split
@@ -68,6 +69,11 @@ def prepare_split(
         match chosen:
             case RenderedScenes() | RenderedMovingScenes() | RenderedViews():
                 made_of = (getattr(chosen, split),)
+            case ComposedPhotographs(pool=PoolConfig() as pool):
+                made_of = (
+                    _divided(pool, chosen, raw_folder, images_folder / "pool")[split],
+                    raw_folder,
+                )
             case ComposedPhotographs() | ComposedClips():
                 file: AnnotatedFile = getattr(chosen, split)
                 made_of = (
@@ -84,6 +90,19 @@ def prepare_split(
                 )
         make = _maker(chosen)
         return make(chosen.config, split, *made_of, images_folder, workers, on_progress, dataset)
+
+
+def _divided(
+    pool: PoolConfig, chosen: ComposedPhotographs, raw_folder: Path, folder: Path
+) -> dict[str, Path]:
+    """Return the annotation file of each split, of the photographs of both files."""
+    from amodal_pipeline.compose.pool import divide
+
+    files = {}
+    for file in (chosen.train, chosen.val):
+        images = find(raw_folder, file.images, chosen).relative_to(raw_folder)
+        files[find(raw_folder, file.annotations, chosen)] = images.as_posix()
+    return divide(pool, files, folder)
 
 
 def _maker(chosen: object) -> Callable[..., AmodalAnnotations]:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from amodal_pipeline.compose.config import ComposeConfig, ComposedClipsConfig
+from amodal_pipeline.compose.config import ComposeConfig, ComposedClipsConfig, PoolConfig
 from amodal_pipeline.layers.configs import Strict
 from amodal_pipeline.scenes.config import ScenesConfig
 from amodal_pipeline.scenes.moving_config import MovingScenesConfig
@@ -58,9 +58,13 @@ class RenderedArchives(Strict):
 
 
 class ComposedPhotographs(Strict):
-    """Photographs of a modal COCO-style data set with occluders pasted over their objects."""
+    """Photographs of a modal COCO-style data set with occluders pasted over their objects.
+
+    ``pool``: how the photographs of both files are divided anew; null: as the files say.
+    """
 
     config: ComposeConfig = ComposeConfig()
+    pool: PoolConfig | None = None
     train: AnnotatedFile
     val: AnnotatedFile
     obtain: str = ""

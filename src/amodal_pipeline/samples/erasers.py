@@ -32,7 +32,7 @@ class EraserBatches(Dataset):
     Objects that are ignored, have no visible part or a window below 5 pixels are left out; each
     other one comes once per epoch, in its window, shifted, scaled and mirrored at random. Its
     eraser is a random object of the split in its own window, scaled and mirrored at random, and
-    displaced so that it cuts a share of 0.001 to 0.9 of the object (:func:`displaced`).
+    displaced so that it cuts a share of 0.001 to 0.9 of the object (:func:`displacement`).
 
     ``targets``, of which the first three are uint8 [N, side, side] of 0 and 1:
 
@@ -99,7 +99,10 @@ class EraserBatches(Dataset):
         around = varied(self.windows[others], np.zeros_like(shift), scale[:, 1])
         erasers = self._crops(others, around, mirrored[:, 1])
         erasers = np.stack(
-            [displaced(e, v, draw) for e, v, draw in zip(erasers, visible, draws, strict=True)]
+            [
+                shifted(e, *displacement(e, v, draw))
+                for e, v, draw in zip(erasers, visible, draws, strict=True)
+            ]
         )
         erasers &= hides[:, None, None] | ~visible
         masks = {"visible": visible, "in_front": erasers, "input": visible & ~erasers}
@@ -140,8 +143,10 @@ def varied(windows: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndar
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def displaced(eraser: np.ndarray, mask: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Return an eraser moved so that it cuts a share within :data:`CUT` of a mask.
+def displacement(
+    eraser: np.ndarray, mask: np.ndarray, draw: np.random.Generator
+) -> tuple[int, int]:
+    """Return how to move an eraser, right and down, to cut a share within :data:`CUT` of a mask.
 
     The displaced frame covers a share within :data:`OVERLAP` of the frame. After :data:`TRIES`
     attempts the last one is taken as it is.
@@ -155,10 +160,11 @@ def displaced(eraser: np.ndarray, mask: np.ndarray, draw: np.random.Generator) -
         covers = draw.uniform(*OVERLAP)
         across = draw.uniform(covers - 1, 1 - covers)
         down = (1 - covers / (1 - abs(across))) * draw.choice([-1, 1])
-        moved = shifted(eraser, round(across * side), round(down * side))
+        move = round(across * side), round(down * side)
+        moved = shifted(eraser, *move)
         if CUT[0] <= np.count_nonzero(moved & mask) / area < CUT[1]:
             break
-    return moved
+    return move
 
 
 def shifted(mask: np.ndarray, right: int, down: int) -> np.ndarray:

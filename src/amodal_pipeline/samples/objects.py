@@ -5,6 +5,7 @@ object are one of (seed, iteration, index).
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -27,6 +29,7 @@ from amodal_pipeline.layers.crops import (
     crop_masks,
     windows,
 )
+from amodal_pipeline.samples.erasers import displacement, shifted, varied
 from amodal_pipeline.samples.images import (
     TrainingBatch,
     image_crops,
@@ -36,6 +39,7 @@ from amodal_pipeline.samples.images import (
 
 _AT_ONCE = 16  # masks encoded at once; one takes 75 MB at the paper's size
 IMAGES_LIMIT = 2**29  # bytes of kept images; the 400 of the scenes have 0.12 GB
+PASTED_SCALE = (0.5, 1.5)  # of an object pasted over another, within a window like its own
 MAPS_LIMIT = 2 * 2**30  # bytes of kept maps; the 3,362 objects of the scenes have 0.8 GB
 
 
@@ -128,6 +132,21 @@ def _united(masks: pa.Array, members: list[np.ndarray]) -> tuple[list[int], list
     return rle.united(owner, masks.take(pa.array(every)).to_pylist())
 
 
+@dataclass(frozen=True)
+class _Pasted:
+    """Objects pasted over others: the windows of those [N, 4]; in these windows the masks of the
+    pasted ones, bool [N, S, S], and their images, uint8 [N, 3, I, I]."""
+
+    windows: np.ndarray
+    masks: np.ndarray
+    images: Tensor
+
+    def over(self, images: Tensor) -> Tensor:
+        """Return images [N, 3, I, I] with the objects pasted."""
+        where = F.interpolate(torch.from_numpy(self.masks)[:, None].float(), images.shape[-2:])
+        return torch.where(where > 0, self.images, images)
+
+
 class ObjectBatches(Dataset):
     """Batches of objects: item ``i`` is the batch of iteration ``i``.
 
@@ -164,6 +183,9 @@ class ObjectBatches(Dataset):
         predicted_share: share of the detected objects that get the predicted mask.
         with_images: whether to read images; otherwise no file is opened.
         others: whether to add the target "others".
+        erased: share of the objects of which another object of the split, at a random place over
+            them, hides a part more: its pixels are pasted on the image and belong to "others", and
+            what it covers is in neither "visible" nor "input".
 
     Raises:
         ValueError: no object has a visible part; or ``detected`` belongs to other annotations, has
@@ -185,7 +207,9 @@ class ObjectBatches(Dataset):
         predicted_share: float = 0.0,
         with_images: bool = True,
         others: bool = False,
+        erased: float = 0.0,
     ) -> None:
+        self.erased = erased
         self.annotations, self.crop, self.sizes = annotations, crop, annotations.sizes
         self.batch_size, self.seed = batch_size, seed
         self.corruption, self.enlargement, self.box_noise = corruption, enlargement, box_noise
@@ -259,10 +283,6 @@ class ObjectBatches(Dataset):
         Raises:
             ValueError: windows are drawn at random, so that masks differ in every batch.
         """
-        if self.enlargement or self.box_noise:
-            raise ValueError(
-                "tokens of random crops cannot be kept: leave out enlargement and box_noise"
-            )
         self.tokens = tokenize(
             torch.from_numpy(self._crops("amodal", rows, seen))
             for _, rows, seen in self._fixed_windows()
@@ -307,10 +327,10 @@ class ObjectBatches(Dataset):
         Raises:
             ValueError: windows are drawn at random.
         """
-        if self.enlargement or self.box_noise:
+        if self.enlargement or self.box_noise or self.erased:
             raise ValueError(
-                "tokens and maps of random crops cannot be kept: leave out enlargement and "
-                "box_noise"
+                "tokens and maps of random crops cannot be kept: leave out enlargement, box_noise "
+                "and erased"
             )
         used = np.zeros((2, len(self.boxes)), bool)
         used[0, self.rows] = True
@@ -343,11 +363,18 @@ class ObjectBatches(Dataset):
         if self.box_noise:
             boxes = _shaken(boxes, np.stack([d.uniform(-1, 1, 4) for d in draws]) * self.box_noise)
         seen = windows(boxes, sizes, self.crop, enlarge)
+        pasted = None
+        if self.erased:
+            pasted = self._pasted(rows, draws, seen, enlarge)
+            seen = pasted.windows
         truth = {kind: self._crops(kind, rows, seen) for kind in self.masks}
         given = truth["visible"].copy()
         given[predicted] = crop_masks(
             self.predicted_masks.take(pa.array(detections)), seen[predicted], sizes[predicted], side
         )
+        if pasted is not None:
+            truth["visible"] = truth["visible"] & ~pasted.masks
+            given &= ~pasted.masks
         if self.corruption:
             given = np.stack(
                 [corrupt(m, self.corruption, d) for m, d in zip(given, draws, strict=True)]
@@ -355,6 +382,8 @@ class ObjectBatches(Dataset):
         masks = {"input": given, **truth}
         if self.others is not None:
             others = crop_masks(self.others(rows), seen, sizes, side)
+            if pasted is not None:
+                others |= pasted.masks
             masks["others"] = others & ~truth["visible"]
         kept = {}
         if self.tokens is not None or self.maps is not None:
@@ -363,8 +392,11 @@ class ObjectBatches(Dataset):
             kept["amodal_tokens"] = self.tokens[places].long()
         if self.maps is not None:
             kept["maps"] = [maps[places].movedim(-1, 1) for maps in self.maps]
+        images = self._no_images(rows) if self.maps is not None else self._images(rows, seen)
+        if pasted is not None and images.numel():
+            images = pasted.over(images)
         return TrainingBatch(
-            self._no_images(rows) if self.maps is not None else self._images(rows, seen),
+            images,
             {
                 **{kind: torch.from_numpy(mask.astype(np.uint8)) for kind, mask in masks.items()},
                 "labels": torch.from_numpy(self.labels[rows]),
@@ -376,6 +408,55 @@ class ObjectBatches(Dataset):
             },
             self._names(rows),
         )
+
+    def _pasted(
+        self,
+        rows: np.ndarray,
+        draws: list[np.random.Generator],
+        seen: np.ndarray,
+        enlarge: np.ndarray | None,
+    ) -> _Pasted:
+        """Return another object over each row's, and the window around what it leaves visible.
+
+        It is moved over the object as an eraser is, in a window like the object's ``seen`` [N, 4].
+        """
+        others = self.rows[[int(draw.integers(len(self.rows))) for draw in draws]]
+        scale = np.array([draw.uniform(*PASTED_SCALE) for draw in draws])
+        mirrored = np.array([draw.random() < 0.5 for draw in draws])
+        hides = np.array([draw.random() < self.erased for draw in draws])
+        frames = windows(self.boxes[others], self.sizes[others], self.crop)
+        frames = varied(frames, np.zeros((len(rows), 2)), scale)
+        visible = self._crops("visible", rows, seen)
+        erasers = _turned(self._crops("visible", others, frames), mirrored)
+        moves = [displacement(e, v, d) for e, v, d in zip(erasers, visible, draws, strict=True)]
+        left = visible & ~np.stack([shifted(e, *m) for e, m in zip(erasers, moves, strict=True)])
+        hides &= left.any((1, 2))
+
+        # Only what is left tells where the object is: its window must not tell more.
+        side = self.crop.side
+        box = _boxes_of(left[hides]) / side
+        origin, extent = seen[hides, :2], seen[hides, 2:] - seen[hides, :2]
+        box = np.concatenate([origin + box[:, :2] * extent, box[:, 2:] * extent], axis=1)
+        factor = None if enlarge is None else enlarge[hides]
+        seen = seen.copy()
+        seen[hides] = windows(box, self.sizes[rows[hides]], self.crop, factor)
+
+        # The same place in the frame of the pasted object, which is mirrored in its frame.
+        at = (seen[hides].reshape(-1, 2, 2) - origin[:, None]) / extent[:, None]
+        at -= np.array(moves)[hides, None] / side
+        at[mirrored[hides], :, 0] = 1 - at[mirrored[hides], ::-1, 0]
+        start, reach = frames[hides, :2], frames[hides, 2:] - frames[hides, :2]
+        frames = (start[:, None] + at * reach[:, None]).reshape(-1, 4)
+
+        masks = np.zeros_like(visible)
+        masks[hides] = _turned(self._crops("visible", others[hides], frames), mirrored[hides])
+        pixels = self.crop.image_side if self.with_images else 0
+        images = torch.zeros(len(rows), 3, pixels, pixels, dtype=torch.uint8)
+        if self.with_images and hides.any():
+            found = self._images(others[hides], frames)
+            flip = torch.from_numpy(mirrored[hides])[:, None, None, None]
+            images[torch.from_numpy(hides)] = torch.where(flip, found.flip(-1), found)
+        return _Pasted(seen, masks, images)
 
     def _drawn(self, iteration: int) -> tuple[np.ndarray, list[np.random.Generator], np.ndarray]:
         """Return a batch's positions in ``rows``, a random generator for each, and partners."""
@@ -443,6 +524,22 @@ class _Views:
     def another(self, index: int, draw: np.random.Generator) -> int:
         at = draw.integers(self.first[index], self.last[index] - 1)
         return self.order[at + (at >= self.place[index])]
+
+
+def _turned(masks: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Return masks [N, S, S] of which those ``mirrored`` [N] are turned left to right."""
+    return np.where(mirrored[:, None, None], masks[:, :, ::-1], masks)
+
+
+def _boxes_of(masks: np.ndarray) -> np.ndarray:
+    """Return the boxes (x, y, width, height) of masks with pixels, bool [N, S, S], in pixels."""
+    found = []
+    for axis in (1, 2):
+        there = masks.any(axis)
+        first = there.argmax(1)
+        found.append((first, there.shape[1] - there[:, ::-1].argmax(1) - first))
+    (x, width), (y, height) = found
+    return np.stack([x, y, width, height], axis=1).astype(np.float64)
 
 
 def _shaken(boxes: np.ndarray, noise: np.ndarray) -> np.ndarray:

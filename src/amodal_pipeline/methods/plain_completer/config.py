@@ -35,6 +35,7 @@ class PlainCompleterConfig(Strict):
     (arXiv 2605.24533, whose abstract is all that is known of it).
 
     In training: ``corruption`` of visible masks; ``flip``, the share of objects that are mirrored;
+    ``erased``, the share of objects of which another object, pasted over them, hides more;
     ``enlargement``, range from which that of the crop is drawn; ``predicted_share``, of objects
     found by the detector, that are seen through its mask.
     """
@@ -86,6 +87,7 @@ class PlainCompleterConfig(Strict):
     prototype_gate: Literal["distance", "features", "open"] = "distance"
     corruption: CorruptionConfig | None = None
     flip: float = Field(0.0, ge=0, le=1)
+    erased: float = Field(0.0, ge=0, le=1)
     enlargement: tuple[float, float] | None = None
     predicted_share: float = Field(0.5, ge=0, le=1)
 

@@ -235,4 +235,5 @@ def batches(
         predicted_share=config.predicted_share,
         with_images=config.image,
         others=config.others,
+        erased=config.erased,
     )
