@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from amodal_pipeline.annotations import AmodalAnnotations, rle
 from amodal_pipeline.annotations.images import read_image
 from amodal_pipeline.compose import ComposeConfig
+from amodal_pipeline.compose.config import PoolConfig
 from amodal_pipeline.compose.dataset import compose_split
+from amodal_pipeline.compose.pool import divide
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco_panoptic"
 SIZE = (120, 160)
@@ -395,3 +397,55 @@ def test_real_photographs(tmp_path):
     assert 0.1 < statistics["all"]["mean_rate_occluded"] < 0.6
     table.save(tmp_path / "table")
     assert AmodalAnnotations.load(tmp_path / "table").fingerprint == table.fingerprint
+
+
+def test_photographs_of_several_files_are_divided_anew(source, tmp_path):
+    (first, root), other = source, tmp_path / "more"
+    document = json.loads(first.read_text())
+    other.mkdir()
+    for path in root.glob("*.png"):
+        (other / path.name).write_bytes(path.read_bytes())
+    broken = {"id": 7, "image_id": "nowhere", "category_id": 5, "segmentation": "x"}
+    second = tmp_path / "second.json"
+    second.write_text(json.dumps(document | {"annotations": [*document["annotations"], broken]}))
+    files = {first: "photos", second: "more"}
+
+    def split(**config):
+        paths = divide(PoolConfig(**config), files, tmp_path / "pool")
+        found = {k: json.loads(p.read_text()) for k, p in paths.items()}
+        return {k: {i["file_name"]: i["id"] for i in v["images"]} for k, v in found.items()}, found
+
+    names, found = split(held_out=0.25)
+    assert len(names["val"]) == 3 and len(names["train"]) == 9
+    assert not set(names["train"]) & set(names["val"])
+    assert set(names["train"]) | set(names["val"]) == {
+        f"{folder}/p{i}.png" for folder in ("photos", "more") for i in range(1, 7)
+    }
+    # Every annotation is that of its photograph, and the one of none is left to the reader.
+    expected = {}
+    for record in document["annotations"]:
+        expected.setdefault(f"p{record['image_id']}.png", []).append(record["segmentation"])
+    for part in found.values():
+        assert [a["id"] for a in part["annotations"]] == [*range(1, len(part["annotations"]) + 1)]
+        for image in part["images"]:
+            own = [a["segmentation"] for a in part["annotations"] if a["image_id"] == image["id"]]
+            assert own == expected[image["file_name"].split("/")[1]]
+    assert [a["segmentation"] for a in found["train"]["annotations"] if not a["image_id"]] == ["x"]
+
+    # Fewer photographs are some of more, and others are held out with another seed.
+    fewer, _ = split(held_out=0.25, photographs=4)
+    assert set(fewer["train"]) < set(names["train"]) and len(fewer["train"]) == 4
+    assert set(fewer["val"]) == set(names["val"])
+    assert set(split(held_out=0.25, seed=1)[0]["val"]) != set(names["val"])
+    assert len(split(held_out=0.25, train_on_all=True)[0]["train"]) == 12
+    with pytest.raises(ValueError, match="12 photographs are too few to hold out"):
+        split(held_out=0.01)
+    composed = compose_split(PNG, "val", tmp_path / "pool/val.json", tmp_path, tmp_path / "out")
+    assert len(composed.images) == 3
+    second.write_text(json.dumps(document | {"categories": document["categories"][:1]}))
+    with pytest.raises(ValueError, match="other categories than"):
+        split()
+    doubled = document | {"images": document["images"] * 2}
+    second.write_text(json.dumps(doubled))
+    with pytest.raises(ValueError, match="two images of a file have the same id"):
+        split()

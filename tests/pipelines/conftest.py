@@ -16,6 +16,7 @@ SMALL_ENVIRONMENTS = (
     "composed_clips",
     "composed_coco",
     "moving_scenes",
+    "photographs",
     "scenes",
     "views",
     "views_unseen",

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import ndimage
 
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.images import read_image
@@ -380,3 +381,37 @@ def test_images_are_read_once_if_all_of_them_fit(shapes, monkeypatch):
         found[limit] = [batches[i].images for i in range(6)]
         assert (len(read) == len(set(read))) == (limit == size)
     assert all(torch.equal(a, b) for a, b in zip(*found.values(), strict=True))
+
+
+def test_another_object_is_pasted_over_the_object(shapes):
+    crop = CropConfig(side=64, image_side=64, clipped=False)
+    batches = ObjectBatches(shapes, crop, 16, 0, others=True, erased=1.0)
+    plain = ObjectBatches(shapes, crop, 16, 0, others=True)[0].targets
+    batch = batches[0]
+    assert equal(batch, batches[0])
+    targets = {k: v.numpy().astype(bool) for k, v in batch.targets.items() if v.ndim == 3}
+    amodal, visible, others = (targets[k] for k in ("amodal", "visible", "others"))
+    assert np.array_equal(targets["input"], visible) and not (visible & others).any()
+    assert not (visible & ~amodal).any()
+    hidden = 1 - visible.sum((1, 2)) / amodal.sum((1, 2))
+    before = 1 - plain["visible"].sum((1, 2)) / plain["amodal"].sum((1, 2))
+    assert (hidden > before.numpy() + 0.03).mean() > 0.7
+    colours = np.array([COLOURS[1], COLOURS[2]])
+    categories = shapes.instances["category_id"].to_numpy(int)
+    for n, row in enumerate(batch.targets["index"].tolist()):
+        # What is hidden is hidden by others, and pixels have the colour of what is there.
+        margin = ndimage.binary_dilation(others[n] | visible[n], iterations=2)
+        assert not (amodal[n] & ~margin).any()
+        pixels = batch.images[n].permute(1, 2, 0).numpy().astype(int)
+        inside = ndimage.binary_erosion(visible[n], iterations=2)
+        off = np.abs(pixels[inside] - colours[categories[row] - 1]).max(axis=1, initial=0)
+        assert (off < 40).mean() > 0.97 if inside.any() else True
+        inside = ndimage.binary_erosion(others[n], iterations=2)
+        off = np.abs(pixels[inside][:, None] - colours).max(axis=2).min(axis=1)
+        assert (off < 40).mean() > 0.9
+        # The window is around what is left, so that it does not tell how far the object reaches.
+        rows, columns = (np.flatnonzero(visible[n].any(axis)) for axis in (1, 0))
+        for found in (rows, columns):
+            assert abs(found[0] - 16) <= 3 and abs(found[-1] - 47) <= 3
+    with pytest.raises(ValueError, match="leave out enlargement, box_noise and erased"):
+        batches.keep_maps(lambda images: [images.float()])
