@@ -319,7 +319,14 @@ def test_what_is_kept_of_the_input():
         model = build(keep=keep).eval()
         logits = torch.stack([10.0 - 20 * grown, 20.0 * grown - 10], dim=1)
         model.network = Network(lambda _, logits=logits: logits)
-        assert torch.equal(model(None, targets)["amodal_masks"], expected.float())
+        found = model(None, targets)["amodal_masks"]
+        assert torch.allclose(found, expected.float(), atol=1e-6)
+        # What is as probable as the threshold is on the edge of the mask.
+        at = torch.logit(torch.full((1, 32, 32), model.config.amodal_threshold)) / 2
+        logits = torch.stack([-at, at], dim=1)
+        model.network = Network(lambda _, logits=logits: logits)
+        edge = model(None, {**targets, "input": given * 0, "in_front": eraser | 1})
+        assert torch.allclose(edge["amodal_masks"], torch.tensor(0.5))
     seen = []
     model = build(dilation=2, use_category=True).eval()
     model.network = Network(lambda planes: seen.append(planes) or torch.zeros(1, 2, 32, 32))

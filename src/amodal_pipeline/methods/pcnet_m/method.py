@@ -22,8 +22,8 @@ class PCNetM(nn.Module):
     "labels" int64 [N], positions of categories from 1, if ``config.use_category``. Images uint8
     [N, 3, S, S] if ``config.image``, else of any size. In training "visible" [N, S, S], the mask
     that "input" was cut from, is the truth (:class:`~amodal_pipeline.samples.erasers`), and
-    ``model(images, targets)`` returns the loss; in evaluation {"amodal_masks": float [N, S, S] of 0
-    and 1}.
+    ``model(images, targets)`` returns the loss; in evaluation {"amodal_masks": float [N, S, S] with
+    values 0–1, one half where the probability is ``config.amodal_threshold``}.
     """
 
     def __init__(self, config: PCNetMConfig, classes: int = 1) -> None:
@@ -40,12 +40,14 @@ class PCNetM(nn.Module):
             weights = torch.where(targets["in_front"].bool(), self.config.eraser_weight, 1.0)
             return {"loss_mask": (loss * weights).mean()}
         eraser = self._eraser(targets)
-        found = self._probability(images, targets, eraser) > self.config.amodal_threshold
+        # One half at the threshold, so that edges lie between the pixels of the crop.
+        chance, at = self._probability(images, targets, eraser), self.config.amodal_threshold
+        found = torch.where(chance < at, chance / (2 * at), (chance - at) / (2 * (1 - at)) + 0.5)
         if self.config.keep == "eraser":
-            found &= eraser
+            found = found * eraser
         if self.config.keep != "none":
-            found |= targets["input"].bool()
-        return {"amodal_masks": found.float()}
+            found = torch.maximum(found, targets["input"].float())
+        return {"amodal_masks": found}
 
     def gains(self, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return "gains" [N], the share of a window by which its object grows into the eraser."""
