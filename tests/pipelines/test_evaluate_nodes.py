@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from kedro.io import DatasetError
 
 from amodal_pipeline.annotations import Predictions, PredictionsMetadata, rle
@@ -35,6 +37,7 @@ from amodal_pipeline.metrics.config import EvaluationConfig
 from amodal_pipeline.metrics.score_files import load_scores, save_scores
 from tests.training.test_completing import Echo
 
+ROOT = Path(__file__).parents[2]
 QUICK = EvaluationConfig(headline_resamples=60, resamples=60)
 PARTS = {
     "type": "amodal_pipeline.datasets.ScoresDataset",
@@ -173,6 +176,44 @@ def test_predictions_from_elsewhere_are_scored_under_the_names_of_their_files(sh
         assert name in set(scores.draws["method"])
         value = scores.results.query("metric == 'AP_amodal' and category == 'all'")["value"]
         assert (value == 100).all() == (name == "001")
+
+
+def test_scores_on_one_input_leave_those_on_others(shapes, tmp_path, caplog):
+    def score(inputs, checkpoint="first", amodal="amodal_rle"):
+        source = {"source_id": np.arange(len(shapes.instances)) + 10}
+        if inputs == "true":
+            source = {"instance_id": shapes.instances["instance_id"]}
+        rles = shapes.instances[amodal]
+        found = predictions(shapes, "completer", inputs, amodal_rle=rles, **source)
+        made = found.metadata.model_copy(update={"checkpoint": checkpoint})
+        found = dataclasses.replace(found, metadata=made)
+        detector = predictions(shapes, "orcnn")
+        return evaluate_completions(shapes, detector, QUICK, tmp_path, found)
+
+    catalog = yaml.safe_load((ROOT / "conf/base/catalog.yml").read_text())
+    entry = catalog["chosen.results"]["dataset"] | {"filepath": f"{tmp_path}/{{method}}.csv"}
+    save = PerMethodDataset(dataset=entry).save
+    on_true, on_orcnn = score("true"), score("orcnn")
+    save({"completer": on_true})
+    save({"completer": on_orcnn})
+    kept = load_scores(tmp_path, "completer")
+    for field in dataclasses.fields(kept):
+        expected = [getattr(on_orcnn, field.name), getattr(on_true, field.name)]
+        expected = pd.concat(expected, ignore_index=True)
+        pd.testing.assert_frame_equal(getattr(kept, field.name), expected)
+    # The same input again replaces what was there.
+    save({"completer": score("orcnn", amodal="visible_rle")})
+    again = load_scores(tmp_path, "completer").results
+    own = again[(again["method"] == "completer") & (again["metric"] == "mIoU_full")]
+    own = own[own["category"] == "all"].set_index("inputs")["value"]
+    assert len(own) == 2 and own["orcnn"] < own["true"] == 100
+    # Scores of another checkpoint go, and files that cannot be read.
+    save({"completer": score("true", checkpoint="second")})
+    assert set(load_scores(tmp_path, "completer").results["inputs"]) == {"true"}
+    (tmp_path / "completer.draws.parquet").write_bytes(b"")
+    save({"completer": on_orcnn})
+    assert set(load_scores(tmp_path, "completer").results["inputs"]) == {"orcnn"}
+    assert "completer.draws.parquet cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["orcnn", "orcnn.no_prior"])

@@ -104,3 +104,31 @@ def join(parts: Iterable[Scores]) -> Scores:
         again = table.duplicated([*WHOSE, *_SAID[field.name]])
         tables[field.name] = table[~again].reset_index(drop=True)
     return Scores(**tables | {"results": results_table.validate(tables["results"])})
+
+
+def on_other_inputs(kept: Scores, new: Scores, method: str) -> Scores:
+    """Return the scores in ``kept`` that are of other ``inputs`` than those in ``new``.
+
+    Those of an input are left out if another checkpoint of ``method`` was scored on it, or if the
+    annotations were others.
+    """
+    made = _made_by(new.results, method)
+    wanted = {
+        inputs
+        for inputs, rows in kept.results.groupby("inputs")
+        if _made_by(rows, method) and _made_by(rows, method) <= made
+    }
+    wanted -= set(new.results["inputs"])
+    tables = {field.name: getattr(kept, field.name) for field in fields(Scores)}
+    return Scores(
+        **{
+            name: table[table["inputs"].isin(wanted)].reset_index(drop=True)
+            for name, table in tables.items()
+        }
+    )
+
+
+def _made_by(results: pd.DataFrame, method: str) -> set[tuple[str, str]]:
+    """Return checkpoint and annotations, the first and last part of a ``run_id``, of a method."""
+    run_ids = results.loc[results["method"] == method, "run_id"].unique()
+    return {(each.split("-")[0], each.split("-")[-1]) for each in run_ids}
