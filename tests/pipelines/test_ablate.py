@@ -1,5 +1,6 @@
 """Ablations as a user runs them, with everything small."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.compose import ComposeConfig
 from amodal_pipeline.compose.source import read_source
-from amodal_pipeline.jobs.ablate import Materials, _score, plan_of_row
+from amodal_pipeline.jobs.ablate import Materials, Workplace, _score, ablate, plan_of_row
 from amodal_pipeline.jobs.ablation_table import compare_rows, print_table
 from amodal_pipeline.jobs.freshness import look
 from amodal_pipeline.jobs.modal import compose_modal, write_modal
@@ -27,7 +28,7 @@ from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint
 from amodal_pipeline.metrics.results import validate
 from amodal_pipeline.training.state import ChangedTrainingError, read_history
 from tests.pipelines.conftest import DETECTOR, ENVIRONMENTS, configuration
-from tests.pipelines.test_evaluate_nodes import QUICK
+from tests.pipelines.test_evaluate_nodes import CPU, QUICK
 from tests.pipelines.test_evaluate_nodes import checkpoint as as_checkpoint
 from tests.pipelines.test_evaluate_nodes import predictions as as_predictions
 
@@ -414,6 +415,30 @@ def test_a_row_on_detections_of_visible_masks_only_has_what_was_detected(shapes)
     rows = rows[rows["category"] == "all"].set_index("metric")
     for metric in ("mIoU_full", "mIoU_full_matched"):
         assert rows.loc[metric, ["value", "n"]].tolist() == [100, 16]
+
+
+def test_a_row_that_needs_an_order_is_left_out_where_none_is_stated(
+    shapes, tmp_path, monkeypatch, caplog
+):
+    values = configuration("scenes")["parameters"]
+    jobs = {"pcnet_m": Job.model_validate(values["pcnet_m"])}
+    row = resolve(AblationConfig.model_validate(values["ablate_pcnet_m"]), jobs)["true_order"]
+    trained = []
+    monkeypatch.setattr(
+        "amodal_pipeline.jobs.ablate.train_row", lambda row, *_, **__: trained.append(row.name)
+    )
+    monkeypatch.setattr(
+        "amodal_pipeline.jobs.ablate._predict",
+        lambda *_: as_predictions(shapes, "pcnet_m", "true"),
+    )
+
+    def run(val):
+        place = Workplace(*(tmp_path / name for name in ("rows", "models", "output", "scores")))
+        return ablate([row], shapes, val, place, Materials(Parts()), CPU, QUICK)
+
+    assert run(dataclasses.replace(shapes, order=shapes.order.iloc[:0])) == trained == []
+    assert "row true_order is left out: it needs to know which object is in front" in caplog.text
+    assert run(shapes) == trained == ["true_order"]
 
 
 def test_a_row_whose_start_is_another_now_is_left_out(shapes, tmp_path):

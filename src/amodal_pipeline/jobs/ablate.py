@@ -202,7 +202,8 @@ def ablate(
     """Train and score rows one after another; skip training where a checkpoint is up to date.
 
     Each row is scored as soon as it is trained, so that an interrupted run keeps finished rows.
-    Baselines without parameters are not scored.
+    Rows that need an order of objects are left out, with a warning, where none is stated. Baselines
+    without parameters are not scored.
 
     Args:
         chosen: the rows.
@@ -210,17 +211,31 @@ def ablate(
         place, given: folders of the rows, and the materials that rows are made from.
 
     Returns:
-        The names of the rows.
+        The names of the rows that were scored.
 
     Raises:
         ChangedTrainingError: a row on disk was trained with other values; names it and the remedy.
     """
+    chosen = [row for row in chosen if _has_its_order(row, val, given)]
     for number, row in enumerate(chosen, 1):
         title = f"{number}/{len(chosen)} {row.name}"
         checkpoint = train_row(row, train, place, given, title=title)
         predictions = _predict(row, checkpoint, val, place, given, inference)
         save_scores(place.scores, row.stem, _score(row, val, predictions, given, evaluation))
     return [row.name for row in chosen]
+
+
+def _has_its_order(row: Row, val: AmodalAnnotations, given: Materials) -> bool:
+    """Return whether the objects of a row have the order that it needs; warn if not."""
+    config = row.job.model.root
+    objects = given.detections if row.completes is Given.DETECTIONS else val
+    if not config.DESCRIPTION.needs_order(config) or (objects is not None and len(objects.order)):
+        return True
+    _log.warning(
+        "row %s is left out: it needs to know which object is in front, and %s/%s states no order",
+        *(row.name, val.metadata.dataset, val.metadata.split),
+    )
+    return False
 
 
 def train_row(

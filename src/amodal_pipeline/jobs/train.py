@@ -321,8 +321,9 @@ def train_upstream(
 
     Raises:
         ValueError: a start with parts is missing, or a finished detector or start was trained on
-            other annotations.
+            other annotations; or ``job`` cannot learn from these (before anything is trained).
     """
+    contract.check_learnable(job.model.root, annotations.metadata)
     # Kedro checks parameters of named arguments only.
     known = {name: Job.model_validate(other) for name, other in others.items()} | {this.name: this}
     detector = _detector_there(annotations, job, models)

@@ -34,6 +34,7 @@ class MaskRCNNConfig(Strict):
         network="amodal_pipeline.methods.mask_rcnn:MaskRCNN",
         jobs=("mask_rcnn", "mask_rcnn_visible"),
         starts_from="mask_rcnn",
+        needs_amodal=lambda config: "amodal" in (config.boxes, config.masks),
         regresses_boxes=True,
     )
 
@@ -857,6 +858,7 @@ class SaVosConfig(Strict):
         learns_from="clips",
         picture=("amodal_pipeline.jobs.strips:strips", ("strips",)),
         sees_flow=True,
+        needs_amodal=lambda config: config.supervised,
         after_training=frozenset({"inference_frames"}),
     )
 

@@ -59,6 +59,10 @@ class Description:
         picture: how to draw a trained method: "module:function", called with the checkpoint, the
             validation split and the number of objects; and the names of the data sets it returns.
         needs_boxes: whether a completer needs amodal boxes.
+        needs_amodal: returns whether a configuration learns from amodal masks, see
+            :func:`check_learnable`.
+        needs_order: returns whether a configuration of a completer completes only objects whose
+            order is stated.
         sees: which visible masks a completer of images is given: that of the object "itself", or
             in addition ("others") the target "others", uint8 [N, S, S]: where other objects of the
             image are visible in the object's window (:class:`~..samples.objects.VisibleOthers`);
@@ -87,6 +91,8 @@ class Description:
     compared_with: tuple[str, ...] = ()
     picture: tuple[str, tuple[str, ...]] | None = None
     needs_boxes: bool = False
+    needs_amodal: Callable[[Any], bool] = lambda config: True
+    needs_order: Callable[[Any], bool] = lambda config: False
     sees: Sees = "itself"
     needs_pixels: Callable[[Any], bool] = lambda config: True
     sees_flow: bool = False
@@ -116,3 +122,21 @@ def job_name(config: Any) -> str:
     The job names the folder and the results.
     """
     return getattr(config, "job", config.name)
+
+
+def check_learnable(config: Any, metadata: Any) -> None:
+    """Raise an error for a method that learns from amodal masks, on a table of visible ones only.
+
+    Args:
+        config: configuration of the method.
+        metadata: of the annotations to be learnt from, an ``AnnotationsMetadata``.
+
+    Raises:
+        ValueError: the table's amodal masks are its visible ones, and the method needs true ones.
+    """
+    if metadata.modal and config.DESCRIPTION.needs_amodal(config):
+        raise ValueError(
+            f"{job_name(config)} learns from amodal masks, and {metadata.dataset}/{metadata.split} "
+            "has visible ones only: train pcnet_m on it (or mask_rcnn with boxes and masks: "
+            "visible), or make pictures with known amodal masks from it, --env=composed_coco"
+        )

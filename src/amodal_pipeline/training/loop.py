@@ -164,6 +164,7 @@ def train(
             optimiser became NaN or infinite; neither is ever saved.
         OSError: the disk is full; the previous state is intact.
         ValueError: another process trains in ``folder``; the folder is of an earlier version;
+            the method learns from amodal masks, and ``annotations`` have none;
             ``config.frozen`` or a stage names no parameter, or leaves none to train; a component is
             missing; or ``pretrained`` shares no weights with the method.
     """
@@ -171,6 +172,7 @@ def train(
     from accelerate.state import AcceleratorState
 
     history = folder / "history.jsonl"
+    contract.check_learnable(method, annotations.metadata)
     _check_parts(method, components)
     mark = fingerprint(
         method, config, annotations, pretrained, components, detected, pretrained_categories

@@ -48,6 +48,8 @@ class PCNetMConfig(Strict):
         learns_from="objects",
         sees="in_front",
         needs_pixels=lambda config: config.image,
+        needs_amodal=lambda config: False,
+        needs_order=lambda config: config.order == "true",
         after_training=frozenset(
             {
                 *("order", "order_threshold", "amodal_threshold", "keep"),
