@@ -76,6 +76,22 @@ def test_post_adds_the_visible_mask_that_was_completed():
     assert rows["mIoU_occluded_post"] == (pytest.approx(100 * 2 / 5), 1)
 
 
+def test_a_methods_own_mask_of_the_hidden_part_is_scored_beside_its_amodal_mask():
+    # Hidden are columns 0-3 of the first object, 15-18 of the second; nobody found the third.
+    truth = annotations([[0, 0, 10, 8], [15, 0, 25, 8], [0, 12, 10, 20]], [4, 4, 4])
+    own = rectangles([[2, 0, 7, 8], [15, 0, 19, 8]])
+    given = {"image_id": [1, 1], "category_id": [3, 3], "invisible_rle": own}
+    found = detections(truth, [[4, 0, 10, 8], [15, 0, 25, 8]], **given)
+    rows = values(completion_rows(truth, found))
+    # Its columns 4-6 are visible: errors there do not count.
+    assert rows["mIoU_occluded_head"] == (pytest.approx((50 + 100 + 0) / 3), 3)
+    assert rows["mIoU_occluded_head_matched"] == (pytest.approx(75), 2)
+    assert rows["mIoU_occluded_matched"] == (pytest.approx(50), 2)
+    given["invisible_rle"] = [None, None]
+    found = detections(truth, [[4, 0, 10, 8], [15, 0, 25, 8]], **given)
+    assert not any("_head" in metric for metric in values(completion_rows(truth, found)))
+
+
 def test_mean_over_categories_is_not_the_mean_over_objects():
     truth = annotations(
         [[0, 0, 10, 8], [0, 10, 10, 18], [15, 0, 25, 8]], category_ids=np.array([3, 3, 1])

@@ -55,6 +55,22 @@ def run(model, objects, **config):
     return complete(model, KnownObjects.of(objects), CPU.model_copy(update=config), method="echo")
 
 
+def test_a_hidden_part_that_the_model_predicts_is_kept(shapes):
+    class TwoHeads(Echo):
+        def forward(self, images, targets):
+            whole = super().forward(images, targets)["amodal_masks"]
+            return {"amodal_masks": whole, "invisible_masks": whole * (targets["input"] == 0)}
+
+    crop = CropConfig(side=128, image_side=8)
+    found = run(TwoHeads(crop, grown=3), true_objects(shapes)).predictions
+    masks = {k: found[f"{k}_rle"].tolist() for k in ("amodal", "visible", "invisible")}
+    expected = rle.difference(masks["amodal"], masks["visible"])
+    assert np.mean(rle.pair_iou(masks["invisible"], expected)) > 0.6
+    alone = run(Echo(crop, grown=3), true_objects(shapes)).predictions
+    assert alone["invisible_rle"].isna().all()
+    assert alone["amodal_rle"].equals(found["amodal_rle"])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(1, 40), st.integers(1, 40))
 def test_paste_back_is_exact_also_beyond_the_border(data, height, width):

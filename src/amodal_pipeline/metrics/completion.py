@@ -96,7 +96,8 @@ class Completions:
     amodal mask, A* and V* the true amodal and visible ones: ``full`` is (intersection, union) of P
     and A*, ``hidden`` that of P \\ V* and A* \\ V*, int64 [G, 2]; ``full_post`` and ``hidden_post``
     are the same with the completed visible mask added to P, None if predictions have no visible
-    mask. ``counted`` objects are not ignored, ``occluded`` ones have a hidden pixel as well.
+    mask; ``head`` is ``hidden`` of the method's own mask of the hidden part in place of P, None if
+    it has none. ``counted`` objects are not ignored, ``occluded`` ones have a hidden pixel as well.
     """
 
     prediction: np.ndarray
@@ -104,6 +105,7 @@ class Completions:
     hidden: np.ndarray
     full_post: np.ndarray | None
     hidden_post: np.ndarray | None
+    head: np.ndarray | None
     counted: np.ndarray
     occluded: np.ndarray
 
@@ -128,7 +130,8 @@ def completions(evidence: Evidence, matches: DetectionMatches | None = None) -> 
     post = (None, None) if inputs is None else fit(evidence, at, rle.union(masks, inputs))
     counted = ~evidence.marked
     occluded = counted & (evidence.area["amodal"] > evidence.area["visible"])
-    return Completions(of, *fit(evidence, at, masks), *post, counted, occluded)
+    head = _fit_of_hidden_masks(evidence, of)
+    return Completions(of, *fit(evidence, at, masks), *post, head, counted, occluded)
 
 
 def drawn(
@@ -175,6 +178,23 @@ def fit(evidence: Evidence, at: np.ndarray, masks: list[str]) -> tuple[np.ndarra
     return full, hidden
 
 
+def _fit_of_hidden_masks(evidence: Evidence, prediction: np.ndarray) -> np.ndarray | None:
+    """Return how well a method's own masks of hidden parts fit, as :class:`Completions` has it."""
+    table, area = evidence.predictions.predictions, evidence.area
+    if table["invisible_rle"].isna().all():
+        return None
+    at = np.flatnonzero(prediction >= 0)
+    own = table["invisible_rle"].iloc[prediction[at]]
+    at, own = at[own.notna().to_numpy(dtype=bool)], own.dropna().tolist()
+    truth = evidence.annotations.instances.iloc[at]
+    amodal, visible = (truth[f"{name}_rle"].tolist() for name in ("amodal", "visible"))
+    own, behind = rle.difference(own, visible), rle.difference(amodal, visible)
+    shared, true = rle.shared_area(own, behind), area["amodal"] - area["visible"]
+    sums = np.stack([np.zeros_like(true), true], axis=1)
+    sums[at] = np.stack([shared, rle.area(own) + true[at] - shared], axis=1)
+    return sums
+
+
 def tallies(
     evidence: Evidence,
     found: Completions,
@@ -185,12 +205,13 @@ def tallies(
     """Yield the tallies of the protocol "completion": means over objects, and ratios of sums.
 
     mIoU_full: mean IoU of P and A* over objects. mIoU_occluded: mean IoU of P \\ V* and A* \\ V*
-    over objects with a hidden pixel (Gao et al.). ``…_per_category``: mean over categories of these
-    means (Li et al.). IoU_dataset: sum of intersections divided by sum of unions (Zhan et al.), and
-    IoU_dataset_occluded the same of P \\ V* and A* \\ V* over objects with a hidden pixel.
-    ``_post``: with the completed visible mask added. An object without a paired prediction
-    counts 0; ``_matched`` leaves such objects out, ``_common`` is over the objects of ``common``.
-    Ignored objects are in none of them.
+    over objects with a hidden pixel (Gao et al.); mIoU_occluded_head: the same of the method's own
+    mask of the hidden part in place of P, if it predicts one. ``…_per_category``: mean over
+    categories of these means (Li et al.). IoU_dataset: sum of intersections divided by sum of
+    unions (Zhan et al.), and IoU_dataset_occluded the same of P \\ V* and A* \\ V* over objects
+    with a hidden pixel. ``_post``: with the completed visible mask added. An object without a
+    paired prediction counts 0; ``_matched`` leaves such objects out, ``_common`` is over those of
+    ``common``. Ignored objects are in none of them.
     """
     where, truth = evidence.where, evidence.annotations.instances
     names = [category.name for category in evidence.annotations.metadata.categories]
@@ -236,6 +257,11 @@ def tallies(
                 rows = np.flatnonzero(counted)
                 row = Row(f"{name}{post}{population}", len(rows), note=note)
                 yield ratio(row, rows, sums[:, 0], sums[:, 1], together)
+    for population, (chosen, note) in populations.items() if found.head is not None else ():
+        rows = np.flatnonzero(found.occluded & chosen)
+        iou = found.head[:, 0] / np.maximum(found.head[:, 1], 1)
+        row = Row(f"mIoU_occluded_head{population}", len(rows), note=note)
+        yield ratio(row, rows, iou, one, together)
 
 
 def objects(evidence: Evidence, found: Completions) -> dict[str, object]:

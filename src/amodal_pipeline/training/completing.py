@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from amodal_pipeline.annotations import Given, KnownObjects, Predictions, rle
+from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import areas, aspects, crop_masks, paste_masks, windows
 from amodal_pipeline.methods import dual_completion
@@ -55,6 +56,7 @@ def complete(
         the objects, and ``instance_id`` or ``source_id``. An empty visible mask gives an empty
         amodal mask without a box. If the model also returns "iou" [N], its estimate of how good
         each mask is, the scores of detections are multiplied by it; those of true objects are not.
+        A hidden part that the model predicts on its own ("invisible_masks") is kept as it is.
         They have the order that was found by comparing pairs, if any.
 
     Raises:
@@ -65,6 +67,7 @@ def complete(
     run = _Runner(model, config, on_progress)
     known = _Objects(objects.table, model.config)
     run.total, amodal = len(known.seen), list(visible)
+    hidden: list[str | None] = [None] * len(visible)
     beside, order = None, None
     if model.config.DESCRIPTION.sees == "others":
         beside = VisibleOthers(known.masks, known.image_ids)
@@ -72,15 +75,18 @@ def complete(
         beside, order = _in_front(run, known, method)
     iou = np.ones(len(visible))
     for crops, outputs in run(_ByObject(known, beside, config.objects_per_batch), run.model):
-        found = outputs["amodal_masks"]
         if "iou" in outputs:
             iou[crops.rows] = outputs["iou"].numpy()
+        kinds = {"amodal_masks": amodal, "invisible_masks": hidden}
         for rows, own, size in _by_size(crops.rows, objects.table.sizes):
-            masks = paste_masks(found[own], crops.windows[own], size)
-            for row, mask in zip(rows, masks, strict=True):
-                amodal[row] = mask
+            for kind in kinds.keys() & outputs.keys():
+                masks = paste_masks(outputs[kind][own], crops.windows[own], size)
+                for row, mask in zip(rows, masks, strict=True):
+                    kinds[kind][row] = mask
     made = {"method": method, "variant": variant, "seed": seed, "checkpoint": checkpoint}
     completed = with_amodal(_rescored(objects, iou), amodal, made)
+    own = completed.predictions.assign(invisible_rle=hidden)
+    completed = replace(completed, predictions=frame(PREDICTIONS, own))
     return completed if order is None else replace(completed, order=order)
 
 

@@ -34,6 +34,8 @@ _OBJECTS = {
     "mIoU_full": "IoU of predicted and true amodal mask, mean over objects",
     "mIoU_occluded": "IoU of predicted and true mask outside the true visible part, mean over "
     "occluded objects",
+    "mIoU_occluded_head": "IoU of a method's own mask of the hidden part and the true hidden part, "
+    "outside the true visible part, mean over occluded objects",
     "IoU_dataset": "Intersections over unions of predicted and true amodal masks, each summed over "
     "the data set",
     "IoU_dataset_occluded": "Intersections over unions of predicted and true masks outside the "
@@ -194,6 +196,8 @@ def definition(metric: str) -> str:
             remarks.insert(0, _REMARKS[ending])
     if name in _OBJECTS:
         if "_per_category" in metric and name.startswith("IoU_dataset"):
+            return ""
+        if name.endswith("_head") and ("_per_category" in metric or "_post" in metric):
             return ""
         return "; ".join([_OBJECTS[name], *remarks]) + "."
     if remarks:

@@ -48,8 +48,8 @@ class PlainCompleter(nn.Module):
     uint8 [N, S, S]; with ``config.others``, "others"; and in training "amodal" and "visible".
 
     In training ``model(images, targets)`` returns named losses, in evaluation
-    {"amodal_masks", "invisible_masks": float [N, S, S] in 0–1}, and with ``config.iou_head`` "iou"
-    [N]. In evaluation each object's masks are independent of the others.
+    {"amodal_masks": float [N, S, S] in 0–1}, with a second head "invisible_masks" likewise, and
+    with ``config.iou_head`` "iou" [N]. There each object's masks are independent of the others.
 
     Raises:
         ValueError: the decoder has more stages than the encoder has halved the resolution.
@@ -168,12 +168,12 @@ def composed(found: Predicted, given: Tensor) -> dict[str, Tensor]:
     """Return the masks of an object, from the logits of the heads and the given visible mask.
 
     The amodal mask is the amodal head's, as it is: it may lack visible pixels, and uniting it with
-    the given mask is the caller's choice. The hidden mask is the hidden head's, or the amodal mask
-    without such a head, and empty within the given mask.
+    the given mask is the caller's choice. The hidden mask is that of the hidden head, if there is
+    one, and empty within the given mask.
     """
-    amodal = found.amodal.sigmoid()
-    hidden = amodal if found.hidden is None else found.hidden.sigmoid()
-    masks = {"amodal_masks": amodal, "invisible_masks": hidden * (given == 0)}
+    masks = {"amodal_masks": found.amodal.sigmoid()}
+    if found.hidden is not None:
+        masks["invisible_masks"] = found.hidden.sigmoid() * (given == 0)
     return masks if found.iou is None else masks | {"iou": found.iou}
 
 
