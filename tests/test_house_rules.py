@@ -16,7 +16,7 @@ OTHERS = {("metrics/published.py", "true"), ("jobs/ablate.py", "none")}
 OTHERS |= {("hooks/freshness.py", "none"), ("methods/configs.py", "none")}
 OTHERS |= {("methods/configs.py", "image"), ("methods/sln.py", "image")}
 # PCNet-M's order may be that of the table, or none; nothing of its input may be kept.
-OTHERS |= {("methods/completer.py", "true"), ("training/completing.py", "true")}
+OTHERS |= {("methods/pcnet_m/config.py", "true")}
 OTHERS |= {("methods/dual_completion.py", "none"), ("methods/pcnet_m/method.py", "none")}
 
 

@@ -190,7 +190,7 @@ def _at_once(rows: np.ndarray) -> Iterator[np.ndarray]:
 def _in_front(known: _Objects) -> VisibleInFront:
     """Return what is visible in front of the objects, in the order that the model finds."""
     model, masks = known.model, known.masks
-    if model.config.order == "true":
+    if model.config.DESCRIPTION.needs_order(model.config):
         raise ValueError(
             "the model is configured to use the true order of objects (order=true), which masks "
             "alone do not have: use order=own"

@@ -331,7 +331,7 @@ def _in_front(
     scores = table["score"].to_numpy(dtype=np.float64, na_value=np.nan)
     pairs, order = np.zeros((0, 2), np.int64), None
     front, back = pairs.T
-    if config.order == "true":
+    if config.DESCRIPTION.needs_order(config):
         front, back = dual_completion.stated(known.predictions)
     else:
         pairs = dual_completion.neighbours(
