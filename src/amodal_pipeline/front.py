@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from amodal_pipeline.predictor import Picture, Predictor, Result
 
 __all__ = [
-    *("Start", "complete", "evaluate", "load", "predict", "read", "train", "true_objects"),
+    "Start",
+    "complete",
+    "evaluate",
+    "load",
+    "predict",
+    "read",
+    "train",
+    "true_objects",
     "whole_objects",
 ]
 

@@ -54,8 +54,8 @@ class Result:
         masks: bool [N, H, W], amodal masks; visible ones if the method predicts no others.
         visible_masks: bool [N, H, W]; None if the method does not predict them.
         boxes: float32 [N, 4] (x, y, width, height) in pixels, tight around ``masks``.
-        order: int64 [P, 2], positions (front, back) of objects that touch; P is 0 if the method does
-            not say. ``order.tolist()`` has them as a list of pairs.
+        order: int64 [P, 2], positions (front, back) of objects that touch; P is 0 if the method
+            does not say. ``order.tolist()`` has them as a list of pairs.
         predictions: the objects as a table, with masks as run lengths.
     """
 

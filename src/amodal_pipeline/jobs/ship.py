@@ -44,7 +44,7 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
     if rows.empty:
         raise ValueError(
             f"{scores} holds no scores of completed objects for the model card: run `kedro run "
-            "--pipeline=evaluate` first, or name the folder of results with --params scores=<folder>"
+            "--pipeline=evaluate` first, or name a folder of results with --params scores=<folder>"
         )
     small = in_half(checkpoint)
     with replacing(folder) as new:

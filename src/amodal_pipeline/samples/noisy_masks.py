@@ -1,4 +1,4 @@
-"""True visible masks with faults such as a detector's: edges displaced, details lost, parts missing.
+"""True visible masks with faults such as a detector's: moved edges, lost details, missing parts.
 
 Completers are scored on them (``inputs=noisy``), because nobody has true masks of photographs.
 """
@@ -18,10 +18,10 @@ from amodal_pipeline.samples.objects import boxes_around
 # An object is about as many pixels large as in a detector's mask head (28 for Mask R-CNN).
 _WINDOW = CropConfig(side=56, enlarge=1.6, clipped=False)
 _FAULTS = CorruptionConfig(
-    blur=0.3, morphology=0.6, dilation=0.5, kernel=(3, 5), iterations=(1, 1), sigma=2.0
+    blur=0.3, morphology=0.6, dilation=0.5, kernel=(2, 4), iterations=(1, 1), sigma=1.5
 )
-_MISSING = 0.3  # share of objects that lose a part
-_RADIUS = (0.2, 0.5)  # of the disc that is lost, in sides of a square as large as the object
+_MISSING = 0.2  # share of objects that lose a part
+_RADIUS = (0.2, 0.4)  # of the disc that is lost, in sides of a square as large as the object
 
 
 def with_noise(

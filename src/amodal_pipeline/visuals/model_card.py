@@ -64,16 +64,20 @@ def write_card(
     method = card.method.root
     own = scores["method"].isin([job_name(method), name])
     theirs = own & ~scores["run_id"].astype(str).str.startswith(trained_as[:12])
-    page = _environment().get_template("model_card.md").render(
-        name=name,
-        card=card,
-        method=job_name(method),
-        sees=method.DESCRIPTION.sees,
-        pixels=method.DESCRIPTION.needs_pixels(method),
-        tables=_tables(scores),
-        metrics=METRICS,
-        other_training=bool(theirs.any()),
-        obtain=obtain,
+    page = (
+        _environment()
+        .get_template("model_card.md")
+        .render(
+            name=name,
+            card=card,
+            method=job_name(method),
+            sees=method.DESCRIPTION.sees,
+            pixels=method.DESCRIPTION.needs_pixels(method),
+            tables=_tables(scores),
+            metrics=METRICS,
+            other_training=bool(theirs.any()),
+            obtain=obtain,
+        )
     )
     path.write_text(page, "utf-8")
 
