@@ -126,9 +126,11 @@ def test_the_card_has_the_scores_and_says_whose_they_are(trained, weights, tmp_p
 
     other = tmp_path / "other"
     other.mkdir()
-    scores(trained, run_id="0123456789ab-0").to_csv(other / "parts.csv", index=False)
+    on_true = scores(trained, run_id="0123456789ab-0").query("inputs == 'true'")
+    on_true.to_csv(other / "parts.csv", index=False)
     ship(trained, tmp_path / "again", other, SOURCE)
-    assert "Not all scores" in (tmp_path / "again/README.md").read_text()
+    text = (tmp_path / "again/README.md").read_text()
+    assert "Not all scores" in text and "given the true visible masks\n" in text
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="holds no scores"):
         ship(trained, tmp_path / "again", tmp_path / "nothing", SOURCE)

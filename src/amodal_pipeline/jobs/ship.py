@@ -13,6 +13,8 @@ from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from amodal_pipeline.visuals.model_card import Data
+
 logger = logging.getLogger(__name__)
 
 SCORES = "scores.csv"
@@ -30,7 +32,7 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
         folder: the folder to write; its name is that of the weights.
         scores: a folder of results (``*.csv``, at any depth): rows of completion over all
             categories are taken from it. It may hold other methods, for a comparison.
-        source: the data set's, for where its files come from.
+        source: the data set's, as in the training, for where its files come from.
 
     Returns:
         The size of the folder in bytes.
@@ -52,11 +54,20 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
         rows.to_csv(new / SCORES, index=False)
         # Rows of results name the weights by the start of the fingerprint, before it was rounded.
         trained_as = checkpoint.card.fingerprint.digest
-        obtain = getattr(source.chosen, "obtain", "")
-        write_card(new / "README.md", folder.name, small.card, rows, trained_as, obtain)
+        write_card(new / "README.md", folder.name, small.card, rows, trained_as, _data(source))
         size = sum(file.stat().st_size for file in new.iterdir())
     logger.info("%s: %.2f MB", folder, size / 1e6)
     return size
+
+
+def _data(source: Source) -> Data:
+    from amodal_pipeline.visuals.model_card import Data
+
+    section = source.chosen
+    pool = getattr(section, "pool", None)
+    on_all = pool is not None and pool.train_on_all
+    changes = "source.composed.pool.train_on_all=true" if on_all else ""
+    return Data(getattr(section, "obtain", ""), changes)
 
 
 def in_half(checkpoint: Checkpoint) -> Checkpoint:

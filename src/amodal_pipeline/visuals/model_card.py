@@ -25,7 +25,7 @@ def read_scores(folder: Path) -> pd.DataFrame:
     """
     found = []
     for path in sorted(folder.rglob("*.csv")):
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype={"inputs": str})  # "true" is no truth value here
         if set(RESULTS.names) <= set(table.columns):
             found.append(table[RESULTS.names])
     if not found:
@@ -48,8 +48,20 @@ class ScoreTable:
     counts: str
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a training learned from.
+
+    ``obtain``: where its files come from, and under which terms. ``changes``: parameters of the
+    training that its environment does not have, "source.composed.pool.train_on_all=true".
+    """
+
+    obtain: str = ""
+    changes: str = ""
+
+
 def write_card(
-    path: Path, name: str, card: MethodCard, scores: pd.DataFrame, trained_as: str, obtain: str
+    path: Path, name: str, card: MethodCard, scores: pd.DataFrame, trained_as: str, data: Data
 ) -> None:
     """Write the model card of completers' weights.
 
@@ -59,7 +71,7 @@ def write_card(
         card: of the checkpoint.
         scores: from :func:`read_scores`.
         trained_as: the fingerprint's digest in the rows of results.
-        obtain: where the data set's files come from, and under which terms.
+        data: what it learned from.
     """
     method = card.method.root
     own = scores["method"].isin([job_name(method), name])
@@ -76,7 +88,7 @@ def write_card(
             tables=_tables(scores),
             metrics=METRICS,
             other_training=bool(theirs.any()),
-            obtain=obtain,
+            data=data,
         )
     )
     path.write_text(page, "utf-8")
