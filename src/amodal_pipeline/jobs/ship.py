@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 SCORES = "scores.csv"
 
 
-def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> int:
+def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> None:
     """Write a checkpoint in half precision with its scores and a model card.
 
     The folder becomes a checkpoint as any other (``model.safetensors``, ``method.json``), with
@@ -33,9 +33,6 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
         scores: a folder of results (``*.csv``, at any depth): rows of completion over all
             categories are taken from it. It may hold other methods, for a comparison.
         source: the data set's, as in the training, for where its files come from.
-
-    Returns:
-        The size of the folder in bytes.
 
     Raises:
         ValueError: ``scores`` has no results.

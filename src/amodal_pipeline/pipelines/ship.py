@@ -17,7 +17,7 @@ def create_pipeline() -> Pipeline:
                     "params:folders.scores",
                     "params:source",
                 ],
-                outputs="shipped_bytes",
+                outputs=None,
                 name="ship",
             )
         ]
