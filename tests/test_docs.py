@@ -68,7 +68,7 @@ def test_the_python_of_the_readme_gives_masks_of_the_image(shapes, tmp_path, mon
         "data/02_intermediate/scenes/val/000000.png": picture.as_posix(),
         "above(0.5)": "above(0.0)",
     }
-    names = run(blocks(ROOT / "README.md")[0], replaced)
+    names = run(blocks(ROOT / "README.md")[1], replaced)
     assert names["masks"].shape[1:] == (image["height"], image["width"])
     assert len(names["masks"]) == len(names["found"].scores) > 0
     assert (tmp_path / "objects.png").exists() and (tmp_path / "objects.json").exists()

@@ -7,7 +7,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_FRONT = ("Start", "complete", "evaluate", "load", "predict", "read", "train", "true_objects")
+_FRONT = (
+    *("Start", "complete", "evaluate", "load", "predict", "read", "train", "true_objects"),
+    "whole_objects",
+)
 
 
 def __getattr__(name: str) -> Any:

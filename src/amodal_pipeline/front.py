@@ -8,6 +8,7 @@
 >>> result = ap.load("runs/orcnn").predict("street.jpg")
 >>> result.plot().save("street.png")
 >>> whole = ap.load("runs/c2f_seg", detector="torchvision").predict("street.jpg")
+>>> whole = ap.whole_objects("street.jpg", masks)  # nothing is trained
 """
 
 from __future__ import annotations
@@ -27,12 +28,22 @@ from amodal_pipeline.methods import contract
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.registry import METHODS, MethodConfig
 from amodal_pipeline.methods.training_config import InferenceConfig, TrainingConfig
-from amodal_pipeline.shipped import CONF
+from amodal_pipeline.shipped import CONF, with_shipped
 
 if TYPE_CHECKING:
-    from amodal_pipeline.predictor import Predictor
+    from amodal_pipeline.predictor import Picture, Predictor, Result
 
-__all__ = ["Start", "complete", "evaluate", "load", "predict", "read", "train", "true_objects"]
+__all__ = [
+    "Start",
+    "complete",
+    "evaluate",
+    "load",
+    "predict",
+    "read",
+    "train",
+    "true_objects",
+    "whole_objects",
+]
 
 
 def read(
@@ -299,7 +310,8 @@ def load(folder: str | Path, detector: str | Path | None = None) -> Predictor:
     """Return a trained method for pictures of your own: see :class:`~.predictor.Predictor`.
 
     Args:
-        folder: of its checkpoint.
+        folder: of its checkpoint; or "photographs", the weights that the package ships
+            (docs/photographs.md).
         detector: for a completer, what finds objects in pictures: the folder of a detector, or
             "torchvision" for its Mask R-CNN of COCO, which is downloaded once
             (:func:`~.methods.importing.published_detector`).
@@ -311,8 +323,35 @@ def load(folder: str | Path, detector: str | Path | None = None) -> Predictor:
     from amodal_pipeline.methods import load as restore
     from amodal_pipeline.predictor import Predictor
 
-    module = restore(Path(folder).expanduser())
+    module = restore(with_shipped(Path(folder).expanduser()))
     return Predictor(module, None if detector is None else _finding(detector))
+
+
+def whole_objects(
+    picture: Picture, masks: Any = None, *, weights: str | Path = "photographs"
+) -> Result:
+    """Return the whole objects of a photograph, and who is in front, without any training.
+
+    For many pictures, :func:`load` once.
+
+    Args:
+        picture: a path, a PIL image, a uint8 array [H, W, 3] or a uint8 tensor [3, H, W], RGB.
+        masks: the visible masks of all its objects, [N, H, W], nonzero where one is visible; None
+            for those that torchvision's Mask R-CNN of COCO finds (downloaded once).
+        weights: the completer, as :func:`load` takes it.
+
+    Returns:
+        ``masks`` (whole), ``visible_masks``, ``order`` (pairs: front, back), ``cutouts``, …; also
+        ``plot()`` and ``save(folder)``.
+
+    Raises:
+        ValueError: picture and masks do not fit together, or no detector can be had.
+    """
+    if masks is None:
+        from amodal_pipeline.jobs.detect import TORCHVISION
+
+        return load(weights, detector=TORCHVISION).predict(picture)
+    return load(weights).complete(picture, masks)
 
 
 def _finding(detector: str | Path) -> Any:

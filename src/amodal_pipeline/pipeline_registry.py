@@ -19,6 +19,7 @@ from amodal_pipeline.pipelines import (
     prepare,
     report,
     shape_prior,
+    ship,
     train,
 )
 
@@ -50,6 +51,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "occluder_consistency": consistency.create_pipeline(),
         "predict": predict.create_pipeline(),
         "report": report.create_pipeline(),
+        "ship": ship.create_pipeline(),
     }
     for job, name in jobs().items():
         method = describe(job)

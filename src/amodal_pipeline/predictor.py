@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +32,10 @@ from amodal_pipeline.annotations.tables import (
     boxes,
     frame,
 )
+from amodal_pipeline.methods.completer import Completed, complete_in_order
 from amodal_pipeline.methods.contract import job_name
+from amodal_pipeline.methods.doubts import doubts
+from amodal_pipeline.methods.dual_completion import order_rows
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.inference import detections_as_rows, order_as_rows
 
@@ -49,7 +54,8 @@ class Result:
         masks: bool [N, H, W], amodal masks; visible ones if the method predicts no others.
         visible_masks: bool [N, H, W]; None if the method does not predict them.
         boxes: float32 [N, 4] (x, y, width, height) in pixels, tight around ``masks``.
-        order: int64 [P, 2], positions (front, back) of objects; P is 0 if the method does not say.
+        order: int64 [P, 2], positions (front, back) of objects that touch; P is 0 if the method
+            does not say. ``order.tolist()`` has them as a list of pairs.
         predictions: the objects as a table, with masks as run lengths.
     """
 
@@ -235,8 +241,6 @@ class Predictor:
 
     def _complete_found(self, found: Result) -> Result:
         """Return a detector's objects with the amodal masks of this completer."""
-        from amodal_pipeline.methods.completer import complete
-
         seen = found.visible_masks
         if seen is None:
             raise ValueError(
@@ -252,10 +256,13 @@ class Predictor:
                     f"{self.name} looks within amodal boxes, which {self.detector.name} does not "
                     "predict: name a detector that does"
                 )
-        whole = complete(self.module, found.image, seen, around) if len(table) else seen
+        if not len(table):
+            return found
+        _warn_of(self.module.config, found.predictions)
+        done = complete_in_order(self.module, found.image, seen, around)
         columns = {key: table[key] for key in ("prediction_id", "image_id", "category_id", "score")}
         columns |= {"visible_rle": table["visible_rle"], "source_id": table["prediction_id"]}
-        columns["amodal_rle"] = rle.encode(whole) if len(table) else []
+        columns["amodal_rle"] = rle.encode(done.masks)
         made = {"method": self.name, "inputs": self.detector.name}
         predictions = Predictions(
             found.predictions.metadata.model_copy(update=made),
@@ -263,7 +270,7 @@ class Predictor:
             frame(PREDICTIONS, columns),
             found.predictions.order,
         )
-        return Result(found.image, found.names, predictions)
+        return self._ordered(Result(found.image, found.names, predictions), done)
 
     def complete(
         self,
@@ -275,6 +282,15 @@ class Predictor:
     ) -> Result:
         """Return known objects of a picture, completed by a completer.
 
+        A completer that looks at the other objects of a picture sees those that are given together.
+        PCNet-M (the weights "photographs") looks at nothing else: it continues an object behind the
+        visible masks of objects that touch it, and leaves an object without such a neighbour as it
+        is. So give it the visible masks of *all* objects of the picture, also of those that only
+        stand in front. Its result says who is in front (:attr:`Result.order`).
+
+        Warns (``UserWarning``) where the masks are unlike those that completers are trained on: see
+        :func:`~amodal_pipeline.methods.doubts.doubts`.
+
         Args:
             picture: one picture, see :meth:`predict`.
             masks: visible masks, [H, W] or [N, H, W]; nonzero where an object is visible.
@@ -283,14 +299,12 @@ class Predictor:
         Raises:
             ValueError: the method is not a completer, or picture and masks do not fit together.
         """
-        from amodal_pipeline.methods.completer import complete
-
         if self.module.config.DESCRIPTION.task != "complete":
             raise ValueError(f"{self.name} is not a completer: use predict(image)")
         pixels, name = _pixels(picture)
         visible = np.asarray(torch.as_tensor(masks).cpu() != 0)
-        whole = complete(self.module, pixels, visible, amodal_boxes, raw=raw)
-        visible, whole = (m.reshape(-1, *pixels.shape[:2]) for m in (visible, whole))
+        done = complete_in_order(self.module, pixels, visible, amodal_boxes, raw=raw)
+        visible, whole = (m.reshape(-1, *pixels.shape[:2]) for m in (visible, done.masks))
         n = len(whole)
         columns = {
             "prediction_id": np.arange(1, n + 1),
@@ -300,7 +314,19 @@ class Predictor:
             "amodal_rle": rle.encode(whole),
             "visible_rle": rle.encode(visible),
         }
-        return self._result(pixels, name, columns, (_OBJECT,))
+        result = self._ordered(self._result(pixels, name, columns, (_OBJECT,)), done)
+        _warn_of(self.module.config, result.predictions)
+        return result
+
+    def _ordered(self, result: Result, done: Completed) -> Result:
+        """Return a result with the order that a completer has found, if any."""
+        if not len(done.front):
+            return result
+        table = result.predictions.predictions
+        order = order_rows(table, done.front, done.back, done.scores, self.name)
+        return dataclasses.replace(
+            result, predictions=dataclasses.replace(result.predictions, order=order)
+        )
 
     def complete_video(
         self, frames: Sequence[Picture], masks: np.ndarray | Tensor, *, raw: bool = False
@@ -403,6 +429,11 @@ class Predictor:
             metadata, frame(IMAGES, images), table, frame(PREDICTION_ORDER, {})
         )
         return Result(pixels, names, predictions)
+
+
+def _warn_of(config: Any, objects: Predictions) -> None:
+    for sentence in doubts(config, objects):
+        warnings.warn(sentence, stacklevel=3)
 
 
 def _pixels(picture: Picture) -> tuple[np.ndarray, str]:

@@ -9,13 +9,16 @@ class Given(StrEnum):
     """The inputs that masks were made from; values are those of ``inputs`` in tables and results.
 
     IMAGE: the image alone. TRUE_MASKS: the true visible masks. TRUE_BOXES: these and the true
-    amodal boxes. DETECTIONS: a detector's predictions; ``inputs`` is then the detector's name.
-    NOTHING: an empty table in place of detections, where no detector is configured.
+    amodal boxes. NOISY_MASKS: the true visible masks with faults such as a detector's
+    (:mod:`~..samples.noisy_masks`). DETECTIONS: a detector's predictions; ``inputs`` is then the
+    detector's name. NOTHING: an empty table in place of detections, where no detector is
+    configured.
     """
 
     IMAGE = "image"
     TRUE_MASKS = "true"
     TRUE_BOXES = "true_boxes"
+    NOISY_MASKS = "noisy"
     DETECTIONS = "detections"
     NOTHING = "none"
 
@@ -37,5 +40,5 @@ class Given(StrEnum):
 
     @property
     def from_truth(self) -> bool:
-        """Return whether the truth was given: its visible masks, with or without its boxes."""
-        return self in (Given.TRUE_MASKS, Given.TRUE_BOXES)
+        """Return whether the truth was given: its visible masks as they are, noisy or in boxes."""
+        return self in (Given.TRUE_MASKS, Given.TRUE_BOXES, Given.NOISY_MASKS)

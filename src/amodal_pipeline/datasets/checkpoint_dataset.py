@@ -9,6 +9,7 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
 from amodal_pipeline.local_paths import check_local
+from amodal_pipeline.shipped import with_shipped
 
 if TYPE_CHECKING:
     from amodal_pipeline.methods.checkpoints import Checkpoint, NotMade
@@ -20,10 +21,16 @@ class CheckpointDataset(AbstractDataset["Checkpoint | NotMade", "Checkpoint | No
     Each file is replaced as a whole. There are no versions: the checkpoint's fingerprint says what
     it was trained from, and a training on anything else replaces it only when asked to. Where a run
     has no use for it, NotMade is saved: nothing is written, and in this run NotMade is loaded.
+
+    With ``shipped`` a folder without a checkpoint stands for the weights of its name that the
+    package ships; they are never saved.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict | None = None) -> None:
-        self._filepath = Path(check_local(filepath))
+    def __init__(
+        self, *, filepath: str, shipped: bool = False, metadata: dict | None = None
+    ) -> None:
+        folder = Path(check_local(filepath))
+        self._filepath = with_shipped(folder) if shipped else folder
         self.metadata = metadata
         self._not_made = False
 

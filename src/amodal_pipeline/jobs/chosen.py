@@ -20,8 +20,9 @@ from amodal_pipeline.jobs.evaluate import newest
 from amodal_pipeline.jobs.progress import progress
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.shipped import with_shipped
 
-KINDS = ("predictions", "predictions_true", "predictions_true_boxes")
+KINDS = ("predictions", "predictions_noisy", "predictions_true", "predictions_true_boxes")
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,15 @@ class Choice:
     """What a user asks to be scored.
 
     Attributes:
-        folder: folder of the chosen method's checkpoint.
+        folder: folder of the chosen method's checkpoint; without one, the weights of its name that
+            the package ships.
         predictions: a COCO results file or a folder of them, to be scored instead of the method;
             the name of each file is taken as its method.
         masks: whether "segmentation" in these files is the visible or the amodal mask.
-        inputs: what a completer completes: true masks, or true masks within true boxes (spelled as
-            in ``Given``), the detections of the detector of this name, or those of a COCO results
-            file; None for true masks and the detections of the detector that it was trained with.
+        inputs: what a completer completes: true masks, true masks within true boxes, or true masks
+            both as they are and with noise (spelled as in ``Given``), the detections of the
+            detector of this name, or those of a COCO results file; None for true masks and the
+            detections of the detector that it was trained with.
         stage_one: the detector that estimates amodal boxes, for a completer that needs them; None
             for the one that it was trained with.
         detector: the detector to use for a completer that needs boxes and learns from no detector
@@ -67,7 +70,7 @@ def predict_or_read(
     """
     folder = choice.folder
     if choice.predictions is None:
-        checkpoint = Checkpoint.load(folder)
+        checkpoint = Checkpoint.load(with_shipped(folder))
         if is_completer(checkpoint.card):
             return _complete_chosen(checkpoint, choice, annotations, inference, model_output)
         if choice.inputs is not None:
@@ -97,8 +100,7 @@ def predict_chosen(
     """Return predictions as :func:`predict_or_read` does, grouped by data set of the catalog.
 
     Returns:
-        Tables by method for each of "predictions", "predictions_true" and
-        "predictions_true_boxes" (:func:`kind`), and the detections that were completed.
+        Tables by method for each of KINDS (:func:`kind`), and the detections that were completed.
     """
     found, detections = predict_or_read(choice, annotations, inference, model_output)
     own = choice.folder.name
@@ -138,9 +140,11 @@ def _complete_chosen(
         made.append(complete_true_boxes(checkpoint, annotations, inference))
     if boxed and given is None and not (stage_one or detector_of(checkpoint, models, detector)):
         return made, None
-    if given in (None, Given.TRUE_MASKS):
+    if given in (None, Given.TRUE_MASKS, Given.NOISY_MASKS):
         boxes_by = [load_stage_one(checkpoint, models, stage_one, detector)] if boxed else []
         made.append(complete_true(checkpoint, annotations, inference, boxes_by))
+        if given is Given.NOISY_MASKS:
+            made.append(complete_true(checkpoint, annotations, inference, boxes_by, noisy=True))
     if given and given.from_truth:
         return made, None
     otherwise = (stage_one or detector) if boxed else (detector or "orcnn")

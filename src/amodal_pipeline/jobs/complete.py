@@ -72,11 +72,14 @@ def complete_true(
     annotations: AmodalAnnotations,
     inference: InferenceConfig,
     stage_one: Sequence[Checkpoint] = (),
+    *,
+    noisy: bool = False,
 ) -> Predictions:
     """Complete the true visible masks of a split.
 
     Args:
         stage_one: the detector that estimates amodal boxes, for a completer that needs them.
+        noisy: whether the masks get faults (:func:`~..samples.noisy_masks.with_noise`).
 
     Raises:
         ValueError: the completer needs boxes, and there is no stage one.
@@ -84,6 +87,10 @@ def complete_true(
     card = checkpoint.card
     check_categories(card, annotations)
     objects = true_objects(annotations)
+    if noisy:
+        from amodal_pipeline.samples.noisy_masks import with_noise
+
+        objects = with_noise(objects)
     if within_amodal_boxes(card):
         if not stage_one:
             raise ValueError(

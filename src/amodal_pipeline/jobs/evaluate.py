@@ -192,6 +192,7 @@ def draw_completions(
         Given.IMAGE: "",
         Given.TRUE_MASKS: " on true visible masks",
         Given.TRUE_BOXES: " within true boxes",
+        Given.NOISY_MASKS: " on noisy visible masks",
     }
     columns = {}
     for each in completions:

@@ -8,6 +8,7 @@ from amodal_pipeline.jobs.chosen import KINDS, Choice, kind, predict_or_read
 from amodal_pipeline.jobs.evaluate import newest
 from amodal_pipeline.methods.checkpoints import Checkpoint
 from amodal_pipeline.methods.training_config import InferenceConfig
+from amodal_pipeline.shipped import with_shipped
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def export_predictions(
     from amodal_pipeline.annotations.export import write_coco_amodal, write_coco_results
 
     name, split = folder.name, annotations.metadata.split
-    found = _evaluated(Checkpoint.load(folder), name, annotations, model_output)
+    found = _evaluated(Checkpoint.load(with_shipped(folder)), name, annotations, model_output)
     if not found:
         choice = Choice(folder, stage_one=stage_one, detector=detector)
         found, _ = predict_or_read(choice, annotations, inference, model_output)

@@ -144,6 +144,8 @@ def complete_objects(
     Raises:
         ValueError: there is no stage one.
     """
+    from amodal_pipeline.methods.doubts import doubts
+
     card = checkpoint.card
     if not is_completer(card):
         return found
@@ -153,6 +155,8 @@ def complete_objects(
         elsewhere = detector is not None and (detector == TORCHVISION or "/" in detector)
         stage = load_stage_one(checkpoint, models, stage_one, None if elsewhere else detector)
         objects = with_boxes(stage, objects, inference, categories=False)
+    for sentence in doubts(card.method.root, objects.table):
+        logger.warning("%s", sentence)
     completed = complete(checkpoint, objects, inference)
     if not raw:
         completed = _with_what_is_seen(completed)

@@ -23,9 +23,27 @@ from amodal_pipeline.methods import dual_completion
 from amodal_pipeline.samples.objects import VisibleInFront, VisibleOthers
 
 _AT_ONCE = 32  # objects of an image completed at once, to limit memory
+_Order = tuple[np.ndarray, np.ndarray, np.ndarray]  # front, back, scores: see Completed
+_NO_ORDER: _Order = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Completed:
+    """Objects of one image, completed.
+
+    Attributes:
+        masks: bool, with the shape of the visible masks.
+        front, back: who is in front of whom, int64 [P], positions of objects; P is 0 if the model
+            does not say.
+        scores: of these pairs, float64 [P] in 0–1.
+    """
+
+    masks: np.ndarray
+    front: np.ndarray
+    back: np.ndarray
+    scores: np.ndarray
+
+
 def complete(
     model: nn.Module,
     image: np.ndarray | Tensor,
@@ -54,6 +72,19 @@ def complete(
         ValueError: image, masks, boxes and model do not fit together, or the model is in training
             mode.
     """
+    return complete_in_order(model, image, visible_mask, amodal_boxes, raw=raw).masks
+
+
+@torch.inference_mode()
+def complete_in_order(
+    model: nn.Module,
+    image: np.ndarray | Tensor,
+    visible_mask: np.ndarray | Tensor,
+    amodal_boxes: np.ndarray | Tensor | None = None,
+    *,
+    raw: bool = False,
+) -> Completed:
+    """Return what :func:`complete` does, with the order of the objects if the model finds one."""
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
     # A copy, because torch takes no views with negative strides (BGR to RGB).
@@ -86,17 +117,17 @@ def complete(
     if boxes is not None:
         around[seen] = _united(boxes, around[seen], seen, size)
     known = _Objects(model, pixels, pa.array(counts, pa.string()), around)
-    beside = None
+    beside, order = None, _NO_ORDER
     if model.config.DESCRIPTION.sees == "others":
         beside = VisibleOthers(known.masks, np.zeros(len(masks), np.int64))
     elif model.config.DESCRIPTION.sees == "in_front":
-        beside = _in_front(known)
+        beside, order = _in_front(known)
     result = np.zeros_like(masks)
     for own in _at_once(seen):
         crops = known.crops(own, beside and beside(own))
         found = model(*crops.given)["amodal_masks"].float().cpu()
         result[own] = rle.decode(paste_masks(found, crops.windows, size), size)
-    return (result if raw else result | masks).reshape(given.shape)
+    return Completed((result if raw else result | masks).reshape(given.shape), *order)
 
 
 def _boxes(
@@ -187,8 +218,8 @@ def _at_once(rows: np.ndarray) -> Iterator[np.ndarray]:
     return (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
 
 
-def _in_front(known: _Objects) -> VisibleInFront:
-    """Return what is visible in front of the objects, in the order that the model finds."""
+def _in_front(known: _Objects) -> tuple[VisibleInFront, _Order]:
+    """Return what is visible in front of the objects, and the order that the model finds."""
     model, masks = known.model, known.masks
     if model.config.DESCRIPTION.needs_order(model.config):
         raise ValueError(
@@ -198,7 +229,7 @@ def _in_front(known: _Objects) -> VisibleInFront:
     pairs = dual_completion.neighbours(
         model.config, np.zeros(len(masks), np.int64), masks, known.size
     )
-    front, back = pairs.T
+    (front, back), order = pairs.T, _NO_ORDER
     if model.config.order == "own":
         ways, gains = dual_completion.both_ways(pairs), [np.zeros(0)]
         for own in _at_once(np.arange(len(ways))):
@@ -206,6 +237,7 @@ def _in_front(known: _Objects) -> VisibleInFront:
             crops = known.crops(rows, masks.take(pa.array(eraser)))
             share = model.gains(*crops.given)["gains"].double().cpu().numpy()
             gains.append(share * areas(crops.windows))
-        front, back, _ = dual_completion.decided(pairs, np.concatenate(gains))
+        order = dual_completion.decided(pairs, np.concatenate(gains))
+        front, back, _ = order
     front, back = dual_completion.occluders(model.config.order, pairs, front, back)
-    return VisibleInFront(masks, front, back)
+    return VisibleInFront(masks, front, back), order

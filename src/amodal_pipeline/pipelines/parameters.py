@@ -30,6 +30,7 @@ from amodal_pipeline.local_paths import check_local
 from amodal_pipeline.methods.registry import METHODS, describe, jobs
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.metrics.config import EvaluationConfig
+from amodal_pipeline.shipped import shipped_weights, with_shipped
 
 # Folders are strings in conf/ and become paths for nodes.
 LocalFolder = Annotated[Path, AfterValidator(lambda path: Path(check_local(str(path))))]
@@ -56,6 +57,8 @@ class FoldersConfig(Strict):
     imported: LocalFolder
     chosen: LocalFolder
     exported: LocalFolder
+    shipped: LocalFolder
+    scores: LocalFolder
     model_output: LocalFolder
     user_results: LocalFolder
     user_masks: LocalFolder
@@ -94,6 +97,7 @@ class Parameters(Strict):
     split: Literal["val", "test"]
 
     to: LocalPath | None = None
+    scores: LocalPath | None = None
     method: StrictStr = "orcnn"
     images: LocalPath | None = None
     meshes: LocalPath | None = None
@@ -232,15 +236,16 @@ def check_place(project: Path) -> None:
 
 
 def check_method(folder: Path) -> None:
-    """Check that a method, or else a checkpoint, has the name of ``folder``.
+    """Check that a method, a checkpoint or shipped weights have the name of ``folder``.
 
     Raises:
         ParameterError: no method has that name, and the folder has no checkpoint; suggests a name.
     """
     trained = jobs().keys()
-    if folder.name in trained or (folder / "method.json").exists():
+    if folder.name in trained or (with_shipped(folder) / "method.json").exists():
         return
-    known = sorted(trained | {card.parent.name for card in folder.parent.glob("*/method.json")})
+    made = {card.parent.name for card in folder.parent.glob("*/method.json")}
+    known = sorted(trained | made | set(shipped_weights()))
     near = get_close_matches(folder.name, known, n=1, cutoff=0.0)
     raise ParameterError(
         f"method={folder.name} is no method, and {folder} holds no checkpoint; the nearest name is "

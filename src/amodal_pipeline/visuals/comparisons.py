@@ -95,6 +95,7 @@ def in_words(inputs: str) -> str:
         Given.IMAGE: "from the image",
         Given.TRUE_MASKS: "given the true visible masks",
         Given.TRUE_BOXES: "given the true visible masks and amodal boxes",
+        Given.NOISY_MASKS: "given the true visible masks with noise",
     }
     return words.get(inputs, f"given {inputs.replace('_', ' ')}")
 

@@ -1,0 +1,129 @@
+"""The model card of weights: a page in Markdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from amodal_pipeline.methods.checkpoints import MethodCard
+from amodal_pipeline.methods.contract import job_name
+from amodal_pipeline.metrics.results import RESULTS
+from amodal_pipeline.visuals.comparisons import in_words
+
+METRICS = ("mIoU_full", "mIoU_full_post", "mIoU_occluded", "mIoU_occluded_post")
+_SAME = ["dataset", "split", "inputs", "method", "variant", "metric"]
+
+
+def read_scores(folder: Path) -> pd.DataFrame:
+    """Return the rows of results on completion in a folder: over all categories, METRICS only.
+
+    Files ``*.csv`` at any depth are read; those that are no results are passed over. Of equal rows
+    the first is kept.
+    """
+    found = []
+    for path in sorted(folder.rglob("*.csv")):
+        table = pd.read_csv(path, dtype={"inputs": str})  # "true" is no truth value here
+        if set(RESULTS.names) <= set(table.columns):
+            found.append(table[RESULTS.names])
+    if not found:
+        return pd.DataFrame(columns=RESULTS.names)
+    rows = pd.concat(found, ignore_index=True)
+    rows = rows[(rows["protocol"] == "completion") & (rows["category"] == "all")]
+    rows = rows[rows["metric"].isin(METRICS) & rows["value"].notna()]
+    return rows.drop_duplicates(_SAME).sort_values(_SAME, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores on one data set and one kind of visible masks.
+
+    ``lines``: a name and a text per metric; ``counts``: the numbers of objects behind the metrics.
+    """
+
+    title: str
+    lines: list[tuple[str, list[str]]]
+    counts: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a training learned from.
+
+    ``obtain``: where its files come from, and under which terms. ``changes``: parameters of the
+    training that its environment does not have, "source.composed.pool.train_on_all=true".
+    """
+
+    obtain: str = ""
+    changes: str = ""
+
+
+def write_card(
+    path: Path, name: str, card: MethodCard, scores: pd.DataFrame, trained_as: str, data: Data
+) -> None:
+    """Write the model card of completers' weights.
+
+    Args:
+        path: of the file.
+        name: of the weights, as ``ap.load`` takes it.
+        card: of the checkpoint.
+        scores: from :func:`read_scores`.
+        trained_as: the fingerprint's digest in the rows of results.
+        data: what it learned from.
+    """
+    method = card.method.root
+    own = scores["method"].isin([job_name(method), name])
+    theirs = own & ~scores["run_id"].astype(str).str.startswith(trained_as[:12])
+    page = (
+        _environment()
+        .get_template("model_card.md")
+        .render(
+            name=name,
+            card=card,
+            method=job_name(method),
+            sees=method.DESCRIPTION.sees,
+            pixels=method.DESCRIPTION.needs_pixels(method),
+            tables=_tables(scores),
+            metrics=METRICS,
+            other_training=bool(theirs.any()),
+            data=data,
+        )
+    )
+    path.write_text(page, "utf-8")
+
+
+def _tables(scores: pd.DataFrame) -> list[ScoreTable]:
+    found = []
+    for (dataset, split, inputs), rows in scores.groupby(["dataset", "split", "inputs"]):
+        lines = [
+            (str(method), [_cell(own, metric) for metric in METRICS])
+            for method, own in rows.groupby("method", sort=False)
+        ]
+        lines.sort(key=lambda line: line[1][0], reverse=True)
+        n = rows.groupby("metric")["n"].max()
+        counts = f"{int(n.get(METRICS[0], 0))} objects, {int(n.get(METRICS[2], 0))} occluded"
+        found.append(ScoreTable(f"{dataset}, {split}, {in_words(str(inputs))}", lines, counts))
+    return found
+
+
+def _cell(rows: pd.DataFrame, metric: str) -> str:
+    """Return the first value of a metric with its interval, "89.1 (88.4–89.8)"."""
+    own = rows[rows["metric"] == metric]
+    if own.empty:
+        return "–"
+    row = own.iloc[0]
+    between = "" if pd.isna(row["low"]) else f" ({row['low']:.1f}–{row['high']:.1f})"
+    return f"{row['value']:.1f}{between}"
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("amodal_pipeline.visuals")
+    return Environment(
+        loader=loader,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
