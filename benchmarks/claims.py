@@ -61,18 +61,36 @@ _log = logging.getLogger("claims")
 
 @dataclass(frozen=True)
 class Step:
-    """A `kedro run`: its arguments, and the file that records that it is finished."""
+    """A `kedro run`: its arguments, the file that records that it is finished, and its values.
+
+    ``row`` is None for the run that prepares data and starts.
+    """
 
     name: str
     arguments: tuple[str, ...]
     record: Path
-    digest: str
+    given: Parameters
+    row: Row | None = None
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of all values, and of the checkpoints that the row is made from."""
+        given, row = self.given, self.row
+        text = repr((given.source, given.inference, given.evaluation, row))
+        if row is not None:
+            names = [*parts_of(row.job.model.root).values(), row.job.pretrained]
+            cards = {name: card_of(MODELS / given.dataset / str(name)) for name in names}
+            text += repr({name: card and card.fingerprint.digest for name, card in cards.items()})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache
-def configuration(environment: str) -> Parameters:
-    """Return the parameters of an environment."""
-    return check(LayeredConfigLoader(str(CONF), environment, **CONFIG_LOADER_ARGS)["parameters"])
+def configuration(environment: str, changes: tuple[tuple[str, Any], ...] = ()) -> Parameters:
+    """Return the parameters of an environment under other values of ``--params``."""
+    loader = LayeredConfigLoader(
+        str(CONF), environment, runtime_params=_nested(dict(changes)), **CONFIG_LOADER_ARGS
+    )
+    return check(loader["parameters"])
 
 
 def row_of(training: Training) -> Row | None:
@@ -83,11 +101,7 @@ def row_of(training: Training) -> Row | None:
         return None
     own = training.parameters(given.dataset, table.trunk is not None)
     values = {key: value for key, value in own.items() if not key.startswith(("folders.", "row"))}
-    changed = check(
-        LayeredConfigLoader(
-            str(CONF), training.environment, runtime_params=_nested(values), **CONFIG_LOADER_ARGS
-        )["parameters"]
-    )
+    changed = configuration(training.environment, tuple(values.items()))
     method = training.run.ablation
     jobs = {job: getattr(changed, job) for job in (*describe(method).compared_with, method)}
     pretraining = None
@@ -109,31 +123,20 @@ def steps(training: Training) -> list[Step]:
     text = ",".join(f"{key}={_text(value)}" for key, value in own.items())
     run = ("run", f"--env={training.environment}", f"--pipeline={table}")
     folder = REPORTS / given.dataset / training.place
-    source = repr((given.source, given.inference, given.evaluation))
     shared = Step(
         f"{training.environment}: what {table} starts from",
         (*run, f"--to-nodes={table}.gather", f"--params={text}"),
         folder.parents[2] / f"prepared_{training.run.ablation}.json",
-        _digest(source),
+        given,
     )
     alone = Step(
         training.name,
         (*run, f"--namespaces={table}", f"--to-nodes={table}.ablate", f"--params={text}"),
         folder / f"{training.row}.json",
-        _digest(source, _starts(row, given), repr(row)),
+        given,
+        row,
     )
     return [shared, alone]
-
-
-def _starts(row: Row, given: Parameters) -> str:
-    """Return the digests of the checkpoints of this data set that a row is made from."""
-    names = [*parts_of(row.job.model.root).values(), row.job.pretrained]
-    cards = {name: card_of(MODELS / given.dataset / str(name)) for name in names}
-    return repr({name: card and card.fingerprint.digest for name, card in cards.items()})
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +174,7 @@ def run(step: Step) -> int:
             [sys.executable, "-m", "kedro", *step.arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,  # Ctrl-C is for this process, which tells it
         )
         try:
             return child.wait()
@@ -188,7 +191,7 @@ def work(file: ClaimsFile, published) -> None:
         made = steps(training)
         if not made:
             _log.info("%s: no such row there", training.name)
-        for number, step in enumerate(made):
+        for step in made:
             if finished(step):
                 continue
             if step.name in failed:
@@ -204,7 +207,7 @@ def work(file: ClaimsFile, published) -> None:
                 break
             seconds = after.children_user - before.children_user
             record = {
-                "digest": steps(training)[number].digest,  # what it starts from may be new
+                "digest": step.digest,  # now: what it starts from may be new
                 "processor_seconds": round(seconds),
                 "seconds": round(time.time() - start),
             }

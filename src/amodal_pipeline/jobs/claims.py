@@ -14,6 +14,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from pydantic import Field, model_validator
 
+from amodal_pipeline.annotations import Given
 from amodal_pipeline.jobs.rows import RowName
 from amodal_pipeline.layers.configs import Seed, Strict
 from amodal_pipeline.metrics.score_files import load_scores
@@ -324,9 +325,11 @@ def write_page(lines: Sequence[Line], published: pd.DataFrame, titles: Mapping[s
 def _cells(line: Line, published: pd.DataFrame) -> str:
     claim, found = line.claim, line.found
     compared = f"`{claim.row}` − `{claim.against}`, {claim.metric.partition('/')[2]}"
-    if claim.inputs and claim.inputs != "image":
-        given = "true masks" if claim.inputs == "true" else f"detections of `{claim.inputs}`"
-        compared += f", on {given}"
+    match Given.of(claim.inputs) if claim.inputs else None:
+        case Given.TRUE_MASKS:
+            compared += ", on true masks"
+        case Given.DETECTIONS:
+            compared += f", on detections of `{claim.inputs}`"
     says = f"{claim.says}. {claim.note}" if claim.note else claim.says
     if found is None:
         cells = ["", "not run", "", ""]
@@ -377,23 +380,26 @@ def signed(value: float) -> str:
 _HEAD = """\
 # Claims
 
-What each paper claims, its own figure, and what became of it here. **This page is made by `make claims` from the scores on
-disk; nothing on it is written by hand** ([claims.yml](claims.yml) has the claims). {lines} lines: {told}.
+What each paper claims, its own figure, and what became of it here. **`make claims` makes this page
+from the scores on disk; nothing on it is written by hand** ([claims.yml](claims.yml) has the
+claims). {lines} lines: {told}.
 
-    make claims                                                       # all of it, for many hours; go on after a kill
+    make claims                                  # all of it, for many hours; go on after a kill
     python benchmarks/claims.py --only vrsp --seeds 0 1 2 --iterations 1000
-    python benchmarks/claims.py --page                                # this page alone, from what is finished
+    python benchmarks/claims.py --page           # this page alone, from what is finished
 
-- *Ours* is the difference in points, the first row minus the second, with a 95 % interval over validation images (paired
-  bootstrap of the mean over seeds) and over seeds (Student's interval of that mean), added in squares.
-- **held**: the interval excludes 0 on the side that the paper expects; **refuted**: on the other side; **undecided**: it
-  contains 0. Where the paper expects no difference ("0"), held is an interval within the margin, refuted one outside of it.
+- *Ours* is the difference in points, the first row minus the second, with a 95 % interval over
+  validation images (paired bootstrap of the mean over seeds) and over seeds (Student's interval of
+  that mean), added in squares.
+- **held**: the interval excludes 0 on the side that the paper expects; **refuted**: on the other
+  side; **undecided**: it contains 0. Where the paper expects no difference ("0"), held is an
+  interval within the margin, refuted one outside of it.
 - ¹ One seed: the interval is over images alone, and another seed may decide otherwise.
 - *Smallest* is half the interval's width, the smallest difference that could have been seen.
-- *Trained*: heads on the frozen boxes and features of one Mask R-CNN where the ablation has a trunk (ORCNN, VRSP, AISFormer,
-  BCNet), so that effects on shared features are not seen and seeds are those of the heads alone; whole trainings elsewhere.
-  "own schedule" is the embedded training of each method. Networks and data are small: a claim refuted here may hold at the
-  paper's size.
+- *Trained*: heads on the frozen boxes and features of one Mask R-CNN where the ablation has a trunk
+  (ORCNN, VRSP), so that effects on shared features are not seen and seeds are those of the heads
+  alone; whole trainings elsewhere. "own schedule" is the embedded training of each method. Networks
+  and data are small: a claim refuted here may hold at the paper's size.
 """
 
 _COLUMNS = """\
