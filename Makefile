@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: env run viz ui test lint docs bench lock
+.PHONY: env run viz ui test lint docs bench claims lock
 
 env: .venv/.installed
 
@@ -46,6 +46,9 @@ bench: env  ## side-by-side timings, recorded in benchmarks/results
 	done
 	test -z "$(COCO_FILE)" || $(BIN)/python benchmarks/compose.py $(COCO_FILE) $(COCO_IMAGES) \
 		--out benchmarks/results/compose.json
+
+claims: env  ## train what docs/claims.yml asks for, for hours (go on after a kill), and write docs/claims.md
+	$(BIN)/python benchmarks/claims.py
 
 lock: env  ## choose the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

@@ -158,7 +158,8 @@ def with_defaults(parameters: Mapping[str, Any]) -> dict[str, Any]:
         trained = {*jobs(), *_jobs()}
         paths = {name: Path(folder) for name, folder in folders.items() if name != "jobs"}
         own = {job: Path(folders.get("models", "")) / job for job in sorted(trained)}
-        added["folders"] = {**paths, "jobs": own}
+        given = {job: Path(folder) for job, folder in (folders.get("jobs") or {}).items()}
+        added["folders"] = {**paths, "jobs": {**own, **given}}
     for job, name in jobs().items():
         if describe(job).task == "order":
             continue
