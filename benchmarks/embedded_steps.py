@@ -3,8 +3,8 @@
 Networks, batches and optimisers of the environment `scenes`, trained by the project's own loop on a
 few scenes. The forms take turns, some steps at a time:
 
-- plain: float32, images read and encoded in every step; C2F-Seg as in its paper (three times the
-  tokens, and no given mask in the refinement)
+- plain: float32, images read and encoded in every step, torchvision's backward pass of RoIAlign;
+  C2F-Seg as in its paper (three times the tokens, and no given mask in the refinement)
 - float32: as shipped
 - bfloat16: with `training.precision=bfloat16`, which also computes frozen batch norms within their
   convolutions and fuses the optimiser's step; only where the processor has bf16 in hardware
@@ -19,15 +19,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+from torchvision.ops import roi_align
 
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.configuration import LayeredConfigLoader
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.jobs.train import Job
+from amodal_pipeline.layers import pooling
 from amodal_pipeline.methods.contract import parts_of
 from amodal_pipeline.pipelines.parameters import Parameters, check
 from amodal_pipeline.samples import objects
@@ -44,14 +47,17 @@ UNTIMED = 2  # steps at the start of a training, which prepare kernels
 
 
 @contextmanager
-def nothing_kept(wanted: bool) -> Iterator[None]:
-    """No maps of frozen encoders are kept."""
-    limit = objects.MAPS_LIMIT
-    objects.MAPS_LIMIT = 0 if wanted else limit
-    try:
+def plainly(wanted: bool) -> Iterator[None]:
+    """No images and no maps of frozen encoders are kept, and RoIAlign is torchvision's."""
+    with ExitStack() as changes:
+        if wanted:
+            for module, name, value in (
+                (objects, "IMAGES_LIMIT", 0),
+                (objects, "MAPS_LIMIT", 0),
+                (pooling, "pool", roi_align),
+            ):
+                changes.enter_context(patch.object(module, name, value))
         yield
-    finally:
-        objects.MAPS_LIMIT = limit
 
 
 def forms_of(job: Job) -> dict[str, Job]:
@@ -85,7 +91,7 @@ def steps(job: Job, form: str, table: AmodalAnnotations, parts: Parts, count: in
     config = job.training.model_copy(update=schedule)
     method = parts.complete(job.model.root)
     at: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, nothing_kept(form == "plain"):
+    with tempfile.TemporaryDirectory() as folder, plainly(form == "plain"):
         train(
             method,
             config,

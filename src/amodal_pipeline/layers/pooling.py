@@ -1,10 +1,15 @@
 """RoIAlign over a feature pyramid or one map, exact to the half pixel."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torchvision.ops import roi_align
+
+from amodal_pipeline.layers import pooling_kernels
 
 LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}  # maps of the pyramid used for RoIs, and their strides
 
@@ -36,13 +41,13 @@ class PyramidRoIAlign(nn.Module):
             here = torch.where(level == number)[0]
             rows.append(here)
             pooled.append(
-                roi_align(
+                pool(
                     features[name],
                     rois[here],
                     self.size,
                     1 / stride,
                     self.sampling_ratio,
-                    aligned=self.aligned,
+                    self.aligned,
                 )
             )
         return torch.cat(pooled)[torch.cat(rows).argsort()]
@@ -58,9 +63,65 @@ class MapRoIAlign(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         (only,) = features.values()
-        return roi_align(
-            only, _numbered(boxes), self.size, 1 / self.stride, self.sampling_ratio, aligned=True
-        )
+        return pool(only, _numbered(boxes), self.size, 1 / self.stride, self.sampling_ratio, True)
+
+
+def pool(
+    features: Tensor, rois: Tensor, size: int, scale: float, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """Return torchvision's RoIAlign of a map, whose backward pass is a compiled loop on a CPU.
+
+    torchvision's has one thread and adds to one channel at a time, a fifth of a training step.
+
+    Args:
+        features: [B, C, H, W].
+        rois: [N, 5], index of the image and corners (x1, y1, x2, y2) in pixels.
+        size: S, cells per side of a RoI.
+        scale: cells of the map per pixel.
+        sampling_ratio, aligned: see :class:`PyramidRoIAlign`.
+    """
+    if features.device.type == "cpu" and features.requires_grad and torch.is_grad_enabled():
+        return _Pooled.apply(features, rois, size, scale, sampling_ratio, aligned)
+    return roi_align(features, rois, size, scale, sampling_ratio, aligned)
+
+
+class _Pooled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, rois, *options):
+        ctx.save_for_backward(rois)
+        ctx.shape, ctx.dtype, ctx.options = features.shape, features.dtype, options
+        return roi_align(features, rois, *options)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (rois,) = ctx.saved_tensors
+        return _spread(gradient, rois, ctx.shape, *ctx.options[1:]).to(ctx.dtype), *[None] * 5
+
+
+def _spread(
+    gradient: Tensor, rois: Tensor, shape: torch.Size, *options: float | int | bool
+) -> Tensor:
+    """Return the gradient [B, C, H, W] of a map from that of its RoIs, [N, C, S, S]."""
+    batch, channels, height, width = shape
+    maps = np.zeros((batch, height, width, channels), np.float32)
+    cells = gradient.float().permute(0, 2, 3, 1).contiguous().numpy()
+    number, corners = rois[:, 0].long().numpy(), rois[:, 1:].float().numpy()
+    scale, *others = options
+
+    def work(image: int) -> None:
+        own = number == image
+        pooling_kernels.spread(cells[own], corners[own], np.float32(scale), *others, maps[image])
+
+    # Every image has a map of its own, and its RoIs are added in their order.
+    threads = min(torch.get_num_threads(), batch)
+    if threads == 1:
+        for image in range(batch):
+            work(image)
+    else:
+        with ThreadPoolExecutor(threads) as executor:
+            list(executor.map(work, range(batch)))
+    return torch.from_numpy(maps).permute(0, 3, 1, 2)
 
 
 def _numbered(boxes: Sequence[Tensor]) -> Tensor:
