@@ -157,6 +157,26 @@ def test_a_scene_shows_whole_masks_and_who_is_in_front(picture, model):
     assert np.array_equal(scene.marked()[~visible.any(axis=0)], picture[~visible.any(axis=0)])
 
 
+def test_a_detector_marks_the_objects(picture):
+    class Found:
+        names = ("disc", "ball", "ball again")
+        scores = np.array([0.6, 0.9, 0.7])
+        visible_masks = np.stack([BACK, FRONT, FRONT | disk(62, 90, 24)])
+
+    class Detector:
+        name = "stub"
+
+        def predict(self, pixels, score_threshold):
+            assert pixels is picture and score_threshold == 0.5
+            return Found
+
+    scene = Scene(picture, SIZE).with_found(Detector())
+    assert scene.names == ("ball", "disc") and np.array_equal(scene.masks[1], BACK & ~FRONT)
+    Found.visible_masks = np.zeros((3, *SIZE), bool)
+    with pytest.raises(ValueError, match="no object was found"):
+        Scene(picture, SIZE).with_found(Detector())
+
+
 def test_examples_are_rendered_with_masks():
     (scene,) = rendered(side=96, count=1)
     assert scene.picture.shape == (96, 96, 3) and len(scene.masks) >= 3 and all(scene.names)

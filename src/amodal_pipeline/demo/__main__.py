@@ -9,9 +9,7 @@ def main() -> None:
         prog="python -m amodal_pipeline.demo",
         description="Complete objects of pictures in the browser, on this computer only.",
     )
-    parser.add_argument(
-        "--model", default="photographs", help="folder of a completer's checkpoint"
-    )
+    parser.add_argument("--model", default="photographs", help="folder of a completer's checkpoint")
     parser.add_argument(
         "--detector", help='folder of a detector that finds objects, or "torchvision"'
     )

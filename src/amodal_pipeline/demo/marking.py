@@ -47,9 +47,7 @@ def read_picture(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
     return np.array(upright), size
 
 
-def masks_in_file(
-    path: Path, stored: tuple[int, int], size: tuple[int, int]
-) -> list[np.ndarray]:
+def masks_in_file(path: Path, stored: tuple[int, int], size: tuple[int, int]) -> list[np.ndarray]:
     """Return the masks in an uploaded image: each value above 0 is an object.
 
     Args:

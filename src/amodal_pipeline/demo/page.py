@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from amodal_pipeline.demo import marking
@@ -32,7 +31,6 @@ except ImportError as error:
 _HERE = Path(__file__).parent
 _ALL = "all"
 _LARGEST_FILE = "25mb"
-_LEAST_SCORE = 0.5  # of detections
 _BUTTONS = ["download", "fullscreen"]
 _PNG: dict[str, Any] = {"format": "png", "interactive": False}
 _MARKS = {"A box: its outline is found": "box", "An outline drawn by hand": "outline"}
@@ -76,7 +74,9 @@ def load_model(folder: str, detector: str | None = None) -> Predictor:
 
 def build(model: Predictor, examples: Sequence[Scene]) -> gr.Blocks:
     """Return the page; the first example is shown at the start."""
-    with gr.Blocks(title="Whole objects", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(
+        title="Whole objects", analytics_enabled=False, delete_cache=(600, 3600)
+    ) as page:
         state = gr.State(None, time_to_live=3600)
         gr.Markdown(_INTRO)
         with gr.Row(equal_height=True):
@@ -98,7 +98,9 @@ def build(model: Predictor, examples: Sequence[Scene]) -> gr.Blocks:
             )
         with gr.Row():
             with gr.Column():
-                how = gr.Radio(list(_MARKS.items()), value="box", label="Drag over an object to mark")
+                how = gr.Radio(
+                    list(_MARKS.items()), value="box", label="Drag over an object to mark"
+                )
                 board = gr.HTML(
                     html_template=_text("board.html"),
                     css_template=_text("board.css"),
@@ -157,7 +159,9 @@ def build(model: Predictor, examples: Sequence[Scene]) -> gr.Blocks:
         mask.upload(answer(_with_masks), [state, mask], shown, **shared)
         undo.click(answer(lambda scene: _known(scene).without_last()), state, shown, **shared)
         clear.click(answer(_emptied), state, shown, **shared)
-        find.click(answer(lambda scene: _with_found(scene, model)), state, shown, **shared)
+        find.click(
+            answer(lambda scene: _emptied(scene).with_found(model.detector)), state, shown, **shared
+        )
         chosen.input(_looked_at, [state, chosen], [drawn, cut, words], **shared)
         if examples:
 
@@ -234,35 +238,14 @@ def _with_masks(scene: Scene | None, path: str) -> Scene:
     return scene.with_objects(masks, [""] * len(masks))
 
 
-def _with_found(scene: Scene | None, model: Predictor) -> Scene:
-    scene = _emptied(scene)
-    found = model.detector.predict(scene.picture, score_threshold=_LEAST_SCORE)
-    seen = found.visible_masks
-    if seen is None:
-        raise ValueError(f"{model.detector.name} predicts no visible masks: mark objects yourself")
-    # Of detections that share pixels the more certain one keeps them.
-    names = []
-    for at in np.argsort(-found.scores, kind="stable"):
-        try:
-            scene = scene.with_objects([seen[at]], [found.names[at]])
-        except ValueError:
-            continue
-        names.append(found.names[at])
-        if len(names) == marking.MOST_OBJECTS:
-            break
-    if not names:
-        raise ValueError("no object was found: mark them yourself")
-    return scene
-
-
 def _marked(scene: Scene | None, kind: str, drawn: object) -> Scene:
     scene, points = _known(scene), marking.points_of(drawn)
     size = scene.picture.shape[:2]
     if kind == "outline":
         mask = marking.within_outline(points, size)
     else:
-        taken = np.any(scene.masks, axis=0) if scene.masks else None
-        mask = marking.object_in_box(scene.picture, marking.box_around(points, size), taken)
+        box = marking.box_around(points, size)
+        mask = marking.object_in_box(scene.picture, box, scene.taken)
     return scene.with_objects([mask], [""])
 
 

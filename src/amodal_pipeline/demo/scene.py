@@ -16,6 +16,7 @@ from amodal_pipeline.visuals.colours import object_colours
 from amodal_pipeline.visuals.object_images import cut_out
 from amodal_pipeline.visuals.overlays import draw_objects, draw_order, outline, stroke_width
 
+_LEAST_SCORE = 0.5  # of detections
 _HIDES = 0.01  # least share of a whole mask that lies under an object in front
 
 
@@ -56,6 +57,27 @@ class Scene:
             )
         return Scene(self.picture, self.stored, (*self.names, *names), tuple(kept))
 
+    def with_found(self, detector: Predictor) -> Scene:
+        """Return a scene with the objects that a detector finds, the most certain ones first.
+
+        Pixels of two objects are the more certain one's; an object that loses half of its pixels
+        so is left out, as the same one found twice.
+
+        Raises:
+            ValueError: nothing is found, or no visible masks.
+        """
+        result = detector.predict(self.picture, score_threshold=_LEAST_SCORE)
+        seen, scene = result.visible_masks, self
+        if seen is None:
+            raise ValueError(f"{detector.name} predicts no visible masks: mark objects yourself")
+        for at in np.argsort(-result.scores, kind="stable"):
+            free = seen[at] & ~scene.taken
+            if len(scene.masks) < MOST_OBJECTS and 2 * free.sum() > seen[at].sum():
+                scene = scene.with_objects([free], [result.names[at]])
+        if scene is self:
+            raise ValueError("no object was found: mark them yourself")
+        return scene
+
     def without_last(self) -> Scene:
         """Return a scene without the object that was marked last."""
         return Scene(self.picture, self.stored, self.names[:-1], self.masks[:-1])
@@ -68,6 +90,11 @@ class Scene:
         result = model.complete(self.picture, visible)
         order = result.order if len(result.order) else in_front(visible, result.masks)
         return dataclasses.replace(self, result=result, whole=result.masks, order=order)
+
+    @property
+    def taken(self) -> np.ndarray:
+        """Return the pixels of the objects, bool [H, W]."""
+        return np.any([np.zeros(self.picture.shape[:2], bool), *self.masks], axis=0)
 
     @property
     def titles(self) -> list[str]:
