@@ -222,9 +222,10 @@ def test_the_page_completes_objects_in_a_browser(picture, model, tmp_path, monke
         browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.on("request", lambda request: asked.add(request.url.split("/")[2]))
-        page.goto(address)
         choice, expect = page.locator("#chosen"), playwright.expect
-        expect.set_options(timeout=30_000)
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
+        page.goto(address)
         expect(choice.get_by_text("1 disc")).to_be_visible()  # the example, completed at the start
 
         upload = page.locator("#picture input[type=file]")

@@ -150,6 +150,7 @@ def test_crops_of_the_script_are_those_of_this_project(clipped, enlarge):
     script = object.__new__(standalone.Completer)
     script.crop = crop.model_dump(mode="json")
     script.about = {"inputs": ["image", "visible_mask", "others", "aspect"]}
+    script.about["pixels"] = True
     masks, size = disks()[:3], (HEIGHT, WIDTH)
     pixels = np.random.default_rng(1).integers(0, 255, (*size, 3), np.uint8)
     counts = rle.encode(masks)

@@ -112,6 +112,7 @@ def export_completer(checkpoint: Checkpoint, folder: Path) -> Exported:
             "fingerprint": checkpoint.card.fingerprint.digest,
             "crop": model.config.crop.model_dump(mode="json"),
             "inputs": ["image", "visible_mask", *inputs],
+            "pixels": method.DESCRIPTION.needs_pixels(method),
             **order,
         }
     )

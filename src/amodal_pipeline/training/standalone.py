@@ -132,9 +132,11 @@ class Completer:
     ) -> dict[str, np.ndarray]:
         """Return the network's inputs for N objects: masks [N, H, W] in their windows [N, 4]."""
         side = self.crop["side"]
-        pixels = [_cropped(image, window, self.crop["image_side"]) for window in corners]
+        pixels = np.zeros((len(corners), 3, *[self.crop["image_side"]] * 2), np.uint8)
+        if self.about["pixels"]:
+            pixels[:] = [_cropped(image, window, self.crop["image_side"]) for window in corners]
         given = np.array([_sampled(m, w, side) for m, w in zip(visible, corners, strict=True)])
-        inputs = {"image": np.array(pixels), "visible_mask": given.astype(np.uint8)}
+        inputs = {"image": pixels, "visible_mask": given.astype(np.uint8)}
         if beside is not None:
             shown = np.array([_sampled(m, w, side) for m, w in zip(beside, corners, strict=True)])
             if "others" in self.about["inputs"]:
@@ -203,7 +205,9 @@ def _sampled(mask: np.ndarray, window: np.ndarray, side: int) -> np.ndarray:
     """Return a mask within a window as RoIAlign samples it, bool [side, side]."""
     x1, y1, x2, y2 = window
     down, across = _weights(y1, y2, mask.shape[0], side), _weights(x1, x2, mask.shape[1], side)
-    shares = (down @ mask.astype(np.float64) @ across.T).astype(np.float32)
+    rows, columns = (slice(max(int(a) - 1, 0), max(int(b) + 2, 0)) for a, b in ((y1, y2), (x1, x2)))
+    near = mask[rows, columns].astype(np.float64)  # all others have the weight 0
+    shares = (down[:, rows] @ near @ across[:, columns].T).astype(np.float32)
     inside = [_inside(y1, y2, mask.shape[0], side), _inside(x1, x2, mask.shape[1], side)]
     return (shares >= 0.5) & inside[0][:, None] & inside[1]
 
