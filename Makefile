@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: env run viz ui test lint docs bench claims lock
+.PHONY: env run viz ui demo test lint docs bench claims lock
 
 env: .venv/.installed
 
@@ -27,6 +27,11 @@ viz: env  ## the lineage, at http://127.0.0.1:4141
 ui: env  ## compare runs, at http://127.0.0.1:5000
 	@MLFLOW_TRACKING_URI= $(BIN)/python -c "from amodal_pipeline.hooks import store; store.print_links()"
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+# make demo MODEL=data/06_models/scenes/pcnet_m DETECTOR=torchvision PORT=7861
+demo: env  ## whole objects of your pictures, at http://127.0.0.1:7860
+	$(BIN)/python -m amodal_pipeline.demo $(if $(MODEL),--model $(MODEL)) \
+		$(if $(DETECTOR),--detector $(DETECTOR)) $(if $(PORT),--port $(PORT))
 
 test: env
 	$(BIN)/pytest --numprocesses=auto --dist=loadfile

@@ -104,6 +104,37 @@ def test_the_script_completes_as_this_project_does(completer, exported, tmp_path
     assert ((np.asarray(Image.open(names[2])) > 0) != alone).mean() < 1e-4
 
 
+@pytest.mark.parametrize("order", ["own", "none"])
+def test_the_script_finds_who_is_in_front(order, tmp_path):
+    """PCNet-M: each object is completed into its neighbours before it is completed."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name, reason=f"{name} is in the extra `export`, which is not installed")
+    from amodal_pipeline.training import standalone
+
+    torch.manual_seed(1)
+    config = tiny_method("pcnet_m").model_copy(update={"order": order, "amodal_threshold": 0.5})
+    network = methods.build(config, classes=1)
+    for weights in network.parameters():
+        torch.nn.init.normal_(weights, std=0.5)
+    checkpoint = checkpoint_of(network)
+    made = portable.export_completer(checkpoint, tmp_path / "exported")
+    assert made.inputs == ("in_front",) and made.difference < portable.TOLERANCE
+    chain = [(30, 25), (45, 45), (35, 70), (70, 50), (80, 105)]  # the last by itself
+    masks = np.zeros((len(chain), HEIGHT, WIDTH), bool)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    for mask, (y, x) in zip(masks, chain, strict=True):
+        mask[:] = ((rows - y) ** 2 + (columns - x) ** 2 < 200) & ~masks.any(axis=0)
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    own = methods.pretrained.restore(checkpoint).complete(pixels, masks)
+    script = standalone.Completer(tmp_path / "exported" / "model.onnx")
+    found = script.complete(pixels, masks)
+    assert (found != own).mean() < 1e-4 and (own.sum((1, 2)) > masks.sum((1, 2)))[:4].any()
+    corners = np.array([script._window(np.array(standalone._tight(m)), (90, 120)) for m in masks])
+    ahead = script._ahead(pixels, masks, corners)
+    assert not ahead[4].any() and not ahead[:, 4].any() and not ahead.diagonal().any()
+    assert (ahead != ahead.T).any() == (order == "own") and ahead.sum() >= 3
+
+
 @pytest.mark.parametrize("enlarge", [1.0, 2.7])
 @pytest.mark.parametrize("clipped", [True, False])
 def test_crops_of_the_script_are_those_of_this_project(clipped, enlarge):
@@ -114,18 +145,19 @@ def test_crops_of_the_script_are_those_of_this_project(clipped, enlarge):
     from amodal_pipeline.layers.configs import CropConfig
     from amodal_pipeline.training import standalone
 
-    crop = CropConfig(enlarge=enlarge, clipped=clipped, square=not clipped, side=33, image_side=20)
+    square = "by_area" if enlarge > 2 else not clipped
+    crop = CropConfig(enlarge=enlarge, clipped=clipped, square=square, side=33, image_side=20)
     script = object.__new__(standalone.Completer)
     script.crop = crop.model_dump(mode="json")
     script.about = {"inputs": ["image", "visible_mask", "others", "aspect"]}
+    script.about["pixels"] = True
     masks, size = disks()[:3], (HEIGHT, WIDTH)
     pixels = np.random.default_rng(1).integers(0, 255, (*size, 3), np.uint8)
     counts = rle.encode(masks)
     windows = crops.windows(rle.box(counts, size), size, crop)
-    own = np.arange(3)
     corners = np.array([script._window(np.array(standalone._tight(m)), size) for m in masks])
     assert np.array_equal(corners, windows)
-    inputs = script._inputs(pixels, masks, own, corners)
+    inputs = script._inputs(pixels, masks, corners, script._beside(pixels, masks, corners))
     picture = torch.from_numpy(pixels).permute(2, 0, 1)
     images = torch.stack([crops.crop_image(picture, w, 20) for w in windows])
     assert np.array_equal(inputs["image"], images.numpy())
@@ -162,9 +194,9 @@ def test_networks_that_are_no_graph_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(portable, "_check_installed", lambda: None)
     with pytest.raises(ValueError, match="c2f_seg draws at random for each object"):
         export_model(seeded, tmp_path / "exported")
-    ordering = checkpoint_of(methods.build(tiny_method("pcnet_m"), classes=2))
-    with pytest.raises(ValueError, match="pcnet_m first finds who is in front of whom"):
-        export_model(ordering, tmp_path / "exported")
+    stated = tiny_method("pcnet_m").model_copy(update={"order": "true"})
+    with pytest.raises(ValueError, match="pcnet_m is configured to use the order that a data set"):
+        export_model(checkpoint_of(methods.build(stated, classes=2)), tmp_path / "exported")
     small = {"channels": (4,), "hidden": (4,), "code": 4, "decoder": (4,), "subdivisions": 1}
     crop = {"around": "amodal", "enlarge": 1.0, "clipped": False, "side": 8, "image_side": 8}
     rendered = A3DConfig(**small, crop=crop, refinement=False)

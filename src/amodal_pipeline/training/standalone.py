@@ -55,37 +55,119 @@ class Completer:
         if amodal_boxes is not None:
             boxes = _united(boxes, np.asarray(amodal_boxes, np.float64).reshape(-1, 4))
         whole, seen = visible.copy(), np.flatnonzero(visible.any(axis=(1, 2)))
-        for start in range(0, len(seen), _AT_ONCE):
-            own = seen[start : start + _AT_ONCE]
-            corners = np.array([self._window(boxes[i], size) for i in own])
-            found = self.session.run(None, self._inputs(image, visible, own, corners))[0]
-            for i, probabilities, window in zip(own, found, corners, strict=True):
+        corners = np.array([self._window(box, size) for box in boxes]).reshape(-1, 4)
+        beside = self._beside(image, visible, corners)
+        for own in _some(seen):
+            shown = None if beside is None else beside[own]
+            found = self._run(image, visible[own], corners[own], shown)[0]
+            for i, probabilities, window in zip(own, found, corners[own], strict=True):
                 whole[i] |= _pasted(probabilities, window, size)
         return whole.reshape(shape)
 
+    def _beside(
+        self, image: np.ndarray, visible: np.ndarray, corners: np.ndarray
+    ) -> np.ndarray | None:
+        """Return what each object is shown of the others, bool [N, H, W]; None if nothing is."""
+        if "others" in self.about["inputs"]:
+            count = visible.sum(axis=0)
+            return (count > visible) & ~visible
+        if "in_front" not in self.about["inputs"]:
+            return None
+        ahead = self._ahead(image, visible, corners)
+        shown = [visible[own].any(axis=0) for own in ahead]
+        return np.array(shown).reshape(visible.shape)
+
+    def _ahead(self, image: np.ndarray, visible: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """Return which objects (columns) are in front of each one (rows), bool [N, N].
+
+        Of two objects that touch, each is completed into the other; the one that grows more is
+        behind. With the order "none" each is in front of the other.
+        """
+        first, second = np.nonzero(np.triu(_touching(visible, self.about["order"]["most_shared"])))
+        ahead = np.zeros((len(visible), len(visible)), bool)
+        if self.about["order"]["kind"] == "none":
+            ahead[first, second] = ahead[second, first] = True
+            return ahead
+        ways = np.stack([np.append(first, second), np.append(second, first)], axis=1)
+        gains = [np.zeros(0)]
+        for own in _some(np.arange(len(ways))):
+            rows, by = ways[own].T
+            share = self._run(image, visible[rows], corners[rows], visible[by])[1]
+            extent = corners[rows, 2:] - corners[rows, :2]
+            gains.append(share.astype(np.float64) * extent.prod(axis=1))
+        one, other = np.concatenate(gains).reshape(2, -1)
+        ahead[first, second] = one > other
+        ahead[second, first] = other > one
+        for _ in range(len(ahead).bit_length()):  # what is in front of what is in front
+            ahead |= (ahead.astype(int) @ ahead) > 0
+        np.fill_diagonal(ahead, False)
+        return ahead
+
+    def _run(
+        self,
+        image: np.ndarray,
+        visible: np.ndarray,
+        corners: np.ndarray,
+        beside: np.ndarray | None,
+    ) -> list[np.ndarray]:
+        return self.session.run(None, self._inputs(image, visible, corners, beside))
+
     def _window(self, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Return the window (x1, y1, x2, y2) of the picture around an object's box."""
-        extent = np.repeat(box[2:].max(), 2) if self.crop["square"] else box[2:]
-        centre, half = box[:2] + box[2:] / 2, extent * self.crop["enlarge"] / 2
+        extent = box[2:] * self.crop["enlarge"]
+        if self.crop["square"]:
+            extent = np.repeat(extent.max(), 2)
+        if self.crop["square"] == "by_area":
+            extent = np.maximum(extent, np.sqrt(3 * box[2:].prod()))
+        centre, half = box[:2] + box[2:] / 2, extent / 2
         corners = np.concatenate([centre - half, centre + half])
         return np.clip(corners, 0, [*size[::-1]] * 2) if self.crop["clipped"] else corners
 
     def _inputs(
-        self, image: np.ndarray, visible: np.ndarray, own: np.ndarray, corners: np.ndarray
+        self,
+        image: np.ndarray,
+        visible: np.ndarray,
+        corners: np.ndarray,
+        beside: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
+        """Return the network's inputs for N objects: masks [N, H, W] in their windows [N, 4]."""
         side = self.crop["side"]
-        pixels = [_cropped(image, window, self.crop["image_side"]) for window in corners]
-        given = np.array([_sampled(visible[i], w, side) for i, w in zip(own, corners, strict=True)])
-        inputs = {"image": np.array(pixels), "visible_mask": given.astype(np.uint8)}
-        if "others" in self.about["inputs"]:
-            count = visible.sum(axis=0)
-            beside = [(count > visible[i]) & ~visible[i] for i in own]
-            beside = [_sampled(m, w, side) for m, w in zip(beside, corners, strict=True)]
-            inputs["others"] = (np.array(beside) & ~given).astype(np.uint8)
+        pixels = np.zeros((len(corners), 3, *[self.crop["image_side"]] * 2), np.uint8)
+        if self.about["pixels"]:
+            pixels[:] = [_cropped(image, window, self.crop["image_side"]) for window in corners]
+        given = np.array([_sampled(m, w, side) for m, w in zip(visible, corners, strict=True)])
+        inputs = {"image": pixels, "visible_mask": given.astype(np.uint8)}
+        if beside is not None:
+            shown = np.array([_sampled(m, w, side) for m, w in zip(beside, corners, strict=True)])
+            if "others" in self.about["inputs"]:
+                inputs["others"] = (shown & ~given).astype(np.uint8)
+            else:
+                inputs["in_front"] = shown.astype(np.uint8)
         if "aspect" in self.about["inputs"]:
             extent = corners[:, 2:] - corners[:, :2]
             inputs["aspect"] = (extent / extent.max(axis=1, keepdims=True)).astype(np.float32)
         return inputs
+
+
+def _some(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+
+
+def _touching(masks: np.ndarray, most_shared: float) -> np.ndarray:
+    """Return which of N masks share a pixel or have pixels side by side, bool [N, N].
+
+    Two that share more than ``most_shared`` of the smaller one are taken for one object.
+    """
+    grown = masks.copy()
+    grown[:, 1:] |= masks[:, :-1]
+    grown[:, :-1] |= masks[:, 1:]
+    grown[:, :, 1:] |= masks[:, :, :-1]
+    grown[:, :, :-1] |= masks[:, :, 1:]
+    own, around = (each.reshape(len(masks), -1).astype(np.float32) for each in (masks, grown))
+    area, shared = own.sum(axis=1), own @ own.T
+    touching = (around @ own.T > 0) & (shared <= most_shared * np.minimum(area, area[:, None]))
+    np.fill_diagonal(touching, False)
+    return touching
 
 
 def _tight(mask: np.ndarray) -> list[float]:
@@ -123,7 +205,9 @@ def _sampled(mask: np.ndarray, window: np.ndarray, side: int) -> np.ndarray:
     """Return a mask within a window as RoIAlign samples it, bool [side, side]."""
     x1, y1, x2, y2 = window
     down, across = _weights(y1, y2, mask.shape[0], side), _weights(x1, x2, mask.shape[1], side)
-    shares = (down @ mask.astype(np.float64) @ across.T).astype(np.float32)
+    rows, columns = (slice(max(int(a) - 1, 0), max(int(b) + 2, 0)) for a, b in ((y1, y2), (x1, x2)))
+    near = mask[rows, columns].astype(np.float64)  # all others have the weight 0
+    shares = (down[:, rows] @ near @ across[:, columns].T).astype(np.float32)
     inside = [_inside(y1, y2, mask.shape[0], side), _inside(x1, x2, mask.shape[1], side)]
     return (shares >= 0.5) & inside[0][:, None] & inside[1]
 
