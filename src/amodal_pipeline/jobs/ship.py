@@ -11,6 +11,7 @@ from amodal_pipeline.jobs.sources import Source
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from amodal_pipeline.visuals.model_card import Data
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCORES = "scores.csv"
+_SAME = ["dataset", "split", "inputs", "method", "variant", "metric"]
 
 
 def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> None:
@@ -37,7 +39,7 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
     Raises:
         ValueError: ``scores`` has no results.
     """
-    from amodal_pipeline.visuals.model_card import read_scores, write_card
+    from amodal_pipeline.visuals.model_card import write_card
 
     rows = read_scores(scores)
     if rows.empty:
@@ -55,6 +57,30 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
         size = sum(file.stat().st_size for file in new.iterdir())
     logger.info("%s: %.2f MB", folder, size / 1e6)
     return size
+
+
+def read_scores(folder: Path) -> pd.DataFrame:
+    """Return the rows of results on completion in a folder: over all categories, METRICS alone.
+
+    Files ``*.csv`` at any depth are read; those that are no results are passed over. Of equal rows
+    the first is kept.
+    """
+    import pandas as pd
+
+    from amodal_pipeline.metrics.results import RESULTS
+    from amodal_pipeline.visuals.model_card import METRICS
+
+    found = []
+    for path in sorted(folder.rglob("*.csv")):
+        table = pd.read_csv(path, dtype={"inputs": str})  # "true" is no truth value here
+        if set(RESULTS.names) <= set(table.columns):
+            found.append(table[RESULTS.names])
+    if not found:
+        return pd.DataFrame(columns=RESULTS.names)
+    rows = pd.concat(found, ignore_index=True)
+    rows = rows[(rows["protocol"] == "completion") & (rows["category"] == "all")]
+    rows = rows[rows["metric"].isin(METRICS) & rows["value"].notna()]
+    return rows.drop_duplicates(_SAME).sort_values(_SAME, ignore_index=True)
 
 
 def _data(source: Source) -> Data:

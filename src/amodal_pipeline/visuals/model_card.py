@@ -10,30 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from amodal_pipeline.methods.checkpoints import MethodCard
 from amodal_pipeline.methods.contract import job_name
-from amodal_pipeline.metrics.results import RESULTS
 from amodal_pipeline.visuals.comparisons import in_words
 
 METRICS = ("mIoU_full", "mIoU_full_post", "mIoU_occluded", "mIoU_occluded_post")
-_SAME = ["dataset", "split", "inputs", "method", "variant", "metric"]
-
-
-def read_scores(folder: Path) -> pd.DataFrame:
-    """Return the rows of results on completion in a folder: over all categories, METRICS only.
-
-    Files ``*.csv`` at any depth are read; those that are no results are passed over. Of equal rows
-    the first is kept.
-    """
-    found = []
-    for path in sorted(folder.rglob("*.csv")):
-        table = pd.read_csv(path, dtype={"inputs": str})  # "true" is no truth value here
-        if set(RESULTS.names) <= set(table.columns):
-            found.append(table[RESULTS.names])
-    if not found:
-        return pd.DataFrame(columns=RESULTS.names)
-    rows = pd.concat(found, ignore_index=True)
-    rows = rows[(rows["protocol"] == "completion") & (rows["category"] == "all")]
-    rows = rows[rows["metric"].isin(METRICS) & rows["value"].notna()]
-    return rows.drop_duplicates(_SAME).sort_values(_SAME, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -69,7 +48,7 @@ def write_card(
         path: of the file.
         name: of the weights, as ``ap.load`` takes it.
         card: of the checkpoint.
-        scores: from :func:`read_scores`.
+        scores: rows of results with :data:`METRICS`, over all categories.
         trained_as: the fingerprint's digest in the rows of results.
         data: what it learned from.
     """
