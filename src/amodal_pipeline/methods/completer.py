@@ -127,6 +127,11 @@ def complete_in_order(
         crops = known.crops(own, beside and beside(own))
         found = model(*crops.given)["amodal_masks"].float().cpu()
         result[own] = rle.decode(paste_masks(found, crops.windows, size), size)
+    if model.config.DESCRIPTION.sees == "others":
+        completed = pa.array(rle.encode(result), pa.string())
+        order = dual_completion.by_growth(
+            np.zeros(len(masks), np.int64), known.masks, completed, size
+        )
     return Completed((result if raw else result | masks).reshape(given.shape), *order)
 
 

@@ -23,6 +23,10 @@ from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.order import all_in_front, touching_pairs
 from amodal_pipeline.annotations.tables import PREDICTION_ORDER, Predictions, frame
 
+# As by default in PCNet-M's configuration, for completers that have no such parameters.
+MOST_SHARED = 0.5
+SCORE_THRESHOLD = 0.5
+
 
 def neighbours(
     config: Any,
@@ -74,6 +78,35 @@ def decided(pairs: np.ndarray, gains: np.ndarray) -> tuple[np.ndarray, np.ndarra
     at = np.arange(len(pairs))
     score = np.abs(first - second) / (first + second)
     return pairs[at, behind], pairs[at, 1 - behind], score
+
+
+def by_growth(
+    image_ids: np.ndarray,
+    visible: pa.Array,
+    amodal: pa.Array,
+    sizes: rle.Sizes,
+    scores: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return who is in front among objects that a completer of another kind has completed.
+
+    The same rule: of two objects that touch, the one whose completed mask has more of the other's
+    visible mask is behind.
+
+    Args:
+        image_ids, visible, sizes: see :func:`~..annotations.order.touching_pairs`.
+        amodal: completed masks, N run lengths.
+        scores: of detections, float [N]; NaN counts as certain.
+
+    Returns:
+        as :func:`decided`; pairs that are not decided are left out.
+    """
+    pairs = touching_pairs(image_ids, visible, sizes, MOST_SHARED)
+    if scores is not None:
+        pairs = pairs[~(scores[pairs] < SCORE_THRESHOLD).any(axis=1)]
+    completed, other = (pa.array(rows) for rows in both_ways(pairs).T)
+    grown = rle.difference(amodal.take(completed), visible.take(completed))
+    gains = rle.shared_area(grown, visible.take(other)).astype(np.float64)
+    return decided(pairs, gains)
 
 
 def occluders(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from amodal_pipeline.annotations import Given, KnownObjects, Predictions, rle
-from amodal_pipeline.annotations.tables import PREDICTIONS, frame
+from amodal_pipeline.annotations.tables import PREDICTIONS, frame, strings
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import areas, aspects, crop_masks, paste_masks, windows
 from amodal_pipeline.methods import dual_completion
@@ -57,7 +57,8 @@ def complete(
         amodal mask without a box. If the model also returns "iou" [N], its estimate of how good
         each mask is, the scores of detections are multiplied by it; those of true objects are not.
         A hidden part that the model predicts on its own ("invisible_masks") is kept as it is.
-        They have the order that was found by comparing pairs, if any.
+        They have the order that was found by comparing pairs of objects, or for a completer that
+        sees others, by how far their masks reach into each other, if any.
 
     Raises:
         ValueError: an object has no visible mask, or no amodal box if the model needs one; objects
@@ -87,6 +88,13 @@ def complete(
     completed = with_amodal(_rescored(objects, iou), amodal, made)
     own = completed.predictions.assign(invisible_rle=hidden)
     completed = replace(completed, predictions=frame(PREDICTIONS, own))
+    if model.config.DESCRIPTION.sees == "others":
+        table = completed.predictions
+        scores = objects.table.predictions["score"].to_numpy(dtype=np.float64)
+        found = dual_completion.by_growth(
+            known.image_ids, known.masks, strings(pd.Series(amodal)), objects.table.sizes, scores
+        )
+        order = dual_completion.order_rows(table, *found, method)
     return completed if order is None else replace(completed, order=order)
 
 
