@@ -98,8 +98,10 @@ def test_evaluate_completes_true_masks_and_those_of_the_detector_it_was_trained_
     assert newest(project, "predictions_true").metadata.inputs == "true"
     assert (project / "data/08_reporting/scenes/c2f_seg/overlays.png").exists()
 
+    # Scores on the detector's objects stay, those on true masks are made again.
     run(project, "evaluate", inputs=True)
-    assert set(load_scores(parts, "c2f_seg").results["inputs"]) == {"true"}
+    again = load_scores(parts, "c2f_seg").results
+    assert set(again["inputs"]) == {"true", "orcnn"} and len(again) == len(rows)
     assert not (project / "data/07_model_output/scenes/c2f_seg/detections").exists()
 
 
