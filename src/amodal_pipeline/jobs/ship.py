@@ -56,7 +56,6 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
         write_card(new / "README.md", folder.name, small.card, rows, trained_as, _data(source))
         size = sum(file.stat().st_size for file in new.iterdir())
     logger.info("%s: %.2f MB", folder, size / 1e6)
-    return size
 
 
 def read_scores(folder: Path) -> pd.DataFrame:
