@@ -56,7 +56,7 @@ TITLES = {
     "c2f_seg": "C2F-Seg (Gao et al., ICCV 2023), and what it says of rivals and videos",
 }
 
-_log = logging.getLogger("claims")
+_log = logging.getLogger("amodal_pipeline.claims")  # whose lines conf/logging.yml shows
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,6 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=(), metavar="ENVIRONMENT")
     parser.add_argument("--page", action="store_true", help="train nothing")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     signal.signal(signal.SIGTERM, _stop)
     file, published = read_claims(CLAIMS), read_published(PUBLISHED)
     try:
