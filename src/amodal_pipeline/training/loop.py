@@ -23,6 +23,7 @@ from amodal_pipeline.annotations import AmodalAnnotations, Predictions
 from amodal_pipeline.annotations.processes import HeldError, lock
 from amodal_pipeline.annotations.storage import naming_full_disk
 from amodal_pipeline.layers.backbone import PyramidBackbone
+from amodal_pipeline.layers.depthwise import keep_exact
 from amodal_pipeline.layers.encoder import Encoder
 from amodal_pipeline.layers.folding import fold
 from amodal_pipeline.methods import build, contract, make_batches
@@ -204,6 +205,8 @@ def train(
     for part in model.modules() if fast else ():
         if isinstance(part, Encoder | PyramidBackbone):
             fold(part.body)
+    if fast:
+        keep_exact(model)
     stages = _Stages(model, config)
     optimizer = _optimizer(model, config, fused=fast)
     truncate_history(history, done)
