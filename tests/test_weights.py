@@ -207,6 +207,12 @@ def test_doubts_are_few_and_true():
     # The second shares too much to count as a neighbour.
     assert "2 of 4 objects touch no other" in found[-1] and len(found) == 4
     assert doubts(other, table) == found[:3]
+    seen_by = _Sees("others")
+    assert doubts(seen_by, table) == found[:3]
+    (single,) = doubts(seen_by, true_objects(drawn(ROW[0])).table)
+    assert "1 of 1 objects are the only ones of their picture" in single
+    seen_by.others = False
+    assert doubts(seen_by, true_objects(drawn(ROW[0])).table) == []
     model = _with_categories(Ideal(drawn(*ROW)))
     with pytest.warns(UserWarning, match="touch no other"):
         Predictor(model).complete(GREY, masks[3])
@@ -252,3 +258,22 @@ def test_noise_is_of_the_object_and_no_other():
     unchanged = CorruptionConfig(blur=0, morphology=0)
     same = with_noise(known, unchanged, missing=0).table.predictions["visible_rle"].tolist()
     assert rle.pair_iou(same, columns["visible_rle"]).mean() > 0.93
+
+
+@pytest.mark.parametrize("size", [(120, 160), (480, 640)])
+def test_the_shipped_weights_complete_a_disc_behind_a_bar(size):
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    unit = size[0] / 12
+    disc = (rows - 6 * unit) ** 2 + (columns - 7 * unit) ** 2 < (4 * unit) ** 2
+    bar = (rows >= unit) & (rows < 11 * unit) & (columns >= 8 * unit) & (columns < 10 * unit)
+    picture = np.full((*size, 3), 90, np.uint8)
+    picture[disc], picture[bar] = (200, 160, 40), (40, 60, 160)
+    found = ap.load("photographs").complete(picture, np.stack([disc & ~bar, bar]))
+
+    def iou(mask, truth):
+        return (mask & truth).sum() / (mask | truth).sum()
+
+    assert iou(found.masks[0], disc) > 0.93 > iou(disc & ~bar, disc)
+    assert iou(found.masks[0] & bar, disc & bar) > 0.8
+    assert iou(found.masks[1], bar) > 0.95
+    assert found.order.tolist() == [[1, 0]]

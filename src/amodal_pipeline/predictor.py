@@ -282,11 +282,10 @@ class Predictor:
     ) -> Result:
         """Return known objects of a picture, completed by a completer.
 
-        A completer that looks at the other objects of a picture sees those that are given together.
-        PCNet-M (the weights "photographs") looks at nothing else: it continues an object behind the
-        visible masks of objects that touch it, and leaves an object without such a neighbour as it
-        is. So give it the visible masks of *all* objects of the picture, also of those that only
-        stand in front. Its result says who is in front (:attr:`Result.order`).
+        A completer that looks at the other objects of a picture sees those that are given together:
+        give it the visible masks of *all* objects, also of those that only stand in front. PCNet-M
+        looks at nothing else, and leaves an object without a neighbour that touches it as it is.
+        Their results say who is in front (:attr:`Result.order`).
 
         Warns (``UserWarning``) where the masks are unlike those that completers are trained on: see
         :func:`~amodal_pipeline.methods.doubts.doubts`.

@@ -18,7 +18,7 @@ def doubts(config: Any, objects: Predictions) -> list[str]:
 
     They are about masks that cover nearly a whole picture, tiny ones, two that share most of the
     smaller one, and, for a completer that looks at neighbours only (``sees="in_front"``), objects
-    whose masks touch no other.
+    whose masks touch no other, or for one that sees others, objects without any.
 
     Args:
         config: of the completer.
@@ -59,5 +59,15 @@ def doubts(config: Any, objects: Predictions) -> list[str]:
                 f"{int(alone.sum())} of {count} objects touch no other visible mask, and stay as "
                 f"they are: {config.name} completes an object behind its neighbours only. Give the "
                 "visible masks of all objects of the picture, without gaps between them"
+            )
+    # Without others it completes hardly anything, with a gap between masks it still does.
+    if config.DESCRIPTION.sees == "others" and getattr(config, "others", True):
+        _, image, counts = np.unique(ids, return_inverse=True, return_counts=True)
+        alone = seen & (counts[image] == 1)
+        if alone.any():
+            found.append(
+                f"{int(alone.sum())} of {count} objects are the only ones of their picture: "
+                f"{config.name} completes an object behind others, and hardly without them. Give "
+                "the visible masks of what hides it, too"
             )
     return found
