@@ -114,11 +114,11 @@ def test_the_script_finds_who_is_in_front(order, tmp_path):
     from amodal_pipeline.methods import completer as completing
     from amodal_pipeline.training import standalone
 
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     config = tiny_method("pcnet_m").model_copy(update={"order": order, "amodal_threshold": 0.5})
     network = methods.build(config, classes=1)
     for weights in network.parameters():
-        torch.nn.init.normal_(weights, std=0.5)
+        torch.nn.init.normal_(weights, std=0.3)
     checkpoint = checkpoint_of(network)
     made = portable.export_completer(checkpoint, tmp_path / "exported")
     assert made.inputs == ("in_front",) and made.difference < portable.TOLERANCE
