@@ -140,7 +140,7 @@ def test_the_script_finds_who_is_in_front(order, tmp_path):
     picture, held = torch.from_numpy(pixels).permute(2, 0, 1), pa.array(counts, pa.string())
     known = completing._Objects(model, picture, held, boxes)
     with torch.inference_mode():
-        found = completing._in_front(known)
+        found, _ = completing._in_front(known)
     expected = np.zeros_like(ahead)
     expected[found.back, found.front] = True
     assert np.array_equal(ahead, expected) and expected.any() and not expected[4].any()
