@@ -114,11 +114,11 @@ def test_the_script_finds_who_is_in_front(order, tmp_path):
     from amodal_pipeline.methods import completer as completing
     from amodal_pipeline.training import standalone
 
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     config = tiny_method("pcnet_m").model_copy(update={"order": order, "amodal_threshold": 0.5})
     network = methods.build(config, classes=1)
     for weights in network.parameters():
-        torch.nn.init.normal_(weights, std=0.5)
+        torch.nn.init.normal_(weights, std=0.3)
     checkpoint = checkpoint_of(network)
     made = portable.export_completer(checkpoint, tmp_path / "exported")
     assert made.inputs == ("in_front",) and made.difference < portable.TOLERANCE
@@ -140,7 +140,7 @@ def test_the_script_finds_who_is_in_front(order, tmp_path):
     picture, held = torch.from_numpy(pixels).permute(2, 0, 1), pa.array(counts, pa.string())
     known = completing._Objects(model, picture, held, boxes)
     with torch.inference_mode():
-        found = completing._in_front(known)
+        found, _ = completing._in_front(known)
     expected = np.zeros_like(ahead)
     expected[found.back, found.front] = True
     assert np.array_equal(ahead, expected) and expected.any() and not expected[4].any()
