@@ -17,6 +17,7 @@ OTHERS |= {("hooks/freshness.py", "none"), ("methods/configs.py", "none")}
 OTHERS |= {("methods/configs.py", "image"), ("methods/sln.py", "image")}
 # PCNet-M's order may be that of the table, or none; nothing of its input may be kept.
 OTHERS |= {("methods/pcnet_m/config.py", "true")}
+OTHERS |= {("training/portable.py", "none"), ("training/standalone.py", "none")}
 OTHERS |= {("methods/dual_completion.py", "none"), ("methods/pcnet_m/method.py", "none")}
 
 

@@ -4,7 +4,7 @@ import argparse
 
 
 def main() -> None:
-    """Serve the page on this computer until Ctrl-C."""
+    """Run the page on this computer until Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="python -m amodal_pipeline.demo",
         description="Complete objects of pictures in the browser, on this computer only.",

@@ -206,7 +206,7 @@ def application(model: Predictor, examples: Sequence[Scene]) -> Any:
 
 
 def serve(model: Predictor, port: int) -> None:
-    """Serve the page at 127.0.0.1 until Ctrl-C; uploaded files are removed then."""
+    """Run the page at 127.0.0.1 until Ctrl-C; uploaded files are removed then."""
     import uvicorn
 
     from amodal_pipeline.demo.examples import rendered
