@@ -295,7 +295,7 @@ def test_the_papers_model_overfits_two_images_and_tells_their_order(shapes, tmp_
         # Section 5.2: of each object the detection that overlaps it most.
         own, objects = found.of_image(image_id), two.of_image(image_id)
         overlap = rle.iou(list(own["amodal_rle"]), list(objects["amodal_rle"]), (SIZE, SIZE))
-        assert (overlap.max(axis=0) > 0.75).all()
+        assert (overlap.max(axis=0) > 0.7).all()
         best = own["prediction_id"].to_numpy()[overlap.argmax(axis=0)]
         # The red square is lower, and in front: its box ends farther down.
         low = [box[1] + box[3] for box in objects["amodal_box"]]

@@ -151,7 +151,7 @@ def write(truth, path, count=None):
 def read(path, truth, models):
     choice = Choice(models / "orcnn", str(path))
     found, *others = predict_chosen(choice, truth, InferenceConfig(), models)
-    assert others == [{}, {}, {}]
+    assert others == [{}, {}, {}, {}]
     return found
 
 
@@ -364,7 +364,7 @@ def test_what_a_completer_is_given_must_fit(shapes, completer, caplog):
 
 
 def complete_chosen(truth, models, output, inputs):
-    """Return (found, true, true_boxes, detections) by method."""
+    """Return (found, noisy, true, true_boxes, detections) by method."""
     return predict_chosen(Choice(models / "c2f_seg", inputs=inputs), truth, CPU, output)
 
 
@@ -384,8 +384,8 @@ def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monke
     )
     keep(stored, output)
     # The detector that it was trained with, as it was evaluated.
-    found, true, true_boxes, detections = complete_chosen(shapes, models, output, None)
-    assert true_boxes == {}
+    found, noisy, true, true_boxes, detections = complete_chosen(shapes, models, output, None)
+    assert true_boxes == noisy == {}
     assert found["c2f_seg"].metadata.inputs == "mine"
     assert true["c2f_seg"].metadata.inputs == "true"
     assert detections["c2f_seg"].predictions.equals(stored.predictions)
@@ -394,13 +394,13 @@ def test_the_job_completes_what_it_is_told_to(shapes, completer, tmp_path, monke
     assert draw_each(shapes, 1, true, found)["c2f_seg"].width > 3 * 300
     # Kedro hands "true" on as a truth value.
     for inputs in ("true", True):
-        found, true, *others = complete_chosen(shapes, models, output, inputs)
+        found, _, true, *others = complete_chosen(shapes, models, output, inputs)
         assert (found, list(true), others) == ({}, ["c2f_seg"], [{}, {}])
     with pytest.raises(ValueError, match="c2f_seg looks around visible boxes"):
         complete_chosen(shapes, models, output, "true_boxes")
     write(shapes, tmp_path / "results" / "theirs.json")
     theirs = str(tmp_path / "results" / "theirs.json")
-    found, true, *_ = complete_chosen(shapes, models, output, theirs)
+    found, _, true, *_ = complete_chosen(shapes, models, output, theirs)
     assert found["c2f_seg"].metadata.inputs == "theirs" and not true
     # What was predicted by another checkpoint is predicted again.
     keep(predictions(shapes, "mine"), output)

@@ -20,7 +20,7 @@ def test_it_measures_a_method_beside_torchvision(monkeypatch):
     for form in gpu.FORMS:
         figures = method[form]
         assert figures["batch"] == size.batch
-        assert figures["per_second"] * figures["seconds_per_step"] == size.batch
+        assert math.isclose(figures["per_second"] * figures["seconds_per_step"], size.batch)
         assert 0 < figures["loader_wait_per_step"] < figures["seconds_per_step"]
         assert figures["host_waits_per_step"] is None  # of a GPU only
         rate = found["matrix_teraflops"][figures["precision"]]

@@ -114,9 +114,15 @@ def working(workers: int) -> AbstractContextManager:
         "loky",
         n_jobs=workers,
         inner_max_num_threads=1,
-        initializer=end_with_parent,
-        initargs=(os.getpid(),),
+        # Another folder, other processes: those of before would write relative paths to the old one.
+        initializer=_begin,
+        initargs=(os.getpid(), os.getcwd()),
     )
+
+
+def _begin(parent: int, folder: str) -> None:
+    os.chdir(folder)
+    end_with_parent(parent)
 
 
 def end_with_parent(parent: int) -> None:
