@@ -3,10 +3,13 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
+from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 
+from amodal_pipeline.annotations import processes
 from amodal_pipeline.annotations.processes import HeldError, end_with_parent, lock, working
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
@@ -85,12 +88,23 @@ def test_workers_end_with_a_killed_parent():
     pytest.fail("the worker outlived the process that it worked for by ten seconds")
 
 
-def test_workers_of_joblib_are_such_workers():
+def test_workers_of_joblib_begin_in_this_folder_and_end_with_this_process(tmp_path, monkeypatch):
     with working(3):
         backend, count = get_active_backend()
     assert count == 3
-    assert backend.backend_kwargs["initializer"] is end_with_parent
-    assert backend.backend_kwargs["initargs"] == (os.getpid(),)
+    assert backend.backend_kwargs["initargs"] == (os.getpid(), Path.cwd())
+    begun = []
+    monkeypatch.setattr(processes, "end_with_parent", begun.append)
+    monkeypatch.setattr(os, "chdir", begun.append)
+    backend.backend_kwargs["initializer"](7, tmp_path)
+    assert begun == [tmp_path, 7]
+    monkeypatch.undo()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with working(2):
+            found = Parallel()(delayed(Path.cwd)() for _ in range(2))
+        assert found == [tmp_path / name] * 2
 
 
 def alive(pid: int) -> bool:

@@ -114,13 +114,13 @@ def working(workers: int) -> AbstractContextManager:
         "loky",
         n_jobs=workers,
         inner_max_num_threads=1,
-        # Another folder, other processes: those of before would write relative paths to the old one.
+        # Relative paths are those of this process, also if joblib has workers from before.
         initializer=_begin,
-        initargs=(os.getpid(), os.getcwd()),
+        initargs=(os.getpid(), Path.cwd()),
     )
 
 
-def _begin(parent: int, folder: str) -> None:
+def _begin(parent: int, folder: Path) -> None:
     os.chdir(folder)
     end_with_parent(parent)
 
