@@ -211,8 +211,7 @@ def test_doubts_are_few_and_true():
     assert doubts(seen_by, table) == found[:3]
     (single,) = doubts(seen_by, true_objects(drawn(ROW[0])).table)
     assert "1 of 1 objects are the only ones of their picture" in single
-    seen_by.others = False
-    assert doubts(seen_by, true_objects(drawn(ROW[0])).table) == []
+    assert doubts(other, true_objects(drawn(ROW[0])).table) == []
     model = _with_categories(Ideal(drawn(*ROW)))
     with pytest.warns(UserWarning, match="touch no other"):
         Predictor(model).complete(GREY, masks[3])
@@ -224,7 +223,7 @@ def test_doubts_are_few_and_true():
 
 class _Sees:
     def __init__(self, what):
-        self.DESCRIPTION = dataclasses.replace(PCNetMConfig.DESCRIPTION, sees=what)
+        self.DESCRIPTION = dataclasses.replace(PCNetMConfig.DESCRIPTION, sees=lambda config: what)
         self.name = "other"
 
 

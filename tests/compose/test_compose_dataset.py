@@ -411,8 +411,11 @@ def test_photographs_of_several_files_are_divided_anew(source, tmp_path):
     files = {first: "photos", second: "more"}
 
     def split(**config):
-        paths = divide(PoolConfig(**config), files, tmp_path / "pool")
-        found = {k: json.loads(p.read_text()) for k, p in paths.items()}
+        pool = tmp_path / "pool"
+        found = {
+            name: json.loads(divide(PoolConfig(**config), files, pool, name).read_text())
+            for name in ("train", "val")
+        }
         return {k: {i["file_name"]: i["id"] for i in v["images"]} for k, v in found.items()}, found
 
     names, found = split(held_out=0.25)

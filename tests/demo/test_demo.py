@@ -16,7 +16,7 @@ from PIL import Image
 from amodal_pipeline import methods
 from amodal_pipeline.demo import marking
 from amodal_pipeline.demo.examples import rendered
-from amodal_pipeline.demo.scene import Scene, in_front
+from amodal_pipeline.demo.scene import Scene
 from amodal_pipeline.methods.pretrained import restore
 from amodal_pipeline.predictor import Predictor
 from tests.conftest import tiny_method
@@ -142,8 +142,6 @@ def test_a_scene_shows_whole_masks_and_who_is_in_front(picture, model):
     with pytest.raises(ValueError, match="more than 20"):
         scene.with_objects([disk(8, 7 * k + 5, 3) for k in range(19)], [""] * 19)
     visible = np.stack(scene.masks)
-    assert in_front(visible, np.stack([FRONT, BACK])).tolist() == [[0, 1]]
-    assert not len(in_front(visible, visible))
 
     done = scene.completed(model)
     assert np.array_equal(done.whole, model.complete(picture, visible).masks)

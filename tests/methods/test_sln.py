@@ -289,13 +289,13 @@ def test_values_without_effect_are_refused(changes):
 
 def test_the_papers_model_overfits_two_images_and_tells_their_order(shapes, tmp_path):
     stages = [{"iterations": 20, "trained": ["global_module."]}]
-    two, found = overfitted("sln", shapes, tmp_path, iterations=200, stages=stages)
+    two, found = overfitted("sln", shapes, tmp_path, iterations=200, stages=stages, seed=1)
     assert set(found.order["source"]) == {"sln"}
     for image_id in (1, 2):
         # Section 5.2: of each object the detection that overlaps it most.
         own, objects = found.of_image(image_id), two.of_image(image_id)
         overlap = rle.iou(list(own["amodal_rle"]), list(objects["amodal_rle"]), (SIZE, SIZE))
-        assert (overlap.max(axis=0) > 0.7).all()
+        assert (overlap.max(axis=0) > 0.75).all()
         best = own["prediction_id"].to_numpy()[overlap.argmax(axis=0)]
         # The red square is lower, and in front: its box ends farther down.
         low = [box[1] + box[3] for box in objects["amodal_box"]]

@@ -292,6 +292,7 @@ def test_a_completer_has_its_baselines_on_true_masks_and_on_a_detector(shapes, c
             "c2f_seg",
             "visible_mask",
             "convex_hull",
+            "convex_hull_in_order",  # that of the completed masks
             "order_by_area",
             "order_by_lowest_point",
         )

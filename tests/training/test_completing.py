@@ -34,7 +34,9 @@ CPU = InferenceConfig(workers=0, device="cpu")
 
 def configured(crop, sees="itself"):
     """Return what inference reads of a completer's configuration."""
-    return SimpleNamespace(crop=crop, DESCRIPTION=Description("complete", "", sees=sees))
+    return SimpleNamespace(
+        crop=crop, DESCRIPTION=Description("complete", "", sees=lambda config: sees)
+    )
 
 
 class Echo(nn.Module):

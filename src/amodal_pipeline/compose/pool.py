@@ -11,8 +11,8 @@ from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.compose.config import PoolConfig
 
 
-def divide(config: PoolConfig, files: Mapping[Path, str], folder: Path) -> dict[str, Path]:
-    """Write ``train.json`` and ``val.json`` of the photographs of all files; return their paths.
+def divide(config: PoolConfig, files: Mapping[Path, str], folder: Path, split: str) -> Path:
+    """Write ``train.json`` or ``val.json`` of the photographs of all files, and return its path.
 
     Images and annotations are numbered anew from 1; file names get the folder of their file in
     front. Records that no reader can assign to a photograph go into ``train.json`` as they are, so
@@ -24,6 +24,7 @@ def divide(config: PoolConfig, files: Mapping[Path, str], folder: Path) -> dict[
         files: COCO instance files of equal categories, and the folder of each one's images,
             relative to the folder that the file names will be relative to.
         folder: where to write.
+        split: "train" or "val".
 
     Raises:
         ValueError: a file is missing or no COCO file, categories differ, or no photograph is left
@@ -55,26 +56,21 @@ def divide(config: PoolConfig, files: Mapping[Path, str], folder: Path) -> dict[
         raise ValueError(
             f"{', '.join(map(str, files))}: two images of a file have the same id: correct them"
         )
-    chosen = _chosen(config, [image["file_name"] for _, image in photographs], files)
-    paths = {}
-    for split, rows in chosen.items():
-        images, records = [], []
-        for new, row in enumerate(rows, 1):
-            key, image = photographs[row]
-            images.append(image | {"id": new})
-            records += [record | {"image_id": new} for record in annotations.get(key, ())]
-        if split == "train":
-            images += stray
-            lost = (a for key, some in annotations.items() if key not in known for a in some)
-            records += [a | {"image_id": None} if isinstance(a, dict) else a for a in lost]
-        records = [
-            a | {"id": new} if isinstance(a, dict) else a for new, a in enumerate(records, 1)
-        ]
-        document = {"images": images, "annotations": records, "categories": categories}
-        paths[split] = folder / f"{split}.json"
-        with replacing(paths[split]) as path:
-            path.write_bytes(orjson.dumps(document))
-    return paths
+    rows = _chosen(config, [image["file_name"] for _, image in photographs], files)[split]
+    images, records = [], []
+    for new, row in enumerate(rows, 1):
+        key, image = photographs[row]
+        images.append(image | {"id": new})
+        records += [record | {"image_id": new} for record in annotations.get(key, ())]
+    if split == "train":
+        images += stray
+        lost = (a for key, some in annotations.items() if key not in known for a in some)
+        records += [a | {"image_id": None} if isinstance(a, dict) else a for a in lost]
+    records = [a | {"id": new} if isinstance(a, dict) else a for new, a in enumerate(records, 1)]
+    document = {"images": images, "annotations": records, "categories": categories}
+    with replacing(folder / f"{split}.json") as path:
+        path.write_bytes(orjson.dumps(document))
+    return folder / f"{split}.json"
 
 
 def _chosen(config: PoolConfig, names: list[str], files: Mapping) -> dict[str, np.ndarray]:

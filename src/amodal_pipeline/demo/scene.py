@@ -17,7 +17,6 @@ from amodal_pipeline.visuals.object_images import cut_out
 from amodal_pipeline.visuals.overlays import draw_objects, draw_order, outline, stroke_width
 
 _LEAST_SCORE = 0.5  # of detections
-_HIDES = 0.01  # least share of a whole mask that lies under an object in front
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +87,7 @@ class Scene:
             return self
         visible = np.stack(self.masks)
         result = model.complete(self.picture, visible)
-        order = result.order if len(result.order) else in_front(visible, result.masks)
-        return dataclasses.replace(self, result=result, whole=result.masks, order=order)
+        return dataclasses.replace(self, result=result, whole=result.masks, order=result.order)
 
     @property
     def taken(self) -> np.ndarray:
@@ -142,18 +140,3 @@ class Scene:
         """Return the share of the whole mask that is not visible, 0–1."""
         whole = self.whole[chosen]
         return float((whole & ~self.masks[chosen]).sum() / max(whole.sum(), 1))
-
-
-def in_front(visible: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return who is in front of whom, from masks: int64 [P, 2], positions (front, back).
-
-    Of two objects that one is in front which is visible on more of the other's hidden part, if that
-    is at least 1 % of the other's whole mask.
-
-    Args:
-        visible, whole: bool [N, H, W].
-    """
-    seen, every = (masks.reshape(len(masks), -1).astype(np.float32) for masks in (visible, whole))
-    covers = seen @ (every * (1 - seen)).T  # [front, back], pixels
-    enough = covers >= _HIDES * every.sum(axis=1)
-    return np.argwhere((covers > covers.T) & enough)

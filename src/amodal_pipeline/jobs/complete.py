@@ -202,8 +202,8 @@ def _at_cost(
         "key": torch.zeros(1, dtype=torch.int64),
         "aspect": torch.ones(1, 2),
     }
-    if config.DESCRIPTION.sees != "itself":
-        targets[config.DESCRIPTION.sees] = empty
+    if (sees := config.DESCRIPTION.sees(config)) != "itself":
+        targets[sees] = empty
     image = torch.zeros(3, crop.image_side, crop.image_side, dtype=torch.uint8)
     return at_cost(run, checkpoint, inference, image, targets)
 

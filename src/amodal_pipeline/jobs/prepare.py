@@ -10,6 +10,7 @@ from PIL import Image
 from amodal_pipeline.annotations import AmodalAnnotations
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.compose.config import PoolConfig
+from amodal_pipeline.compose.pool import divide
 from amodal_pipeline.cores import usable_cores
 from amodal_pipeline.jobs.progress import progress
 from amodal_pipeline.jobs.published import find, read_archives_of, read_split
@@ -70,10 +71,8 @@ def prepare_split(
             case RenderedScenes() | RenderedMovingScenes() | RenderedViews():
                 made_of = (getattr(chosen, split),)
             case ComposedPhotographs(pool=PoolConfig() as pool):
-                made_of = (
-                    _divided(pool, chosen, raw_folder, images_folder / "pool")[split],
-                    raw_folder,
-                )
+                files = _files(chosen, raw_folder)
+                made_of = (divide(pool, files, images_folder / "pool", split), raw_folder)
             case ComposedPhotographs() | ComposedClips():
                 file: AnnotatedFile = getattr(chosen, split)
                 made_of = (
@@ -92,17 +91,14 @@ def prepare_split(
         return make(chosen.config, split, *made_of, images_folder, workers, on_progress, dataset)
 
 
-def _divided(
-    pool: PoolConfig, chosen: ComposedPhotographs, raw_folder: Path, folder: Path
-) -> dict[str, Path]:
-    """Return the annotation file of each split, of the photographs of both files."""
-    from amodal_pipeline.compose.pool import divide
-
-    files = {}
-    for file in (chosen.train, chosen.val):
-        images = find(raw_folder, file.images, chosen).relative_to(raw_folder)
-        files[find(raw_folder, file.annotations, chosen)] = images.as_posix()
-    return divide(pool, files, folder)
+def _files(chosen: ComposedPhotographs, raw_folder: Path) -> dict[Path, str]:
+    """Return the annotation files, and the folder of each one's images below ``raw_folder``."""
+    return {
+        find(raw_folder, file.annotations, chosen): find(raw_folder, file.images, chosen)
+        .relative_to(raw_folder)
+        .as_posix()
+        for file in (chosen.train, chosen.val)
+    }
 
 
 def _maker(chosen: object) -> Callable[..., AmodalAnnotations]:

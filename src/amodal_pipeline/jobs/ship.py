@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amodal_pipeline.annotations.storage import replacing
 from amodal_pipeline.jobs.sources import Source
+from amodal_pipeline.methods import contract
 from amodal_pipeline.methods.checkpoints import Checkpoint, Fingerprint
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
     """
     from amodal_pipeline.visuals.model_card import write_card
 
-    rows = read_scores(scores)
+    rows = read_scores(scores, [contract.job_name(checkpoint.card.method.root), folder.name])
     if rows.empty:
         raise ValueError(
             f"{scores} holds no scores of completed objects for the model card: run `kedro run "
@@ -51,18 +53,19 @@ def ship(checkpoint: Checkpoint, folder: Path, scores: Path, source: Source) -> 
     with replacing(folder) as new:
         small.save(new)
         rows.to_csv(new / SCORES, index=False)
-        # Rows of results name the weights by the start of the fingerprint, before it was rounded.
-        trained_as = checkpoint.card.fingerprint.digest
-        write_card(new / "README.md", folder.name, small.card, rows, trained_as, _data(source))
+        # Rows of results name the weights by the start of their fingerprint.
+        digests = [each.card.fingerprint.digest for each in (checkpoint, small)]
+        write_card(new / "README.md", folder.name, small.card, rows, digests, _data(source))
         size = sum(file.stat().st_size for file in new.iterdir())
     logger.info("%s: %.2f MB", folder, size / 1e6)
 
 
-def read_scores(folder: Path) -> pd.DataFrame:
+def read_scores(folder: Path, first: Sequence[str]) -> pd.DataFrame:
     """Return the rows of results on completion in a folder: over all categories, METRICS alone.
 
-    Files ``*.csv`` at any depth are read; those that are no results are passed over. Of equal rows
-    the first is kept.
+    Files ``*.csv`` at any depth are read; those that are no results are passed over. Of equal rows,
+    such as those of a baseline that was scored with several methods, that in a file with one of the
+    names ``first`` is kept.
     """
     import pandas as pd
 
@@ -70,7 +73,7 @@ def read_scores(folder: Path) -> pd.DataFrame:
     from amodal_pipeline.visuals.model_card import METRICS
 
     found = []
-    for path in sorted(folder.rglob("*.csv")):
+    for path in sorted(folder.rglob("*.csv"), key=lambda path: (path.stem not in first, path)):
         table = pd.read_csv(path, dtype={"inputs": str})  # "true" is no truth value here
         if set(RESULTS.names) <= set(table.columns):
             found.append(table[RESULTS.names])

@@ -44,6 +44,7 @@ class Completed:
     scores: np.ndarray
 
 
+@torch.inference_mode()
 def complete(
     model: nn.Module,
     image: np.ndarray | Tensor,
@@ -51,7 +52,7 @@ def complete(
     amodal_boxes: np.ndarray | Tensor | None = None,
     *,
     raw: bool = False,
-) -> np.ndarray:
+) -> Completed:
     """Return the amodal masks of objects of one image, each united with its visible mask.
 
     Args:
@@ -72,19 +73,6 @@ def complete(
         ValueError: image, masks, boxes and model do not fit together, or the model is in training
             mode.
     """
-    return complete_in_order(model, image, visible_mask, amodal_boxes, raw=raw).masks
-
-
-@torch.inference_mode()
-def complete_in_order(
-    model: nn.Module,
-    image: np.ndarray | Tensor,
-    visible_mask: np.ndarray | Tensor,
-    amodal_boxes: np.ndarray | Tensor | None = None,
-    *,
-    raw: bool = False,
-) -> Completed:
-    """Return what :func:`complete` does, with the order of the objects if the model finds one."""
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
     # A copy, because torch takes no views with negative strides (BGR to RGB).
@@ -118,16 +106,17 @@ def complete_in_order(
         around[seen] = _united(boxes, around[seen], seen, size)
     known = _Objects(model, pixels, pa.array(counts, pa.string()), around)
     beside, order = None, _NO_ORDER
-    if model.config.DESCRIPTION.sees == "others":
+    sees = model.config.DESCRIPTION.sees(model.config)
+    if sees == "others":
         beside = VisibleOthers(known.masks, np.zeros(len(masks), np.int64))
-    elif model.config.DESCRIPTION.sees == "in_front":
+    elif sees == "in_front":
         beside, order = _in_front(known)
     result = np.zeros_like(masks)
     for own in _at_once(seen):
         crops = known.crops(own, beside and beside(own))
         found = model(*crops.given)["amodal_masks"].float().cpu()
         result[own] = rle.decode(paste_masks(found, crops.windows, size), size)
-    if model.config.DESCRIPTION.sees == "others":
+    if sees != "in_front":
         completed = pa.array(rle.encode(result), pa.string())
         order = dual_completion.by_growth(
             np.zeros(len(masks), np.int64), known.masks, completed, size
@@ -211,9 +200,10 @@ class _Objects:
         }
         if beside is not None:
             shown = crop_masks(beside, corners, size, crop.side)
-            if description.sees == "others":
+            sees = description.sees(config)
+            if sees == "others":
                 shown &= ~masks
-            targets[description.sees] = torch.from_numpy(shown.astype(np.uint8))
+            targets[sees] = torch.from_numpy(shown.astype(np.uint8))
         device = next(self.model.parameters()).device
         on_device = {name: values.to(device) for name, values in targets.items()}
         return _Crops((images.to(device), on_device), corners)

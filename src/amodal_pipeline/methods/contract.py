@@ -63,11 +63,11 @@ class Description:
             :func:`check_learnable`.
         needs_order: returns whether a configuration of a completer completes only objects whose
             order is stated.
-        sees: which visible masks a completer of images is given: that of the object "itself", or
-            in addition ("others") the target "others", uint8 [N, S, S]: where other objects of the
-            image are visible in the object's window (:class:`~..samples.objects.VisibleOthers`);
-            or ("in_front") the target "in_front": where its occluders are visible, see
-            :mod:`~.dual_completion`.
+        sees: returns which visible masks a configuration of a completer of images is given: that of
+            the object "itself", or in addition ("others") the target "others", uint8 [N, S, S]:
+            where other objects of the image are visible in the object's window
+            (:class:`~..samples.objects.VisibleOthers`); or ("in_front") the target "in_front":
+            where its occluders are visible, see :mod:`~.dual_completion`.
         needs_pixels: returns whether a configuration of a completer of images looks at pixels;
             otherwise no image is read, and images are [N, 3, 0, 0].
         sees_flow: whether a method that learns from clips is given their optical flow
@@ -93,7 +93,7 @@ class Description:
     needs_boxes: bool = False
     needs_amodal: Callable[[Any], bool] = lambda config: True
     needs_order: Callable[[Any], bool] = lambda config: False
-    sees: Sees = "itself"
+    sees: Callable[[Any], Sees] = lambda config: "itself"
     needs_pixels: Callable[[Any], bool] = lambda config: True
     sees_flow: bool = False
     learns_from_detections: bool = False

@@ -17,8 +17,8 @@ def doubts(config: Any, objects: Predictions) -> list[str]:
     """Return at most four sentences on visible masks that a completer does badly on.
 
     They are about masks that cover nearly a whole picture, tiny ones, two that share most of the
-    smaller one, and, for a completer that looks at neighbours only (``sees="in_front"``), objects
-    whose masks touch no other, or for one that sees others, objects without any.
+    smaller one, and, for a completer that ``sees`` what is "in_front", objects whose masks touch no
+    other, or for one that sees "others", objects without any.
 
     Args:
         config: of the completer.
@@ -51,7 +51,8 @@ def doubts(config: Any, objects: Predictions) -> list[str]:
             f"{int(alike.sum())} pairs of visible masks share more than half of the smaller one: "
             "give the visible part of each object only, and each object once"
         )
-    if config.DESCRIPTION.sees == "in_front":
+    sees = config.DESCRIPTION.sees(config)
+    if sees == "in_front":
         alone = seen.copy()
         alone[pairs[~alike]] = False
         if alone.any():
@@ -61,7 +62,7 @@ def doubts(config: Any, objects: Predictions) -> list[str]:
                 "visible masks of all objects of the picture, without gaps between them"
             )
     # Without others it completes hardly anything, with a gap between masks it still does.
-    if config.DESCRIPTION.sees == "others" and getattr(config, "others", True):
+    if sees == "others":
         _, image, counts = np.unique(ids, return_inverse=True, return_counts=True)
         alone = seen & (counts[image] == 1)
         if alone.any():

@@ -1,7 +1,7 @@
 """Who is in front of whom, from a completer: "dual completion" of Zhan et al. (CVPR 2020).
 
 Of two objects that touch, each is completed into the visible mask of the other; the one that grows
-more is behind (section 3.3). A completer whose description has ``sees="in_front"`` is given, as the
+more is behind (section 3.3). A completer that ``sees`` "in_front" is given, as the
 target "in_front", uint8 [N, S, S], where all occluders of an object are visible: those in front of
 it, and those in front of these. Its network has the method ``gains(images, targets)``, which
 returns {"gains": float [N]}, the share of each window in 0–1 by which an object grows into

@@ -67,7 +67,7 @@ class MaskUNetVideo(nn.Module):
 
         See :func:`~amodal_pipeline.methods.completer.complete`.
         """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
 
     def _logits(self, x: Tensor, real: Tensor) -> Tensor:
         """Return logits [n, T, S, S] of inputs [n, C, T, S, S]."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from amodal_pipeline.annotations import Given, KnownObjects, Predictions, rle
-from amodal_pipeline.annotations.tables import PREDICTIONS, frame, strings
+from amodal_pipeline.annotations.tables import PREDICTIONS, frame
 from amodal_pipeline.layers.configs import CropConfig
 from amodal_pipeline.layers.crops import areas, aspects, crop_masks, paste_masks, windows
 from amodal_pipeline.methods import dual_completion
@@ -57,8 +57,8 @@ def complete(
         amodal mask without a box. If the model also returns "iou" [N], its estimate of how good
         each mask is, the scores of detections are multiplied by it; those of true objects are not.
         A hidden part that the model predicts on its own ("invisible_masks") is kept as it is.
-        They have the order that was found by comparing pairs of objects, or for a completer that
-        sees others, by how far their masks reach into each other, if any.
+        They have the order that was found by comparing pairs of objects, or else by how far their
+        completed masks reach into each other's visible ones, if any.
 
     Raises:
         ValueError: an object has no visible mask, or no amodal box if the model needs one; objects
@@ -70,9 +70,10 @@ def complete(
     run.total, amodal = len(known.seen), list(visible)
     hidden: list[str | None] = [None] * len(visible)
     beside, order = None, None
-    if model.config.DESCRIPTION.sees == "others":
+    sees = model.config.DESCRIPTION.sees(model.config)
+    if sees == "others":
         beside = VisibleOthers(known.masks, known.image_ids)
-    elif model.config.DESCRIPTION.sees == "in_front":
+    elif sees == "in_front":
         beside, order = _in_front(run, known, method)
     iou = np.ones(len(visible))
     for crops, outputs in run(_ByObject(known, beside, config.objects_per_batch), run.model):
@@ -88,11 +89,11 @@ def complete(
     completed = with_amodal(_rescored(objects, iou), amodal, made)
     own = completed.predictions.assign(invisible_rle=hidden)
     completed = replace(completed, predictions=frame(PREDICTIONS, own))
-    if model.config.DESCRIPTION.sees == "others":
+    if sees != "in_front":
         table = completed.predictions
-        scores = objects.table.predictions["score"].to_numpy(dtype=np.float64)
+        scores = objects.table.predictions["score"].to_numpy(dtype=np.float64, na_value=np.nan)
         found = dual_completion.by_growth(
-            known.image_ids, known.masks, strings(pd.Series(amodal)), objects.table.sizes, scores
+            known.image_ids, known.masks, pa.array(amodal, pa.string()), objects.table.sizes, scores
         )
         order = dual_completion.order_rows(table, *found, method)
     return completed if order is None else replace(completed, order=order)
@@ -250,9 +251,10 @@ class _Objects:
         }
         if beside is not None:
             shown = crop_masks(beside, seen, sizes, crop.side)
-            if description.sees == "others":
+            sees = description.sees(self.config)
+            if sees == "others":
                 shown &= ~masks
-            targets[description.sees] = torch.from_numpy(shown.astype(np.uint8))
+            targets[sees] = torch.from_numpy(shown.astype(np.uint8))
         if not description.needs_pixels(self.config):
             nothing = torch.zeros(len(rows), 3, 0, 0, dtype=torch.uint8)
             return _Crops(rows, seen, nothing, targets)

@@ -147,7 +147,7 @@ def _check_installed() -> None:
 
 def _orders(model: nn.Module) -> bool:
     """Return whether a completer is shown who is in front of an object."""
-    return model.config.DESCRIPTION.sees == "in_front"
+    return model.config.DESCRIPTION.sees(model.config) == "in_front"
 
 
 def _inputs(model: nn.Module) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def _inputs(model: nn.Module) -> tuple[str, ...]:
             f"{config.name} is configured to use the order that a data set states, which pictures "
             "do not have: set order=own"
         )
-    sees = config.DESCRIPTION.sees
+    sees = config.DESCRIPTION.sees(config)
     image, mask, beside, aspect = _example(model, (sees, "aspect"), 2)
     targets = {"input": mask, "aspect": aspect}
     if sees != "itself":

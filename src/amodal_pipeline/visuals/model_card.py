@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Data:
 
 
 def write_card(
-    path: Path, name: str, card: MethodCard, scores: pd.DataFrame, trained_as: str, data: Data
+    path: Path, name: str, card: MethodCard, scores: pd.DataFrame, own: Collection[str], data: Data
 ) -> None:
     """Write the model card of completers' weights.
 
@@ -49,12 +50,12 @@ def write_card(
         name: of the weights, as ``ap.load`` takes it.
         card: of the checkpoint.
         scores: rows of results with :data:`METRICS`, over all categories.
-        trained_as: the fingerprint's digest in the rows of results.
+        own: digests of the fingerprints of these weights: as trained, and as stored.
         data: what it learned from.
     """
     method = card.method.root
-    own = scores["method"].isin([job_name(method), name])
-    theirs = own & ~scores["run_id"].astype(str).str.startswith(trained_as[:12])
+    runs = scores.loc[scores["method"].isin([job_name(method), name]), "run_id"].astype(str)
+    theirs = ~runs.str.startswith(tuple(digest[:12] for digest in own))
     page = (
         _environment()
         .get_template("model_card.md")
@@ -62,7 +63,7 @@ def write_card(
             name=name,
             card=card,
             method=job_name(method),
-            sees=method.DESCRIPTION.sees,
+            sees=method.DESCRIPTION.sees(method),
             pixels=method.DESCRIPTION.needs_pixels(method),
             tables=_tables(scores),
             metrics=METRICS,

@@ -129,7 +129,7 @@ class A3D(nn.Module):
 
         See :func:`~amodal_pipeline.methods.completer.complete`.
         """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
 
     def screen(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
         """Return vertices projected to windows of ``aspect`` [N, 2]: x, y and depth, [N, V, 3].

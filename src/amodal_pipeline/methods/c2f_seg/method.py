@@ -140,7 +140,7 @@ class C2FSeg(nn.Module):
 
         See :func:`~amodal_pipeline.methods.completer.complete`.
         """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
 
     def _losses(
         self, images: Tensor, targets: dict[str, Tensor], clips: Clips | None = None

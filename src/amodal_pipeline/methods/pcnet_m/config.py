@@ -46,7 +46,7 @@ class PCNetMConfig(Strict):
         },
         batches="amodal_pipeline.methods.pcnet_m.method:batches",
         learns_from="objects",
-        sees="in_front",
+        sees=lambda config: "in_front",
         needs_pixels=lambda config: config.image,
         needs_amodal=lambda config: False,
         needs_order=lambda config: config.order == "true",

@@ -68,7 +68,7 @@ class PCNetM(nn.Module):
         The order is found among the given objects. See
         :func:`~amodal_pipeline.methods.completer.complete`.
         """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
 
     def _eraser(self, targets: dict[str, Tensor]) -> Tensor:
         """Return the eraser, dilated, bool [N, S, S]."""

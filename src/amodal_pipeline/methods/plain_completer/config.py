@@ -60,7 +60,7 @@ class PlainCompleterConfig(Strict):
         batches="amodal_pipeline.methods.plain_completer.method:batches",
         learns_from="objects",
         learns_from_detections=True,
-        sees="others",
+        sees=lambda config: "others" if config.others else "itself",
         needs_pixels=lambda config: config.image,
     )
 

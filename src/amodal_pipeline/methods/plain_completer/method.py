@@ -108,7 +108,7 @@ class PlainCompleter(nn.Module):
 
         See :func:`~amodal_pipeline.methods.completer.complete`.
         """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
 
     def _predict(self, images: Tensor, targets: dict[str, Tensor]) -> Predicted:
         config, side = self.config, self.config.crop.side

@@ -89,7 +89,7 @@ class SaVos(nn.Module):
 
         See :func:`~amodal_pipeline.methods.completer.complete`.
         """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw)
+        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
 
     def _predict(self, clip: _Clip) -> _Said:
         """Return the predictions for a clip along its direction of time."""
