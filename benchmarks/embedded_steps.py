@@ -103,14 +103,15 @@ def steps(job: Job, form: str, table: AmodalAnnotations, parts: Parts, count: in
     return [after - before for before, after in zip(at[UNTIMED - 1 :], at[UNTIMED:], strict=False)]
 
 
-def parts_for(parameters: Parameters, name: str, table: AmodalAnnotations) -> Parts:
+def parts_for(job: Job, parameters: Parameters, table: AmodalAnnotations, device: str) -> Parts:
     """Return the method's parts after one step each: what they have learnt does not matter."""
     made = {}
-    for job in parts_of(getattr(parameters, name).model.root).values():
-        part = getattr(parameters, job)
-        config = part.training.model_copy(update={"iterations": 1, "workers": 0, "device": "cpu"})
+    for name in parts_of(job.model.root).values():
+        part: Job = getattr(parameters, name)
+        changes = {"iterations": 1, "workers": 0, "device": device, "milestones": ()}
+        config = part.training.model_copy(update=changes)
         with tempfile.TemporaryDirectory() as folder:
-            made[job] = train(part.model.root, config, table, Path(folder))
+            made[name] = train(part.model.root, config, table, Path(folder))
     return Parts(made)
 
 
@@ -118,7 +119,8 @@ def measure(
     parameters: Parameters, name: str, table: AmodalAnnotations, rounds: int, count: int
 ) -> dict:
     """Return the median seconds of a step in each form, and how much faster than plain it is."""
-    forms, parts = forms_of(getattr(parameters, name)), parts_for(parameters, name, table)
+    job = getattr(parameters, name)
+    forms, parts = forms_of(job), parts_for(job, parameters, table, "cpu")
     seconds: dict[str, list[float]] = {form: [] for form in forms}
     for _ in range(rounds):
         for form, job in forms.items():

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from embedded_steps import parts_for
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import targets_of
 
@@ -41,7 +42,6 @@ from amodal_pipeline.jobs.detect import predict
 from amodal_pipeline.jobs.parts import Parts
 from amodal_pipeline.jobs.train import Job
 from amodal_pipeline.methods.checkpoints import Checkpoint
-from amodal_pipeline.methods.contract import parts_of
 from amodal_pipeline.methods.registry import describe
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.pipelines.parameters import Parameters, check
@@ -233,18 +233,6 @@ def infer(made: Checkpoint, table: AmodalAnnotations, device: str) -> dict | Non
         return None
     seconds = min(seconds_of(lambda: work(made, table, config), device, 1))
     return {"seconds": seconds, f"{unit}_per_second": count / seconds}
-
-
-def parts_for(job: Job, given: Parameters, table: AmodalAnnotations, device: str) -> Parts:
-    """Return the method's parts after one step each: what they have learnt does not matter."""
-    made = {}
-    for name in parts_of(job.model.root).values():
-        part: Job = getattr(given, name)
-        changes = {"iterations": 1, "workers": 0, "device": device, "milestones": ()}
-        config = part.training.model_copy(update=changes)
-        with tempfile.TemporaryDirectory() as folder:
-            made[name] = loop.train(part.model.root, config, table, Path(folder))
-    return Parts(made)
 
 
 def matrix_rates(device: str, side: int) -> dict[str, float]:
