@@ -32,7 +32,7 @@ from amodal_pipeline.annotations.tables import (
     boxes,
     frame,
 )
-from amodal_pipeline.methods.completer import Completed, complete
+from amodal_pipeline.methods.completer import Completed, complete_in_order
 from amodal_pipeline.methods.contract import job_name
 from amodal_pipeline.methods.doubts import doubts
 from amodal_pipeline.methods.dual_completion import order_rows
@@ -259,7 +259,7 @@ class Predictor:
         if not len(table):
             return found
         _warn_of(self.module.config, found.predictions)
-        done = complete(self.module, found.image, seen, around)
+        done = complete_in_order(self.module, found.image, seen, around)
         columns = {key: table[key] for key in ("prediction_id", "image_id", "category_id", "score")}
         columns |= {"visible_rle": table["visible_rle"], "source_id": table["prediction_id"]}
         columns["amodal_rle"] = rle.encode(done.masks)
@@ -302,7 +302,7 @@ class Predictor:
             raise ValueError(f"{self.name} is not a completer: use predict(image)")
         pixels, name = _pixels(picture)
         visible = np.asarray(torch.as_tensor(masks).cpu() != 0)
-        done = complete(self.module, pixels, visible, amodal_boxes, raw=raw)
+        done = complete_in_order(self.module, pixels, visible, amodal_boxes, raw=raw)
         visible, whole = (m.reshape(-1, *pixels.shape[:2]) for m in (visible, done.masks))
         n = len(whole)
         columns = {

@@ -8,7 +8,7 @@ from torch import nn
 from amodal_pipeline.annotations import rle
 from amodal_pipeline.annotations.known_objects import true_objects
 from amodal_pipeline.methods import dual_completion
-from amodal_pipeline.methods.completer import complete as complete_picture
+from amodal_pipeline.methods.completer import complete_in_order
 from amodal_pipeline.methods.plain_completer.config import PlainCompleterConfig
 from amodal_pipeline.methods.training_config import InferenceConfig
 from amodal_pipeline.training.completing import complete
@@ -66,7 +66,7 @@ class Wide(nn.Module):
 def test_completers_that_see_others_say_who_is_in_front(shapes):
     model = Wide().eval()
     visible = drawn((2, 2, 10, 12), (10, 2, 20, 12))
-    found = complete_picture(model, np.zeros((*SIZE, 3), np.uint8), visible, raw=True)
+    found = complete_in_order(model, np.zeros((*SIZE, 3), np.uint8), visible, raw=True)
     assert (found.front.tolist(), found.back.tolist()) == ([1], [0])
 
     objects = true_objects(shapes)

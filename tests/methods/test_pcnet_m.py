@@ -166,7 +166,7 @@ def test_completion_and_order_do_not_depend_on_the_batch(size, shapes, trained):
     first = shapes.instances[shapes.instances["image_id"] == 1]
     masks = rle.decode(first["visible_rle"].tolist(), (64, 64))
     image = np.zeros((64, 64, 3), np.uint8)
-    whole = completer.complete(model.eval(), image, masks, raw=True).masks
+    whole = completer.complete(model.eval(), image, masks, raw=True)
     table = expected.predictions
     own = table[table["image_id"] == 1]["amodal_rle"].tolist()
     assert rle.encode(whole) == own

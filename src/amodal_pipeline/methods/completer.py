@@ -44,7 +44,6 @@ class Completed:
     scores: np.ndarray
 
 
-@torch.inference_mode()
 def complete(
     model: nn.Module,
     image: np.ndarray | Tensor,
@@ -52,7 +51,7 @@ def complete(
     amodal_boxes: np.ndarray | Tensor | None = None,
     *,
     raw: bool = False,
-) -> Completed:
+) -> np.ndarray:
     """Return the amodal masks of objects of one image, each united with its visible mask.
 
     Args:
@@ -73,6 +72,19 @@ def complete(
         ValueError: image, masks, boxes and model do not fit together, or the model is in training
             mode.
     """
+    return complete_in_order(model, image, visible_mask, amodal_boxes, raw=raw).masks
+
+
+@torch.inference_mode()
+def complete_in_order(
+    model: nn.Module,
+    image: np.ndarray | Tensor,
+    visible_mask: np.ndarray | Tensor,
+    amodal_boxes: np.ndarray | Tensor | None = None,
+    *,
+    raw: bool = False,
+) -> Completed:
+    """Return what :func:`complete` does, and who is in front of whom."""
     if model.training:
         raise ValueError("the model is in training mode: call eval() on it first")
     # A copy, because torch takes no views with negative strides (BGR to RGB).

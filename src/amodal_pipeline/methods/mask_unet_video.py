@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,19 +54,7 @@ class MaskUNetVideo(nn.Module):
         masks = logits.sigmoid() * real[:, :, None, None]
         return {"amodal_masks": masks[:, 0] if one_frame else masks}
 
-    def complete(
-        self,
-        image: np.ndarray | Tensor,
-        visible_mask: np.ndarray | Tensor,
-        amodal_boxes: np.ndarray | Tensor | None = None,
-        *,
-        raw: bool = False,
-    ) -> np.ndarray:
-        """Return amodal masks of objects of one image, in evaluation mode.
-
-        See :func:`~amodal_pipeline.methods.completer.complete`.
-        """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
+    complete = completer.complete  # of one picture: model.complete(image, visible_mask)
 
     def _logits(self, x: Tensor, real: Tensor) -> Tensor:
         """Return logits [n, T, S, S] of inputs [n, C, T, S, S]."""

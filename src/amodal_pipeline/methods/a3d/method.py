@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -117,19 +116,7 @@ class A3D(nn.Module):
         categories = self.category_logits(code).float().softmax(dim=1)
         return Reconstruction(vertices, viewpoints, coarse, amodal, categories)
 
-    def complete(
-        self,
-        image: np.ndarray | Tensor,
-        visible_mask: np.ndarray | Tensor,
-        amodal_boxes: np.ndarray | Tensor | None = None,
-        *,
-        raw: bool = False,
-    ) -> np.ndarray:
-        """Return amodal masks of objects of one image, in evaluation mode.
-
-        See :func:`~amodal_pipeline.methods.completer.complete`.
-        """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
+    complete = completer.complete  # of one picture: model.complete(image, visible_mask)
 
     def screen(self, vertices: Tensor, viewpoints: Viewpoints, aspect: Tensor) -> Tensor:
         """Return vertices projected to windows of ``aspect`` [N, 2]: x, y and depth, [N, V, 3].

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -128,19 +127,7 @@ class C2FSeg(nn.Module):
         decided = decoding.decided.float().mean(dim=2)
         return Completion(steps, decided, steps[-1], found.amodal, found.visible)
 
-    def complete(
-        self,
-        image: np.ndarray | Tensor,
-        visible_mask: np.ndarray | Tensor,
-        amodal_boxes: np.ndarray | Tensor | None = None,
-        *,
-        raw: bool = False,
-    ) -> np.ndarray:
-        """Return amodal masks of objects of one image, in evaluation mode.
-
-        See :func:`~amodal_pipeline.methods.completer.complete`.
-        """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
+    complete = completer.complete  # of one picture: model.complete(image, visible_mask)
 
     def _losses(
         self, images: Tensor, targets: dict[str, Tensor], clips: Clips | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,20 +54,7 @@ class PCNetM(nn.Module):
         found = self._probability(images, targets, eraser) > self.config.order_threshold
         return {"gains": (found & eraser).float().mean(dim=(1, 2))}
 
-    def complete(
-        self,
-        image: np.ndarray | Tensor,
-        visible_mask: np.ndarray | Tensor,
-        amodal_boxes: np.ndarray | Tensor | None = None,
-        *,
-        raw: bool = False,
-    ) -> np.ndarray:
-        """Return amodal masks of objects of one image, in evaluation mode.
-
-        The order is found among the given objects. See
-        :func:`~amodal_pipeline.methods.completer.complete`.
-        """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
+    complete = completer.complete  # of one picture: model.complete(image, visible_mask)
 
     def _eraser(self, targets: dict[str, Tensor]) -> Tensor:
         """Return the eraser, dilated, bool [N, S, S]."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,19 +95,7 @@ class PlainCompleter(nn.Module):
             return self._losses(self._predict(images, targets), targets)
         return composed(self._predict(images, targets), targets["input"])
 
-    def complete(
-        self,
-        image: np.ndarray | Tensor,
-        visible_mask: np.ndarray | Tensor,
-        amodal_boxes: np.ndarray | Tensor | None = None,
-        *,
-        raw: bool = False,
-    ) -> np.ndarray:
-        """Return amodal masks of objects of one image, in evaluation mode.
-
-        See :func:`~amodal_pipeline.methods.completer.complete`.
-        """
-        return completer.complete(self, image, visible_mask, amodal_boxes, raw=raw).masks
+    complete = completer.complete  # of one picture: model.complete(image, visible_mask)
 
     def _predict(self, images: Tensor, targets: dict[str, Tensor]) -> Predicted:
         config, side = self.config, self.config.crop.side
